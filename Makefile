@@ -1,0 +1,35 @@
+# make demo: from nothing to guided digits.  make test: the whole suite.  make check: format, lint, types.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test test-slow check format clean
+
+demo: $(INSTALLED)
+	$(BIN)/python -m benchmarks.digits
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --durations=15
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow --durations=15
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(INSTALLED): pyproject.toml
+	@start=$$(date +%s); \
+	$(PYTHON) -m venv .venv && \
+	$(BIN)/python -m pip install --quiet --upgrade pip && \
+	$(BIN)/python -m pip install --quiet -e '.[dev]' && \
+	touch $(INSTALLED) && \
+	echo "installed into .venv in $$(( $$(date +%s) - start )) s"
+
+clean:
+	rm -rf .venv build dist *.egg-info
