@@ -1,0 +1,105 @@
+"""DDPM's ancestral sampling and its classifier-guided form.
+
+Sources: [DDPM] Ho et al. 2006.11239 algorithm 2, [iDDPM] Nichol & Dhariwal 2102.09672, [ADM] Dhariwal & Nichol
+2105.05233 algorithm 1.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from guided_jax.denoiser import Denoiser
+from guided_jax.forward import posterior, root, step_beta
+from guided_jax.guidance.strength import LogProb, Scale, strength
+from guided_jax.prediction import Prediction
+from guided_jax.reverse.step import ReverseStep
+from guided_jax.schedule import NoiseLevel
+
+Variance = str | Callable[[Prediction, NoiseLevel, NoiseLevel], Array]
+Shift = Callable[[Array, Array, Array, NoiseLevel, NoiseLevel], Array]  # (mean, variance, x_t, now, then) -> mean
+
+
+def ddpm(variance: Variance = "small") -> ReverseStep:
+    """x_s = mean of q(x_s | x_t, x_0 = prediction) + sqrt(variance) noise, no noise into the clean level ([DDPM] alg. 2).
+
+    variance: "small", the posterior variance; "large", the step's beta; "learned", between the two in the logarithm by
+    the prediction's variance_fraction ([iDDPM] eq. 15); or a function (prediction, now, then) -> variance.
+    """
+    return _ancestral(variance, lambda mean, variance, x_t, now, then: mean)
+
+
+def classifier_ddpm(log_prob: LogProb, scale: Scale, at: str = "x_t", variance: Variance = "small") -> ReverseStep:
+    """mean + scale * variance * grad log p(y | x): the DDPM step of [ADM] algorithm 1.
+
+    log_prob: (x_t, level) -> log p(y | x_t), a scalar. scale: number, traced value, or function of the level `now`.
+    at: "x_t" takes the gradient where the step starts, as OpenAI's code does; "mean" takes it at the mean and the level
+    it goes to, as the derivation does, and so shifts nothing on the last step, where that level is clean.
+    """
+    if at not in ("x_t", "mean"):
+        raise ValueError(f"unknown place {at!r} for the classifier's gradient; choose 'x_t' or 'mean'")
+
+    def shift(mean: Array, variance: Array, x_t: Array, now: NoiseLevel, then: NoiseLevel) -> Array:
+        if at == "x_t":
+            return mean + strength(scale, now) * variance * jax.grad(log_prob)(x_t, now)
+        last = _is_clean(then)
+        level = NoiseLevel(*(jnp.where(last, n, t) for n, t in zip(now, then, strict=True)))  # never asked at t = 0
+        gradient = jnp.where(last, 0.0, jax.grad(log_prob)(mean, level))
+        return mean + strength(scale, now) * variance * gradient
+
+    return _ancestral(variance, shift)
+
+
+def _ancestral(variance: Variance, shift: Shift) -> ReverseStep:
+    rule = _variance_rule(variance)
+
+    def step(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
+        prediction = denoise(x_t, now)
+        mean, small = posterior(x_t, prediction.x_0, now, then)
+        var = rule(prediction, now, then, small, memory)
+        mean = shift(mean, var, x_t, now, then)
+        noise = jax.random.normal(key, x_t.shape, x_t.dtype)
+        x_s = mean + jnp.where(_is_clean(then), 0.0, root(var)) * noise
+        return x_s, jnp.asarray(small, x_t.dtype)
+
+    return ReverseStep(lambda x_T: jnp.zeros((), x_T.dtype), step)
+
+
+def _variance_rule(variance: Variance) -> Callable[..., Array]:
+    """(prediction, now, then, small, previous) -> variance; `previous` is the last step's posterior variance."""
+    if callable(variance):
+        return lambda prediction, now, then, small, previous: variance(prediction, now, then)
+    rules: dict[str, Callable[..., Array]] = {
+        "small": lambda prediction, now, then, small, previous: small,
+        "large": _large,
+        "learned": _learned,
+    }
+    if variance not in rules:
+        raise ValueError(f"unknown variance {variance!r}; choose one of {', '.join(rules)}, or give a function")
+    return rules[variance]
+
+
+def _large(prediction: Prediction, now: NoiseLevel, then: NoiseLevel, small: Array, previous: Array) -> Array:
+    return jnp.where(_is_clean(then), _borrowed(now, then, small, previous), step_beta(now, then))
+
+
+def _learned(prediction: Prediction, now: NoiseLevel, then: NoiseLevel, small: Array, previous: Array) -> Array:
+    if prediction.variance_fraction is None:
+        raise ValueError("variance 'learned' needs a network that learned it: from_network(..., learned_variance=True)")
+    tiny = jnp.finfo(jnp.float32).tiny
+    low = jnp.log(jnp.maximum(_borrowed(now, then, small, previous), tiny))
+    high = jnp.log(jnp.maximum(step_beta(now, then), tiny))
+    return jnp.exp(low + prediction.variance_fraction * (high - low))
+
+
+def _borrowed(now: NoiseLevel, then: NoiseLevel, small: Array, previous: Array) -> Array:
+    """The posterior variance; into the clean level, where it is 0, that of the step before, as ADM's tables have it.
+
+    A run of a single step has no step before and takes beta.
+    """
+    return jnp.where(_is_clean(then), jnp.where(previous > 0, previous, step_beta(now, then)), small)
+
+
+def _is_clean(level: NoiseLevel) -> Array:
+    return jnp.asarray(level.sigma) == 0

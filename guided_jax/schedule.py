@@ -1,0 +1,161 @@
+"""Noise schedules: tables of levels, ascending, level 0 clean.
+
+A schedule is data. Its tables are computed in float64 on the host and kept as float32 arrays of shape (T + 1,); picking
+some of its levels (`respace`) or one between two of them (`interpolate`) is all that a sampler ever needs.
+
+Sources: [iDDPM] Nichol & Dhariwal 2102.09672, [EDM] Karras et al. 2206.00364, [ADM] Dhariwal & Nichol 2105.05233.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int, Num
+
+
+class NoiseLevel(NamedTuple):
+    """x_t = alpha x_0 + sigma eps at step t (float: 0 clean, 1..T noise). One level (scalars) or a table of them."""
+
+    t: Float[Array, "*levels"]
+    alpha: Float[Array, "*levels"]
+    sigma: Float[Array, "*levels"]
+
+
+def from_betas(betas: Sequence[float] | Num[ArrayLike, "..."]) -> NoiseLevel:
+    """alpha_t^2 = prod_{i <= t} (1 - beta_i), sigma_t^2 = 1 - alpha_t^2: the VP levels of a list of step variances.
+
+    betas: (T,), each in (0, 1]. Returns T + 1 levels, the clean one first.
+    Raises ValueError when betas is empty, not one-dimensional, or has an entry outside (0, 1].
+    """
+    betas = np.asarray(betas, np.float64)
+    if betas.ndim != 1 or betas.size == 0:
+        raise ValueError(f"betas has shape {betas.shape}; give a list of at least one step variance")
+    bad = betas[~((betas > 0) & (betas <= 1))]
+    if bad.size:
+        raise ValueError(f"beta {bad[0]:g} is outside (0, 1]; with the linear schedule use at least 20 steps")
+    alpha_bar = np.append(1.0, np.cumprod(1 - betas))
+    return _table(np.arange(betas.size + 1), np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar))
+
+
+def linear(num_steps: int = 1000) -> NoiseLevel:
+    """beta_t from 1e-4 to 0.02, evenly, times 1000 / T ([ADM] section 2; T < 20 would need a beta above 1)."""
+    _check_steps(num_steps)
+    stretch = 1000 / num_steps
+    return from_betas(np.linspace(stretch * 1e-4, stretch * 0.02, num_steps, dtype=np.float64))
+
+
+def cosine(num_steps: int = 1000) -> NoiseLevel:
+    """alpha_t^2 ~ cos^2((t / T + 0.008) / 1.008 * pi / 2), each beta at most 0.999 ([iDDPM] eq. 17)."""
+    _check_steps(num_steps)
+    alpha_bar = np.cos((np.arange(num_steps + 1) / num_steps + 0.008) / 1.008 * np.pi / 2) ** 2
+    return from_betas(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999))
+
+
+def karras(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> NoiseLevel:
+    """sigma_i = (sigma_min^(1/rho) + i/(N-1) (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho, alpha = 1 ([EDM] eq. 5).
+
+    VE: the clean level and num_steps noisy ones; start from x_T = sigma_max * noise. t counts 0..num_steps.
+    """
+    _check_steps(num_steps)
+    if not (0 < sigma_min <= sigma_max and rho > 0):
+        raise ValueError(f"sigma_min {sigma_min} and sigma_max {sigma_max} must be 0 < sigma_min <= sigma_max, rho > 0")
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    ramp = np.linspace(0, 1, num_steps) if num_steps > 1 else np.ones(1)  # a single step starts at sigma_max
+    sigma = np.append(0.0, (low + ramp * (high - low)) ** rho)
+    return _table(np.arange(num_steps + 1), np.ones(num_steps + 1), sigma)
+
+
+def at(levels: NoiseLevel, index: int | Int[ArrayLike, "*index"]) -> NoiseLevel:
+    """The level(s) at a position of the table (not at a value of t).
+
+    index: int, traced int or int array; negative ones count from the noisy end. A Python int outside the table raises
+    IndexError; a traced one is clamped, as everywhere in JAX.
+    """
+    size = len(levels.t)
+    if isinstance(index, (int, np.integer)) and not -size <= index < size:
+        raise IndexError(f"level {index} is outside the table of {size} levels (0 is clean, {size - 1} the noisiest)")
+    return NoiseLevel(*(jnp.asarray(column)[index] for column in levels))
+
+
+def interpolate(levels: NoiseLevel, log_snr: Float[ArrayLike, "*at"]) -> NoiseLevel:
+    """The level, on the grid or off it, with log(alpha^2 / sigma^2) = log_snr; its t is fractional.
+
+    t is linear in log_snr between two noisy levels, linear in sigma^2 / alpha^2 between the clean level and the first
+    noisy one, and stays at T beyond the last. alpha and sigma are exact for VP and VE.
+    """
+    t, alpha, sigma = (jnp.asarray(column) for column in levels)
+    log_snr = jnp.asarray(log_snr, t.dtype)
+    table = _log_snr(alpha[1:], sigma[1:])
+    inside = jnp.interp(-log_snr, -table, t[1:])
+    below = t[1] * jnp.exp(jnp.minimum(table[0] - log_snr, 0))
+    t_off = jnp.where(log_snr > table[0], below, inside)
+    # (1 - alpha^2) / sigma^2 is 1 all along a VP table and 0 all along a VE one, so interpolating it keeps both exact.
+    kind = jnp.interp(-log_snr, -table, (1 - alpha[1:] ** 2) / sigma[1:] ** 2)
+    return NoiseLevel(t_off, 1 / jnp.sqrt(1 + kind * jnp.exp(-log_snr)), 1 / jnp.sqrt(jnp.exp(log_snr) + kind))
+
+
+def respace(levels: NoiseLevel, spec: int | str | list[int] | tuple[int, ...]) -> NoiseLevel:
+    """The levels that a shorter run visits, by ADM's rules; the clean level is kept and t stays the original step.
+
+    spec: 50 or "50" (evenly, both ends), "ddim50" (a constant stride from the first step), "10,15,20" or [10, 15, 20]
+    (so many from each of three equal sections). Raises ValueError when the table cannot be divided so.
+    """
+    num_steps = len(levels.t) - 1
+    if isinstance(spec, str) and spec.strip().startswith("ddim"):
+        steps = _strided(num_steps, spec)
+    else:
+        steps = _sectioned(num_steps, _counts(spec))
+    return NoiseLevel(*(jnp.asarray(column)[np.append(0, np.asarray(steps, int) + 1)] for column in levels))
+
+
+def _strided(num_steps: int, spec: str) -> list[int]:
+    """ADM's "ddimN": 0, s, 2 s, ... for the smallest stride s that visits exactly N steps."""
+    (count,) = _counts(spec.strip().removeprefix("ddim")) or [0]
+    for stride in range(1, num_steps):
+        if len(range(0, num_steps, stride)) == count:
+            return list(range(0, num_steps, stride))
+    raise ValueError(
+        f"no constant stride visits exactly {count} of {num_steps} steps; try {str(count)!r} without 'ddim'"
+    )
+
+
+def _sectioned(num_steps: int, counts: list[int]) -> list[int]:
+    """ADM's sections: equal shares of the steps (the first ones get the remainder), each visited evenly end to end."""
+    steps: list[int] = []
+    start = 0
+    for section, count in enumerate(counts):
+        size = num_steps // len(counts) + (section < num_steps % len(counts))
+        if count > size:
+            raise ValueError(f"cannot take {count} steps from a section of {size} (of {num_steps} steps in all)")
+        stride = (size - 1) / (count - 1) if count > 1 else 1.0
+        # Repeated addition, then rounding half to even: the sums that ADM's published timesteps come from.
+        offsets = np.cumsum([0.0] + [stride] * (count - 1)) if count else np.array([])
+        steps += [start + round(float(offset)) for offset in offsets]
+        start += size
+    return steps
+
+
+def _counts(spec: int | str | list[int] | tuple[int, ...]) -> list[int]:
+    parts = spec.split(",") if isinstance(spec, str) else spec if isinstance(spec, (list, tuple)) else [spec]
+    try:
+        counts = [int(part) for part in parts]
+    except (TypeError, ValueError):
+        counts = []
+    if not counts or min(counts) < 0 or sum(counts) == 0:
+        raise ValueError(f"cannot read the steps {spec!r}; give 50, '50', 'ddim50', '10,15,20' or [10, 15, 20]")
+    return counts
+
+
+def _log_snr(alpha: Array, sigma: Array) -> Array:
+    tiny = jnp.finfo(alpha.dtype).tiny
+    return 2 * (jnp.log(jnp.maximum(alpha, tiny)) - jnp.log(jnp.maximum(sigma, tiny)))
+
+
+def _check_steps(num_steps: int) -> None:
+    if num_steps < 1:
+        raise ValueError(f"num_steps is {num_steps}; a schedule needs at least one step")
+
+
+def _table(t: np.ndarray, alpha: np.ndarray, sigma: np.ndarray) -> NoiseLevel:
+    return NoiseLevel(*(jnp.asarray(column, jnp.float32) for column in (t, alpha, sigma)))

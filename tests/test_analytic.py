@@ -1,0 +1,106 @@
+"""The oracle itself, against float64 SciPy and against autodiff, before anything else leans on it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special, stats
+
+from guided_jax import prediction, schedule
+from guided_jax.analytic import GaussianMixture
+from tests.oracle import MIXTURE, SCHEDULES, points
+
+LEVELS = {f"{name}-{i}": schedule.at(levels, i) for name, levels in SCHEDULES.items() for i in (0, 1, 15, 35, -1)}
+
+
+def log_joint(x_t, level):
+    """log p(k, x_t) in float64, term by term."""
+    alpha, sigma = float(level.alpha), float(level.sigma)
+    weights, means, stds = (np.asarray(part, np.float64) for part in MIXTURE[:3])
+    spread = np.sqrt(alpha**2 * stds**2 + sigma**2)
+    return np.log(weights) + stats.norm.logpdf(np.asarray(x_t, np.float64), alpha * means, spread[:, None]).sum(1)
+
+
+@pytest.mark.parametrize("level", LEVELS.values(), ids=LEVELS)
+def test_densities_are_scipys(level):
+    for x_t in points(jax.random.key(0), level, 8):
+        joint = log_joint(x_t, level)
+        np.testing.assert_allclose(MIXTURE.log_density()(x_t, level), special.logsumexp(joint), rtol=1e-5, atol=1e-4)
+        posterior = special.log_softmax(joint)
+        for label in (0, 1):
+            want = special.logsumexp(posterior[np.asarray(MIXTURE.labels) == label])
+            np.testing.assert_allclose(MIXTURE.log_prob(label)(x_t, level), want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("level", LEVELS.values(), ids=LEVELS)
+def test_denoisers_are_bayes_rule(level):
+    """E[x_0 | x_t] from the float64 posterior, component by component; E[eps | x_t] likewise."""
+    alpha, sigma = float(level.alpha), float(level.sigma)
+    _, means, stds = (np.asarray(part, np.float64) for part in MIXTURE[:3])
+    variances = alpha**2 * stds**2 + sigma**2
+    for x_t in points(jax.random.key(1), level, 8):
+        for label in (None, 0, 1):
+            member = np.full(4, True) if label is None else np.asarray(MIXTURE.labels) == label
+            share = special.softmax(np.where(member, log_joint(x_t, level), -np.inf))
+            offset = np.asarray(x_t, np.float64) - alpha * means
+            x_0 = share @ (means + alpha * (stds**2 / variances)[:, None] * offset)
+            eps = share @ (sigma / variances[:, None] * offset)
+            found = MIXTURE.denoiser(label)(x_t, level)
+            np.testing.assert_allclose(found.x_0, x_0, rtol=1e-4, atol=2e-5)
+            np.testing.assert_allclose(found.eps, eps, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_score_is_the_gradient_of_the_log_density(name):
+    for position in (3, 15, 35, -1):
+        level = schedule.at(SCHEDULES[name], position)
+        x_t = points(jax.random.key(2), level)
+        gradient = jax.vmap(jax.grad(MIXTURE.log_density()), (0, None))(x_t, level)
+        found = jax.vmap(lambda x, level=level: prediction.score(MIXTURE.denoiser()(x, level), level))(x_t)
+        np.testing.assert_allclose(found, gradient, rtol=1e-3, atol=2e-4 / float(level.sigma))
+
+
+def test_the_clean_level_knows_everything():
+    level, x = schedule.at(SCHEDULES["cosine"], 0), jnp.array([0.9, 0.5])
+    found = MIXTURE.denoiser()(x, level)
+    np.testing.assert_allclose(found.x_0, x, rtol=1e-6)
+    np.testing.assert_array_equal(found.eps, 0)
+
+
+def test_points_as_components():
+    """Zero width is data in a list; nothing is lost at either end."""
+    data = GaussianMixture(jnp.ones(3), jnp.array([[0.0], [1.0], [2.0]]), jnp.zeros(3))
+    for position in (0, 1, -1):
+        level = schedule.at(SCHEDULES["cosine"], position)
+        found = data.denoiser()(level.alpha * jnp.ones(1), level)
+        np.testing.assert_allclose(found.x_0, 1, atol=1e-3)
+        assert jnp.all(jnp.isfinite(found.eps))
+
+
+def test_samples_follow_weights_means_and_stds():
+    x = jax.vmap(MIXTURE.sample)(jax.random.split(jax.random.key(0), 20_000))
+    mean = np.asarray(MIXTURE.weights @ MIXTURE.means)
+    second = MIXTURE.weights @ (MIXTURE.means**2 + MIXTURE.stds[:, None] ** 2)
+    np.testing.assert_allclose(x.mean(0), mean, atol=0.03)
+    np.testing.assert_allclose((x**2).mean(0), second, atol=0.03)
+    of_class = jax.vmap(lambda key: MIXTURE.sample(key, 1))(jax.random.split(jax.random.key(0), 20_000))
+    np.testing.assert_allclose(of_class.mean(0), (0.3 * MIXTURE.means[2] + 0.2 * MIXTURE.means[3]) / 0.5, atol=0.03)
+
+
+def test_labels_may_be_traced_and_unknown_ones_are_refused():
+    level, x = schedule.at(SCHEDULES["cosine"], 300), jnp.array([0.2, 0.1])
+    by_label = jax.jit(jax.vmap(lambda label: MIXTURE.denoiser(label)(x, level).x_0))(jnp.arange(2))
+    np.testing.assert_allclose(by_label[1], MIXTURE.denoiser(1)(x, level).x_0, rtol=1e-5)
+    with pytest.raises(ValueError, match="7"):
+        MIXTURE.denoiser(7)
+
+
+def test_any_shape():
+    means = jax.random.normal(jax.random.key(0), (3, 4, 4, 2))
+    mixture = GaussianMixture(jnp.ones(3), means, jnp.full(3, 0.1))
+    flat = GaussianMixture(jnp.ones(3), means.reshape(3, -1), jnp.full(3, 0.1))
+    level = schedule.at(SCHEDULES["cosine"], 500)
+    x = level.alpha * means[1] + level.sigma
+    np.testing.assert_allclose(
+        mixture.denoiser()(x, level).x_0.ravel(), flat.denoiser()(x.ravel(), level).x_0, rtol=1e-6
+    )

@@ -1,0 +1,321 @@
+"""Samplers: one step against OpenAI's recorded ones, then whole runs against the exact laws.
+
+A newcomer is one row of STEPS.
+"""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from guided_jax import denoiser, forward, guidance, reverse, sampler, schedule
+from guided_jax.analytic import GaussianMixture
+from tests.oracle import MIXTURE, noise_like
+
+RECORDED = np.load(pathlib.Path(__file__).parent / "golden" / "sampling_steps.npz", allow_pickle=False)
+CASES = [
+    case for case in json.loads(str(RECORDED["meta"]))["cases"] if case["mean"] != "previous_x"
+]  # no flag reaches it
+VARIANCES = {"learned_range": "learned", "fixed_small": "small", "fixed_large": "large"}
+STEPS = {
+    "ddim": lambda: reverse.ddim(),
+    "ddim-half": lambda: reverse.ddim(0.5),
+    "ddim-1": lambda: reverse.ddim(1.0),
+    "ddpm-small": lambda: reverse.ddpm("small"),
+    "ddpm-large": lambda: reverse.ddpm("large"),
+    "ddpm-function": lambda: reverse.ddpm(lambda prediction, now, then: forward.step_beta(now, then)),
+}
+
+
+def nhwc(array):
+    return jnp.asarray(np.moveaxis(array, -3, -1))
+
+
+class Recorded:
+    """One item of a recorded batch: its levels, its model, its classifier, and what ADM made of them."""
+
+    def __init__(self, case, item):
+        self.case, self.key, self.item = case, case["key"], item
+        levels = {"linear": schedule.linear, "cosine": schedule.cosine}[case["schedule"]](case["steps"])
+        levels = schedule.respace(levels, case["respacing"]) if "respacing" in case else levels
+        t = int(self.of("t"))
+        self.now, self.then = schedule.at(levels, t + 1), schedule.at(levels, t)
+        self.x = self.image("x")
+        # What the step before left in memory: the posterior variance of the neighbouring interval.
+        before = forward.posterior(self.x, self.x, schedule.at(levels, min(t + 2, case["num_timesteps"])), self.now)
+        self.memory = before.variance
+
+    def of(self, name):
+        return RECORDED[f"{self.key}/{name}"][self.item]
+
+    def image(self, name):
+        return nhwc(self.of(name))
+
+    def denoise(self):
+        output = self.image("model_output")
+        view = {"epsilon": "eps", "start_x": "x_0"}[self.case["mean"]]
+        learned = self.case["var"] == "learned_range"
+        base = denoiser.from_network(lambda x, t: output, view, learned_variance=learned)
+        return guidance.clip(base) if self.case["clip_denoised"] else base
+
+    def log_prob(self, x_t, level):
+        return jnp.sum(self.image("cond_grad") * x_t)
+
+    def run(self, monkeypatch, step, denoise, name):
+        noise = self.image(f"{name}/noise")
+        monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype: noise)
+        return step.step(jax.random.key(0), denoise, self.x, self.memory, self.now, self.then)[0]
+
+
+def items(case):
+    return [Recorded(case, item) for item in range(len(RECORDED[f"{case['key']}/t"]))]
+
+
+def close(got, want, tolerance=1e-4):
+    np.testing.assert_allclose(got, want, atol=tolerance * float(np.sqrt(np.mean(np.square(want)))))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['key']}-{case['mean']}-{case['var']}")
+def test_ddpm_is_adms_p_sample(case, monkeypatch):
+    """Algorithm 1 of [ADM]: the mean shifted by scale * variance * gradient; and the plain step."""
+    variance = VARIANCES[case["var"]]
+    for one in items(case):
+        guided = reverse.classifier_ddpm(one.log_prob, 1.0, variance=variance)
+        for step, name in ((reverse.ddpm(variance), "p_sample_plain"), (guided, "p_sample_guided")):
+            close(one.run(monkeypatch, step, one.denoise(), name), one.image(f"{name}/sample"))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['key']}-{case['mean']}-{case['var']}")
+@pytest.mark.parametrize("eta", ["0.0", "0.5", "1.0"])
+def test_ddim_is_adms_ddim_sample(case, eta, monkeypatch):
+    """Algorithm 2 of [ADM]: eps shifted by -scale sigma gradient, then DDIM; and the plain step."""
+    for one in items(case):
+        guided = guidance.classifier(one.denoise(), one.log_prob, 1.0)
+        for denoise, name in ((one.denoise(), f"ddim_plain_eta{eta}"), (guided, f"ddim_guided_eta{eta}")):
+            # ADM takes 1 - alpha_bar of a float32 alpha_bar, which at t = 2 is right to 3e-4 only; ours keeps sigma.
+            close(one.run(monkeypatch, reverse.ddim(float(eta)), denoise, name), one.image(f"{name}/sample"), 3e-4)
+
+
+LOOPS = np.load(pathlib.Path(__file__).parent / "golden" / "analytic_loops.npz", allow_pickle=False)
+
+
+@pytest.mark.parametrize("case", json.loads(str(LOOPS["meta"]))["cases"], ids=lambda case: case["key"])
+def test_whole_runs_are_adms_loops(case, monkeypatch):
+    """From x_T to x_0 with a network and a classifier in closed form, ADM's noise, clipping, respacing and times."""
+    key, learned = case["key"], case["var"] == "learned_range"
+    levels = {"linear": schedule.linear, "cosine": schedule.cosine}[case["schedule"]](case["steps"])
+    levels = schedule.respace(levels, case["respacing"])
+    stretch = 1000 / case["steps"] if case.get("rescale_timesteps") else 1.0
+    time = lambda level: (level.t - 1) * stretch  # noqa: E731
+    got = []
+    for item, y in enumerate(LOOPS[f"{key}/y"]):
+        denoise = denoiser.from_network(
+            lambda x, ts, y=float(y): closed_form(x, ts, y, case["mean"], learned),
+            {"epsilon": "eps", "start_x": "x_0"}[case["mean"]],
+            learned_variance=learned,
+            time=time,
+        )
+        if case.get("denoised_fn"):
+            denoise = shrunk(denoise)
+        denoise = guidance.clip(denoise) if case.get("clip", True) else denoise
+
+        def log_prob(x, level, y=float(y)):
+            return jnp.sum((y - 1) * 0.2 * jnp.sin(x) - 0.05 * x**2 + 0.0002 * time(level) * x)
+
+        scale = case["scale"]
+        step = reverse.ddim(case.get("eta", 0.0))
+        if case["sampler"] == "ddpm":
+            step = reverse.classifier_ddpm(log_prob, scale, variance=VARIANCES[case["var"]])
+        elif scale:
+            denoise = guidance.classifier(denoise, log_prob, scale)
+        x, memory = nhwc(LOOPS[f"{key}/x_T"][item]), None
+        for i, position in enumerate(range(len(levels.t) - 1, 0, -1)):
+            noise = nhwc(LOOPS[f"{key}/noises"][i][item])
+            monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype, noise=noise: noise)
+            memory = step.init(x) if memory is None else memory
+            now, then = schedule.at(levels, position), schedule.at(levels, position - 1)
+            x, memory = step.step(jax.random.key(0), denoise, x, memory, now, then)
+            close(x, nhwc(LOOPS[f"{key}/samples"][i][item]))
+        got.append(x)
+    assert len(got) == 2
+
+
+def closed_form(x, ts, y, mean, learned):
+    first = {
+        "epsilon": 0.9 * x + 0.3 * jnp.sin(3 * x + ts / 250) + 0.05 * y,
+        "start_x": 0.99 * x + 0.004 * jnp.sin(3 * x + ts / 250) + 0.002 * y,
+    }[mean]
+    return jnp.concatenate([first, 0.6 * jnp.cos(2 * x - ts / 100)], -1) if learned else first
+
+
+def shrunk(denoise):
+    """ADM's denoised_fn of the recorded run: x_0 -> 0.9 x_0, before the clip."""
+
+    def wrapped(x_t, level):
+        prediction = denoise(x_t, level)
+        return prediction._replace(x_0=0.9 * prediction.x_0)
+
+    return wrapped
+
+
+@pytest.mark.parametrize("levels", [schedule.cosine(30), schedule.linear(40), schedule.karras(30, 0.01, 10.0)])
+def test_ddim_eta_1_is_ddpm_small(levels):
+    """The same keys draw the same noise, so the two runs must be the same run."""
+    x_T = noise_like(levels, jax.random.key(0), (64, 2))
+    keys = jax.random.split(jax.random.key(1), 64)
+    runs = [
+        jax.vmap(lambda key, x, step=step: sampler.sample(key, MIXTURE.denoiser(), step, x, levels))(keys, x_T)
+        for step in (reverse.ddim(1.0), reverse.ddpm("small"))
+    ]
+    np.testing.assert_allclose(*runs, atol=2e-4)
+
+
+@pytest.mark.parametrize("variance", ["large", "learned", "small"])
+@pytest.mark.parametrize("fraction", [-20.0, 0.0, 1.0, 30.0])
+def test_one_step_runs_and_any_fraction_stay_finite_and_the_last_step_has_no_noise(variance, fraction):
+    levels = schedule.respace(schedule.cosine(1000), "2")
+    for kept in (levels, schedule.respace(schedule.cosine(1000), "1")):
+        denoise = lambda x, level: MIXTURE.denoiser()(x, level)._replace(variance_fraction=jnp.full(2, fraction))  # noqa: E731
+        x_0 = sampler.sample(jax.random.key(0), denoise, reverse.ddpm(variance), jnp.array([0.3, 0.4]), kept)
+        assert jnp.all(jnp.isfinite(x_0) | (fraction == 30.0))
+    last = reverse.ddpm(variance).step
+    runs = [
+        last(
+            jax.random.key(i), denoise, jnp.ones(2), jnp.float32(1e-3), schedule.at(levels, 1), schedule.at(levels, 0)
+        )[0]
+        for i in range(2)
+    ]
+    np.testing.assert_array_equal(*runs)
+
+
+def test_learned_variance_is_between_the_two_in_the_logarithm():
+    levels = schedule.cosine(100)
+    now, then, x = schedule.at(levels, 60), schedule.at(levels, 55), jnp.zeros(2)
+    beta, small = forward.step_beta(now, then), forward.posterior(x, x, now, then).variance
+    for fraction, want in ((0.0, small), (1.0, beta), (0.5, jnp.sqrt(small * beta))):
+        denoise = lambda x, level, f=fraction: MIXTURE.denoiser()(x, level)._replace(variance_fraction=jnp.full(2, f))  # noqa: E731
+        steps = [reverse.ddpm("learned"), reverse.ddpm(lambda *_, want=want: want)]
+        got = [step.step(jax.random.key(0), denoise, x, step.init(x), now, then)[0] for step in steps]
+        np.testing.assert_allclose(*got, rtol=1e-5)
+
+
+def test_what_cannot_be_is_refused():
+    levels, x = schedule.cosine(10), jnp.zeros(2)
+    with pytest.raises(ValueError, match="'middling'"):
+        reverse.ddpm("middling")
+    with pytest.raises(ValueError, match="'start'"):
+        reverse.classifier_ddpm(MIXTURE.log_prob(0), 1.0, at="start")
+    with pytest.raises(ValueError, match="learned_variance=True"):
+        sampler.sample(jax.random.key(0), MIXTURE.denoiser(), reverse.ddpm("learned"), x, levels)
+
+
+@pytest.mark.parametrize("at", ["x_t", "mean"])
+def test_algorithm_1_shifts_the_mean_by_scale_variance_gradient(at):
+    """With the gradient taken by hand, at the place and the level that each form names."""
+    levels = schedule.cosine(50)
+    now, then, x_t = schedule.at(levels, 30), schedule.at(levels, 29), jnp.array([0.4, -0.1])
+    key = jax.random.key(0)
+    plain = reverse.ddpm().step(key, MIXTURE.denoiser(), x_t, jnp.float32(0), now, then)[0]
+    step = reverse.classifier_ddpm(MIXTURE.log_prob(1), 2.0, at=at)
+    shifted = step.step(key, MIXTURE.denoiser(), x_t, jnp.float32(0), now, then)[0]
+    mean, variance = forward.posterior(x_t, MIXTURE.denoiser()(x_t, now).x_0, now, then)
+    place, level = (x_t, now) if at == "x_t" else (mean, then)
+    np.testing.assert_allclose(
+        shifted - plain, 2.0 * variance * jax.grad(MIXTURE.log_prob(1))(place, level), rtol=1e-3, atol=1e-6
+    )
+
+
+def test_at_mean_shifts_nothing_on_the_last_step_and_never_asks_for_a_negative_time():
+    levels, times = schedule.respace(schedule.cosine(100), 5), []
+
+    def log_prob(x, level):
+        jax.debug.callback(lambda t: times.append(float(t)), level.t - 1)
+        return 100 * jnp.sum(x)
+
+    step = reverse.classifier_ddpm(log_prob, 1.0, at="mean")
+    now, then, x = schedule.at(levels, 1), schedule.at(levels, 0), jnp.array([0.2, 0.1])
+    got = step.step(jax.random.key(0), MIXTURE.denoiser(), x, step.init(x), now, then)[0]
+    np.testing.assert_allclose(got, MIXTURE.denoiser()(x, now).x_0, rtol=1e-6)
+    sampler.sample(jax.random.key(0), MIXTURE.denoiser(), step, x, levels)
+    jax.effects_barrier()
+    assert len(times) >= 5
+    assert min(times) >= 0
+
+
+def gaussian_error(num_steps):
+    """Global error of DDIM against the closed solution of the probability-flow ODE of N(m, C), VE, from one x_T."""
+    gaussian = GaussianMixture(jnp.ones(1), jnp.array([[0.5, -1.0]]), jnp.array([0.4]))
+    sigma = jnp.geomspace(0.05, 5.0, num_steps + 1)
+    levels = schedule.NoiseLevel(jnp.arange(num_steps + 1.0), jnp.ones(num_steps + 1), sigma)
+    x_T, mean, power = jnp.array([3.0, 2.0]), gaussian.means[0], 0.4**2
+    exact = mean + jnp.sqrt((power + sigma[0] ** 2) / (power + sigma[-1] ** 2)) * (x_T - mean)
+    return float(
+        jnp.abs(sampler.sample(jax.random.key(0), gaussian.denoiser(), reverse.ddim(), x_T, levels) - exact).max()
+    )
+
+
+def test_ddim_is_of_order_1():
+    errors = [gaussian_error(n) for n in (16, 32, 64)]
+    orders = np.log2(np.divide(errors[:-1], errors[1:]))
+    np.testing.assert_allclose(orders, 1, atol=0.1)
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("kind", ["VP", "VE"])
+def test_the_mixture_is_recovered(name, kind):
+    """Every component's weight, mean and std, from pure noise, whatever the sampler and the kind of schedule."""
+    ends = {"VP": schedule.respace(schedule.cosine(1000), 250), "VE": schedule.karras(250, 0.005, 30.0)}
+    levels, count = ends[kind], 4000
+    x_T = noise_like(levels, jax.random.key(0), (count, 2))
+    draw = lambda key, x: sampler.sample(key, MIXTURE.denoiser(), STEPS[name](), x, levels)  # noqa: E731
+    x_0 = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(1), count), x_T)
+    drawn = jax.vmap(MIXTURE.sample)(jax.random.split(jax.random.key(2), 10 * count))
+    for (share, mean, std), (true_share, true_mean, true_std) in zip(clusters(x_0), clusters(drawn), strict=True):
+        # four standard errors; a biased sampler misses by far more
+        np.testing.assert_allclose(share, true_share, atol=4 * (true_share * (1 - true_share) / count) ** 0.5)
+        np.testing.assert_allclose(mean, true_mean, atol=float(4 * true_std.max() / (true_share * count) ** 0.5))
+        np.testing.assert_allclose(std, true_std, rtol=0.12)
+
+
+def clusters(x_0):
+    """Share, mean and std of what lies nearest to each component's mean."""
+    nearest = jnp.argmin(jnp.sum((x_0[:, None] - MIXTURE.means[None]) ** 2, -1), 1)
+    return [(jnp.mean(nearest == k), x_0[nearest == k].mean(0), x_0[nearest == k].std(0)) for k in range(4)]
+
+
+def guided_variance(step, scale, count=8000):
+    """Variance reached by classifier-free guidance where p = N(0, 2) and p(. | c) = N(0, 1), in one dimension."""
+    broad, narrow = (GaussianMixture(jnp.ones(1), jnp.zeros((1, 1)), jnp.array([s])) for s in (2**0.5, 1.0))
+    levels = schedule.karras(400, 0.002, 60.0)
+    denoise = guidance.classifier_free(narrow.denoiser(), broad.denoiser(), scale)
+    x_T = noise_like(levels, jax.random.key(0), (count, 1))
+    draw = lambda key, x: sampler.sample(key, denoise, step, x, levels)  # noqa: E731
+    return float(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(1), count), x_T).var())
+
+
+@pytest.mark.parametrize("scale", [2.0, 3.0])
+def test_guided_samplers_reach_their_own_closed_forms(scale):
+    """The ODE reaches 2^(1 - g), the SDE (2 - 2^(2 - 2g)) / (2g - 1): different laws, and neither is the tilted one."""
+    np.testing.assert_allclose(guided_variance(reverse.ddim(), scale), 2 ** (1 - scale), rtol=0.05)
+    sde = (2 - 2 ** (2 - 2 * scale)) / (2 * scale - 1)
+    np.testing.assert_allclose(guided_variance(reverse.ddpm("small"), scale), sde, rtol=0.05)
+
+
+def test_a_step_of_algorithm_1_and_of_algorithm_2_agree_in_the_limit_of_small_steps():
+    """The mean form with variance beta and the eps form differ by O(step^2): halving the step quarters the gap."""
+    gaps = []
+    for count in (200, 400):
+        levels = schedule.karras(count, 0.05, 5.0)
+        position = int(jnp.argmin(jnp.abs(levels.sigma - 0.8)))
+        now, then = schedule.at(levels, position), schedule.at(levels, position - 1)
+        x, key, log_prob = jnp.array([0.3, 0.2]), jax.random.key(0), MIXTURE.log_prob(1)
+        mean_form = reverse.classifier_ddpm(log_prob, 3.0, variance="large")
+        eps_form = reverse.ddpm("large")
+        first = mean_form.step(key, MIXTURE.denoiser(), x, mean_form.init(x), now, then)[0]
+        guided = guidance.classifier(MIXTURE.denoiser(), log_prob, 3.0)
+        gaps.append(float(jnp.abs(first - eps_form.step(key, guided, x, eps_form.init(x), now, then)[0]).max()))
+        assert gaps[-1] < 0.02
+    assert gaps[1] < 0.6 * gaps[0] or gaps[0] < 1e-5
