@@ -1,0 +1,1 @@
+"""Experiments, one a file; `schema` is what they are made of. The library never sees any of this."""

@@ -9,7 +9,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook  # noqa: E402
 
 # Every public signature of the library is checked by beartype while the tests run.
 install_import_hook("guided_jax", "beartype.beartype")

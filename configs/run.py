@@ -1,0 +1,92 @@
+"""A run directory: config.json, and for each network its checkpoints, metrics and curves. It alone is enough to sample."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from configs import schema
+from guided_jax import checkpoint, models, schedule
+from guided_jax.files import replacing, writable_directory
+
+
+class Facts(NamedTuple):
+    """What the data told the run: sampling needs it and has no data."""
+
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    class_frequencies: tuple[float, ...]
+
+
+class Run(NamedTuple):
+    """An experiment with its networks, made and not yet loaded."""
+
+    experiment: schema.Experiment
+    facts: Facts
+    levels: schedule.NoiseLevel
+    unet: models.UNet
+    classifier: models.Classifier
+
+
+def assemble(experiment: schema.Experiment, facts: Facts) -> Run:
+    """The networks and levels that the settings and the data ask for."""
+    diffusion = experiment.diffusion
+    classes = facts.num_classes if diffusion.conditional else None
+    return Run(
+        experiment,
+        facts,
+        experiment.schedule.make(),
+        diffusion.network.make(facts.image_shape[-1], classes, diffusion.null_label),
+        experiment.classifier.network.make(facts.num_classes),
+    )
+
+
+def create(directory: Path, experiment: schema.Experiment, facts: Facts) -> Run:
+    """Writes config.json, or checks it if it is there: ValueError names the fields in which another run differs."""
+    path = writable_directory(directory) / "config.json"
+    config = {"experiment": schema.to_dict(experiment), "facts": facts._asdict()}
+    if path.exists():
+        differing = checkpoint.differences(_read(path)["experiment"], config["experiment"], schema.MAY_CHANGE)
+        if differing:
+            raise ValueError(f"{directory} holds another run ({'; '.join(differing)}); give another --out")
+    run = assemble(experiment, facts)
+    with replacing(path) as file:
+        file.write(json.dumps(config, indent=2).encode())
+    return run
+
+
+def load(directory: Path) -> Run:
+    """The run that a directory holds; ValueError when it holds none."""
+    path = directory / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{directory} is not a run: it has no config.json; train one with 'python train.py digits'")
+    found = _read(path)
+    facts = found["facts"]
+    height, width, channels = facts["image_shape"]
+    kept = Facts((height, width, channels), facts["num_classes"], tuple(facts["class_frequencies"]))
+    return assemble(schema.from_dict(found["experiment"]), kept)
+
+
+def params(directory: Path, part: str) -> Any:
+    """The averaged parameters of the "diffusion" or the "classifier" network; ValueError when it was not trained."""
+    try:
+        return checkpoint.load_params(directory / part / "checkpoints", "ema")
+    except FileNotFoundError:
+        raise ValueError(
+            f"{directory} has no trained {part} network; train it with --{part}.num-steps above 0"
+        ) from None
+
+
+def facts_of(source: Any, frequencies: np.ndarray) -> Facts:
+    """What a data source tells a run."""
+    height, width, channels = (int(size) for size in source.image_shape)
+    return Facts((height, width, channels), int(source.num_classes), tuple(float(share) for share in frequencies))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+        return {"experiment": found["experiment"], "facts": found["facts"]}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it, or train again with another --out") from None

@@ -1,0 +1,28 @@
+"""The smallest thing that trains: one Flax layer denoising the digits, with noise from the keys it is given."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from guided_jax import training
+
+NETWORK = nn.Dense(64)
+OPTIMIZER = training.optimizer(3e-3, 100, warmup_steps=3)
+
+
+def loss(params, keys, batch):
+    """Mean squared error of the layer's guess of the noise; one key per example."""
+    x = batch["image"].reshape(len(keys), -1)
+    eps = jax.vmap(lambda key: jax.random.normal(key, (64,)))(keys)
+    error = jnp.mean((NETWORK.apply(params, x + eps) - eps) ** 2, axis=-1)
+    return jnp.mean(error), {"worst": jnp.mean(error**2)}
+
+
+def state(seed=0):
+    params = NETWORK.init(jax.random.key(seed), jnp.zeros(64))
+    return training.init(jax.random.key(seed + 1), params, OPTIMIZER)
+
+
+train_step = functools.partial(training.train_step, loss=loss, optimizer=OPTIMIZER, ema_decay=0.99)
