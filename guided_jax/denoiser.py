@@ -24,7 +24,7 @@ PARAMETERIZATIONS = {
 }
 
 
-def network_time(level: NoiseLevel) -> Float[Array, ""]:
+def network_time(level: NoiseLevel) -> Float[Array, "*levels"]:
     """t - 1: networks of the ADM kind count the noisy steps from 0."""
     return level.t - 1
 

@@ -1,0 +1,228 @@
+"""The building blocks of the ADM networks, for images `(*batch, height, width, channels)`.
+
+Source: Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis" [ADM], section 3 and appendix; layer
+names and initial values follow its published torch weights, so that importing those is only a renaming.
+
+Every block takes any number of leading batch axes, none included. Normalisation and softmax are computed in float32
+whatever the compute dtype; parameters are always float32.
+"""
+
+import math
+import zlib
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, Num
+
+from guided_jax.models import convolution
+
+Direction = Literal["up", "down"]
+
+# torch's default for convolutions and linear layers: uniform within +-1 / sqrt(fan_in), biases too.
+torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def torch_bias(fan_in: int) -> Any:
+    """b ~ U(-1, 1) / sqrt(fan_in): torch's initial bias, as a Flax initializer."""
+    limit = 1 / math.sqrt(fan_in)
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -limit, limit)
+
+
+def timestep_embedding(
+    t: Num[Array, "*batch"], dim: int, max_period: float | int = 10_000
+) -> Float[Array, "*batch {dim}"]:
+    """[cos(t f), sin(t f)] with f_i = max_period^(-i / half), half = dim // 2; an odd `dim` ends in a zero.
+
+    t: steps of the network's own time, fractional allowed. Always float32. Source: [ADM] with the cosines first.
+    """
+    half = dim // 2
+    frequencies = np.exp(-math.log(max_period) * np.arange(half) / half).astype(np.float32)
+    angles = jnp.asarray(t, jnp.float32)[..., None] * frequencies.reshape((1,) * jnp.ndim(t) + (half,))
+    embedding = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+    return jnp.pad(embedding, [(0, 0)] * jnp.ndim(t) + [(0, dim % 2)])
+
+
+def dense(x: Float[Array, "..."], features: int, name: str, dtype: Any = jnp.float32, zero: bool = False) -> Array:
+    """y = x W + b, a submodule of the module that calls it. A 1x1 convolution is this too, and faster on CPU."""
+    kernel_init, bias_init = (nn.initializers.zeros,) * 2 if zero else (torch_uniform, torch_bias(x.shape[-1]))
+    return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, bias_init=bias_init, name=name)(x)
+
+
+def conv3x3(
+    x: Float[Array, "..."],
+    features: int,
+    name: str,
+    *,
+    stride: int = 1,
+    dtype: Any = jnp.float32,
+    zero: bool = False,
+    plain: bool = False,
+) -> Array:
+    """y = x * k + b, 3x3, one row of zeros on every side (torch pads a stride of 2 on both sides too, "SAME" does not)."""
+    kernel_init, bias_init = (nn.initializers.zeros,) * 2 if zero else (torch_uniform, torch_bias(9 * x.shape[-1]))
+    return nn.Conv(
+        features,
+        kernel_size=(3, 3),
+        strides=(stride, stride),
+        padding=((1, 1), (1, 1)),
+        dtype=dtype,
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        conv_general_dilated=jax.lax.conv_general_dilated if plain else convolution.conv_general_dilated,
+        name=name,
+    )(x)
+
+
+def group_norm(
+    x: Float[Array, "*batch c"], num_groups: int, name: str, axes: tuple[int, ...] = (-3, -2, -1)
+) -> Float[Array, "*batch c"]:
+    """(x - mean) / sqrt(var + 1e-5) * scale + bias, statistics of one example over `axes` within a group of channels.
+
+    ValueError when `num_groups` does not divide the channels.
+    """
+    if x.shape[-1] % num_groups:
+        raise ValueError(
+            f"{x.shape[-1]} channels cannot be split into {num_groups} norm groups: "
+            "choose a model_channels whose multiples divide, or a smaller num_groups."
+        )
+    # The fast variance E[x^2] - E[x]^2 loses digits; the axes are explicit because leading axes may be any number.
+    norm = nn.GroupNorm(
+        num_groups, epsilon=1e-5, dtype=jnp.float32, reduction_axes=axes, use_fast_variance=False, name=name
+    )
+    return norm(x).astype(x.dtype)
+
+
+def upsample(x: Float[Array, "*batch h w c"]) -> Float[Array, "*batch h2 w2 c"]:
+    """y[i, j] = x[i // 2, j // 2]: every pixel becomes 2x2."""
+    *batch, h, w, c = x.shape
+    # A broadcast, not a repeat: the gradient of a repeat is a scatter.
+    return jnp.broadcast_to(x[..., :, None, :, None, :], (*batch, h, 2, w, 2, c)).reshape(*batch, 2 * h, 2 * w, c)
+
+
+def downsample(x: Float[Array, "*batch h w c"]) -> Float[Array, "*batch h2 w2 c"]:
+    """y[i, j] = mean of the 2x2 pixels; the last row or column of an odd size is dropped."""
+    *batch, h, w, c = x.shape
+    even = x[..., : h // 2 * 2, : w // 2 * 2, :]
+    return even.reshape(*batch, h // 2, 2, w // 2, 2, c).mean(axis=(-4, -2))
+
+
+def resize_bilinear(x: Float[Array, "*batch h w c"], size: tuple[int, int]) -> Float[Array, "*batch h2 w2 c"]:
+    """Bilinear with half-pixel centres and without antialiasing, to `size` = (height, width) in pixels."""
+    return jax.image.resize(x, (*x.shape[:-3], *size, x.shape[-1]), "linear", antialias=False)
+
+
+def dropout(
+    x: Float[Array, "*batch h w c"], rate: float, keys: Key[Array, "*batch"] | None, site: int
+) -> Float[Array, "*batch h w c"]:
+    """y = x m / (1 - rate), m ~ Bernoulli(1 - rate); x itself without `keys`.
+
+    keys: one PRNG key per example, so that a mask depends on the example and never on its place in the batch or its
+    device. site: an integer that tells the masks of one network apart.
+    """
+    if keys is None or rate == 0:
+        return x
+
+    def mask(key):
+        return jax.random.bernoulli(jax.random.fold_in(key, site), 1 - rate, x.shape[-3:])
+
+    for _ in range(keys.ndim):
+        mask = jax.vmap(mask)
+    return jnp.where(mask(keys), x / (1 - rate), jnp.zeros((), x.dtype))
+
+
+def multi_head_attention(
+    qkv: Float[Array, "*batch length c3"], num_heads: int, new_order: bool
+) -> Float[Array, "*batch length c"]:
+    """a_t = sum_s softmax_s(q_t . k_s / sqrt(ch)) v_s for every head of ch channels.
+
+    The channels of `qkv` are ordered (head, part, ch), or (part, head, ch) in ADM's "new" order; part = q, k, v.
+    q and k are each scaled by ch^(-1/4), which is what keeps half precision in range.
+    """
+    *batch, length, width = qkv.shape
+    ch = width // (3 * num_heads)
+    split = (3, num_heads, ch) if new_order else (num_heads, 3, ch)
+    q, k, v = jnp.moveaxis(qkv.reshape(*batch, length, *split), -3 if new_order else -2, 0)
+    logits = jnp.einsum("...thc,...shc->...hts", q * ch**-0.25, k * ch**-0.25)
+    weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(qkv.dtype)
+    return jnp.einsum("...hts,...shc->...thc", weights, v).reshape(*batch, length, num_heads * ch)
+
+
+class Resample(nn.Module):
+    """Twice or half the size: nearest x2 or 2x2 mean, with a 3x3 convolution (of stride 2 downwards) if `use_conv`."""
+
+    direction: Direction
+    use_conv: bool = True
+    dtype: Any = jnp.float32
+    plain_convolution: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*batch h w c"], emb: Any = None, keys: Any = None
+    ) -> Float[Array, "*batch h2 w2 c"]:
+        """x resampled; `emb` and `keys` are taken only to be called like a ResBlock."""
+        options: dict[str, Any] = {"dtype": self.dtype, "plain": self.plain_convolution}
+        if self.direction == "up":
+            x = upsample(x)
+            return conv3x3(x, x.shape[-1], "conv", **options) if self.use_conv else x
+        return conv3x3(x, x.shape[-1], "op", stride=2, **options) if self.use_conv else downsample(x)
+
+
+class ResBlock(nn.Module):
+    """y = skip(x) + conv(dropout(silu(norm(conv(silu(norm(x)))) with the embedding))); the last convolution starts at 0."""
+
+    out_channels: int
+    dropout: float | int = 0.0
+    use_scale_shift_norm: bool = True
+    resample: Direction | None = None
+    num_groups: int = 32
+    dtype: Any = jnp.float32
+    plain_convolution: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*batch h w c"], emb: Float[Array, "*batch e"], keys: Key[Array, "*batch"] | None = None
+    ) -> Float[Array, "*batch h2 w2 c2"]:
+        """emb: the embedding of time and label, float32. keys: one per example, turns dropout on."""
+        options: dict[str, Any] = {"dtype": self.dtype, "plain": self.plain_convolution}
+        h = nn.silu(group_norm(x, self.num_groups, "in_layers_0"))
+        if self.resample:
+            resize = upsample if self.resample == "up" else downsample
+            h, x = resize(h), resize(x)
+        h = conv3x3(h, self.out_channels, "in_layers_2", **options)
+        h = nn.silu(self._modulate(h, emb))
+        h = dropout(h, self.dropout, keys, zlib.crc32(str(self.name).encode()))
+        h = conv3x3(h, self.out_channels, "out_layers_3", zero=True, **options)
+        if x.shape[-1] != self.out_channels:
+            x = dense(x, self.out_channels, "skip_connection", self.dtype)
+        return x + h
+
+    def _modulate(self, h: Array, emb: Array) -> Array:
+        """norm(h) (1 + scale) + shift, or norm(h + shift)."""
+        width = 2 * self.out_channels if self.use_scale_shift_norm else self.out_channels
+        e = dense(nn.silu(emb), width, "emb_layers_1").astype(h.dtype)[..., None, None, :]
+        if not self.use_scale_shift_norm:
+            return group_norm(h + e, self.num_groups, "out_layers_0")
+        scale, shift = jnp.split(e, 2, axis=-1)
+        return group_norm(h, self.num_groups, "out_layers_0") * (1 + scale) + shift
+
+
+class AttentionBlock(nn.Module):
+    """y = x + proj(attention(qkv(norm(x)))) over all positions; `proj_out` starts at 0."""
+
+    num_heads: int
+    new_order: bool = False
+    num_groups: int = 32
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch h w c"]) -> Float[Array, "*batch h w c"]:
+        """ValueError when the heads do not divide the channels."""
+        *batch, h, w, c = x.shape
+        if c % self.num_heads:
+            raise ValueError(f"{c} channels cannot be split into {self.num_heads} attention heads.")
+        tokens = group_norm(x, self.num_groups, "norm").reshape(*batch, h * w, c)
+        attended = multi_head_attention(dense(tokens, 3 * c, "qkv", self.dtype), self.num_heads, self.new_order)
+        return x + dense(attended, c, "proj_out", self.dtype, zero=True).reshape(x.shape)

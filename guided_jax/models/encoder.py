@@ -1,0 +1,113 @@
+"""The half that the U-Net and the classifier share: embedding of time, blocks downwards, middle.
+
+The functions here are called inside a module's `__call__` and make their blocks submodules of it; `net` is that
+module, read for its fields. The names of the blocks are those of ADM's published weights with "." written "_".
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Key, Num
+
+from guided_jax.models.blocks import AttentionBlock, Direction, Resample, ResBlock, conv3x3, dense, timestep_embedding
+
+Keys = Key[Array, "*batch"] | None
+
+
+def check_image_size(image_size: int | tuple[int, int], channel_mult: Sequence[int | float]) -> None:
+    """ValueError unless both sides of `image_size` (pixels, height and width) can be halved len(channel_mult) - 1 times."""
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    factor = 2 ** (len(channel_mult) - 1)
+    if height % factor or width % factor or not height * width:
+        up = [max(1, -(-side // factor)) * factor for side in (height, width)]
+        raise ValueError(
+            f"an image of {height}x{width} cannot be halved {len(channel_mult) - 1} times: both sides must be multiples "
+            f"of {factor}, so pad it to {up[0]}x{up[1]} or give a shorter channel_mult."
+        )
+
+
+def per_example(value: Any, batch: tuple[int, ...], name: str) -> Array:
+    """`value` with the shape of the batch axes; a scalar is repeated. ValueError for any other shape."""
+    if jnp.shape(value) not in ((), batch):
+        raise ValueError(f"{name} of shape {jnp.shape(value)} is neither a scalar nor one value for each of {batch}.")
+    return jnp.broadcast_to(jnp.asarray(value), batch)
+
+
+def embed_time(net: Any, t: Num[Array, "*batch"]) -> Float[Array, "*batch e"]:
+    """emb = W silu(W [cos, sin](t)), four times as wide as `model_channels`, float32."""
+    width = 4 * net.model_channels
+    hidden = nn.silu(dense(timestep_embedding(t, net.model_channels), width, "time_embed_0"))
+    return dense(hidden, width, "time_embed_2")
+
+
+def residual(net: Any, name: str, channels: int, resample: Direction | None = None) -> ResBlock:
+    """A ResBlock with the settings of `net`."""
+    return ResBlock(
+        channels,
+        dropout=net.dropout,
+        use_scale_shift_norm=net.use_scale_shift_norm,
+        resample=resample,
+        num_groups=net.num_groups,
+        dtype=net.dtype,
+        plain_convolution=net.plain_convolution,
+        name=name,
+    )
+
+
+def resampler(net: Any, name: str, channels: int, direction: Direction) -> ResBlock | Resample:
+    """A block that doubles or halves the size: a ResBlock if `net.resblock_updown`, else a bare Resample."""
+    if net.resblock_updown:
+        return residual(net, name, channels, direction)
+    return Resample(direction, net.conv_resample, net.dtype, net.plain_convolution, name=name)
+
+
+def attention(net: Any, name: str, channels: int, num_heads: int) -> AttentionBlock:
+    """An AttentionBlock with the settings of `net`; `num_head_channels`, when set, decides the number of heads."""
+    if net.num_head_channels is not None:
+        num_heads = head_count(channels, net.num_head_channels)
+    return AttentionBlock(num_heads, net.use_new_attention_order, net.num_groups, net.dtype, name=name)
+
+
+def head_count(channels: int, num_head_channels: int) -> int:
+    """channels / num_head_channels; ValueError when it is not whole."""
+    if channels % num_head_channels:
+        raise ValueError(f"{channels} channels cannot be split into heads of {num_head_channels} channels.")
+    return channels // num_head_channels
+
+
+def widths(net: Any) -> list[int]:
+    """The channels of each level, int(mult * model_channels)."""
+    return [int(mult * net.model_channels) for mult in net.channel_mult]
+
+
+def encode(
+    net: Any, x: Float[Array, "*batch h w c"], emb: Float[Array, "*batch e"], keys: Keys
+) -> list[Float[Array, "..."]]:
+    """The outputs of all blocks on the way down, the first convolution's included; the last one is the deepest."""
+    check_image_size((x.shape[-3], x.shape[-2]), net.channel_mult)
+    first = widths(net)[0]
+    h = conv3x3(x.astype(net.dtype), first, "input_blocks_0_0", dtype=net.dtype, plain=net.plain_convolution)
+    outputs = [h]
+    for level, channels in enumerate(widths(net)):
+        for _ in range(net.num_res_blocks):
+            name = f"input_blocks_{len(outputs)}"
+            h = residual(net, f"{name}_0", channels)(h, emb, keys)
+            if 2**level in net.attention_resolutions:
+                h = attention(net, f"{name}_1", channels, net.num_heads)(h)
+            outputs.append(h)
+        if level < len(net.channel_mult) - 1:
+            h = resampler(net, f"input_blocks_{len(outputs)}_0", channels, "down")(h, emb, keys)
+            outputs.append(h)
+    return outputs
+
+
+def middle(
+    net: Any, h: Float[Array, "*batch h w c"], emb: Float[Array, "*batch e"], keys: Keys
+) -> Float[Array, "*batch h w c"]:
+    """ResBlock, attention, ResBlock at the lowest resolution."""
+    channels = h.shape[-1]
+    h = residual(net, "middle_block_0", channels)(h, emb, keys)
+    h = attention(net, "middle_block_1", channels, net.num_heads)(h)
+    return residual(net, "middle_block_2", channels)(h, emb, keys)

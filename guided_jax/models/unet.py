@@ -1,0 +1,112 @@
+"""The U-Net of ADM (Dhariwal and Nichol 2021): a noisy image and its time in, an image-shaped prediction out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, Num
+
+from guided_jax.models.blocks import conv3x3, group_norm, resize_bilinear
+from guided_jax.models.encoder import attention, embed_time, encode, middle, per_example, resampler, residual, widths
+
+
+class UNet(nn.Module):
+    """output = unet.apply(params, x, t, label, low_res); params = unet.init(key, x, t, label, low_res).
+
+    out_channels: the image's channels, twice that for a learned variance.
+    model_channels: base width; level l has int(channel_mult[l] * model_channels) channels and 2^-l of the resolution.
+    attention_resolutions: downsampling factors (1, 2, 4, ...) of the levels with attention; the middle always has it.
+    num_head_channels: channels of an attention head; None: `num_heads` heads whatever the width, and
+        `num_heads_upsample` (None: as many) on the way up.
+    num_classes: None for an unconditional network. null_label: one more row, index num_classes, which means "no label"
+        and makes one network both conditional and unconditional, for classifier-free guidance.
+    resblock_updown: resample within ResBlocks; else by a convolution (conv_resample) or without parameters.
+    num_groups: of every group norm; it has to divide every width.
+    dtype: of the computation; parameters, norms, softmax, embeddings and the output are float32.
+    plain_convolution: XLA's own convolution, which allows forward-mode derivatives (see `models.convolution`).
+
+    A freshly initialised network returns exactly 0.
+    """
+
+    out_channels: int = 3
+    model_channels: int = 128
+    channel_mult: Sequence[int | float] = (1, 2, 2)
+    num_res_blocks: int = 2
+    attention_resolutions: Sequence[int] = (2, 4)
+    num_heads: int = 4
+    num_head_channels: int | None = None
+    num_heads_upsample: int | None = None
+    dropout: float | int = 0.0
+    num_classes: int | None = None
+    null_label: bool = False
+    use_scale_shift_norm: bool = True
+    resblock_updown: bool = True
+    conv_resample: bool = True
+    use_new_attention_order: bool = False
+    num_groups: int = 32
+    dtype: Any = jnp.float32
+    plain_convolution: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "*batch h w c"],
+        t: Num[Array, "..."] | float | int,
+        label: Int[Array, "..."] | int | None = None,
+        low_res: Float[Array, "*batch h2 w2 c"] | None = None,
+        *,
+        dropout_keys: Key[Array, "*batch"] | None = None,
+    ) -> Float[Array, "*batch h w {self.out_channels}"]:
+        """output = decoder(middle(encoder(x)), encoder(x)), all told the time and the label.
+
+        x: any number of batch axes, none included. t: the network's own time, one per example or a scalar.
+        label: in [0, num_classes), one per example or a scalar; None is the null label. low_res: the same pictures at a
+        lower resolution, for a super-resolution network. dropout_keys: one key per example, for training; without
+        them nothing is dropped. ValueError for sizes, labels and shapes that do not fit.
+        """
+        batch = x.shape[:-3]
+        emb = embed_time(self, per_example(t, batch, "t"))
+        if self.num_classes is not None or label is not None:
+            emb = emb + self._embed_label(label, batch)
+        skips = encode(self, self._with_low_res(x, low_res), emb, dropout_keys)
+        h = middle(self, skips[-1], emb, dropout_keys)
+        h = self._decode(h, skips, emb, dropout_keys).astype(jnp.float32)
+        h = nn.silu(group_norm(h, self.num_groups, "out_0"))
+        return conv3x3(h, self.out_channels, "out_2", zero=True, plain=self.plain_convolution)
+
+    def _embed_label(self, label: Any, batch: tuple[int, ...]) -> Array:
+        if self.num_classes is None:
+            raise ValueError("an unconditional network (num_classes=None) takes no label.")
+        if label is None and not self.null_label:
+            raise ValueError("a class-conditional network needs a label unless it has null_label=True.")
+        label = per_example(self.num_classes if label is None else label, batch, "label")
+        rows = self.num_classes + self.null_label
+        embed = nn.Embed(rows, 4 * self.model_channels, embedding_init=nn.initializers.normal(1.0), name="label_emb")
+        return embed(label)
+
+    def _with_low_res(self, x: Array, low_res: Array | None) -> Array:
+        """[x, low_res at the size of x], channel by channel; the weights, when there are any, tell what is expected."""
+        if low_res is not None:
+            x = jnp.concatenate([x, resize_bilinear(low_res, (x.shape[-3], x.shape[-2])).astype(x.dtype)], axis=-1)
+        first = self.variables.get("params", {}).get("input_blocks_0_0")
+        if first is not None and first["kernel"].shape[2] != x.shape[-1]:
+            raise ValueError(
+                f"the network's first layer takes {first['kernel'].shape[2]} channels and was given {x.shape[-1]} "
+                f"({'with' if low_res is not None else 'without'} low_res)."
+            )
+        return x
+
+    def _decode(self, h: Array, skips: list[Array], emb: Array, keys: Any) -> Array:
+        """Upwards; every block takes the output of one encoder block beside h, the most recent first."""
+        num_heads, index = self.num_heads_upsample or self.num_heads, 0
+        for level, channels in reversed(list(enumerate(widths(self)))):
+            for i in range(self.num_res_blocks + 1):
+                name, child = f"output_blocks_{index}", 1
+                h = residual(self, f"{name}_0", channels)(jnp.concatenate([h, skips.pop()], axis=-1), emb, keys)
+                if 2**level in self.attention_resolutions:
+                    h, child = attention(self, f"{name}_1", channels, num_heads)(h), 2
+                if level and i == self.num_res_blocks:
+                    h = resampler(self, f"{name}_{child}", channels, "up")(h, emb, keys)
+                index += 1
+        return h
