@@ -39,7 +39,7 @@ class Method:
     at: Literal["x_t", "mean"] = "x_t"
     """Where algorithm 1 takes the classifier's gradient."""
     clip: bool = True
-    """Clip the predicted clean image to [-1, 1]."""
+    """Clip the (guided) predicted clean image to [-1, 1]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,6 @@ def drawing(run: runs.Run, method: Method, labelled: bool) -> Draw:
     diffusion, shape = run.experiment.diffusion, run.facts.image_shape
     null = run.facts.num_classes if diffusion.null_label else None
     levels = schedule.respace(run.levels, method.steps)
-    clip = guidance.clip if method.clip else lambda denoise: denoise
 
     def draw(params: Any, key: Any, label: Any, scale: Any) -> Any:
         def model(y: Any) -> denoiser.Denoiser:
@@ -92,15 +91,17 @@ def drawing(run: runs.Run, method: Method, labelled: bool) -> Draw:
         key_noise, key_run = jax.random.split(key)
         x_T = schedule.at(levels, -1).sigma * jax.random.normal(key_noise, shape)
         # The label itself where the network has no null label: then the scale counts from the conditional model.
-        base = clip(model(label if null is None or (labelled and method.guidance == "none") else null))
+        denoise = model(label if null is None or (labelled and method.guidance == "none") else null)
         step = reverse.ddim(method.eta) if method.sampler == "ddim" else reverse.ddpm(method.variance)
         if method.guidance == "classifier-free":
-            base = clip(guidance.classifier_free(model(label), model(null), scale))
+            denoise = guidance.classifier_free(model(label), model(null), scale)
         elif method.guidance == "classifier" and method.sampler == "ddim":
-            base = guidance.classifier(base, log_prob, scale)
+            denoise = guidance.classifier(denoise, log_prob, scale)
         elif method.guidance == "classifier":
             step = reverse.classifier_ddpm(log_prob, scale, method.at, method.variance)
-        return sampler.sample(key_run, base, step, x_T, levels)
+        # Guided first, then clipped, unlike ADM's code: where alpha is 5e-5 a learned classifier's gradient, which is not
+        # quite 0 there, shifts x_0 by thousands, and a few steps of ddim never come back from that.
+        return sampler.sample(key_run, guidance.clip(denoise) if method.clip else denoise, step, x_T, levels)
 
     return draw
 

@@ -36,10 +36,13 @@ Loss = Callable[[Any, Any, Any], tuple[Any, dict[str, Any]]]  # (params, keys, b
 def diffusion_loss(run: runs.Run) -> Loss:
     """Denoising with the label dropped at times: what classifier-free guidance needs."""
     settings, classes = run.experiment.diffusion, run.facts.num_classes
+    unet = run.unet.clone(
+        plain_convolution=True
+    )  # the fast one is for gradients inside a scan; here it costs a quarter
 
     def loss(params: Any, keys: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
         def network(x: Any, t: Any, label: Any, keys: Any) -> Any:
-            return run.unet.apply(params, x, t, label, dropout_keys=keys if settings.network.dropout else None)
+            return unet.apply(params, x, t, label, dropout_keys=keys if settings.network.dropout else None)
 
         label = batch["label"] if settings.conditional else None
         if settings.null_label:
@@ -52,11 +55,11 @@ def diffusion_loss(run: runs.Run) -> Loss:
 
 def classifier_loss(run: runs.Run) -> Loss:
     """Cross-entropy of the noisy classifier, and how often it is right."""
-    settings = run.experiment.classifier
+    settings, classifier = run.experiment.classifier, run.classifier.clone(plain_convolution=True)
 
     def loss(params: Any, keys: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
         def network(x: Any, t: Any, keys: Any) -> Any:
-            return run.classifier.apply(params, x, t, dropout_keys=keys if settings.network.dropout else None)
+            return classifier.apply(params, x, t, dropout_keys=keys if settings.network.dropout else None)
 
         each, right = losses.classification(network, keys, batch["image"], batch["label"], run.levels)
         return each.mean(), {"accuracy": right.mean()}

@@ -2,13 +2,18 @@
 
     python train.py digits
 
-trains a class-conditional U-Net with label dropout and a noisy classifier, on two CPU cores in about four minutes. Then
+trains a class-conditional U-Net of 0.76 M parameters with label dropout, and a noisy classifier, on two CPU cores in about
+five minutes. Then
 
     python sample.py runs/digits --guidance classifier-free --scale 3 --num-samples 500
 
 draws digits of which an independent classifier recognises 95 % or more.
 """
 
-from configs.schema import Experiment
+from configs.schema import Classifier, Diffusion, Encoder, Experiment, UNet
 
-EXPERIMENT = Experiment()
+# Two levels, 8x8 and 4x4, attention on the lower one; widths as small as the pictures.
+EXPERIMENT = Experiment(
+    diffusion=Diffusion(network=UNet(channel_mult=(1, 2), attention_resolutions=(2,), resblock_updown=False)),
+    classifier=Classifier(network=Encoder(channel_mult=(1, 2), attention_resolutions=(2,), resblock_updown=False)),
+)

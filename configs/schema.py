@@ -42,12 +42,14 @@ class UNet:
     """The network of the diffusion model."""
 
     model_channels: int = 32
-    channel_mult: tuple[float, ...] = (1, 2, 2)
+    channel_mult: tuple[int | float, ...] = (1, 2, 2)
     num_res_blocks: int = 1
     attention_resolutions: tuple[int, ...] = (2, 4)
     """Downsampling factors of the levels that attend."""
     num_head_channels: int = 32
-    num_groups: int = 16
+    resblock_updown: bool = True
+    """Resample within residual blocks, as ADM; else by a convolution."""
+    num_groups: int = 8
     dropout: float = 0.0
 
     def make(self, out_channels: int, num_classes: int | None, null_label: bool) -> models.UNet:
@@ -60,12 +62,14 @@ class Encoder:
     """The network of the noisy classifier: the U-Net's way down and a pool."""
 
     model_channels: int = 32
-    channel_mult: tuple[float, ...] = (1, 2, 2)
+    channel_mult: tuple[int | float, ...] = (1, 2, 2)
     num_res_blocks: int = 1
     attention_resolutions: tuple[int, ...] = (2, 4)
     """Downsampling factors of the levels that attend."""
     num_head_channels: int = 32
-    num_groups: int = 16
+    resblock_updown: bool = True
+    """Resample within residual blocks, as ADM; else by a convolution."""
+    num_groups: int = 8
     dropout: float = 0.0
     pool: Literal["attention", "adaptive", "spatial", "spatial_v2"] = "attention"
 

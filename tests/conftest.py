@@ -8,6 +8,9 @@ import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update(
+    "jax_disable_most_optimizations", True
+)  # most of the time is compilation; the mathematics is the same
 
 from jaxtyping import install_import_hook  # noqa: E402
 

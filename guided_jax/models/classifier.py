@@ -92,5 +92,5 @@ class Classifier(nn.Module):
         hidden = dense(jnp.concatenate(means, axis=-1), 2048, "out_0")
         if self.pool == "spatial":
             return dense(jax.nn.relu(hidden), self.num_classes, "out_2")
-        hidden = nn.silu(group_norm(hidden, self.num_groups, "out_1", axes=(-1,)))
+        hidden = nn.silu(group_norm(hidden, self.num_groups, "out_1", axes=()))
         return dense(hidden, self.num_classes, "out_3")

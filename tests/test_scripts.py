@@ -1,0 +1,281 @@
+"""The two scripts by command line: a tiny run from data to pictures, its resumption, and what wrong use is told."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import sample
+import train
+from configs import command_line, schema
+from configs import run as runs
+from guided_jax import checkpoint, images, log
+
+ROOT = Path(__file__).parent.parent
+NETWORKS = [
+    *("--diffusion.network.model-channels", "16", "--diffusion.network.channel-mult", "1", "1"),
+    *("--diffusion.network.num-groups", "8", "--diffusion.network.num-head-channels", "16"),
+    *("--classifier.network.model-channels", "16", "--classifier.network.channel-mult", "1", "1"),
+    *("--classifier.network.num-groups", "8", "--classifier.network.num-head-channels", "16"),
+]
+SMALL = [
+    *("--diffusion.num-steps", "4", "--diffusion.batch-size", "8", "--diffusion.checkpoint-every", "2"),
+    *("--diffusion.log-every", "1", "--diffusion.sample-every", "4", "--schedule.num-steps", "20"),
+    *("--classifier.num-steps", "3", "--classifier.batch-size", "8", "--classifier.log-every", "1"),
+    *NETWORKS,
+]
+
+
+def run_script(main, argv, capsys):
+    """(exit code, stdout, stderr) of a script called in this process."""
+    code = 0
+    try:
+        command_line.script(main, [str(argument) for argument in argv])
+    except SystemExit as stop:
+        code = stop.code or 0
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A run of a few steps; the tests only read it."""
+    place = tmp_path_factory.mktemp("run")
+    arguments = ["digits", "--out", place / "run", "--data.dir", place / "data", *SMALL]
+    command_line.script(train.main, [str(argument) for argument in arguments])
+    return place / "run"
+
+
+def test_a_run_holds_everything(tiny):
+    assert runs.load(tiny).experiment.diffusion.num_steps == 4
+    for part, steps in (("diffusion", 4), ("classifier", 3)):
+        assert checkpoint.latest(tiny / part / "checkpoints") == steps
+        assert [row["step"] for row in log.read(tiny / part / "metrics.jsonl")] == list(range(1, steps + 1))
+        assert Image.open(tiny / part / "curves.png").size[0] > 100
+    assert "accuracy" in log.read(tiny / "classifier" / "metrics.jsonl")[0]
+    assert Image.open(tiny / "diffusion" / "samples-000004.png").size[0] > 100
+
+
+def test_config_round_trip():
+    experiment = schema.named("digits")
+    assert schema.from_dict(schema.to_dict(experiment)) == experiment
+    with pytest.raises(ValueError, match="speed"):
+        schema.from_dict({"speed": 3})
+
+
+def test_interrupted_and_resumed_is_uninterrupted(tiny, tmp_path, capsys):
+    """Stopped after two of four steps, the same command ends at the same weights, bit for bit."""
+    arguments = ["digits", "--out", tmp_path / "run", "--data.dir", tiny.parent / "data", *SMALL]
+    short = [*arguments, "--classifier.num-steps", "0"]
+    stopped = {"steps": 0}
+    original = train.training.train_step
+
+    class Killed(BaseException):
+        pass
+
+    def hook(run, out):
+        def stop(done, state):
+            stopped["steps"] = done
+            raise Killed
+
+        return [(3, stop)]
+
+    patched = pytest.MonkeyPatch()
+    with patched.context() as patch:
+        patch.setattr(train, "sample_hook", hook)
+        with pytest.raises(Killed):
+            train.main([str(argument) for argument in short])
+    assert stopped["steps"] == 3
+    assert checkpoint.latest(tmp_path / "run" / "diffusion" / "checkpoints") == 2
+    code, _, _ = run_script(train.main, short, capsys)
+    assert code == 0
+    assert original is train.training.train_step
+    for which in ("ema", "params"):
+        got = checkpoint.load_params(tmp_path / "run" / "diffusion" / "checkpoints", which)
+        want = checkpoint.load_params(tiny / "diffusion" / "checkpoints", which)
+        jax.tree.map(np.testing.assert_array_equal, got, want)
+    assert (tmp_path / "run/diffusion/metrics.jsonl").read_text() == (tiny / "diffusion/metrics.jsonl").read_text()
+
+
+def test_a_finished_run_stays_as_it_is(tiny, capsys):
+    before = sorted((path, path.stat().st_mtime_ns) for path in tiny.glob("*/checkpoints/*"))
+    arguments = ["digits", "--out", tiny, "--data.dir", tiny.parent / "data", *SMALL]
+    assert run_script(train.main, arguments, capsys)[0] == 0
+    assert sorted((path, path.stat().st_mtime_ns) for path in tiny.glob("*/checkpoints/*")) == before
+
+
+METHODS = [
+    ["--guidance", "none"],
+    ["--guidance", "none", "--labels", 3, 7],
+    ["--guidance", "classifier", "--scale", 2],
+    ["--guidance", "classifier", "--scale", 2, "--sampler", "ddpm"],
+    ["--guidance", "classifier", "--scale", 2, "--sampler", "ddpm", "--at", "mean", "--variance", "large"],
+    ["--guidance", "classifier-free", "--scale", 0, 3, "--labels", 1],
+    ["--guidance", "classifier-free", "--scale", 3, "--eta", 0.5, "--steps", "2,3"],
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: " ".join(str(word) for word in method))
+def test_sample(tiny, tmp_path, capsys, method):
+    steps = [] if "--steps" in method else ["--steps", "ddim5"]
+    arguments = [tiny, *method, *steps, "--num-samples", 5, "--batch-size", 4, "--out", tmp_path / "out"]
+    code, out, err = run_script(sample.main, arguments, capsys)
+    assert code == 0, err
+    assert "samples.npz" in out
+    pictures, labels = images.load_npz(tmp_path / "out" / "samples.npz")
+    assert pictures.shape == (5, 8, 8, 1)
+    assert (labels == -1).all() == (method == METHODS[0])
+    if "--labels" in method:
+        given = [word for word in method[method.index("--labels") + 1 :] if isinstance(word, int)]
+        np.testing.assert_array_equal(labels, np.resize(given, 5))
+    assert Image.open(tmp_path / "out" / "grid.png").size[0] > 100
+
+
+def drawn(tiny, out, capsys, *extra):
+    arguments = [tiny, "--guidance", "classifier-free", "--scale", 2, "--steps", 4, "--num-samples", 6, *extra]
+    code, _, err = run_script(sample.main, [*arguments, "--out", out], capsys)
+    assert code == 0, err
+    return images.load_npz(out / "samples.npz")
+
+
+def test_an_image_depends_on_the_seed_and_its_index_alone(tiny, tmp_path, capsys):
+    whole, labels = drawn(tiny, tmp_path / "a", capsys, "--batch-size", 8)
+    for name, extra in {"chunks": ["--batch-size", 4], "one": ["--batch-size", 3, "--devices", 1]}.items():
+        other, same = drawn(tiny, tmp_path / name, capsys, *extra)
+        np.testing.assert_array_equal(same, labels)
+        np.testing.assert_allclose(other.astype(int), whole.astype(int), atol=1)
+    assert (drawn(tiny, tmp_path / "b", capsys, "--seed", 1)[0] != whole).any()
+
+
+def test_labels_follow_the_data_when_none_are_given():
+    facts = runs.Facts((8, 8, 1), 3, (0.5, 0.5, 0.0))
+    labels = sample.labels_for(np.arange(4000), None, facts, 0)
+    np.testing.assert_allclose(np.bincount(labels, minlength=3) / 4000, facts.class_frequencies, atol=0.03)
+    np.testing.assert_array_equal(sample.labels_for(np.arange(7, 9), None, facts, 0), labels[7:9])
+
+
+def test_other_samples_are_not_overwritten(tiny, tmp_path, capsys):
+    first, _ = drawn(tiny, tmp_path, capsys)
+    arguments = [tiny, "--guidance", "none", "--steps", 4, "--num-samples", 2, "--out", tmp_path]
+    code, _, err = run_script(sample.main, arguments, capsys)
+    assert (code, "--overwrite" in err) == (2, True)
+    np.testing.assert_array_equal(images.load_npz(tmp_path / "samples.npz")[0], first)
+    assert run_script(sample.main, [*arguments, "--overwrite"], capsys)[0] == 0
+    assert len(images.load_npz(tmp_path / "samples.npz")[0]) == 2
+
+
+WRONG_TRAINING = {
+    "there is no experiment 'digit'": ["digit"],
+    "--diffusion.foo": ["digits", "--diffusion.foo", "3"],
+    "'many'": ["digits", "--diffusion.num-steps", "many"],
+    "--diffusion.num-steps is -4": ["digits", "--diffusion.num-steps", "-4"],
+    "--classifier.batch-size is 0": ["digits", "--classifier.batch-size", "0"],
+    "--diffusion.checkpoint-every is 0": ["digits", "--diffusion.checkpoint-every", "0"],
+    "--diffusion.label-dropout is 1.5": ["digits", "--diffusion.label-dropout", "1.5"],
+    "--diffusion.ema-decay is -1": ["digits", "--diffusion.ema-decay", "-1"],
+    "no data set called 'cats'": ["digits", "--data.name", "cats"],
+    "num_steps is 0": ["digits", "--schedule.num-steps", "0"],
+    "outside (0, 1]": ["digits", "--schedule.name", "linear", "--schedule.num-steps", "10"],
+    "cannot be halved 4 times": ["digits", "--diffusion.network.channel-mult", "1", "1", "1", "1", "1"],
+    "99 devices": ["digits", "--devices", "99"],
+    "does not divide over 5": ["digits", "--devices", "5", "--diffusion.batch-size", "8"],
+    "'quadratic'": ["digits", "--schedule.name", "quadratic"],
+}
+
+
+@pytest.mark.parametrize(("words", "arguments"), WRONG_TRAINING.items(), ids=WRONG_TRAINING)
+def test_wrong_training_is_told_in_one_sentence(words, arguments, tiny, tmp_path, capsys):
+    place = ["--out", tmp_path / "run", "--data.dir", tiny.parent / "data"]
+    code, _, err = run_script(train.main, [*arguments, *place], capsys)
+    assert code == 2
+    assert words in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+    assert not list(tmp_path.glob("run/*/checkpoints/*"))
+
+
+WRONG_SAMPLING = {
+    "label 10 is out of range": ["--labels", "3", "10"],
+    "label -1 is out of range": ["--labels", "-1"],
+    "'strong'": ["--scale", "strong"],
+    "finite": ["--scale", "nan"],
+    "--num-samples is -5": ["--num-samples", "-5"],
+    "--batch-size is 0": ["--batch-size", "0"],
+    "--eta is -0.5": ["--eta", "-0.5"],
+    "cannot read the steps 'few'": ["--steps", "few"],
+    "50 steps": ["--steps", "50"],
+    "'magic'": ["--guidance", "magic"],
+    "'euler'": ["--sampler", "euler"],
+    "99 devices": ["--devices", "99"],
+    "does not divide over 3": ["--devices", "3", "--batch-size", "8"],
+}
+
+
+@pytest.mark.parametrize(("words", "arguments"), WRONG_SAMPLING.items(), ids=WRONG_SAMPLING)
+def test_wrong_sampling_is_told_in_one_sentence(words, arguments, tiny, tmp_path, capsys):
+    steps = [] if "--steps" in arguments else ["--steps", "5"]
+    code, _, err = run_script(sample.main, [tiny, *steps, *arguments, "--out", tmp_path / "out"], capsys)
+    assert code == 2
+    assert words in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "out" / "samples.npz").exists()
+
+
+def test_another_configuration_in_the_same_place_is_refused_by_its_fields(tiny, capsys):
+    arguments = ["digits", "--out", tiny, "--data.dir", tiny.parent / "data", *SMALL, "--diffusion.ema-decay", "0.5"]
+    code, _, err = run_script(train.main, arguments, capsys)
+    assert (code, "diffusion.ema_decay: 0.995 -> 0.5" in err) == (2, True)
+
+
+def test_a_missing_or_half_run(tiny, tmp_path, capsys):
+    code, _, err = run_script(sample.main, [tmp_path / "nothing"], capsys)
+    assert (code, "is not a run" in err) == (2, True)
+    (tmp_path / "config.json").write_text('{"experiment": ')
+    code, _, err = run_script(sample.main, [tmp_path], capsys)
+    assert (code, "is damaged" in err) == (2, True)
+    (tmp_path / "config.json").write_text((tiny / "config.json").read_text())
+    code, _, err = run_script(sample.main, [tmp_path, "--steps", 5], capsys)
+    assert (code, "no trained diffusion network" in err) == (2, True)
+
+
+def test_an_output_that_cannot_be_written(tiny, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    for main, arguments in (
+        (sample.main, [tiny, "--steps", 5]),
+        (train.main, ["digits", "--data.dir", tiny.parent / "data", *SMALL]),
+    ):
+        code, _, err = run_script(main, [*arguments, "--out", tmp_path / "file" / "out"], capsys)
+        assert (code, "cannot" in err) == (2, True)
+        assert "Traceback" not in err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_without_label_dropout_there_is_no_classifier_free_guidance(tiny, tmp_path, capsys):
+    config = json.loads((tiny / "config.json").read_text())
+    config["experiment"]["diffusion"]["label_dropout"] = 0.0
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    code, _, err = run_script(sample.main, [tmp_path, "--guidance", "classifier-free", "--steps", 5], capsys)
+    assert (code, "without label dropout" in err) == (2, True)
+
+
+def test_as_a_user_calls_them(tiny, tmp_path):
+    """A process of its own, its exit code and its one line."""
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
+
+    def call(*arguments):
+        words = [sys.executable, *(str(argument) for argument in arguments)]
+        return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    wrong = call("train.py", "nonsense")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert call("train.py", "--help").returncode == 0
+    good = call("sample.py", tiny, "--steps", 3, "--num-samples", 3, "--out", tmp_path / "out")
+    assert good.returncode == 0, good.stderr
+    assert images.load_npz(tmp_path / "out" / "samples.npz")[0].shape == (3, 8, 8, 1)
