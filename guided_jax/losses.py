@@ -39,7 +39,7 @@ def corrupt(keys: Key[Array, " batch"], x_0: Float[Array, "batch *shape"], level
     """x_t = alpha_t x_0 + sigma_t eps with t uniform in 1..T and eps standard normal, one draw an example."""
 
     def one(key: Array, x_0: Array) -> Noisy:
-        key_level, key_eps, key_network = jax.random.split(key, 3)
+        key_level, key_eps, key_network, _ = _streams(key)
         level = at(levels, jax.random.randint(key_level, (), 1, len(levels.t)))
         eps = jax.random.normal(key_eps, x_0.shape, x_0.dtype)
         return Noisy(diffuse(x_0, eps, level), Prediction(x_0, eps), level, key_network)
@@ -93,11 +93,18 @@ def drop(keys: Key[Array, " batch"], condition: PyTree, null: PyTree, rate: floa
 
     condition: leaves (B, ...). null: the same tree for one example, leaves (...): what "no condition" is.
     """
-    # A key of its own, so that dropping says nothing about the noise drawn from the same example's key.
-    dropped = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, 0), rate))(keys)
+    dropped = jax.vmap(lambda key: jax.random.bernoulli(_streams(key)[3], rate))(keys)
 
     def choose(given: Array, nothing: Array) -> Array:
         mask = dropped.reshape(-1, *[1] * (given.ndim - 1))
         return jnp.where(mask, jnp.broadcast_to(jnp.asarray(nothing, given.dtype), given.shape), given)
 
     return jax.tree.map(choose, condition, null)
+
+
+def _streams(key: Array) -> Array:
+    """The four keys of an example: of its level, its eps, its network, its drop.
+
+    One split for all of them: `fold_in(key, i)` is the very same key as `split(key)[i]`, so mixing the two repeats draws.
+    """
+    return jax.random.split(key, 4)

@@ -14,8 +14,9 @@ LEVELS = schedule.cosine(100)
 
 
 def examples(count, seed=0):
-    keys = jax.random.split(jax.random.key(seed), count)
-    return keys, jax.vmap(MIXTURE.sample)(keys)
+    """Keys, and examples drawn from other keys: the same ones would tie x_0 to its noise."""
+    keys, others = jax.random.split(jax.random.key(seed), (2, count))
+    return keys, jax.vmap(MIXTURE.sample)(others)
 
 
 def test_corruption_is_the_forward_process():
@@ -69,9 +70,9 @@ def test_the_oracle_has_the_least_loss():
 
 
 def test_the_exact_classifier_has_the_entropy_of_its_posterior():
-    keys, _ = examples(4000)
+    keys, others = jax.random.split(jax.random.key(0), (2, 4000))
     labels = jnp.arange(4000) % 2
-    x_0 = jax.vmap(MIXTURE.sample)(keys, labels)
+    x_0 = jax.vmap(MIXTURE.sample)(others, labels)
 
     def network(x, t, keys):
         levels = schedule.at(LEVELS, (t + 1).astype(int))
@@ -134,12 +135,13 @@ def test_a_tiny_network_approaches_the_oracle():
     optimizer = optax.adam(optax.cosine_decay_schedule(4e-3, 1500))
 
     def loss(params, key):
-        keys = jax.random.split(key, count)
-        labels = jax.random.bernoulli(key, 0.5, (count,)).astype(jnp.int32)
-        x_0 = jax.vmap(MIXTURE.sample)(keys, labels)
+        key_label, key_data, key_loss = jax.random.split(key, 3)
+        keys = jax.random.split(key_loss, count)
+        labels = jax.random.bernoulli(key_label, 0.5, (count,)).astype(jnp.int32)
+        x_0 = jax.vmap(MIXTURE.sample)(jax.random.split(key_data, count), labels)
         told = losses.drop(keys, labels, jnp.int32(2), 0.3)
         network = lambda x, t, label, keys: net.apply(params, x, t, label)  # noqa: E731
-        return losses.diffusion(network, jax.random.split(jax.random.fold_in(key, 1), count), x_0, told, LEVELS).mean()
+        return losses.diffusion(network, keys, x_0, told, LEVELS).mean()
 
     def step(carry, key):
         params, state = carry
@@ -159,7 +161,7 @@ def test_a_tiny_network_approaches_the_oracle():
             keys, x_0 = examples(256, seed=position)
             if label < 2:
                 x_0 = jax.vmap(lambda key, label=label: MIXTURE.sample(key, label))(keys)
-            x_t = level.alpha * x_0 + level.sigma * jax.random.normal(keys[0], x_0.shape)
+            x_t = level.alpha * x_0 + level.sigma * jax.random.normal(jax.random.key(9), x_0.shape)
             want = jax.vmap(exact, (0, None))(x_t, level).eps
             got = jax.vmap(learned, (0, None))(x_t, level).eps
             other = jax.vmap(MIXTURE.denoiser(1 if label != 1 else 0), (0, None))(x_t, level).eps
