@@ -6,7 +6,7 @@ Sources: [EDM] Karras et al. 2206.00364, [iDDPM] Nichol & Dhariwal 2102.09672.
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax import prediction
 from guided_jax.prediction import Prediction
@@ -82,7 +82,7 @@ def edm(network: Network, sigma_data: float = 0.5) -> Denoiser:
 def from_batched(network: Callable[..., Array]) -> Callable[..., Array]:
     """network(x[None], time[None], ...)[0]: one example of a foreign network that wants a batch axis."""
 
-    def single(*args: Array) -> Array:
+    def single(*args: ArrayLike) -> Array:
         return network(*(jnp.asarray(argument)[None] for argument in args))[0]
 
     return single
