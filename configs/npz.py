@@ -1,0 +1,19 @@
+"""Pictures of your own in arrays: an `.npz` file with uint8 images (N, H, W, C) and integer labels (N,).
+
+    python train.py npz --data.name npz:PATH.npz
+
+The arrays are called `arr_0` and `arr_1`, as in the samples that `sample.py` writes, or `images` and `labels`. Every tenth
+example of a class is held out; a folder with train.npz and test.npz is taken as divided. Height and width must halve twice:
+`--data.image-size 32` resizes. Then
+
+    python sample.py runs/npz --guidance classifier-free --scale 2 --num-samples 64
+"""
+
+from configs.schema import Classifier, Data, Diffusion, Experiment, UNet
+
+# Three levels, attention on the lower two.
+EXPERIMENT = Experiment(
+    data=Data(name="npz:data.npz"),
+    diffusion=Diffusion(num_steps=20_000, checkpoint_every=1000, ema_decay=0.999, network=UNet(model_channels=64)),
+    classifier=Classifier(num_steps=5000, checkpoint_every=1000, ema_decay=0.999),
+)

@@ -1,0 +1,191 @@
+"""The sets of TensorFlow Datasets, by name, and the digits that are always there. Reading them needs no TensorFlow."""
+
+import contextlib
+import functools
+import importlib.util
+import io
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from guided_jax.data import pictures
+from guided_jax.data.source import Examples, no_split
+
+
+class Digits(tfds.core.GeneratorBasedBuilder):
+    """scikit-learn's 1797 scans of handwritten digits as 8 x 8 x 1 uint8: 1437 to train with, 360 held out.
+
+    Pixel v of 0..16 becomes 255 v / 16, halves rounded up. The split is stratified by digit and fixed.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        # A Tensor feature: the Image feature needs TensorFlow to be written.
+        features = {"image": tfds.features.Tensor(shape=(8, 8, 1), dtype=np.uint8)}
+        features["label"] = tfds.features.ClassLabel(num_classes=10)
+        return tfds.core.DatasetInfo(
+            builder=self, description=self.__doc__, features=tfds.features.FeaturesDict(features)
+        )
+
+    def _split_generators(self, dl_manager):
+        from sklearn.datasets import load_digits  # slow to import, and only needed to prepare
+        from sklearn.model_selection import train_test_split
+
+        values, labels = load_digits(return_X_y=True)
+        images = ((values.astype(np.int64) * 255 + 8) // 16).astype(np.uint8).reshape(-1, 8, 8, 1)
+        train, test = train_test_split(np.arange(len(labels)), test_size=360, random_state=0, stratify=labels)
+        splits = {"train": train, "test": test}
+        return {name: self._generate_examples(images, labels, rows) for name, rows in splits.items()}
+
+    def _generate_examples(self, images, labels, rows):
+        for row in rows:
+            yield int(row), {"image": images[row], "label": int(labels[row])}
+
+
+def digits(split: str, data_dir: str | os.PathLike | None, labelled: bool = True) -> Examples:
+    """A split of `Digits`, prepared at the first use."""
+
+    def make():
+        return Digits(data_dir=data_dir and Path(data_dir).expanduser(), file_format="array_record")
+
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        builder = _prepared(make, data_dir)
+    return _examples(builder, split, labelled)
+
+
+def examples(name: str, split: str, data_dir: str | os.PathLike | None, labelled: bool = True) -> Examples:
+    """A split of NAME, NAME/CONFIG or NAME:VERSION, prepared at the first use, which for most sets needs TensorFlow.
+
+    The features are `image` and `label`, or the set's own pair of the two. ValueError for an unknown set or split and
+    for a set without such features, OSError for one that cannot be prepared or is damaged.
+    """
+    if not re.fullmatch(r"\w+(/[\w.+-]+)?(:\d+\.\d+\.\d+)?", name):
+        raise ValueError(f"{name!r} is no name of TensorFlow Datasets; write NAME, NAME/CONFIG or NAME:1.0.0")
+
+    def make():
+        return tfds.builder(name, data_dir=data_dir and Path(data_dir).expanduser(), file_format="array_record")
+
+    try:
+        builder = make()
+    except OSError:
+        raise
+    except Exception as error:  # whatever a data set's own code raises
+        raise ValueError(
+            f"tfds:{name} cannot be had ({_line(error)}); correct the name, or give another --data.dir"
+        ) from error
+    if not builder.data_path.exists() and _needs_tensorflow(builder):
+        raise ValueError(_without_tensorflow(name, builder))
+    try:
+        return _examples(_prepared(make, data_dir), split, labelled)
+    except ImportError as error:
+        raise ValueError(_without_tensorflow(name, builder)) from error
+
+
+def _needs_tensorflow(builder):
+    """Whether preparing will fail without it: so for the sets that TFDS brings with their Image features."""
+    images = any(isinstance(feature, tfds.features.Image) for feature in _by_name(builder).values())
+    theirs = type(builder).__module__.startswith("tensorflow_datasets.")
+    return images and theirs and importlib.util.find_spec("tensorflow") is None
+
+
+def _without_tensorflow(name, builder):
+    return (
+        f"tfds:{name} is not prepared in {builder.data_path}, and preparing it needs TensorFlow: "
+        "pip install 'guided-jax[tf]', or give the --data.dir where it was prepared"
+    )
+
+
+def _line(error):
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+def _prepared(make: Callable[[], Any], data_dir: Any) -> Any:
+    """The builder with its files in place. They appear by one rename: never half, and of two processes one wins."""
+    builder = None
+    try:
+        builder = make()
+        if not builder.data_path.exists():
+            builder.download_and_prepare()
+    except ImportError:
+        raise
+    except Exception as error:  # downloads, archives and generators of others: anything may come
+        if not (isinstance(error, OSError) and builder is not None and builder.data_path.exists()):
+            place = builder.data_path if builder else data_dir
+            raise OSError(
+                f"cannot prepare the data in {place}: {getattr(error, 'strerror', None) or _line(error)}"
+            ) from error
+        builder = make()  # another process was faster
+    return builder
+
+
+def _examples(builder, split, labelled):
+    """A split with an image feature, encoded or uint8, and a class label."""
+    if split.partition("[")[0] not in builder.info.splits:
+        raise no_split(builder.name, split, sorted(builder.info.splits))
+    image, label = _features(builder, labelled)
+    feature, classes = _by_name(builder)[image], _by_name(builder)[label].num_classes if label else 1
+    records = _records(builder, split)
+    rows_of = functools.partial(_rows, builder, records, split, label)
+    encoded, shape = isinstance(feature, tfds.features.Image), tuple(feature.shape)
+
+    def name(index):
+        return f"picture {index} of {builder.name} {split}"
+
+    def picture(index, found):
+        return pictures.with_channels(pictures.decode(found, name(index)), shape[-1]) if encoded else found
+
+    def read(indices):
+        rows = zip(indices, rows_of(indices), strict=True)
+        return [(picture(index, row[image]), int(row[label]) if label else 0) for index, row in rows]
+
+    def labels(indices):
+        return np.asarray([row[label] if label else 0 for row in rows_of(indices)], np.int32)
+
+    return Examples(len(records), classes, read, labels, name, None if None in shape else shape)
+
+
+def _records(builder, split):
+    """The records of a split, their pictures left encoded: one decoder for all kinds of data, and one set of errors."""
+    images = [key for key, feature in _by_name(builder).items() if isinstance(feature, tfds.features.Image)]
+    decoders = {key: tfds.decode.SkipDecoding() for key in images}
+    try:
+        return builder.as_data_source(split=split, decoders=decoders or None)
+    except Exception as error:  # a slice that cannot be parsed, another file format, missing files
+        raise ValueError(f"cannot read {split!r} of {builder.data_path}: {_line(error)}") from error
+
+
+def _rows(builder, records, split, label, indices):
+    """The records of these indices, all at once: fifteen times faster than one by one."""
+    try:
+        rows = records.__getitems__(np.asarray(indices).tolist())
+    except Exception as error:
+        raise OSError(f"{builder.data_path} is damaged ({_line(error)}); delete it to prepare it anew") from error
+    if label and any(row[label] < 0 for row in rows):
+        raise ValueError(f"{builder.name} {split} has no labels; choose another split, or --data.no-labelled")
+    return rows
+
+
+def _by_name(builder):
+    features = builder.info.features
+    return dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
+
+
+def _features(builder, labelled):
+    """The names of the features that are the picture and its class; the second is None when it is not asked for."""
+    features, pair = _by_name(builder), ("image", "label")
+    if not set(pair[: 1 + labelled]) <= set(features):
+        pair = builder.info.supervised_keys or pair
+    picture, label = (features.get(key) if isinstance(key, str) else None for key in pair[:2])
+    right = picture is not None and len(picture.shape) == 3 and picture.np_dtype == np.uint8
+    if not right or (labelled and not getattr(label, "num_classes", None)):
+        raise ValueError(
+            f"{builder.name} has no uint8 image with a class label; its features are {', '.join(sorted(features))}"
+            + (" (--data.no-labelled leaves labels out)" if right else "")
+        )
+    return pair[0], pair[1] if labelled else None
