@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from guided_jax.denoiser import Denoiser
+from guided_jax.denoiser import Denoiser, known
 from guided_jax.prediction import Prediction
 from guided_jax.reverse.step import ReverseStep
 from guided_jax.schedule import NoiseLevel, at
@@ -50,9 +50,12 @@ def run(
     def body(carry: tuple[Array, Any], position: Array) -> tuple[tuple[Array, Any], Any]:
         x_t, memory = carry
         now, then = at(levels, position), at(levels, position - 1)
-        # The step makes the same call; XLA merges the two.
-        observed = None if observe is None else observe(x_t, denoise(x_t, now), now)
-        return step.step(jax.random.fold_in(key, position), denoise, x_t, memory, now, then), observed
+        key_step = jax.random.fold_in(key, position)
+        if observe is None:
+            return step.step(key_step, denoise, x_t, memory, now, then), None
+        prediction = denoise(x_t, now)  # the step asks the same, and is given this answer
+        asked = known(prediction, x_t, now, denoise)
+        return step.step(key_step, asked, x_t, memory, now, then), observe(x_t, prediction, now)
 
     positions = jnp.arange(len(levels.t) - 1, 0, -1)
     (x_0, memory), observations = jax.lax.scan(body, (x_T, step.init(x_T)), positions)

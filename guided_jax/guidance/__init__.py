@@ -1,12 +1,63 @@
 """Guidance: denoisers in, a denoiser out; composed by calling.
 
 Linear guidance moves both views of a prediction, each by its own formula, never one through the other: at the noisy end of
-the cosine schedule alpha is 5e-5, and going through eps would blow its rounding error up to 5e-3 in x_0.
+the cosine schedule alpha is 5e-5, and going through eps would blow its rounding error up to 5e-3 in x_0. What is not linear
+(`rescale`, `projected`, `zero_star`, the thresholds) says in which space it is defined. docs/methods.md lists everything.
 """
 
+from guided_jax.guidance import observe, operators
+from guided_jax.guidance.cfg_plus_plus import cfg_plus_plus
 from guided_jax.guidance.classifier import classifier
-from guided_jax.guidance.classifier_free import classifier_free
+from guided_jax.guidance.classifier_free import autoguidance, classifier_free
+from guided_jax.guidance.composition import compose, push
+from guided_jax.guidance.independent import independent
+from guided_jax.guidance.interval import interval
+from guided_jax.guidance.log_prob import all_of, any_of, from_logits
+from guided_jax.guidance.measurement import likelihood, pigdm
+from guided_jax.guidance.off_the_shelf import off_the_shelf, universal
+from guided_jax.guidance.projected import projected
+from guided_jax.guidance.ramp import cosine_ramp, linear_ramp
+from guided_jax.guidance.rescale import rescale
+from guided_jax.guidance.self_attention import blurred, self_attention
+from guided_jax.guidance.share import fused, share
+from guided_jax.guidance.stateful import Stateful, first_state, lift, stateless
 from guided_jax.guidance.strength import LogProb, Scale
-from guided_jax.guidance.threshold import clip
+from guided_jax.guidance.threshold import clip, dynamic_threshold
+from guided_jax.guidance.zero_star import zero_star
 
-__all__ = ["LogProb", "Scale", "classifier", "classifier_free", "clip"]
+__all__ = [
+    "LogProb",
+    "Scale",
+    "Stateful",
+    "all_of",
+    "any_of",
+    "autoguidance",
+    "blurred",
+    "cfg_plus_plus",
+    "classifier",
+    "classifier_free",
+    "clip",
+    "compose",
+    "cosine_ramp",
+    "dynamic_threshold",
+    "first_state",
+    "from_logits",
+    "fused",
+    "independent",
+    "interval",
+    "lift",
+    "likelihood",
+    "linear_ramp",
+    "observe",
+    "off_the_shelf",
+    "operators",
+    "pigdm",
+    "projected",
+    "push",
+    "rescale",
+    "self_attention",
+    "share",
+    "stateless",
+    "universal",
+    "zero_star",
+]

@@ -1,11 +1,10 @@
-"""Classifier guidance. Source: [ADM] Dhariwal & Nichol 2105.05233, algorithm 2."""
+"""Classifier guidance, by a classifier of noisy examples. Source: [ADM] Dhariwal & Nichol 2105.05233, algorithm 2."""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from guided_jax.denoiser import Denoiser
-from guided_jax.forward import ratio
+from guided_jax.guidance.shift import by_score
 from guided_jax.guidance.strength import LogProb, Scale, strength
 from guided_jax.prediction import Prediction
 from guided_jax.schedule import NoiseLevel
@@ -15,15 +14,12 @@ def classifier(denoise: Denoiser, log_prob: LogProb, scale: Scale) -> Denoiser:
     """eps - scale sigma g and x_0 + scale sigma^2 / alpha g, with g = grad_x log p(y | x_t) ([ADM] algorithm 2).
 
     log_prob: (x_t, level) -> log p(y | x_t), a scalar, from a classifier trained on noisy examples.
-    scale: number, traced value, or function of the level; 0 ignores the label, 1 is the exact conditional.
+    scale: number, traced value, or function of the level; 0 ignores the label, 1 is the exact conditional. On a conditional
+    `denoise` it counts from 1: scale s there is classifier-free guidance at 1 + s.
     At alpha = 0 the shift is 0: x_t knows nothing of y. As in [ADM], what `denoise` clipped is not clipped again.
     """
 
     def guided(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
-        prediction = denoise(x_t, level)
-        shift = strength(scale, level) * jax.grad(log_prob)(x_t, level)
-        shift = jnp.where(jnp.asarray(level.alpha) == 0, 0.0, shift)
-        x_0 = prediction.x_0 + ratio(jnp.square(level.sigma), level.alpha) * shift
-        return prediction._replace(x_0=x_0, eps=prediction.eps - level.sigma * shift)
+        return by_score(denoise(x_t, level), strength(scale, level) * jax.grad(log_prob)(x_t, level), level)
 
     return guided

@@ -2,6 +2,15 @@
 
 from guided_jax.models.classifier import Classifier
 from guided_jax.models.encoder import check_image_size
+from guided_jax.models.perturbation import attention_blocks, attention_mass, blurred_queries, identity_attention
 from guided_jax.models.unet import UNet
 
-__all__ = ["Classifier", "UNet", "check_image_size"]
+__all__ = [
+    "Classifier",
+    "UNet",
+    "attention_blocks",
+    "attention_mass",
+    "blurred_queries",
+    "check_image_size",
+    "identity_attention",
+]

@@ -157,21 +157,39 @@ def dropout(
     return jnp.where(mask(keys), x / (1 - rate), jnp.zeros((), x.dtype))
 
 
+def split_heads(qkv: Float[Array, "*batch length c3"], num_heads: int, new_order: bool) -> tuple[Array, Array, Array]:
+    """q, k, v, each (*batch, length, heads, ch).
+
+    The channels of `qkv` are ordered (head, part, ch), or (part, head, ch) in ADM's "new" order; part = q, k, v.
+    """
+    ch = qkv.shape[-1] // (3 * num_heads)
+    split = (3, num_heads, ch) if new_order else (num_heads, 3, ch)
+    q, k, v = jnp.moveaxis(qkv.reshape(*qkv.shape[:-1], *split), -3 if new_order else -2, 0)
+    return q, k, v
+
+
+def attention_weights(
+    q: Float[Array, "*batch length heads ch"], k: Float[Array, "*batch length heads ch"]
+) -> Float[Array, "*batch heads length length"]:
+    """softmax_s(q_t . k_s / sqrt(ch)), float32; q and k each scaled by ch^(-1/4), which keeps half precision in range."""
+    scale = q.shape[-1] ** -0.25
+    return jax.nn.softmax(jnp.einsum("...thc,...shc->...hts", q * scale, k * scale).astype(jnp.float32), axis=-1)
+
+
+def attend(
+    q: Float[Array, "*batch length heads ch"],
+    k: Float[Array, "*batch length heads ch"],
+    v: Float[Array, "*batch length heads ch"],
+) -> Float[Array, "*batch length heads ch"]:
+    """a_t = sum_s weights_ts v_s for every head."""
+    return jnp.einsum("...hts,...shc->...thc", attention_weights(q, k).astype(v.dtype), v)
+
+
 def multi_head_attention(
     qkv: Float[Array, "*batch length c3"], num_heads: int, new_order: bool
 ) -> Float[Array, "*batch length c"]:
-    """a_t = sum_s softmax_s(q_t . k_s / sqrt(ch)) v_s for every head of ch channels.
-
-    The channels of `qkv` are ordered (head, part, ch), or (part, head, ch) in ADM's "new" order; part = q, k, v.
-    q and k are each scaled by ch^(-1/4), which is what keeps half precision in range.
-    """
-    *batch, length, width = qkv.shape
-    ch = width // (3 * num_heads)
-    split = (3, num_heads, ch) if new_order else (num_heads, 3, ch)
-    q, k, v = jnp.moveaxis(qkv.reshape(*batch, length, *split), -3 if new_order else -2, 0)
-    logits = jnp.einsum("...thc,...shc->...hts", q * ch**-0.25, k * ch**-0.25)
-    weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(qkv.dtype)
-    return jnp.einsum("...hts,...shc->...thc", weights, v).reshape(*batch, length, num_heads * ch)
+    """`attend` on the heads of qkv, side by side again."""
+    return attend(*split_heads(qkv, num_heads, new_order)).reshape(*qkv.shape[:-1], -1)
 
 
 class Resample(nn.Module):
@@ -234,12 +252,18 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """y = x + proj(attention(qkv(norm(x)))) over all positions; `proj_out` starts at 0."""
+    """y = x + proj(attention(qkv(norm(x)))) over all positions; `proj_out` starts at 0.
+
+    perturb: (q, k, v, (height, width)) -> attended, in place of the softmax attention; see `models.perturbation`. The
+    parameters are the same. A mutable collection "attention" receives "mass", (*batch, h, w): the attention that a position
+    gets from all others, averaged over the heads.
+    """
 
     num_heads: int
     new_order: bool = False
     num_groups: int = 32
     dtype: Any = jnp.float32
+    perturb: Any = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch h w c"]) -> Float[Array, "*batch h w c"]:
@@ -248,5 +272,9 @@ class AttentionBlock(nn.Module):
         if c % self.num_heads:
             raise ValueError(f"{c} channels cannot be split into {self.num_heads} attention heads.")
         tokens = group_norm(x, self.num_groups, "norm").reshape(*batch, h * w, c)
-        attended = multi_head_attention(dense(tokens, 3 * c, "qkv", self.dtype), self.num_heads, self.new_order)
+        q, k, v = split_heads(dense(tokens, 3 * c, "qkv", self.dtype), self.num_heads, self.new_order)
+        if self.is_mutable_collection("attention") and not self.is_initializing():
+            self.sow("attention", "mass", attention_weights(q, k).mean(-3).sum(-2).reshape(*batch, h, w))
+        attended = attend(q, k, v) if self.perturb is None else self.perturb(q, k, v, (h, w))
+        attended = attended.reshape(tokens.shape)
         return x + dense(attended, c, "proj_out", self.dtype, zero=True).reshape(x.shape)

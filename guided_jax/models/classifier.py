@@ -63,6 +63,7 @@ class Classifier(nn.Module):
     num_groups: int = 32
     dtype: Any = jnp.float32
     plain_convolution: bool = False
+    remat: bool = False
 
     @nn.compact
     def __call__(

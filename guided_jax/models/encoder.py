@@ -44,7 +44,7 @@ def embed_time(net: Any, t: Num[Array, "*batch"]) -> Float[Array, "*batch e"]:
 
 def residual(net: Any, name: str, channels: int, resample: Direction | None = None) -> ResBlock:
     """A ResBlock with the settings of `net`."""
-    return ResBlock(
+    return (nn.remat(ResBlock) if net.remat else ResBlock)(
         channels,
         dropout=net.dropout,
         use_scale_shift_norm=net.use_scale_shift_norm,
@@ -64,10 +64,16 @@ def resampler(net: Any, name: str, channels: int, direction: Direction) -> ResBl
 
 
 def attention(net: Any, name: str, channels: int, num_heads: int) -> AttentionBlock:
-    """An AttentionBlock with the settings of `net`; `num_head_channels`, when set, decides the number of heads."""
+    """An AttentionBlock with the settings of `net`; `num_head_channels`, when set, decides the number of heads.
+
+    A net without a `perturb` of its own, the classifier, attends plainly.
+    """
+    perturbed = name.rpartition("_")[0] in getattr(net, "perturb_blocks", ())
     if net.num_head_channels is not None:
         num_heads = head_count(channels, net.num_head_channels)
-    return AttentionBlock(num_heads, net.use_new_attention_order, net.num_groups, net.dtype, name=name)
+    perturb = net.perturb if perturbed else None
+    block = nn.remat(AttentionBlock) if net.remat else AttentionBlock
+    return block(num_heads, net.use_new_attention_order, net.num_groups, net.dtype, perturb, name=name)
 
 
 def head_count(channels: int, num_head_channels: int) -> int:

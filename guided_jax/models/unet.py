@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, Key, Num
 
 from guided_jax.models.blocks import conv3x3, group_norm, resize_bilinear
 from guided_jax.models.encoder import attention, embed_time, encode, middle, per_example, resampler, residual, widths
+from guided_jax.models.perturbation import check_perturbed
 
 
 class UNet(nn.Module):
@@ -25,6 +26,9 @@ class UNet(nn.Module):
     num_groups: of every group norm; it has to divide every width.
     dtype: of the computation; parameters, norms, softmax, embeddings and the output are float32.
     plain_convolution: XLA's own convolution, which allows forward-mode derivatives (see `models.convolution`).
+    remat: computes the inside of each block again for its gradient, instead of keeping it: less memory, more time.
+    perturb: what attends instead of the softmax in `perturb_blocks` (see `models.perturbation`); the parameters stay.
+        unet.clone(perturb=...) is the bad model of perturbed-attention guidance.
 
     A freshly initialised network returns exactly 0.
     """
@@ -47,6 +51,9 @@ class UNet(nn.Module):
     num_groups: int = 32
     dtype: Any = jnp.float32
     plain_convolution: bool = False
+    remat: bool = False
+    perturb: Any = None
+    perturb_blocks: Sequence[str] = ("middle_block",)
 
     @nn.compact
     def __call__(
@@ -66,6 +73,8 @@ class UNet(nn.Module):
         them nothing is dropped. ValueError for sizes, labels and shapes that do not fit.
         """
         batch = x.shape[:-3]
+        if self.perturb is not None:
+            check_perturbed(self)
         emb = embed_time(self, per_example(t, batch, "t"))
         if self.num_classes is not None or label is not None:
             emb = emb + self._embed_label(label, batch)

@@ -18,7 +18,8 @@ from guided_jax.reverse.step import ReverseStep
 from guided_jax.schedule import NoiseLevel
 
 Variance = str | Callable[[Prediction, NoiseLevel, NoiseLevel], Array]
-Shift = Callable[[Array, Array, Array, NoiseLevel, NoiseLevel], Array]  # (mean, variance, x_t, now, then) -> mean
+# (mean, variance, prediction, x_t, now, then) -> mean
+Shift = Callable[[Array, Array, Prediction, Array, NoiseLevel, NoiseLevel], Array]
 
 
 def ddpm(variance: Variance = "small") -> ReverseStep:
@@ -27,7 +28,7 @@ def ddpm(variance: Variance = "small") -> ReverseStep:
     variance: "small", the posterior variance; "large", the step's beta; "learned", between the two in the logarithm by
     the prediction's variance_fraction ([iDDPM] eq. 15); or a function (prediction, now, then) -> variance.
     """
-    return _ancestral(variance, lambda mean, variance, x_t, now, then: mean)
+    return shifted(variance, lambda mean, variance, prediction, x_t, now, then: mean)
 
 
 def classifier_ddpm(log_prob: LogProb, scale: Scale, at: str = "x_t", variance: Variance = "small") -> ReverseStep:
@@ -40,7 +41,9 @@ def classifier_ddpm(log_prob: LogProb, scale: Scale, at: str = "x_t", variance: 
     if at not in ("x_t", "mean"):
         raise ValueError(f"unknown place {at!r} for the classifier's gradient; choose 'x_t' or 'mean'")
 
-    def shift(mean: Array, variance: Array, x_t: Array, now: NoiseLevel, then: NoiseLevel) -> Array:
+    def shift(
+        mean: Array, variance: Array, prediction: Prediction, x_t: Array, now: NoiseLevel, then: NoiseLevel
+    ) -> Array:
         if at == "x_t":
             return mean + strength(scale, now) * variance * jax.grad(log_prob)(x_t, now)
         last = _is_clean(then)
@@ -48,17 +51,18 @@ def classifier_ddpm(log_prob: LogProb, scale: Scale, at: str = "x_t", variance: 
         gradient = jnp.where(last, 0.0, jax.grad(log_prob)(mean, level))
         return mean + strength(scale, now) * variance * gradient
 
-    return _ancestral(variance, shift)
+    return shifted(variance, shift)
 
 
-def _ancestral(variance: Variance, shift: Shift) -> ReverseStep:
+def shifted(variance: Variance, shift: Shift) -> ReverseStep:
+    """ddpm(variance) with its mean moved by `shift`: what every guidance of the mean is made of."""
     rule = _variance_rule(variance)
 
     def step(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
         prediction = denoise(x_t, now)
         mean, small = posterior(x_t, prediction.x_0, now, then)
         var = rule(prediction, now, then, small, memory)
-        mean = shift(mean, var, x_t, now, then)
+        mean = shift(mean, var, prediction, x_t, now, then)
         noise = jax.random.normal(key, x_t.shape, x_t.dtype)
         x_s = mean + jnp.where(_is_clean(then), 0.0, root(var)) * noise
         return x_s, jnp.asarray(small, x_t.dtype)
@@ -90,7 +94,8 @@ def _learned(prediction: Prediction, now: NoiseLevel, then: NoiseLevel, small: A
     tiny = jnp.finfo(jnp.float32).tiny
     low = jnp.log(jnp.maximum(_borrowed(now, then, small, previous), tiny))
     high = jnp.log(jnp.maximum(step_beta(now, then), tiny))
-    return jnp.exp(low + prediction.variance_fraction * (high - low))
+    # Outside [0, 1] a fraction extrapolates, as ADM's does; no further than float32 can hold the square of.
+    return jnp.exp(jnp.minimum(low + prediction.variance_fraction * (high - low), 40.0))
 
 
 def _borrowed(now: NoiseLevel, then: NoiseLevel, small: Array, previous: Array) -> Array:

@@ -1,0 +1,58 @@
+"""What a classifier is asked for: one label or several, at a temperature.
+
+Sources: [EluCD] Ma et al. 2310.11311 (the two temperatures), [CD] Liu et al. 2206.01714 (products).
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from guided_jax.guidance.strength import LogProb
+from guided_jax.schedule import NoiseLevel
+
+Logits = Callable[[Array, NoiseLevel], Array]  # (x_t, level) -> logits (classes,)
+
+
+def from_logits(
+    logits: Logits, label: Int[ArrayLike, "*labels"], joint: ArrayLike = 1.0, marginal: ArrayLike = 1.0
+) -> LogProb:
+    """log(sum_y exp(joint f_y) / sum_k exp(marginal f_k)) over the given labels y, [EluCD]'s joint and marginal.
+
+    label: one, or an array of several of which any will do; may be traced. joint, marginal: inverse temperatures, the
+    paper's tau_1 and tau_2, numbers or traced values; 1 and 1 is log p(y | x), both 1 / T is its temperature T. [EluCD]
+    takes 1.0 and 0.5; at marginal 0 the other classes count for nothing.
+    """
+
+    def log_prob(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Float[Array, ""]:
+        f = logits(x_t, level)
+        wanted = jnp.atleast_1d(f[jnp.asarray(label)])
+        return jax.nn.logsumexp(joint * wanted) - jax.nn.logsumexp(marginal * f)
+
+    return log_prob
+
+
+def any_of(log_probs: Sequence[LogProb]) -> LogProb:
+    """log sum_i p(y_i | x_t): any of several exclusive labels."""
+
+    def log_prob(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Float[Array, ""]:
+        return jax.nn.logsumexp(jnp.stack([one(x_t, level) for one in log_probs]))
+
+    return log_prob
+
+
+def all_of(log_probs: Sequence[LogProb], weights: Sequence[ArrayLike] | None = None) -> LogProb:
+    """sum_i w_i log p(y_i | x_t): labels of independent classifiers, all of them, a negative weight for NOT ([CD]).
+
+    weights: numbers or traced values, all 1 if None. Raises ValueError when there is not one for each.
+    """
+    weights = [1.0] * len(log_probs) if weights is None else weights
+    if len(weights) != len(log_probs):
+        raise ValueError(f"{len(log_probs)} log probabilities and {len(weights)} weights; give one weight for each")
+
+    def log_prob(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Float[Array, ""]:
+        each = [weight * one(x_t, level) for one, weight in zip(log_probs, weights, strict=True)]
+        return jnp.sum(jnp.stack(each))
+
+    return log_prob

@@ -1,0 +1,63 @@
+"""Diagnostics: functions (x_t, prediction, level) -> numbers, to be given to `sampler.sample` as `observe`.
+
+The prediction is the one the step uses: observing it costs no call. `guidance` alone asks a denoiser of its own.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from guided_jax.denoiser import Denoiser
+from guided_jax.forward import ratio
+from guided_jax.guidance.shift import norm
+from guided_jax.guidance.strength import LogProb
+from guided_jax.prediction import Prediction
+from guided_jax.prediction import score as score_of
+from guided_jax.schedule import NoiseLevel
+
+Observe = Callable[[Array, Prediction, NoiseLevel], Any]
+
+
+def guidance(base: Denoiser) -> Observe:
+    """{"guidance": |g|, "score": |s|, "cosine": <g, s> / (|g| |s|)}: s the score of `base`, g what guidance added to it.
+
+    The cosine is 0 where either is 0. One more call of `base` a step (none, if it takes no label: XLA merges it then).
+    """
+
+    def observe(x_t: Float[Array, "*shape"], prediction: Prediction, level: NoiseLevel) -> dict[str, Array]:
+        score = score_of(base(x_t, level), level)
+        added = score_of(prediction, level) - score
+        lengths = norm(added) * norm(score)
+        return {"guidance": norm(added), "score": norm(score), "cosine": ratio(jnp.sum(added * score), lengths)}
+
+    return observe
+
+
+def log_prob(log_prob: LogProb, clean: bool = False) -> Observe:
+    """{"log_prob": log p(y | x_t)}, or of the predicted x_0 if `clean`."""
+
+    def observe(x_t: Float[Array, "*shape"], prediction: Prediction, level: NoiseLevel) -> dict[str, Array]:
+        return {"log_prob": log_prob(prediction.x_0 if clean else x_t, level)}
+
+    return observe
+
+
+def clipped(low: ArrayLike = -1.0, high: ArrayLike = 1.0) -> Observe:
+    """{"clipped": share of the elements of x_0 at or beyond low or high}: what a clip has changed, or would change."""
+
+    def observe(x_t: Float[Array, "*shape"], prediction: Prediction, level: NoiseLevel) -> dict[str, Array]:
+        outside = (prediction.x_0 <= low) | (prediction.x_0 >= high)
+        return {"clipped": jnp.mean(outside, dtype=jnp.float32)}
+
+    return observe
+
+
+def together(*observers: Observe) -> Observe:
+    """All of several, in one dictionary."""
+
+    def observe(x_t: Float[Array, "*shape"], prediction: Prediction, level: NoiseLevel) -> dict[str, Array]:
+        return {name: value for one in observers for name, value in one(x_t, prediction, level).items()}
+
+    return observe

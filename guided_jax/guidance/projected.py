@@ -1,0 +1,38 @@
+"""Adaptive projected guidance. Source: [APG] Sadat et al. 2410.02416."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from guided_jax.denoiser import Denoiser
+from guided_jax.forward import ratio
+from guided_jax.guidance.shift import by_x_0, norm
+from guided_jax.guidance.stateful import Stateful
+from guided_jax.guidance.strength import Scale, strength
+from guided_jax.prediction import Prediction
+from guided_jax.schedule import NoiseLevel
+
+
+def projected(
+    conditional: Denoiser,
+    unconditional: Denoiser,
+    scale: Scale,
+    parallel: ArrayLike = 0.0,
+    momentum: ArrayLike = -0.5,
+    radius: ArrayLike = jnp.inf,
+) -> Stateful:
+    """c + (scale - 1) (d_perp + parallel d_par) in x_0, d = (c - u) + momentum d_before, |d| <= radius ([APG]).
+
+    d_par is the part of d along c, which saturates; d_perp the rest, which improves. parallel (the paper's eta), momentum
+    (beta) and radius (r): numbers or traced values; at 1, 0, inf it is `classifier_free`. The state is d before its limit.
+    """
+
+    def denoise(before: Array, x_t: Float[Array, "*shape"], level: NoiseLevel) -> tuple[Prediction, Array]:
+        c, u = conditional(x_t, level), unconditional(x_t, level)
+        direction = c.x_0 - u.x_0 + momentum * before
+        limited = direction / jnp.maximum(1.0, norm(direction) / radius)
+        along = ratio(jnp.sum(limited * c.x_0), jnp.sum(jnp.square(c.x_0))) * c.x_0
+        excess = jnp.asarray(strength(scale, level)) - 1
+        shift = excess * (limited - along + parallel * along)
+        return by_x_0(c, shift, level), direction
+
+    return Stateful(jnp.zeros_like, denoise)

@@ -1,0 +1,42 @@
+"""Guidance without over-exposure. Source: [ZTSNR] Lin et al. 2305.08891, section 3.4."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from guided_jax.denoiser import Denoiser, known
+from guided_jax.forward import ratio
+from guided_jax.guidance.shift import norm
+from guided_jax.prediction import Prediction, from_v, from_x_0, v
+from guided_jax.schedule import NoiseLevel
+
+# view -> (how a prediction is read, how it is made again). Not eps: going back through it costs x_0 its digits.
+VIEWS: dict[str, tuple[Callable[..., Array], Callable[..., Prediction]]] = {
+    "v": (v, from_v),
+    "x_0": (lambda prediction, level: prediction.x_0, from_x_0),
+}
+
+
+def rescale(
+    guide: Callable[[Denoiser], Denoiser], conditional: Denoiser, mix: ArrayLike = 0.7, view: str = "v"
+) -> Denoiser:
+    """g (mix std(c) / std(g) + 1 - mix): guided g gets the standard deviation of the conditional c ([ZTSNR] section 3.4).
+
+    guide: how the conditional is guided, for instance `lambda c: classifier_free(c, u, 7.5)`; c is called once. mix: number
+    or traced value, 0 changes nothing. view: what is rescaled, "v" (what the paper's networks say) or "x_0"; the two
+    differ, because this is not linear. Raises ValueError for another view.
+    """
+    if view not in VIEWS:
+        raise ValueError(f"unknown view {view!r}; choose one of {', '.join(VIEWS)}")
+    read, make = VIEWS[view]
+
+    def rescaled(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
+        plain = conditional(x_t, level)
+        prediction = guide(known(plain, x_t, level, conditional))(x_t, level)
+        g, c = read(prediction, level), read(plain, level)
+        factor = ratio(norm(c - jnp.mean(c)), norm(g - jnp.mean(g)), at_zero=1.0)
+        made = make(g * (mix * factor + 1 - mix), x_t, level)
+        return prediction._replace(x_0=made.x_0, eps=made.eps)
+
+    return rescaled

@@ -1,0 +1,44 @@
+"""Self-attention guidance: away from what the model makes of its own blurred x_0. Source: [SAG] Hong et al. 2210.00939."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from guided_jax.denoiser import Denoiser
+from guided_jax.forward import diffuse
+from guided_jax.guidance.classifier_free import autoguidance
+from guided_jax.guidance.operators import gaussian_blur
+from guided_jax.guidance.share import share
+from guided_jax.guidance.strength import Scale
+from guided_jax.prediction import Prediction
+from guided_jax.schedule import NoiseLevel
+
+Mask = Callable[[Array, NoiseLevel], Array]  # (x_t, level) -> (height, width), 1 where to blur
+
+
+def self_attention(denoise: Denoiser, scale: Scale, std: ArrayLike = 1.0, mask: Mask | None = None) -> Denoiser:
+    """b + scale (d - b), b the same model `blurred`: for any network, conditional or not ([SAG], its s is scale - 1).
+
+    Two calls of the network, and that of the mask. std, mask: see `blurred`.
+    """
+    return share(lambda d: autoguidance(d, blurred(d, std, mask), scale), denoise)
+
+
+def blurred(denoise: Denoiser, std: ArrayLike = 1.0, mask: Mask | None = None) -> Denoiser:
+    """What `denoise` says when its own x_0, blurred where the mask is 1, is noised again with its own eps ([SAG] alg. 1).
+
+    std: of the blur, in pixels, number or traced value. mask: where the network looks (`models.attention_mass` > 1),
+    everywhere if None.
+    """
+
+    def bad(x_t: Float[Array, "h w c"], level: NoiseLevel) -> Prediction:
+        first = denoise(x_t, level)
+        smooth = gaussian_blur(x_t.shape[0], x_t.shape[1], std).forward(first.x_0)
+        if mask is not None:
+            smooth = jnp.where(mask(x_t, level)[..., None] > 0, smooth, first.x_0)
+        second = denoise(diffuse(smooth, first.eps, level), level)
+        # Of x_t, not of its blurred twin: alpha x_0 + sigma eps is x_t again, and nothing was divided by alpha.
+        return first._replace(x_0=second.x_0 + (first.x_0 - smooth), eps=second.eps)
+
+    return bad

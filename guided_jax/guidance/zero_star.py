@@ -1,0 +1,31 @@
+"""CFG-Zero*. Source: [CFG-Zero*] Fan et al. 2503.18886, algorithm 1."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from guided_jax.denoiser import Denoiser
+from guided_jax.forward import ratio
+from guided_jax.guidance.strength import Scale, strength
+from guided_jax.prediction import Prediction, from_flow
+from guided_jax.schedule import NoiseLevel
+
+
+def zero_star(conditional: Denoiser, unconditional: Denoiser, scale: Scale, zero_from: ArrayLike = jnp.inf) -> Denoiser:
+    """a u + scale (c - a u) for the flow velocity eps - x_0, a = <c, u> / |u|^2; 0 where t >= zero_from.
+
+    a is the best fit of u to c, of the example alone. zero_from: the paper's zero-init as a step t, number or traced value:
+    a network's first velocity may be worse than none. Scale 1 is the conditional model; 0 is a u, not u.
+    """
+
+    def guided(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
+        first = conditional(x_t, level)
+        c, u = _velocity(first), _velocity(unconditional(x_t, level))
+        fitted = ratio(jnp.sum(c * u), jnp.sum(jnp.square(u))) * u
+        velocity = jnp.where(level.t >= zero_from, 0.0, fitted + strength(scale, level) * (c - fitted))
+        return from_flow(velocity, x_t, level)._replace(variance_fraction=first.variance_fraction)
+
+    return guided
+
+
+def _velocity(prediction: Prediction) -> Array:
+    return prediction.eps - prediction.x_0

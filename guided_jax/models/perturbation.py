@@ -1,0 +1,86 @@
+"""A U-Net made worse on purpose, its parameters unchanged: the bad model that guides where no label can.
+
+    bad = unet.clone(perturb=identity_attention, perturb_blocks=("middle_block",))
+
+and then `guidance.autoguidance(good, bad, scale)` on the two, where the papers' strength s is scale - 1.
+
+Sources: [PAG] Ahn et al. 2403.17377, [SEG] Hong 2408.00760, [SAG] Hong et al. 2210.00939.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from guided_jax.models.blocks import attend
+
+Perturb = Callable[[Array, Array, Array, tuple[int, int]], Array]  # (q, k, v, (height, width)) -> attended
+
+
+def identity_attention(q: Array, k: Array, v: Array, size: tuple[int, int]) -> Array:
+    """a_t = v_t: the attention map replaced by the identity ([PAG])."""
+    return v
+
+
+def blurred_queries(std: ArrayLike = jnp.inf) -> Perturb:
+    """Attention of queries blurred over the picture by a normal kernel of `std` positions; inf: their mean ([SEG]).
+
+    std: number or traced value; 0 blurs nothing. The weights of the kernel sum to 1 at the borders too.
+    """
+
+    def perturb(q: Array, k: Array, v: Array, size: tuple[int, int]) -> Array:
+        height, width = size
+        grid = q.reshape(*q.shape[:-3], height, width, *q.shape[-2:])
+        rows, columns = (_kernel(side, std).astype(q.dtype) for side in size)
+        return attend(jnp.einsum("ij,...jwhc,vw->...ivhc", rows, grid, columns).reshape(q.shape), k, v)
+
+    return perturb
+
+
+def attention_mass(
+    unet: Any, params: Any, x: Float[Array, "*batch h w c"], t: ArrayLike, label: Any = None
+) -> Float[Array, "*batch h w"]:
+    """How much attention each pixel gets from all positions of the middle block, mean over the heads ([SAG] section 4.1).
+
+    Its mean is 1; where it is above 1 the network looks. The call is one with unet.apply(params, x, t, label).
+    """
+    _, seen = unet.apply(params, x, t, label, mutable=["attention"])
+    (mass,) = seen["attention"]["middle_block_1"]["mass"]
+    for axis in (-2, -1):
+        mass = jnp.repeat(mass, x.shape[axis - 1] // mass.shape[axis], axis)
+    return mass
+
+
+def attention_blocks(unet: Any) -> list[str]:
+    """The blocks of a U-Net that attend, by the names that `perturb_blocks` takes, from the input to the output."""
+    levels, each = range(len(unet.channel_mult)), unet.num_res_blocks
+    down = [
+        f"input_blocks_{1 + level * (each + 1) + i}" for level in levels if _attends(unet, level) for i in range(each)
+    ]
+    up = [
+        f"output_blocks_{(levels[-1] - level) * (each + 1) + i}"
+        for level in reversed(levels)
+        if _attends(unet, level)
+        for i in range(each + 1)
+    ]
+    return [*down, "middle_block", *up]
+
+
+def check_perturbed(unet: Any) -> None:
+    """ValueError for a name in `perturb_blocks` that does not attend: perturbing nothing would guide by nothing."""
+    wrong = [name for name in unet.perturb_blocks if name not in attention_blocks(unet)]
+    if wrong or not unet.perturb_blocks:
+        raise ValueError(
+            f"no attention in the blocks {wrong}; perturb_blocks takes {', '.join(attention_blocks(unet))}"
+        )
+
+
+def _attends(unet: Any, level: int) -> bool:
+    return 2**level in unet.attention_resolutions
+
+
+def _kernel(size: int, std: ArrayLike) -> Array:
+    place = jnp.arange(size, dtype=jnp.float32)
+    weights = jnp.exp(-jnp.square((place[:, None] - place[None, :]) / jnp.maximum(std, 1e-3)) / 2)
+    return weights / jnp.sum(weights, 1, keepdims=True)

@@ -1,0 +1,63 @@
+"""Inverse problems solved by the step, around any sampler.
+
+Sources: [DPS] Chung et al. 2209.14687, [RePaint] Lugmayr et al. 2201.09865.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from guided_jax.denoiser import Denoiser, known
+from guided_jax.forward import diffuse, transition
+from guided_jax.guidance.operators import Operator
+from guided_jax.guidance.shift import norm
+from guided_jax.guidance.strength import Scale, strength
+from guided_jax.prediction import Prediction
+from guided_jax.reverse.step import ReverseStep
+from guided_jax.schedule import NoiseLevel
+
+
+def dps(step: ReverseStep, operator: Operator, y: Float[Array, "..."], scale: Scale = 1.0) -> ReverseStep:
+    """x_s = step(x_t) - scale grad_{x_t} |y - A x_0(x_t)|, back through the network ([DPS] algorithm 1).
+
+    The norm, not its square: the gradient of the square over the residual's own length, of this example alone. y: of this
+    example. scale: the paper's zeta, number, traced value or function of the level `now`; 0.3 to 1 at 1000 DDPM steps; each
+    step moves by it, so fewer steps want more. No approximation of a posterior is exact here: the tests say by how much.
+    """
+
+    def guided(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
+        def residual(x: Array) -> tuple[Array, Prediction]:
+            prediction = denoise(x, now)
+            return norm(y - operator.forward(prediction.x_0)), prediction
+
+        gradient, prediction = jax.grad(residual, has_aux=True)(x_t)
+        x_s, memory = step.step(key, known(prediction, x_t, now, denoise), x_t, memory, now, then)
+        gradient = jnp.where(jnp.asarray(now.alpha) == 0, 0.0, gradient)
+        return x_s - strength(scale, now) * gradient, memory
+
+    return ReverseStep(step.init, guided)
+
+
+def repaint(step: ReverseStep, observed: Array, x_0: Float[Array, "*shape"], repeats: int = 10) -> ReverseStep:
+    """x_s = noised x_0 where observed, step(x_t) elsewhere; noised back to x_t and repeated ([RePaint] algorithm 1).
+
+    observed: 1 (or True) where x_0 is known; of this example, as x_0 is. repeats: steps made in all for each level, the
+    paper's U, each a call of the network; what is painted comes to fit what is known only by repeating.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats is {repeats}; every level needs at least one step")
+
+    def painted(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
+        def once(carry, key):
+            x, _, _ = carry
+            key_step, key_known, key_back = jax.random.split(key, 3)
+            x_s, kept = step.step(key_step, denoise, x, memory, now, then)
+            known = diffuse(x_0, jax.random.normal(key_known, x.shape, x.dtype), then)
+            x_s = jnp.where(jnp.asarray(observed) != 0, known, x_s)
+            back = transition(x_s, jax.random.normal(key_back, x.shape, x.dtype), then, now)
+            return (back, x_s, kept), None
+
+        (_, x_s, kept), _ = jax.lax.scan(once, (x_t, x_t, memory), jax.random.split(key, repeats))
+        return x_s, kept
+
+    return ReverseStep(step.init, painted)

@@ -1,0 +1,448 @@
+"""Deliberate slips in the mathematics, one at a time: does any oracle test notice?
+
+    python -m tests.slips            # all of them, about a quarter of an hour on two cores
+    python -m tests.slips rescale    # those whose file or text contains a word
+
+Each slip is one textual change (a sign, a factor, an index, two levels swapped) to a copy of the package in a temporary
+folder; the tests named beside it run there until the first failure. A slip that no test notices has survived.
+"""
+
+import concurrent.futures
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+
+
+class Slip(NamedTuple):
+    """`old` becomes `new` in a file of the package; `tests` are files of tests/, without "test_", and what -k selects."""
+
+    file: str
+    old: str
+    new: str
+    tests: str
+    only: str = ""
+
+
+def slips(file, tests, *changes, only=""):
+    return [Slip(f"{file}.py", old, new, tests, only) for old, new in changes]
+
+
+ALGEBRA = "what_scale or closed_forms"
+SLIPS = (
+    *slips(
+        "schedule",
+        "schedule forward",
+        ("np.cumprod(1 - betas)", "np.cumprod(1 - betas / 2)"),
+        ("np.sqrt(1 - alpha_bar))", "1 - alpha_bar)"),
+        ("stretch * 0.02", "stretch * 0.2"),
+        ("+ 0.008) / 1.008", "+ 0.08) / 1.08"),
+        ("1 - alpha_bar[1:] / alpha_bar[:-1]", "1 - alpha_bar[:-1] / alpha_bar[1:]"),
+        (
+            "low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)",
+            "low, high = sigma_min ** rho, sigma_max ** rho",
+        ),
+        ("np.linspace(0, 1, num_steps) if", "np.linspace(0, 1, num_steps + 1)[:-1] if"),
+        ("return 2 * (jnp.log", "return (jnp.log"),
+        (
+            "below = t[1] * jnp.exp(jnp.minimum(table[0] - log_snr, 0))",
+            "below = t[1] * jnp.exp(jnp.minimum(log_snr - table[0], 0))",
+        ),
+        ("stride = (size - 1) / (count - 1)", "stride = size / count"),
+        ("1 / jnp.sqrt(jnp.exp(log_snr) + kind)", "1 / jnp.sqrt(jnp.exp(-log_snr) + kind)"),
+    ),
+    *slips(
+        "forward",
+        "forward reverse",
+        ("return level.alpha * x_0 + level.sigma * eps", "return level.sigma * x_0 + level.alpha * eps"),
+        ("return _kept(level_t, level_s) * x_s", "return _kept(level_s, level_t) * x_s"),
+        ("root(step_beta(level_t, level_s)) * eps", "step_beta(level_t, level_s) * eps"),
+        (
+            "kept = jnp.square(ratio(then.sigma, now.sigma, at_zero=1.0))",
+            "kept = ratio(then.sigma, now.sigma, at_zero=1.0)",
+        ),
+        ("return Normal(a * kept * x_t + then.alpha", "return Normal(a * kept * x_t + now.alpha"),
+        ("beta * kept)", "beta)"),
+        ("jnp.square(now.sigma) - jnp.square(_kept(now, then) * then.sigma)", "1 - jnp.square(_kept(now, then))"),
+        ("return ratio(now.alpha, then.alpha, at_zero=1.0)", "return ratio(then.alpha, now.alpha, at_zero=1.0)"),
+    ),
+    *slips(
+        "prediction",
+        "prediction analytic",
+        (
+            "ratio(x_t - level.sigma * output, level.alpha, at_zero=jnp.nan)",
+            "ratio(x_t + level.sigma * output, level.alpha, at_zero=jnp.nan)",
+        ),
+        ("ratio(x_t - level.alpha * output, level.sigma)", "ratio(x_t - level.sigma * output, level.sigma)"),
+        (
+            "x_0 = (level.alpha * x_t - level.sigma * output) / power",
+            "x_0 = (level.alpha * x_t - level.sigma * output)",
+        ),
+        (
+            "eps = (level.sigma * x_t + level.alpha * output) / power",
+            "eps = (level.sigma * x_t - level.alpha * output) / power",
+        ),
+        ("from_eps(-level.sigma * output, x_t, level)", "from_eps(-jnp.square(level.sigma) * output, x_t, level)"),
+        ("(x_t + level.alpha * output) / total", "(x_t + level.sigma * output) / total"),
+        ("return -ratio(prediction.eps, level.sigma)", "return ratio(prediction.eps, level.sigma)"),
+        (
+            "return level.alpha * prediction.eps - level.sigma * prediction.x_0",
+            "return level.sigma * prediction.eps - level.alpha * prediction.x_0",
+        ),
+    ),
+    *slips(
+        "denoiser",
+        "prediction contract reverse guidance_methods",
+        ("return level.t - 1", "return level.t"),
+        ("variance_fraction=(variance + 1) / 2", "variance_fraction=variance"),
+        ("mean, variance = jnp.split", "variance, mean = jnp.split"),
+        ("x_0 = (sigma_data / power) ** 2 * alpha * x_t", "x_0 = (sigma_data / power) * alpha * x_t"),
+        ("- jnp.log(jnp.maximum(alpha, tiny))) / 4", "- jnp.log(jnp.maximum(alpha, tiny))) / 2"),
+        ("prediction if x is x_t and at is level else", "prediction if x is x_t else"),
+        ("prediction if x is x_t and at is level else", "prediction if at is level else"),
+    ),
+    *slips(
+        "guidance/shift",
+        "guidance_algebra guidance_methods",
+        ("prediction.eps - level.sigma * gradient", "prediction.eps + level.sigma * gradient"),
+        ("ratio(jnp.square(level.sigma), level.alpha) * gradient", "ratio(level.sigma, level.alpha) * gradient"),
+        (
+            "jnp.where(jnp.asarray(level.alpha) == 0, 0.0, gradient)",
+            "jnp.where(jnp.asarray(level.sigma) == 0, 0.0, gradient)",
+        ),
+        (
+            "prediction.eps - ratio(level.alpha, level.sigma) * shift",
+            "prediction.eps - ratio(level.sigma, level.alpha) * shift",
+        ),
+        (
+            "eps=prediction.eps + weight * (towards.eps - away.eps)",
+            "eps=prediction.eps + weight * (away.eps - towards.eps)",
+        ),
+        (
+            "ratio(power * jnp.square(level.sigma), jnp.square(level.alpha) * power",
+            "ratio(power * jnp.square(level.sigma), level.alpha * power",
+        ),
+        ("power = jnp.square(jnp.asarray(data_std))", "power = jnp.asarray(data_std)"),
+    ),
+    *slips("guidance/classifier", "guidance_algebra", ("strength(scale, level) * jax.grad", "jax.grad"), only=ALGEBRA),
+    *slips(
+        "guidance/classifier_free",
+        "guidance_algebra",
+        ("by_difference(u, c, u,", "by_difference(c, c, u,"),
+        ("by_difference(u, c, u,", "by_difference(u, u, c,"),
+        ("_replace(variance_fraction=c.variance_fraction)", "_replace(variance_fraction=u.variance_fraction)"),
+        ("classifier_free(good, bad, scale)", "classifier_free(good, bad, 1 + scale)"),
+        only=ALGEBRA,
+    ),
+    *slips(
+        "guidance/composition",
+        "guidance_algebra guidance_methods",
+        ("by_difference(total, c, u,", "by_difference(u, c, u,"),
+        ("variance_fraction=towards[0]", "variance_fraction=u"),
+        ("towards(x_t, level), away(x_t, level), strength", "away(x_t, level), towards(x_t, level), strength"),
+    ),
+    *slips(
+        "guidance/rescale",
+        "guidance_methods guidance_algebra",
+        ("norm(c - jnp.mean(c)), norm(g - jnp.mean(g))", "norm(g - jnp.mean(g)), norm(c - jnp.mean(c))"),
+        ("norm(c - jnp.mean(c)), norm(g - jnp.mean(g))", "norm(c), norm(g)"),
+        ("mix * factor + 1 - mix", "mix + (1 - mix) * factor"),
+        only="rescale",
+    ),
+    *slips(
+        "guidance/interval",
+        "guidance_algebra",
+        ("low < sigma, sigma <= high", "low <= sigma, sigma < high"),
+        ("ratio(level.sigma, level.alpha, at_zero=jnp.inf)", "level.sigma"),
+        (
+            "jax.lax.cond(inside, lambda: _float32(guided(x_t, level)), lambda: _float32(plain))",
+            "jax.tree.map(lambda a, b: jnp.where(inside, a, b), guided(x_t, level), plain)",
+        ),
+        only="interval",
+    ),
+    *slips(
+        "guidance/projected",
+        "guidance_methods guidance_algebra stateful",
+        ("c.x_0 - u.x_0 + momentum * before", "c.x_0 - u.x_0 - momentum * before"),
+        ("jnp.maximum(1.0, norm(direction) / radius)", "jnp.minimum(1.0, norm(direction) / radius)"),
+        ("jnp.sum(jnp.square(c.x_0))) * c.x_0", "norm(c.x_0)) * c.x_0"),
+        ("limited - along + parallel * along", "limited + parallel * along"),
+        ("by_x_0(c, shift, level), direction", "by_x_0(c, shift, level), limited"),
+        ("jnp.asarray(strength(scale, level)) - 1", "jnp.asarray(strength(scale, level))"),
+        only="projected or momentum",
+    ),
+    *slips(
+        "guidance/cfg_plus_plus",
+        "guidance_methods guidance_algebra",
+        ("eps=u.eps", "eps=c.eps"),
+        ("by_difference(u, c, u,", "by_difference(c, c, u,"),
+        only="plus_plus or CFG",
+    ),
+    *slips(
+        "guidance/zero_star",
+        "guidance_methods guidance_algebra",
+        ("ratio(jnp.sum(c * u), jnp.sum(jnp.square(u))) * u", "ratio(jnp.sum(c * u), jnp.sum(jnp.square(c))) * u"),
+        ("level.t >= zero_from", "level.t <= zero_from"),
+        ("level.t >= zero_from", "level.t > zero_from"),
+        ("return prediction.eps - prediction.x_0", "return prediction.x_0 - prediction.eps"),
+        only="zero_star or CFG",
+    ),
+    *slips(
+        "guidance/independent",
+        "guidance_methods guidance_algebra",
+        ("jax.random.fold_in(key, step)", "key"),
+        (
+            "jax.lax.bitcast_convert_type(jnp.asarray(level.t, jnp.float32), jnp.uint32)",
+            "jnp.asarray(level.t, jnp.uint32)",
+        ),
+        only="independent",
+    ),
+    *slips(
+        "guidance/ramp",
+        "guidance_methods guidance_algebra",
+        ("1 + (scale - 1) * _cleanness", "1 + scale * _cleanness"),
+        (
+            "jnp.cos(jnp.pi * _cleanness(level, num_steps) ** power)",
+            "jnp.cos(jnp.pi * _cleanness(level, num_steps)) ** power",
+        ),
+        ("1 - level.t / num_steps", "level.t / num_steps"),
+        only="ramp",
+    ),
+    *slips(
+        "guidance/log_prob",
+        "guidance_methods",
+        ("jax.nn.logsumexp(joint * wanted)", "jax.nn.logsumexp(marginal * wanted)"),
+        ("jax.nn.logsumexp(marginal * f)", "marginal * jax.nn.logsumexp(f)"),
+        ("jax.nn.logsumexp(jnp.stack([one(x_t, level)", "jnp.sum(jnp.stack([one(x_t, level)"),
+        ("weight * one(x_t, level)", "one(x_t, level)"),
+    ),
+    *slips(
+        "guidance/off_the_shelf",
+        "guidance_methods",
+        ("posterior_variance(level, data_std) * gradient", "gradient"),
+        ("jax.grad(log_prob)(prediction.x_0, level)", "jax.grad(log_prob)(x_t, level)"),
+        ("strength(scale, level) * gradient, level", "gradient, level"),
+        only="clean",
+    ),
+    *slips(
+        "guidance/threshold",
+        "guidance_methods guidance",
+        (
+            "jnp.maximum(jnp.quantile(jnp.abs(prediction.x_0), quantile), limit)",
+            "jnp.minimum(jnp.quantile(jnp.abs(prediction.x_0), quantile), limit)",
+        ),
+        ("jnp.clip(prediction.x_0, -reach, reach) * (limit / reach)", "jnp.clip(prediction.x_0, -reach, reach)"),
+        ("jnp.quantile(jnp.abs(prediction.x_0), quantile)", "jnp.quantile(prediction.x_0, quantile)"),
+        ("eps=from_x_0(x_0, x_t, level).eps)\n\n    return clipped", ")\n\n    return clipped"),
+        only="threshold or clip",
+    ),
+    *slips(
+        "guidance/self_attention",
+        "guidance_algebra perturbation",
+        ("second.x_0 + (first.x_0 - smooth)", "second.x_0"),
+        ("denoise(diffuse(smooth, first.eps, level), level)", "denoise(smooth, level)"),
+        only="self",
+    ),
+    *slips(
+        "guidance/operators",
+        "measurement",
+        ("gain * observed + noise", "gain + noise"),
+        ("gain / factor**2 + noise", "gain / factor + noise"),
+        ("height * factor, width * factor, channels) / factor**2", "height * factor, width * factor, channels)"),
+        ("gain * power + noise", "gain + noise * power"),
+        ("_apply(rows.T, columns.T, y)", "_apply(rows, columns, y)"),
+        ("jnp.exp(-distance / 2)", "jnp.exp(-distance)"),
+        ('jnp.einsum("ij,kj->ik", matrix, matrix)', 'jnp.einsum("ji,jk->ik", matrix, matrix)'),
+        only="operator or solve or adjoint or inverse or pigdm",
+    ),
+    *slips(
+        "guidance/measurement",
+        "measurement",
+        (
+            "operator.solve(y - operator.forward(x_0), variance, noise)",
+            "operator.solve(y - operator.forward(x_0), 1.0, noise)",
+        ),
+        (
+            "operator.solve(y - operator.forward(x_0), variance, noise)",
+            "operator.solve(operator.forward(x_0) - y, variance, noise)",
+        ),
+        ("jnp.square(jnp.asarray(noise_std))", "jnp.asarray(noise_std)"),
+        ("/ (2 * jnp.square(noise_std))", "/ jnp.square(noise_std)"),
+        only="pigdm or likelihood",
+    ),
+    *slips(
+        "guidance/observe",
+        "guidance_methods",
+        ("score_of(prediction, level) - score", "score_of(prediction, level)"),
+        ("lengths = norm(added) * norm(score)", "lengths = norm(added)"),
+        ("prediction.x_0 if clean else x_t", "x_t if clean else prediction.x_0"),
+        ("(prediction.x_0 <= low) | (prediction.x_0 >= high)", "(prediction.x_0 < low) | (prediction.x_0 > high)"),
+        only="observ",
+    ),
+    *slips(
+        "guidance/stateful",
+        "stateful",
+        (
+            "guide(known(prediction, x_t, level, frozen(stateful, state)))(x_t, level), updated",
+            "guide(known(prediction, x_t, level, frozen(stateful, state)))(x_t, level), state",
+        ),
+        (
+            "stateful.denoise(stateful.init(x_t), x_t, level)[0]",
+            "stateful.denoise(stateful.denoise(stateful.init(x_t), x_t, level)[1], x_t, level)[0]",
+        ),
+    ),
+    *slips(
+        "reverse/ancestral",
+        "reverse guidance_algebra",
+        (
+            "strength(scale, now) * variance * jax.grad(log_prob)(x_t, now)",
+            "strength(scale, now) * root(variance) * jax.grad(log_prob)(x_t, now)",
+        ),
+        ("jax.grad(log_prob)(mean, level)", "jax.grad(log_prob)(mean, now)"),
+        ("jnp.where(_is_clean(then), 0.0, root(var)) * noise", "root(var) * noise"),
+        ("return x_s, jnp.asarray(small, x_t.dtype)", "return x_s, jnp.asarray(memory, x_t.dtype)"),
+        ("low + prediction.variance_fraction * (high - low)", "high + prediction.variance_fraction * (low - high)"),
+        (
+            "_borrowed(now, then, small, previous), step_beta(now, then))",
+            "_borrowed(now, then, small, previous), small)",
+        ),
+        (
+            "jnp.where(previous > 0, previous, step_beta(now, then))",
+            "jnp.where(previous > 0, step_beta(now, then), previous)",
+        ),
+    ),
+    *slips(
+        "reverse/implicit",
+        "reverse guidance_algebra",
+        (
+            "return then.alpha * prediction.x_0 + then.sigma * prediction.eps, memory",
+            "return then.alpha * prediction.x_0 + now.sigma * prediction.eps, memory",
+        ),
+        ("root(jnp.square(then.sigma) - jnp.square(std))", "root(jnp.square(then.sigma) - std)"),
+        ("eta * root(posterior", "eta * (posterior"),
+        ("+ direction * prediction.eps + std * noise", "+ then.sigma * prediction.eps + std * noise"),
+    ),
+    *slips(
+        "reverse/off_the_shelf",
+        "guidance_methods",
+        ("variance + gamma * peak * jnp.sin", "gamma * peak * jnp.sin"),
+        ("now.t / levels.t[-1]", "now.t"),
+        ("jax.grad(log_prob)(prediction.x_0, now)", "jax.grad(log_prob)(x_t, now)"),
+        ("jnp.max(_posterior", "jnp.mean(_posterior"),
+        only="elucd",
+    ),
+    *slips(
+        "reverse/measurement",
+        "measurement",
+        (
+            "return norm(y - operator.forward(prediction.x_0)), prediction",
+            "return jnp.square(norm(y - operator.forward(prediction.x_0))), prediction",
+        ),
+        ("return x_s - strength(scale, now) * gradient", "return x_s + strength(scale, now) * gradient"),
+        (
+            "diffuse(x_0, jax.random.normal(key_known, x.shape, x.dtype), then)",
+            "diffuse(x_0, jax.random.normal(key_known, x.shape, x.dtype), now)",
+        ),
+        ("transition(x_s, jax.random.normal(key_back, x.shape, x.dtype), then, now)", "x_t"),
+        ("jnp.asarray(observed) != 0, known, x_s", "jnp.asarray(observed) != 0, x_s, known"),
+        only="dps or repaint",
+    ),
+    *slips(
+        "reverse/stateful",
+        "stateful",
+        ("return x_s, (own, updated)", "return x_s, (own, state)"),
+        ("frozen(stateful, state)), x_t", "frozen(stateful, updated)), x_t"),
+    ),
+    *slips(
+        "sampler",
+        "sampler",
+        ("at(levels, position), at(levels, position - 1)", "at(levels, position - 1), at(levels, position)"),
+        ("jax.random.fold_in(key, position)\n", "key\n"),
+        ("jnp.arange(len(levels.t) - 1, 0, -1)", "jnp.arange(len(levels.t) - 1, 1, -1)"),
+        ("jnp.arange(len(levels.t) - 1, 0, -1)", "jnp.arange(1, len(levels.t))"),
+        ("known(prediction, x_t, now, denoise)", "known(prediction, x_t, then, denoise)"),
+    ),
+    *slips(
+        "analytic",
+        "analytic",
+        ("level.alpha * mixture.gain * mixture.offsets", "mixture.gain * mixture.offsets"),
+        ("ratio(level.sigma, mixture.variances)", "ratio(1.0, mixture.variances)"),
+        ("log_weights - x.size / 2 * log_widths", "log_weights - log_widths / 2"),
+        (
+            "jax.nn.logsumexp(jnp.where(member, logits, -jnp.inf)) - jax.nn.logsumexp(logits)",
+            "jax.nn.logsumexp(jnp.where(member, logits, -jnp.inf))",
+        ),
+        ("means[k] + stds[k] * jax.random.normal", "means[k] + jnp.square(stds[k]) * jax.random.normal"),
+    ),
+    *slips(
+        "losses",
+        "losses",
+        ("jax.random.randint(key_level, (), 1, len(levels.t))", "jax.random.randint(key_level, (), 0, len(levels.t))"),
+        (
+            "jax.random.randint(key_level, (), 1, len(levels.t))",
+            "jax.random.randint(key_level, (), 1, len(levels.t) - 1)",
+        ),
+        ('"eps": lambda truth, level: truth.eps', '"eps": lambda truth, level: -truth.eps'),
+        ("return -of_label", "return of_label"),
+        ("jnp.mean(jnp.square(error)", "jnp.sum(jnp.square(error)"),
+        ("jax.random.bernoulli(_streams(key)[3], rate)", "jax.random.bernoulli(_streams(key)[3], 1 - rate)"),
+        ("jax.random.bernoulli(_streams(key)[3], rate)", "jax.random.bernoulli(_streams(key)[0], rate)"),
+    ),
+)
+
+# Slips that change nothing that can be seen, with the reason.
+EXPECTED_TO_SURVIVE: dict[str, str] = {}
+
+
+def survives(slip):
+    """True if the tests beside a slip pass with it; ValueError if its text is not there exactly as written."""
+    with tempfile.TemporaryDirectory() as folder:
+        for part in ("guided_jax", "tests"):
+            shutil.copytree(ROOT / part, Path(folder) / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        path = Path(folder) / "guided_jax" / slip.file
+        text = path.read_text()
+        if slip.old not in text:
+            raise ValueError(f"{slip.file} no longer contains {slip.old!r}")
+        path.write_text(text.replace(slip.old, slip.new, 1))
+        files = [f"tests/test_{name}.py" for name in slip.tests.split()]
+        only = ["-k", slip.only] if slip.only else []
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:xdist",
+            *only,
+            *files,
+        ]
+        done = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": folder}, capture_output=True)
+        if done.returncode not in (0, 1, 2):  # 2: the mistake already stops the import of the tests
+            raise ValueError(f"{slip.file}: pytest said {done.returncode}: {done.stdout.decode()[-500:]}")
+        return done.returncode == 0
+
+
+def main(words, workers=2):
+    """Run the slips whose file or text contains all the words; print survivors; return (killed, survivors)."""
+    chosen = [slip for slip in SLIPS if all(word in " ".join(slip) for word in words)]
+    survivors = []
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        for slip, alive in zip(chosen, pool.map(survives, chosen), strict=True):
+            if alive:
+                survivors.append(slip)
+            print("SURVIVED" if alive else "killed  ", slip.file, "|", slip.new.replace("\n", " "), flush=True)
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} slips killed")
+    return len(chosen) - len(survivors), survivors
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,371 @@
+"""The laws that every guidance obeys, over the table of `tests/members.py`, and the number of calls each one costs."""
+
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from guided_jax import denoiser, guidance, reverse, sampler, schedule
+from guided_jax.analytic import GaussianMixture
+from guided_jax.guidance import Stateful
+from tests.members import MEMBERS, NULL, PICTURES, SHAPE, as_denoiser, exact_net
+from tests.oracle import MIXTURE, SCHEDULES, points, reparameterized
+
+SCALES = jnp.array([0.0, 1.0, -0.5, 0.3, 2.0, 7.5])
+# t = 1 and t = T of each schedule, and between.
+PLACES = [schedule.at(levels, i) for levels in SCHEDULES.values() for i in (1, 12, 30, -1)]
+LEVELS = schedule.NoiseLevel(*(jnp.stack(column) for column in zip(*PLACES, strict=True)))
+X_T = jnp.stack([points(jax.random.key(0), level, 8).reshape(8, *SHAPE) for level in PLACES])
+# A guidance sees predictions, not networks: one view for all, the other four for those with formulas of their own.
+EVERY_VIEW = (
+    "classifier",
+    "classifier on a conditional",
+    "classifier-free",
+    "composition of two",
+    "rescale",
+    "projected",
+)
+CASES = [(name, "x_0") for name in MEMBERS]
+CASES += [(name, view) for name in EVERY_VIEW for view in ("eps", "v", "score", "flow")]
+# Both very ends: nothing is noise, or nothing of the label is left in x_t.
+ENDS = schedule.NoiseLevel(jnp.array([0.0, 1000.0]), jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]))
+
+
+def everywhere(make, scales, levels, x_t):
+    """Predictions of a row at each scale, level and x_t."""
+    by_x = jax.vmap(lambda scale, level, x: make(scale)(x, level), (None, None, 0))
+    by_level = jax.vmap(by_x, (None, 0, 0))
+    return jax.jit(jax.vmap(by_level, (0, None, None)))(scales, levels, x_t)
+
+
+def made(name, net, scale, knob=None):
+    member = MEMBERS[name]
+    return as_denoiser(member.make(net, PICTURES.log_prob, jnp.int32(1), scale, member.knob if knob is None else knob))
+
+
+@pytest.fixture(scope="module")
+def exact():
+    """The conditional, the unconditional and every guided prediction between them, by the oracle's own formulas."""
+    c, u = (
+        everywhere(lambda scale, y=y: exact_net()(y), jnp.zeros(1), LEVELS, X_T)._replace(variance_fraction=None)
+        for y in (1, NULL)
+    )
+    weight = SCALES.reshape(-1, *[1] * (c.x_0.ndim - 1))
+    return jax.tree.map(lambda c, u: np.asarray(u + weight * (c - u)), c, u)
+
+
+def rounding(view, scale):
+    """Of both views at each level: x_0 read from eps or a score is divided by alpha, eps read from x_0 by sigma."""
+    alpha, sigma = np.asarray(LEVELS.alpha), np.asarray(LEVELS.sigma)
+    of_x_0 = (1 + sigma) / (alpha if view in ("eps", "score") else 1)
+    of_eps = 1 + 1 / sigma if view == "x_0" else 1 + sigma
+    unit = 4e-5 * (1 + abs(scale))
+    return [(unit * tolerance).reshape(-1, 1, 1, 1, 1) for tolerance in (of_x_0, of_eps)]
+
+
+@pytest.mark.parametrize(("name", "view"), CASES)
+def test_what_scale_0_and_1_mean_and_that_linear_guidance_is_one(name, view, exact):
+    """At 0 and 1 what the row says; for the linear ones every scale is u + s (c - u), whatever the network says.
+
+    At sigma = 0 and at alpha = 0 everything stays finite.
+    """
+    member = MEMBERS[name]
+    net = exact_net(lambda denoise: reparameterized(denoise, view))
+    levels = schedule.NoiseLevel(*(jnp.concatenate(columns) for columns in zip(LEVELS, ENDS, strict=True)))
+    everything = everywhere(lambda scale: made(name, net, scale), SCALES, levels, jnp.concatenate([X_T, X_T[:2]]))
+    if view not in ("eps", "score"):  # which say nothing at alpha = 0
+        assert jnp.all(jnp.isfinite(everything.x_0))
+        assert jnp.all(jnp.isfinite(everything.eps))
+    found = jax.tree.map(lambda view: view[:, :-2], everything)
+    fraction = {"c": 0.25, "u": 0.75}[member.first]
+    np.testing.assert_array_equal(found.variance_fraction, np.full_like(found.variance_fraction, fraction))
+    for i, scale in enumerate(SCALES):
+        promised = member.bayes or (member.at_0 if scale == 0 else member.at_1 if scale == 1 else None)
+        if not promised:
+            continue
+        # The value at scale 0 is the unconditional's, at 1 the conditional's.
+        want = i if member.bayes else ["u", "c"].index(promised)
+        for got, of, atol in zip(found[:2], exact[:2], rounding(view, float(scale)), strict=True):
+            assert np.all(np.abs(got[i] - of[want]) <= atol + 2e-4 * np.abs(of[want])), (scale, atol)
+
+
+# --- runs: one compilation, no neighbours ----------------------------------------------------------------------------
+
+RUN = schedule.respace(schedule.cosine(1000), 5)
+
+
+def draw(name, key, x_T, y, scale, knob):
+    """One guided example, by a sampler that reads both views and draws noise."""
+    member = MEMBERS[name].make(exact_net(), PICTURES.log_prob, y, scale, knob)
+    step = reverse.ddim(0.5)
+    if isinstance(member, Stateful):
+        return sampler.sample(key, as_denoiser(member), reverse.with_state(member, step), x_T, RUN)
+    return sampler.sample(key, member, step, x_T, RUN)
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_one_compilation_serves_all_and_a_batch_mate_changes_nothing(name):
+    """Labels, scales and knobs are traced and per example; whoever sits beside an example, its bits are the same."""
+
+    def one(*arguments):
+        return draw(name, *arguments)
+
+    chex.clear_trace_counter()  # it counts by name, and every row is called `one`
+    run = jax.jit(jax.vmap(chex.assert_max_traces(one, n=1)))
+    keys, x_T = jax.random.split(jax.random.key(0), 3), jax.random.normal(jax.random.key(1), (3, *SHAPE))
+    first = run(keys, x_T, jnp.array([1, 0, 1]), jnp.array([2.0, 0.0, 5.0]), jnp.array([0.3, 0.1, 0.9]))
+    assert jnp.all(jnp.isfinite(first))
+    again = run(
+        keys.at[1:].set(keys[0]),
+        x_T.at[1:].set(50.0),
+        jnp.array([1, 1, 0]),
+        jnp.array([2.0, 9.0, -1.0]),
+        jnp.array([0.3, 0.7, 0.2]),
+    )
+    np.testing.assert_array_equal(again[0], first[0])
+    moved = run(keys[::-1], x_T[::-1], jnp.array([1, 0, 1]), jnp.array([5.0, 0.0, 2.0]), jnp.array([0.9, 0.1, 0.3]))
+    np.testing.assert_array_equal(moved[::-1], first)
+
+
+SAMPLERS = {
+    "ddim": reverse.ddim(),
+    "ddim-half": reverse.ddim(0.5),
+    "ddpm-small": reverse.ddpm("small"),
+    "ddpm-large": reverse.ddpm("large"),
+    "ddpm-learned": reverse.ddpm("learned"),
+}
+
+
+@pytest.mark.parametrize("step", SAMPLERS.values(), ids=SAMPLERS)
+def test_classifier_guidance_and_classifier_free_guidance_are_the_same_run(step):
+    """From t = T down to the clean level, for several scales, on the same noise, VP and VE."""
+    tables = [schedule.respace(schedule.cosine(1000), 8), schedule.karras(8, 0.01, 20.0)]
+    levels = schedule.NoiseLevel(*(jnp.stack(columns) for columns in zip(*tables, strict=True)))
+
+    def run(levels, scale, kind):
+        guided = made(kind, exact_net(), scale)
+        denoise = lambda x, level: guided(x, level)._replace(variance_fraction=jnp.full(SHAPE, 0.4))  # noqa: E731
+        x_T = levels.sigma[-1] * jax.random.normal(jax.random.key(2), SHAPE)
+        return sampler.sample(jax.random.key(3), denoise, step, x_T, levels)
+
+    @jax.jit
+    def runs(levels, scales):
+        kinds = ("classifier-free", "classifier", "classifier on a conditional")
+        each = [lambda levels, scale, kind=kind: run(levels, scale, kind) for kind in kinds]
+        return [jax.vmap(jax.vmap(one, (None, 0)), (0, None))(levels, scales) for one in each]
+
+    want, *others = runs(levels, jnp.array([0.0, 1.0, 3.0]))
+    for got in others:
+        np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-3)
+
+
+# --- cost: calls in the compiled program -----------------------------------------------------------------------------
+
+
+def fourier_net(params):
+    """A network that is one Fourier transform, as its backward pass is: easy to count."""
+
+    def net(y):
+        def network(x, t):
+            return jnp.fft.rfft(params * x.reshape(-1) + y + t, 3).real.reshape(SHAPE)
+
+        return denoiser.from_network(network, "x_0")
+
+    return net
+
+
+def dense_log_prob(params):
+    """A classifier that is one matrix product, as its backward pass is."""
+
+    def log_prob(y):
+        return lambda x, level: jax.nn.log_softmax(x.reshape(-1) @ params)[y]
+
+    return log_prob
+
+
+def compiled(name, observe=None):
+    member = MEMBERS[name]
+
+    def run(net_params, classifier_params, key, x_T, y, scale):
+        made = member.make(fourier_net(net_params), dense_log_prob(classifier_params), y, scale, member.knob)
+        step, denoise = reverse.ddim(0.5), as_denoiser(made)
+        step = reverse.with_state(made, step) if isinstance(made, Stateful) else step
+        return sampler.sample(key, denoise, step, x_T, RUN, observe and observe(net_params))
+
+    batched = jax.vmap(run, (None, None, 0, 0, 0, 0))
+    arguments = (jnp.ones(2), jnp.ones((2, 5)), jax.random.split(jax.random.key(0), 32), jnp.ones((32, *SHAPE)))
+    return jax.jit(batched).lower(*arguments, jnp.ones(32, int), jnp.ones(32)).compile().as_text()
+
+
+def count(operation, text):
+    return len(re.findall(rf"[ ]{operation}\(", text))
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_the_compiled_program_calls_what_the_formula_needs(name):
+    member, text = MEMBERS[name], compiled(name)
+    assert count("fft", text) == member.networks
+    if name != "self-attention":  # whose blur is a matrix product too
+        assert count("dot", text) == member.classifiers
+    assert count("conditional", text) == member.conditionals
+
+
+def test_diagnostics_make_no_call_of_their_own():
+    def observe(params):
+        clean = guidance.observe.log_prob(lambda x_0, level: -jnp.sum(x_0), clean=True)
+        return guidance.observe.together(guidance.observe.clipped(), clean)
+
+    for name in ("classifier", "classifier-free", "interval", "rescale"):
+        assert count("fft", compiled(name, observe)) == MEMBERS[name].networks
+
+
+def test_an_interval_with_bounds_of_each_example_skips_nothing_but_is_right():
+    levels = schedule.NoiseLevel(jnp.float32(3), jnp.float32(1.0), jnp.float32(0.7))
+
+    def limited(x, high):
+        guided = lambda c: guidance.classifier_free(c, exact_net()(NULL), 3.0)  # noqa: E731
+        return guidance.interval(guided, exact_net()(1), 0.1, high)(x, levels)
+
+    x, highs = X_T[0], jnp.linspace(0.1, 1.4, 8)
+    text = jax.jit(jax.vmap(limited)).lower(x, highs).compile().as_text()
+    assert count("conditional", text) == 0
+    got, alone = jax.jit(jax.vmap(limited))(x, highs), jax.jit(limited)
+    for i, each in enumerate(alone(one, high) for one, high in zip(x, highs, strict=True)):
+        np.testing.assert_allclose(got.x_0[i], each.x_0, atol=1e-5)
+        np.testing.assert_allclose(got.eps[i], each.eps, atol=1e-5)
+
+
+@pytest.mark.parametrize("x_0_of", ["classifier_free", "classifier"])
+def test_the_interval_really_skips(x_0_of):
+    """The second network, or the classifier, is run at the levels inside and at no other; low is outside, high inside."""
+    levels, asked = schedule.karras(8, 0.05, 10.0), []
+    low, high = levels.sigma[3], levels.sigma[6]
+
+    def spy(level):
+        jax.debug.callback(lambda t: asked.append(float(t)), level.t)
+
+    def unconditional(x, level):
+        spy(level)
+        return PICTURES.denoiser()(x, level)
+
+    def log_prob(x, level):
+        spy(level)
+        return PICTURES.log_prob(1)(x, level)
+
+    def run(key, x_T, scale):
+        guide = lambda c: guidance.classifier_free(c, unconditional, scale)  # noqa: E731
+        if x_0_of == "classifier":
+            guide = lambda d: guidance.classifier(d, log_prob, scale)  # noqa: E731
+        denoise = guidance.interval(guide, PICTURES.denoiser(1), low, high)
+        return sampler.sample(key, denoise, reverse.ddim(), x_T, levels)
+
+    jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(0), 4), jnp.ones((4, *SHAPE)), jnp.full(4, 2.0))
+    jax.effects_barrier()
+    assert set(asked) == {4.0, 5.0, 6.0}
+    assert len(asked) in (3, 3 * 4)  # of an unbatched t the callback may speak once for the batch
+
+
+def test_an_interval_differentiates_through_the_network_it_was_given():
+    """A guide that takes a derivative of the denoiser gets the denoiser, not the answer that is already known."""
+    level, x, plain = schedule.at(SCHEDULES["cosine"], 300), X_T[1, 0], PICTURES.denoiser()
+    guide = lambda denoise: guidance.universal(denoise, lambda x_0, level: -jnp.sum(jnp.square(x_0 - 1)), 2.0)  # noqa: E731
+    got, want = (jax.jit(d)(x, level).x_0 for d in (guidance.interval(guide, plain, 0.0, jnp.inf), guide(plain)))
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    assert jnp.abs(want - jax.jit(plain)(x, level).x_0).max() > 0.01
+
+
+# --- closed forms: p = N(0, 2), p(. | c) = N(0, 1) -------------------------------------------------------------------
+
+BROAD, NARROW = (GaussianMixture(jnp.ones(1), jnp.zeros((1, 1)), jnp.array([std])) for std in (2**0.5, 1.0))
+ODE = lambda g: 2 ** (1 - g)  # noqa: E731
+SDE = lambda g: (2 - 2 ** (2 - 2 * g)) / (2 * g - 1)  # noqa: E731
+
+
+def log_ratio(x_t, level):
+    """log p(c | x_t) up to a constant: the classifier of the two laws."""
+    return NARROW.log_density()(x_t, level) - BROAD.log_density()(x_t, level)
+
+
+LAWS = {
+    "ddim": (reverse.ddim, ODE),
+    "ddpm": (reverse.ddpm, SDE),
+    "ddpm-large": (lambda: reverse.ddpm("large"), SDE),
+    "ddim-1": (lambda: reverse.ddim(1.0), SDE),
+}
+
+
+def variance_reached(made, scales, levels, monkeypatch):
+    """For each scale, of samples from N(0, sigma_T^2), without drawing any: each step is linear, x_s = a x_t + b noise."""
+
+    def gains(scale, now, then):
+        step, denoise = made(scale)
+
+        def at(x, noise):
+            monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype: jnp.full(shape, noise, dtype))
+            x = jnp.array([x])
+            return step.step(jax.random.key(0), denoise, x, step.init(x), now, then)[0][0]
+
+        return at(1.0, 0.0), at(0.0, 1.0)
+
+    now, then = (schedule.NoiseLevel(*(column[part] for column in levels)) for part in (slice(1, None), slice(-1)))
+    by_scale = jax.jit(jax.vmap(jax.vmap(gains, (None, 0, 0)), (0, None, None)))
+    a, b = (np.asarray(gain, np.float64) for gain in by_scale(jnp.asarray(scales), now, then))
+    variance = float(levels.sigma[-1]) ** 2
+    for i in reversed(range(a.shape[1])):
+        variance = a[:, i] ** 2 * variance + b[:, i] ** 2
+    return variance
+
+
+@pytest.mark.parametrize("kind", ["classifier_free", "classifier", "conditional base", "algorithm 1"])
+@pytest.mark.parametrize("sampler_name", LAWS)
+def test_guided_samplers_reach_their_own_closed_forms(kind, sampler_name, monkeypatch):
+    """The ODE reaches 2^(1 - g), the SDE (2 - 2^(2 - 2g)) / (2g - 1), and neither the tilted law's 2 / (1 + g)."""
+    levels = schedule.karras(1000, 0.002, 80.0)
+    make, law = LAWS[sampler_name]
+    if kind == "algorithm 1" and law is ODE:
+        pytest.skip("algorithm 1 is an SDE")
+
+    def made(scale):
+        denoise = {
+            "classifier_free": guidance.classifier_free(NARROW.denoiser(), BROAD.denoiser(), scale),
+            "classifier": guidance.classifier(BROAD.denoiser(), log_ratio, scale),
+            "conditional base": guidance.classifier(NARROW.denoiser(), log_ratio, scale - 1),
+            "algorithm 1": BROAD.denoiser(),
+        }[kind]
+        if kind == "algorithm 1":
+            variance = "large" if "large" in sampler_name else "small"
+            return reverse.classifier_ddpm(log_ratio, scale, variance=variance), denoise
+        return make(), denoise
+
+    scales = np.array([0.0, 1.0, 2.0, 3.0])
+    reached = variance_reached(made, scales, levels, monkeypatch)
+    np.testing.assert_allclose(reached, law(scales), rtol=0.015)
+    assert np.all(np.abs(reached - 2 / (1 + scales))[2:] > 0.05)
+
+
+def test_the_table_names_every_guidance():
+    """A newcomer that takes a denoiser is a row, or this test says which is missing."""
+    import inspect
+
+    sources = "".join(inspect.getsource(member.make) for member in MEMBERS.values()) + inspect.getsource(made)
+    helpers = {
+        "blurred",
+        "LogProb",
+        "Scale",
+        "Stateful",
+        "first_state",
+        "lift",
+        "likelihood",
+        "observe",
+        "operators",
+        "stateless",
+    }
+    for name in set(guidance.__all__) - helpers:
+        assert f"guidance.{name}(" in sources or f"guidance.{name}," in sources, name
+
+
+def test_the_mixture_has_classes_of_several_modes():
+    assert np.bincount(np.asarray(MIXTURE.labels)).min() >= 2
