@@ -4,6 +4,7 @@ python sample.py runs/digits --guidance classifier-free --scale 3 --labels 3 7 -
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from configs import command_line
 from configs import run as runs
-from guided_jax import denoiser, guidance, images, parallel, reverse, sampler, schedule
+from guided_jax import denoiser, guidance, images, parallel, reverse, sampler, schedule, streaming
 from guided_jax.files import replacing, writable_directory
 
 
@@ -137,7 +138,7 @@ def check(options: Sampling, run: runs.Run) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}; give at least 1")
     if not options.scale or not all(math.isfinite(scale) for scale in options.scale):
         raise ValueError(f"--scale is {options.scale}; give one or more finite numbers, such as --scale 2")
-    if not (math.isfinite(method.eta) and method.eta >= 0):
+    if not 0 <= method.eta <= 1:
         raise ValueError(f"--eta is {method.eta}; give a number from 0 (no noise) to 1 (as ddpm)")
     wrong = [label for label in options.labels or () if not 0 <= label < classes]
     if wrong:
@@ -161,7 +162,9 @@ def destination(options: Sampling) -> Path:
     """The output folder, made; ValueError when it holds samples that another request drew."""
     method = options.method
     scale = "-".join(f"{scale:g}" for scale in options.scale)
-    default = options.run / "samples" / f"{method.guidance}-{scale}-{method.sampler}{method.steps}-seed{options.seed}"
+    digest = hashlib.sha256(json.dumps(request(options)).encode()).hexdigest()[:6]  # of what the name leaves out
+    name = f"{method.guidance}-{scale}-{method.sampler}{method.steps}-seed{options.seed}-{digest}"
+    default = options.run / "samples" / name
     out = writable_directory(options.out or default)
     made = out / "samples.json"
     same = made.is_file() and made.read_text() == json.dumps(request(options), indent=2)
@@ -183,31 +186,34 @@ def main(args: Sequence[str]) -> None:
     call = drawer(run, options.method, params, bool(options.labels), devices)
     # No more than is asked for, in whole rounds of the devices.
     chunk = min(options.batch_size, math.ceil(options.num_samples / len(devices)) * len(devices))
-    found, told = [], []
-    with tqdm(total=options.num_samples, desc="sampling", unit="image") as bar:
+    stream, done = streaming.begin(out / "samples.npz", options.num_samples, run.facts.image_shape, request(options))
 
-        def draw(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            labels = labels_for(indices, options.labels, run.facts, options.seed)
-            scales = np.asarray(options.scale)[indices // len(options.labels or (0,)) % len(options.scale)]
-            return call(indices, labels, scales, options.seed), labels
+    def draw(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        labels = labels_for(indices, options.labels, run.facts, options.seed)
+        scales = np.asarray(options.scale)[indices // len(options.labels or (0,)) % len(options.scale)]
+        return indices, call(indices, labels, scales, options.seed), recorded(options, run, labels)
 
-        for picture, label in parallel.map_in_chunks(draw, options.num_samples, chunk):
-            found.append(picture)
-            told.append(label)
-            bar.update(len(picture))
-    save(out, np.concatenate(found), np.concatenate(told), options, run)
+    with tqdm(total=options.num_samples, initial=done, desc="sampling", unit="image") as bar:
+        for indices, pictures, labels in parallel.map_in_chunks(draw, options.num_samples, chunk, done):
+            streaming.put(stream, int(indices[0]), pictures, labels)
+            bar.update(len(pictures))
+    save(stream, out, options, run)
     print(f"{out / 'samples.npz'} and {out / 'grid.png'}: {options.num_samples} images")
 
 
-def save(out: Path, pictures: np.ndarray, labels: np.ndarray, options: Sampling, run: runs.Run) -> None:
-    """Writes the samples, the request that drew them, and a grid of the first hundred."""
-    unlabelled = options.method.guidance == "none" and not options.labels and run.experiment.diffusion.null_label
-    if unlabelled or (options.method.guidance == "none" and not run.experiment.diffusion.conditional):
-        labels = np.full_like(labels, -1)  # nobody told the model a class
-    images.save_npz(out / "samples.npz", pictures, labels.astype(np.int64))
+def recorded(options: Sampling, run: runs.Run, labels: np.ndarray) -> np.ndarray:
+    """The labels as the file has them: -1 where nobody told the model a class."""
+    diffusion = run.experiment.diffusion
+    untold = not options.labels and (diffusion.null_label or not diffusion.conditional)
+    return np.full_like(labels, -1) if options.method.guidance == "none" and untold else labels
+
+
+def save(stream: streaming.Stream, out: Path, options: Sampling, run: runs.Run) -> None:
+    """Writes a grid of the first hundred, the request that drew the samples, and last the samples themselves."""
+    images.save_png(out / "grid.png", images.grid(np.array(stream.images[:100]), columns=10, scale=zoom(run.facts)))
     with replacing(out / "samples.json") as file:
         file.write(json.dumps(request(options), indent=2).encode())
-    images.save_png(out / "grid.png", images.grid(pictures[:100], columns=10, scale=zoom(run.facts)))
+    streaming.finish(stream, out / "samples.npz")
 
 
 def zoom(facts: runs.Facts) -> int:
