@@ -5,8 +5,9 @@ python train.py digits [--out runs/digits] [--diffusion.num-steps 500 ...]
 
 import dataclasses
 import functools
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,20 @@ import tyro
 import sample
 from configs import command_line, schema
 from configs import run as runs
-from guided_jax import data, images, log, losses, parallel, training
+from guided_jax import data, images, log, loop, losses, parallel, stopping, training
+
+
+@dataclasses.dataclass(frozen=True)
+class Distributed:
+    """Several processes that train one network, each started with the same command; see docs/training.md."""
+
+    auto: bool = False
+    """Find the others by what a TPU pod, Slurm or Open MPI tells."""
+    coordinator: str | None = None
+    """Host and port of process 0, such as host0:1234."""
+    num_processes: int | None = None
+    process_id: int | None = None
+    """Which of them this is, from 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,72 +42,134 @@ class Training:
     experiment: Annotated[schema.Experiment, tyro.conf.arg(name="")]
     out: Path | None = None
     """The run directory; runs/EXPERIMENT by default."""
+    distributed: Distributed = dataclasses.field(default_factory=Distributed)
 
 
 Loss = Callable[[Any, Any, Any], tuple[Any, dict[str, Any]]]  # (params, keys, batch) -> (mean loss, metrics)
 
 
-def diffusion_loss(run: runs.Run) -> Loss:
+Sources = Callable[[bool], data.Source]  # what to train with, or what is held out
+
+
+def by_quarter(name: str, values: Any, level: Any, num_steps: int) -> dict[str, training.Part]:
+    """The mean of values (B,) in each quarter of the steps 1..T: name_q1, nearly clean, to name_q4, nearly noise."""
+    quarter = jnp.ceil(4 * level.t / num_steps)
+    return {f"{name}_q{q}": training.part(values, quarter == q) for q in (1, 2, 3, 4)}
+
+
+def diffusion_loss(run: runs.Run, dropout: bool = True) -> Loss:
     """Denoising with the label dropped at times: what classifier-free guidance needs."""
     settings, classes = run.experiment.diffusion, run.facts.num_classes
     unet = run.unet.clone(
-        plain_convolution=True
-    )  # the fast one is for gradients inside a scan; here it costs a quarter
+        plain_convolution=True,  # the fast one is for gradients inside a scan; here it costs a quarter
+        remat=settings.remat,
+    )
+    dropout = dropout and bool(settings.network.dropout)
 
     def loss(params: Any, keys: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
         def network(x: Any, t: Any, label: Any, keys: Any) -> Any:
-            return unet.apply(params, x, t, label, dropout_keys=keys if settings.network.dropout else None)
+            return unet.apply(params, x, t, label, dropout_keys=keys if dropout else None)
 
         label = batch["label"] if settings.conditional else None
         if settings.null_label:
             label = losses.drop(keys, label, jnp.int32(classes), settings.label_dropout)
         each = losses.diffusion(network, keys, batch["image"], label, run.levels, settings.parameterization)
-        return each.mean(), {}
+        # The levels that the loss drew: XLA merges the two draws.
+        level = losses.corrupt(keys, batch["image"], run.levels).level
+        return each.mean(), by_quarter("loss", each, level, run.levels.t.size - 1)
 
     return loss
 
 
-def classifier_loss(run: runs.Run) -> Loss:
+def classifier_loss(run: runs.Run, dropout: bool = True) -> Loss:
     """Cross-entropy of the noisy classifier, and how often it is right."""
-    settings, classifier = run.experiment.classifier, run.classifier.clone(plain_convolution=True)
+    settings = run.experiment.classifier
+    classifier = run.classifier.clone(plain_convolution=True, remat=settings.remat)
+    dropout = dropout and bool(settings.network.dropout)
 
     def loss(params: Any, keys: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
         def network(x: Any, t: Any, keys: Any) -> Any:
-            return classifier.apply(params, x, t, dropout_keys=keys if settings.network.dropout else None)
+            return classifier.apply(params, x, t, dropout_keys=keys if dropout else None)
 
         each, right = losses.classification(network, keys, batch["image"], batch["label"], run.levels)
-        return each.mean(), {"accuracy": right.mean()}
+        level, last = losses.corrupt(keys, batch["image"], run.levels).level, run.levels.t.size - 1
+        quarters = {**by_quarter("loss", each, level, last), **by_quarter("accuracy", right, level, last)}
+        return each.mean(), {"accuracy": right.mean(), **quarters}
 
     return loss
 
 
-def fit(run: runs.Run, part: str, network: Any, loss: Loss, source: data.Source, out: Path, hooks: Any = ()) -> None:
-    """Trains one network of the run, "diffusion" or "classifier", into out/part."""
-    settings, experiment = getattr(run.experiment, part), run.experiment
-    key = jax.random.fold_in(jax.random.key(experiment.seed), ("diffusion", "classifier").index(part))
-    key_params, key_noise = jax.random.split(key)
-    optimizer = settings.optimizer.make(settings.num_steps)
-    example = jnp.zeros((1, *run.facts.image_shape))
-    labels = (jnp.zeros(1, jnp.int32),) if part == "diffusion" and experiment.diffusion.conditional else ()
-    params = jax.jit(network.init)(key_params, example, jnp.zeros(1), *labels)
+LOSSES: Mapping[str, Callable[..., Loss]] = {"diffusion": diffusion_loss, "classifier": classifier_loss}
+
+
+def evaluation(run: runs.Run, part: str, source: data.Source) -> Callable[[Any], dict[str, float]]:
+    """state -> the metrics of its averaged weights on held-out data, with noise that is always the same."""
+    settings = getattr(run.experiment, part)
+    count = min(len(source), settings.eval_examples)
+    chunks = np.array_split(np.arange(count), -(-count // settings.batch_size))
+    size, key = len(chunks[-1]), jax.random.key(run.experiment.seed)  # of one size: at most a few are left out
+    loss = jax.jit(LOSSES[part](run, dropout=False))
+
+    def measure(params: Any, rows: np.ndarray) -> Any:
+        batch = source.read(rows)
+        value, metrics = loss(
+            params, sample.sampler.keys(key, rows), {**batch, "image": images.from_uint8(batch["image"])}
+        )
+        return jax.device_get({"loss": value, **metrics})
+
+    def evaluate(state: Any) -> dict[str, float]:
+        found = [measure(state.ema, rows[:size]) for rows in chunks]
+        means = jax.tree.map(lambda *values: float(np.mean(values)), *found)
+        return {f"held_out_{name}": value for name, value in training.numbers(means).items()}
+
+    return evaluate
+
+
+def fit(run: runs.Run, part: str, sources: Sources, out: Path, hooks: Any = (), stop: Any = loop.never) -> bool:
+    """Trains one network of the run, "diffusion" or "classifier", into out/part; False when it was stopped."""
+    settings, experiment, directory = getattr(run.experiment, part), run.experiment, out / part
     devices = parallel.choose_devices(settings.batch_size, experiment.devices)
-    step = functools.partial(training.train_step, loss=loss, optimizer=optimizer, ema_decay=settings.ema_decay)
-    directory = out / part
-    curves = (settings.checkpoint_every, lambda done, state: _plot(directory))
-    training.fit(
+    step = functools.partial(
+        training.train_step,
+        loss=LOSSES[part](run),
+        optimizer=settings.optimizer.make(settings.num_steps),
+        ema_decay=settings.ema_decay,
+        microbatches=settings.microbatches,
+    )
+    share = parallel.share()
+    state = loop.fit(
         parallel.data_parallel(step, devices),
-        parallel.place(training.init(key_noise, params, optimizer), devices),
-        data.loader(source, settings.batch_size, experiment.seed, flip=experiment.data.flip),
+        parallel.place(beginning(run, part), devices),
+        data.loader(sources(False), settings.batch_size, experiment.seed, flip=experiment.data.flip, share=share),
         settings.num_steps,
         directory=directory,
         config=schema.to_dict(experiment),
         ignore=schema.MAY_CHANGE,
         save_every=settings.checkpoint_every,
         log_every=settings.log_every,
-        hooks=[curves, *hooks],
+        keep=settings.keep,
+        keep_best="held_out_loss" if settings.keep_best else None,
+        evaluate=(settings.eval_every, evaluation(run, part, sources(True))) if settings.eval_every else None,
+        hooks=[(settings.checkpoint_every, lambda done, state: _plot(directory)), *hooks],
+        dispatch=settings.steps_per_dispatch,
+        stop=stop,
         label=part,
     )
-    _plot(directory)
+    if parallel.primary():
+        _plot(directory)
+    return int(state.step) >= settings.num_steps
+
+
+def beginning(run: runs.Run, part: str) -> training.TrainState:
+    """The state of that network before its first step: a function of the seed alone."""
+    network = {"diffusion": run.unet, "classifier": run.classifier}[part]
+    settings = getattr(run.experiment, part)
+    key = jax.random.fold_in(jax.random.key(run.experiment.seed), ("diffusion", "classifier").index(part))
+    key_params, key_noise = jax.random.split(key)
+    example = jnp.zeros((1, *run.facts.image_shape))
+    labels = (jnp.zeros(1, jnp.int32),) if part == "diffusion" and run.experiment.diffusion.conditional else ()
+    params = jax.jit(network.init)(key_params, example, jnp.zeros(1), *labels)
+    return training.init(key_noise, params, settings.optimizer.make(settings.num_steps))
 
 
 def _plot(directory: Path) -> None:
@@ -122,12 +198,18 @@ def sample_hook(run: runs.Run, out: Path) -> list[tuple[int, Callable[[int, Any]
     return [(settings.sample_every, hook)]
 
 
+LEAST = {
+    **dict.fromkeys(("num_steps", "sample_every", "eval_every"), 0),
+    **dict.fromkeys(("batch_size", "checkpoint_every", "log_every", "eval_examples", "keep"), 1),
+    **dict.fromkeys(("microbatches", "steps_per_dispatch"), 1),
+}
+
+
 def check(experiment: schema.Experiment) -> None:
     """Numbers that cannot be, each in one sentence."""
     for part in ("diffusion", "classifier"):
         settings = getattr(experiment, part)
-        least = {"num_steps": 0, "batch_size": 1, "checkpoint_every": 1, "log_every": 1, "sample_every": 0}
-        for name, low in least.items():
+        for name, low in LEAST.items():
             value = getattr(settings, name, low)
             if value < low:
                 raise ValueError(f"--{part}.{name.replace('_', '-')} is {value}; give at least {low}")
@@ -137,15 +219,15 @@ def check(experiment: schema.Experiment) -> None:
                 raise ValueError(f"--{part}.{name.replace('_', '-')} is {value}; give a number from 0 to 1")
 
 
-def train(experiment: schema.Experiment, out: Path) -> None:
-    """Trains every network of the experiment into the run directory."""
+def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = loop.never) -> bool:
+    """Trains every network of the experiment into the run directory; False when `stop()` ended it early."""
     check(experiment)
-    source = data.load(experiment.data.name, "train", experiment.data.dir)
-    run = runs.create(out, experiment, runs.facts_of(source, data.class_frequencies(source)))
-    if experiment.diffusion.num_steps:
-        fit(run, "diffusion", run.unet, diffusion_loss(run), source, out, sample_hook(run, out))
-    if experiment.classifier.num_steps:
-        fit(run, "classifier", run.classifier, classifier_loss(run), source, out)
+    experiment = runs.adopt(experiment)
+    sources = functools.cache(lambda held_out: experiment.data.make(held_out))
+    run = runs.create(out, experiment, runs.facts_of(sources(False), data.class_frequencies(sources(False))))
+    parts = [part for part in ("diffusion", "classifier") if getattr(experiment, part).num_steps]
+    hooks = {"diffusion": functools.partial(sample_hook, run, out), "classifier": list}
+    return all(fit(run, part, sources, out, hooks[part](), stop) for part in parts)
 
 
 def main(args: Sequence[str]) -> None:
@@ -159,11 +241,19 @@ def main(args: Sequence[str]) -> None:
     default = Training(schema.named(name))
     options = command_line.parse(Training, f"train.py {name}", rest, default, description=__doc__)
     parallel.use_cpu_devices()
+    together = options.distributed
+    parallel.join(together.coordinator, together.num_processes, together.process_id, together.auto)
     start, out = time.monotonic(), options.out or Path("runs") / name
-    train(options.experiment, out)
-    print(
-        f"{out}: trained in {time.monotonic() - start:.0f} s; now draw: python sample.py {out} --guidance classifier-free"
-    )
+    # Among several processes SIGTERM belongs to JAX, which has them agree on the step after which to stop.
+    alone = (signal.SIGTERM, signal.SIGINT) if parallel.alone() else ()
+    with parallel.together(), stopping.remembered(*alone) as stop:
+        finished = train(options.experiment, out, stop)
+    if not finished:
+        print(f"{out}: stopped and saved; the same command goes on from there")
+        raise SystemExit(130 if stop() == signal.SIGINT else 0)
+    if parallel.primary():
+        seconds = time.monotonic() - start
+        print(f"{out}: trained in {seconds:.0f} s; now draw: python sample.py {out} --help")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A run directory: config.json, and for each network its checkpoints, metrics and curves. It alone is enough to sample."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,8 +43,31 @@ def assemble(experiment: schema.Experiment, facts: Facts) -> Run:
     )
 
 
+def adopt(experiment: schema.Experiment) -> schema.Experiment:
+    """The experiment with the schedule and the diffusion settings of the run that `diffusion.from_run` names, if any."""
+    source = experiment.diffusion.from_run
+    if source is None:
+        return experiment
+    if experiment.diffusion.num_steps:
+        raise ValueError(f"--diffusion.from {source} is for training a classifier alone; add --diffusion.num-steps 0")
+    other = load(source).experiment
+    params(source, "diffusion")
+    diffusion = dataclasses.replace(other.diffusion, num_steps=0, from_run=source.absolute())
+    return dataclasses.replace(experiment, schedule=other.schedule, diffusion=diffusion)
+
+
+def _check_fit(experiment: schema.Experiment, facts: Facts) -> None:
+    """ValueError when the data is not what the adopted diffusion model was trained on."""
+    if experiment.diffusion.from_run is not None:
+        other = load(experiment.diffusion.from_run).facts
+        mine, its = ((f.image_shape, f.num_classes) for f in (facts, other))
+        if mine != its:
+            raise ValueError(f"the data has shape and classes {mine}, {experiment.diffusion.from_run} has {its}")
+
+
 def create(directory: Path, experiment: schema.Experiment, facts: Facts) -> Run:
     """Writes config.json, or checks it if it is there: ValueError names the fields in which another run differs."""
+    _check_fit(experiment, facts)
     path = writable_directory(directory) / "config.json"
     config = {"experiment": schema.to_dict(experiment), "facts": facts._asdict()}
     if path.exists():
@@ -70,6 +94,9 @@ def load(directory: Path) -> Run:
 
 def params(directory: Path, part: str) -> Any:
     """The averaged parameters of the "diffusion" or the "classifier" network; ValueError when it was not trained."""
+    adopted = _read(directory / "config.json")["experiment"].get("diffusion", {}).get("from_run")
+    if part == "diffusion" and adopted:
+        directory = Path(adopted)
     try:
         return checkpoint.load_params(directory / part / "checkpoints", "ema")
     except FileNotFoundError:

@@ -6,12 +6,16 @@ import json
 import pkgutil
 import typing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import jax.numpy as jnp
 import optax
+import tyro
 
 import configs
-from guided_jax import models, schedule, training
+from guided_jax import data, models, schedule, training
+
+CHANNELS = {"as-is": None, "grey": 1, "grey-alpha": 2, "rgb": 3, "rgba": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +23,32 @@ class Data:
     """Where the examples come from."""
 
     name: str = "digits"
-    """Data set: digits (scikit-learn's 8x8 scans, embedded)."""
+    """Data set: digits (scikit-learn's 8x8 scans, embedded), tfds:NAME, folder:PATH, npz:PATH or idx:PATH."""
     dir: Path | None = None
-    """Where prepared data is kept; TensorFlow Datasets' own directory if not given."""
+    """Where prepared data is kept and relative paths begin; TensorFlow Datasets' own directory if not given."""
+    split: str = "train"
+    """The part to train with."""
+    held_out: str = "test"
+    """The part that is never trained with."""
+    image_size: int | None = None
+    """Side of the pictures in pixels; as they are if not given."""
+    crop: Literal["centre", "random", "none"] = "centre"
+    """How a picture becomes a square: its middle, a random part, or squeezed."""
+    channels: Literal["as-is", "grey", "grey-alpha", "rgb", "rgba"] = "as-is"
+    """What the pictures are converted to."""
     flip: bool = False
     """Mirror half of the training images."""
+    labelled: bool = True
+    """Whether classes are read; if not, all pictures are of one."""
+    corrupt: Literal["refuse", "skip"] = "refuse"
+    """What to do about a damaged picture; to skip them, all are read once at the start."""
+
+    def make(self, held_out: bool = False) -> data.Source:
+        """The pictures to train with, or the held-out ones, whose crops are never random."""
+        split = self.held_out if held_out else self.split
+        crop = "centre" if held_out and self.crop == "random" else self.crop
+        channels = CHANNELS[self.channels]
+        return data.load(self.name, split, self.dir, self.image_size, crop, channels, self.labelled, self.corrupt)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +76,11 @@ class UNet:
     """Resample within residual blocks, as ADM; else by a convolution."""
     num_groups: int = 8
     dropout: float = 0.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the network computes in. Parameters, norms, optimizer and sampler stay float32."""
 
     def make(self, out_channels: int, num_classes: int | None, null_label: bool) -> models.UNet:
-        fields = dataclasses.asdict(self)
+        fields = {**dataclasses.asdict(self), "dtype": jnp.dtype(self.dtype)}
         return models.UNet(out_channels=out_channels, num_classes=num_classes, null_label=null_label, **fields)
 
 
@@ -71,10 +98,13 @@ class Encoder:
     """Resample within residual blocks, as ADM; else by a convolution."""
     num_groups: int = 8
     dropout: float = 0.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the network computes in. Parameters, norms, optimizer and sampler stay float32."""
     pool: Literal["attention", "adaptive", "spatial", "spatial_v2"] = "attention"
 
     def make(self, num_classes: int) -> models.Classifier:
-        return models.Classifier(num_classes=num_classes, **dataclasses.asdict(self))
+        fields = {**dataclasses.asdict(self), "dtype": jnp.dtype(self.dtype)}
+        return models.Classifier(num_classes=num_classes, **fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +115,8 @@ class Optimizer:
     warmup_steps: int = 100
     decay: Literal["constant", "linear", "cosine"] = "cosine"
     weight_decay: float = 0.0
-    clip_norm: float = 1.0
+    clip_norm: float | None = 1.0
+    """The gradient's norm is brought down to this; None leaves it as it is."""
 
     def make(self, num_steps: int) -> optax.GradientTransformation:
         settings = dataclasses.asdict(self)
@@ -99,11 +130,27 @@ class Diffusion:
 
     num_steps: int = 1500
     """Training steps; 0 skips this network."""
+    from_run: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """With num-steps 0, another run whose diffusion model is used, with its schedule: train only a classifier for it."""
     batch_size: int = 128
     checkpoint_every: int = 500
     log_every: int = 25
     sample_every: int = 500
     """A grid of guided samples every so many steps; 0 for none."""
+    eval_every: int = 250
+    """Held-out loss of the averaged weights every so many steps, and at the end; 0 for none."""
+    eval_examples: int = 1000
+    """How many held-out examples that takes, at most."""
+    keep: int = 2
+    """How many of the last checkpoints stay."""
+    keep_best: bool = True
+    """Keep the checkpoint with the lowest held-out loss as well."""
+    microbatches: int = 1
+    """Parts in which each device works through its share of a batch: less memory, the same gradient."""
+    remat: bool = False
+    """Compute the inside of each block again for its gradient: less memory, about a third more time."""
+    steps_per_dispatch: int = 1
+    """Training steps compiled into one call, for accelerators that outrun Python; on CPU it is slower."""
     ema_decay: float = 0.995
     parameterization: Literal["eps", "x_0", "v"] = "eps"
     """What the network predicts."""
@@ -128,6 +175,20 @@ class Classifier:
     batch_size: int = 128
     checkpoint_every: int = 500
     log_every: int = 25
+    eval_every: int = 250
+    """Held-out loss and accuracy of the averaged weights every so many steps, and at the end; 0 for none."""
+    eval_examples: int = 1000
+    """How many held-out examples that takes, at most."""
+    keep: int = 2
+    """How many of the last checkpoints stay."""
+    keep_best: bool = True
+    """Keep the checkpoint with the lowest held-out loss as well."""
+    microbatches: int = 1
+    """Parts in which each device works through its share of a batch: less memory, the same gradient."""
+    remat: bool = False
+    """Compute the inside of each block again for its gradient: less memory, about a third more time."""
+    steps_per_dispatch: int = 1
+    """Training steps compiled into one call, for accelerators that outrun Python; on CPU it is slower."""
     ema_decay: float = 0.995
     optimizer: Optimizer = dataclasses.field(default_factory=lambda: Optimizer(weight_decay=0.05))
     network: Encoder = dataclasses.field(default_factory=Encoder)
@@ -148,10 +209,16 @@ class Experiment:
 
 # What may change between two starts of one run: none of these changes what the network is or what it has learned.
 MAY_CHANGE = (
-    "devices",
-    "data.dir",
-    *(f"{part}.num_steps" for part in ("diffusion", "classifier")),
-    *(f"{part}.{what}_every" for part in ("diffusion", "classifier") for what in ("checkpoint", "log", "sample")),
+    *("devices", "data.dir", "data.corrupt", "data.held_out", "diffusion.from_run"),
+    *(
+        f"{part}.{name}"
+        for part in ("diffusion", "classifier")
+        for name in (
+            *("num_steps", "checkpoint_every", "log_every", "sample_every", "eval_every", "eval_examples"),
+            *("keep", "keep_best"),
+            *("microbatches", "remat", "steps_per_dispatch"),  # to rounding: sums are taken in another order
+        )
+    ),
 )
 
 

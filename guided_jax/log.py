@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,18 @@ from guided_jax.files import replacing
 
 
 def append(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
-    """Adds one row; a row is one short line written at once, so a reader sees it whole."""
-    with Path(path).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(dict(row)) + "\n")
+    """Adds one row; a row is one short line written at once, so a reader sees it whole. OSError in one sentence."""
+    try:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(row)) + "\n")
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
     """All rows in order; none when there is no file yet. A line torn by a crash is left out."""
     rows = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []:
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines() if Path(path).exists() else []:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
@@ -36,8 +40,9 @@ def truncate(path: str | os.PathLike, step: int) -> None:
 
 
 def plot(path: str | os.PathLike, png: str | os.PathLike) -> None:
-    """Draws every metric against the step, raw and as a running mean over a fiftieth of the rows, one panel each.
+    """Draws every metric against the step, raw and as a running mean over a fiftieth of its rows.
 
+    One panel for each metric, with its quarters (`_q1` .. `_q4`) and what it is on held-out data (`held_out_`).
     Raises ValueError when the log has no rows.
     """
     from matplotlib.figure import Figure  # slow to import, and only needed here
@@ -45,13 +50,25 @@ def plot(path: str | os.PathLike, png: str | os.PathLike) -> None:
     rows = read(path)
     if not rows:
         raise ValueError(f"{path} holds no metrics yet")
-    names = [name for name in rows[-1] if name != "step"]
-    figure = Figure(figsize=(6, 2.5 * len(names)), layout="constrained")
-    for axes, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
-        steps, values = np.array([(row["step"], row[name]) for row in rows if name in row], float).T
-        width = max(1, len(values) // 50)
-        axes.plot(steps, values, alpha=0.3)
-        axes.plot(steps[width - 1 :], np.convolve(values, np.ones(width) / width, mode="valid"), color="C0")
-        axes.set(xlabel="step", ylabel=name)
+    panels: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for row in rows for name in row if name != "step"):
+        panels.setdefault(re.sub(r"^held_out_|_q[1-4]$", "", name), []).append(name)
+    figure = Figure(figsize=(7, 3 * len(panels)), layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
+        for name in names:
+            _curve(axes, name, *np.array([(row["step"], row[name]) for row in rows if name in row], float).T)
+        axes.set(xlabel="step", ylabel=title)
+        if len(names) > 1:
+            axes.legend(fontsize="x-small", ncols=2)
     with replacing(png) as file:
         figure.savefig(file, format="png", dpi=120)
+
+
+def _curve(axes, name, steps, values):
+    width = max(1, len(values) // 50)
+    style = {
+        "linestyle": "--" if name.startswith("held_out_") else "-",
+        "linewidth": 1.0 if name[-3:-1] == "_q" else 2.0,
+    }
+    (line,) = axes.plot(steps[width - 1 :], np.convolve(values, np.ones(width) / width, "valid"), label=name, **style)
+    axes.plot(steps, values, color=line.get_color(), alpha=0.15)

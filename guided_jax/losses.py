@@ -78,7 +78,7 @@ def classification(
     levels: NoiseLevel,
     time: Callable[[NoiseLevel], Array] = network_time,
 ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
-    """-log p(label | x_t) and whether the classifier was right (0 or 1), for each example ([ADM] section 4.1).
+    """-log p(label | x_t) and whether the classifier was right (0 or 1), for each example ([ADM] section 4).
 
     network: (x_t, times, keys) -> logits (B, classes), on the batch. label: in [0, classes).
     """

@@ -1,24 +1,33 @@
-"""Several devices, known to this file only: the train step and the sampler stay pure, `jax.pmap` is wrapped around them
-here.
+"""Several devices, and several processes, known to this file only: the train step and the sampler stay pure, `jax.pmap`
+is wrapped around them here.
 
 The state is never stacked: it enters with `in_axes=None` and comes back with `out_axes=None`, replicated, so
 checkpoints and evaluation read it as if there were one device. Whatever is returned that way must be equal on all
 devices, which is why the step averages gradients and metrics with the `average` it is given.
+
+A list of devices names those of all processes, in the order of the processes. Each process holds the state on its own
+devices and is given its own rows of every batch: process r of P has rows r B / P .. (r + 1) B / P.
 """
 
 import contextlib
 import functools
 import os
+import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int, PyTree
 
 AXIS = "devices"
+
+# Seconds after which a process that says nothing counts as lost.
+SILENCE = 30
 
 
 def use_cpu_devices(count: int | None = None) -> None:
@@ -38,29 +47,123 @@ def use_cpu_devices(count: int | None = None) -> None:
         jax.config.update("jax_num_cpu_devices", count)
 
 
+def join(coordinator: str | None, num_processes: int | None, process_id: int | None, auto: bool = False) -> None:
+    """Joins the processes that work together, before the first use of a device; alone when nothing is given.
+
+    `coordinator` is the host:port of process 0. With `auto` all is found out from the environment of a TPU pod, Slurm
+    or Open MPI. A process whose peer is silent for `SILENCE` seconds ends. Raises ValueError when something is missing.
+    """
+    given = (coordinator, num_processes, process_id)
+    if given == (None,) * 3 and not auto:
+        return
+    if not auto and None in given:
+        raise ValueError("processes that work together need a coordinator, their number and the id of each")
+    if num_processes is not None and process_id is not None and not 0 <= process_id < num_processes:
+        raise ValueError(f"process {process_id} of {num_processes}: they count from 0 to {num_processes - 1}")
+    jax.distributed.initialize(*given, heartbeat_timeout_seconds=SILENCE, shutdown_timeout_seconds=SILENCE)
+
+
+def alone() -> bool:
+    """Whether this process works by itself."""
+    return jax.process_count() == 1
+
+
+def primary() -> bool:
+    """Whether this is the one process that writes files; an only process is."""
+    return jax.process_index() == 0
+
+
+def share() -> tuple[int, int]:
+    """(i, n): of every batch, this process reads the i-th of n equal parts."""
+    return jax.process_index(), jax.process_count()
+
+
+# What the errors of JAX, Gloo and Orbax say when another process has gone.
+_GONE = re.compile("heartbeat|arrier|closed by peer|reset by peer|UNAVAILABLE|[Gg]loo|NCCL")
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Within, the loss of another process is told in one sentence, and ends this one with exit code 2.
+
+    At once: an ordinary exit would wait for the one that has gone. When process 0 has gone JAX itself ends the others,
+    with its own words, before any Python can.
+    """
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, OSError) as error:
+        if alone() or not _GONE.search(str(error)):
+            raise
+        said = "another process has gone, so this one stops; start all of them again to go on from the last checkpoint"
+        print(f"error: {said} ({str(error).splitlines()[0][:160]})", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(2)
+
+
 def choose_devices(batch_size: int, requested: int | None = None) -> list[jax.Device]:
     """The devices to spread a batch over: the largest count that divides it, or exactly `requested` of them.
 
-    Raises ValueError when `requested` exceeds the devices present or does not divide the batch.
+    With several processes they count together, and each gives equally many.
+    Raises ValueError when `requested` exceeds the devices present or does not divide the batch, or the processes do not.
     """
-    present = jax.local_devices()
+    groups = [jax.local_devices(process_index=process) for process in range(jax.process_count())]
+    present = len(groups) * min(len(group) for group in groups)
     if batch_size < 1:
         raise ValueError(f"a batch of {batch_size} examples cannot be spread over devices")
+    if batch_size % len(groups):
+        raise ValueError(f"a batch of {batch_size} examples does not divide over {len(groups)} processes")
     if requested is None:
-        return present[: max(n for n in range(1, len(present) + 1) if batch_size % n == 0)]
-    if not 1 <= requested <= len(present):
-        raise ValueError(f"{requested} devices were asked for and {len(present)} are present")
+        requested = max(n for n in range(len(groups), present + 1, len(groups)) if batch_size % n == 0)
+    if not 1 <= requested <= present:
+        raise ValueError(f"{requested} devices were asked for and {present} are present")
+    if requested % len(groups):
+        raise ValueError(f"{requested} devices do not divide over {len(groups)} processes")
     if batch_size % requested:
         raise ValueError(f"a batch of {batch_size} examples does not divide over {requested} devices")
-    return present[:requested]
+    return [device for group in groups for device in group[: requested // len(groups)]]
+
+
+def asked(stop: Callable[[], Any], step: int) -> bool:
+    """Whether to stop before step `step + 1`: what `stop()` says, or, among several processes, what they agree on.
+
+    Those are all told when one receives SIGTERM, and stop after the same step, or each would wait for the others.
+    """
+    return bool(stop()) if alone() else multihost_utils.reached_preemption_sync_point(step)
+
+
+def same_everywhere(value: int, what: str) -> None:
+    """ValueError when the processes do not all have the same value; `what` says of which they have different ones."""
+    if not alone() and len(set(multihost_utils.process_allgather(np.asarray(value)).tolist())) > 1:
+        raise ValueError(f"the processes see different {what}")
+
+
+def as_global(tree: PyTree) -> PyTree:
+    """A placed tree as one that all processes share, without a copy, which is what Orbax writes; alone, the tree itself."""
+    return tree if alone() else jax.tree.map(_global_leaf, tree)
+
+
+def _global_leaf(leaf):
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_global_leaf(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+    shards = [shard.data for shard in leaf.addressable_shards]
+    # `choose_devices` takes as many of each process.
+    groups = [jax.local_devices(process_index=process)[: len(shards)] for process in range(jax.process_count())]
+    everywhere = NamedSharding(Mesh(np.array(groups).ravel(), (AXIS,)), PartitionSpec())
+    return jax.make_array_from_single_device_arrays(leaf.shape, everywhere, shards)
+
+
+def _here(devices):
+    return [device for device in devices if device.process_index == jax.process_index()]
 
 
 def place(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
-    """A copy of the tree on every device. Do this once, before the first step: only a placed state can be donated.
+    """A copy of the tree on every device of this process.
+
+    Do this once, before the first step: only a placed state can be donated.
 
     The copy shares no memory with the original, nor one leaf with another, so donating it destroys nothing else.
     """
-    everywhere = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
+    everywhere = NamedSharding(Mesh(np.array(_here(devices)), (AXIS,)), PartitionSpec())
     # An explicit copy: `device_put` leaves the first replica in the memory of the original, even with `may_alias=False`.
     return jax.device_put(jax.tree.map(jnp.copy, tree), everywhere)
 
@@ -77,26 +180,41 @@ def shard(tree: PyTree, count: int) -> PyTree:
 
 
 def data_parallel(train_step: Callable, devices: Sequence[jax.Device], donate: bool = True) -> Callable:
-    """Compiles a train step for several devices: `step(state, batch) -> (state, metrics)`, called with whole batches
-    (B, ...).
+    """Compiles a train step for several devices: `step(state, batch) -> (state, metrics)`, called with the whole batch
+    of this process (B, ...).
 
     `train_step(state, batch, indices, average=...)` sees its share of the batch and the global index of every example
-    in it, so the result does not depend on the number of devices. With `donate` the state passed in is destroyed:
-    `place` it first.
+    in it, so the result does not depend on the number of devices. `step(state, batch_1, ..., batch_k)` makes k steps in
+    one dispatch, a scan; its metrics are (k,). With `donate` the state passed in is destroyed: `place` it first.
     """
-    average = functools.partial(jax.lax.pmean, axis_name=AXIS)
-    mapped = jax.pmap(
-        functools.partial(train_step, average=average),
-        axis_name=AXIS,
-        in_axes=(None, 0, 0),
-        out_axes=(None, None),
-        devices=devices,
-        donate_argnums=(0,) if donate else (),
+    here, one = (
+        len(_here(devices)),
+        functools.partial(train_step, average=functools.partial(jax.lax.pmean, axis_name=AXIS)),
     )
 
-    def step(state, batch):
-        indices = np.arange(len(jax.tree.leaves(batch)[0]), dtype=np.int32)
-        return mapped(state, *shard((batch, indices), len(devices)))
+    def several(state, batches, indices):
+        return jax.lax.scan(lambda state, batch: one(state, batch, indices), state, batches)
+
+    mapped = {
+        fn: jax.pmap(
+            fn,
+            axis_name=AXIS,
+            in_axes=(None, 0, 0),
+            out_axes=(None, None),
+            devices=devices,
+            donate_argnums=(0,) if donate else (),
+        )
+        for fn in (one, several)
+    }
+
+    def step(state, *batches):
+        count = len(jax.tree.leaves(batches[0])[0])
+        indices = np.arange(count, dtype=np.int32) + jax.process_index() * count
+        shares = [shard(batch, here) for batch in batches]
+        if len(batches) == 1:
+            return mapped[one](state, shares[0], shard(indices, here))
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *shares)
+        return mapped[several](state, stacked, shard(indices, here))
 
     return step
 
@@ -118,13 +236,15 @@ def parallel_map(fn: Callable, devices: Sequence[jax.Device], in_axes: tuple[int
     return call
 
 
-def map_in_chunks(fn: Callable[[Int[np.ndarray, " chunk"]], Any], count: int, chunk: int) -> Iterator[Any]:
-    """Yields `fn(indices)` for the example indices 0 .. count-1, `chunk` at a time, always with the same shape.
+def map_in_chunks(
+    fn: Callable[[Int[np.ndarray, " chunk"]], Any], count: int, chunk: int, start: int = 0
+) -> Iterator[Any]:
+    """Yields `fn(indices)` for the example indices start .. count-1, `chunk` at a time, always with the same shape.
 
     The last chunk is padded by repeating the last index and trimmed afterwards, so `fn`, which returns a tree of arrays
     (chunk, ...), is compiled once. The last tree yielded may have fewer than `chunk` rows.
     """
-    for start in range(0, count, chunk):
-        rows = min(chunk, count - start)
-        indices = np.minimum(np.arange(start, start + chunk), count - 1)
+    for first in range(start, count, chunk):
+        rows = min(chunk, count - first)
+        indices = np.minimum(np.arange(first, first + chunk), count - 1)
         yield jax.tree.map(lambda leaf, rows=rows: leaf[:rows], fn(indices))

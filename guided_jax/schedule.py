@@ -3,7 +3,7 @@
 A schedule is data. Its tables are computed in float64 on the host and kept as float32 arrays of shape (T + 1,); picking
 some of its levels (`respace`) or one between two of them (`interpolate`) is all that a sampler ever needs.
 
-Sources: [iDDPM] Nichol & Dhariwal 2102.09672, [EDM] Karras et al. 2206.00364, [ADM] Dhariwal & Nichol 2105.05233.
+Sources: [DDPM] Ho et al. 2006.11239, [iDDPM] Nichol & Dhariwal 2102.09672, [EDM] Karras et al. 2206.00364, [ADM] Dhariwal & Nichol 2105.05233.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def from_betas(betas: Sequence[float] | Num[ArrayLike, "..."]) -> NoiseLevel:
 
 
 def linear(num_steps: int = 1000) -> NoiseLevel:
-    """beta_t from 1e-4 to 0.02, evenly, times 1000 / T ([ADM] section 2; T < 20 would need a beta above 1)."""
+    """beta_t from 1e-4 to 0.02, evenly ([DDPM] section 4), times 1000 / T (ADM; T < 20 would need a beta above 1)."""
     _check_steps(num_steps)
     stretch = 1000 / num_steps
     return from_betas(np.linspace(stretch * 1e-4, stretch * 0.02, num_steps, dtype=np.float64))

@@ -1,21 +1,14 @@
-"""One optimization step as a pure function, and the loop that repeats it. Which loss it is, is not known here."""
+"""One optimization step as a pure function. Which loss it is, is not known here."""
 
 import functools
-import math
-import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, ArrayLike, Int, Key, PyTree, Scalar
-from tqdm import tqdm
-
-from guided_jax import checkpoint, log
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PyTree
 
 
 class TrainState(NamedTuple):
@@ -26,6 +19,27 @@ class TrainState(NamedTuple):
     ema: PyTree
     opt_state: PyTree
     key: Key[Array, ""]
+
+
+class Part(NamedTuple):
+    """A mean over some of the examples, which may be none of a small batch: averaged as it is, divided when it is logged.
+
+    total: the sum over these examples, share: how many they are, both divided by the size of the whole batch.
+    """
+
+    total: Any
+    share: Any
+
+
+def part(values: Float[Array, " batch"], chosen: Bool[Array, " batch"]) -> Part:
+    """The mean of the chosen values, as a part of their batch."""
+    return Part(jnp.mean(jnp.where(chosen, values, 0)), jnp.mean(chosen))
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics with each `Part` divided; one that had no example is left out."""
+    whole = {name: value if isinstance(value, Part) else Part(value, 1) for name, value in metrics.items()}
+    return {name: each.total / each.share for name, each in whole.items() if each.share}
 
 
 def init(key: Key[Array, ""], params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
@@ -78,21 +92,23 @@ def train_step(
     optimizer: optax.GradientTransformation,
     ema_decay: float,
     ema_warmup: bool = True,
+    microbatches: int = 1,
     average: Callable = _identity,
-) -> tuple[TrainState, dict[str, Scalar]]:
-    """One step of gradient descent on `loss(params, keys, batch) -> (mean over the examples, dict of scalar metrics)`.
+) -> tuple[TrainState, dict[str, Any]]:
+    """One step of gradient descent on `loss(params, keys, batch) -> (mean over the examples, dict of metrics)`.
 
     Leaves of `batch` are (B, ...); `indices` says which examples of the global batch these are. Example i of step n
-    always gets the key `fold_in(fold_in(state.key, n), i)`, wherever it is computed. `average` takes the mean of
-    gradients and metrics over devices. With `ema_warmup` the decay is at most (1 + step) / (10 + step), to forget the
-    initial weights. Metrics: "loss", "grad_norm" (before clipping), and the loss function's own.
+    always gets the key `fold_in(fold_in(state.key, n), i)`, wherever it is computed. `microbatches` are worked through
+    one after the other, for the memory of one and the gradient of all. `average` takes the mean of gradients and
+    metrics over devices. With `ema_warmup` the decay is at most (1 + step) / (10 + step), to forget the initial
+    weights. Metrics, each a scalar or a `Part`: "loss", "grad_norm" (before clipping), and the loss function's own.
+
+    Raises ValueError when the batch does not divide into microbatches.
     """
     _check(state, batch, indices)
     key = jax.random.fold_in(state.key, state.step)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(indices)
-    (value, extra), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, keys, batch)
-    chex.assert_rank((value, *extra.values()), 0)
-    gradients, metrics = average((gradients, {"loss": value, **extra}))
+    gradients, metrics = average(_gradients(loss, state.params, (keys, batch), microbatches))
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step)) if ema_warmup else ema_decay
@@ -108,87 +124,20 @@ def _check(state, batch, indices):
     chex.assert_tree_shape_prefix(batch, indices.shape)
 
 
-def fit(
-    step: Callable[[TrainState, Any], tuple[TrainState, Mapping[str, Scalar]]],
-    state: TrainState,
-    batches: Any,
-    num_steps: int,
-    *,
-    directory: str | os.PathLike,
-    config: Mapping[str, Any] | None = None,
-    ignore: Sequence[str] = (),
-    save_every: int = 500,
-    log_every: int = 50,
-    keep: int = 2,
-    hooks: Sequence[tuple[int, Callable[[int, TrainState], Any]]] = (),
-    label: str = "training",
-) -> TrainState:
-    """Repeats the compiled `step(state, batch)` until `num_steps` are done, from the last checkpoint if there is one.
+def _gradients(loss, params, examples, microbatches):
+    """Means over the examples: the gradient, and the metrics with the loss among them."""
 
-    `state` is placed on its devices, and destroyed if `step` donates. `batches` is an iterator with `get_state()` and
-    `set_state()`, such as `data.loader` gives. `directory` receives `metrics.jsonl`, a row every `log_every` steps, and
-    `checkpoints/`, of which the last `keep` stay; one is saved every `save_every` steps and at the end, with the
-    position of `batches` and `config`. A resumed run repeats an uninterrupted one bit for bit on the same devices.
-    `hooks` are (every, function): the function is called with (steps done, state) and must not keep the state, whose
-    memory the next step reuses.
+    def one(examples):
+        (value, extra), gradients = jax.value_and_grad(loss, has_aux=True)(params, *examples)
+        chex.assert_rank((value, *jax.tree.leaves(extra)), 0)
+        return gradients, {"loss": value, **extra}
 
-    Raises ValueError when the checkpoint was made with another `config` (the dotted names in `ignore` may differ) or
-    the data ends, FloatingPointError when the loss is no longer finite, OSError when `directory` cannot be written.
-    """
-    with checkpoint.opened(Path(directory) / "checkpoints", keep) as saved:
-        rows = Path(directory) / "metrics.jsonl"
-        state = _resume(saved, state, batches, config, ignore)
-        log.truncate(rows, int(state.step))
-        waiting = None
-        for done, batch, bar in _progress(batches, int(state.step), num_steps, label):
-            state, metrics = step(state, batch)
-            # Metrics are fetched after the next step was sent off, so that the device never waits for this.
-            waiting = _record(rows, waiting, bar)
-            if done % log_every == 0 or done == num_steps:
-                waiting = (done, metrics)
-            if done % save_every == 0 or done == num_steps:
-                _finite(done, metrics)
-                waiting = _record(rows, waiting, bar)
-                checkpoint.save(saved, done, state, batches.get_state(), config)
-            for every, hook in hooks:
-                if done % every == 0:
-                    hook(done, state)
-    return state
-
-
-def _resume(saved, state, batches, config, ignore):
-    if checkpoint.latest(saved.directory) is None:
-        return state
-    found = checkpoint.restore(saved.directory, state, config=config, ignore=ignore)
-    batches.set_state(found.data_state)
-    return found.state
-
-
-def _progress(batches, start, num_steps, label):
-    """The number of each step, counted from 1, its batch and the progress bar (drawn rarely where no one watches)."""
-    pause = 0.2 if sys.stderr.isatty() else 20.0
-    with tqdm(total=num_steps, initial=min(start, num_steps), desc=label, mininterval=pause, unit="step") as bar:
-        for done in range(start + 1, num_steps + 1):
-            try:
-                batch = next(batches)
-            except StopIteration:
-                raise ValueError(
-                    f"the data ended before step {done} of {num_steps}; let the loader repeat it"
-                ) from None
-            yield done, batch, bar
-            bar.update()
-
-
-def _record(rows, waiting, bar):
-    """Writes the row that is waiting, if one is; nothing waits afterwards."""
-    if waiting is not None:
-        done, metrics = waiting
-        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
-        _finite(done, values)
-        bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
-        log.append(rows, {"step": done, "loss": values.pop("loss"), **values})
-
-
-def _finite(done, metrics):
-    if not math.isfinite(float(metrics["loss"])):
-        raise FloatingPointError(f"the loss is {float(metrics['loss'])} at step {done}; try a lower learning rate")
+    if microbatches == 1:
+        return one(examples)
+    size = len(jax.tree.leaves(examples)[0])
+    if size % microbatches:
+        raise ValueError(f"{size} examples on a device do not divide into {microbatches} microbatches")
+    parts = jax.tree.map(lambda leaf: leaf.reshape(microbatches, -1, *leaf.shape[1:]), examples)
+    nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(one, jax.tree.map(lambda leaf: leaf[0], parts)))
+    total, _ = jax.lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, one(part)), None), nothing, parts)
+    return jax.tree.map(lambda leaf: leaf / microbatches, total)

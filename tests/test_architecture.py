@@ -7,7 +7,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Each layer may import from those before it. guidance.strength is a type alias that the samplers' signatures name.
 LAYERS = ("schedule", "forward", "prediction", "denoiser", "guidance", "reverse", "sampler")
 ASIDE = {"losses": ("schedule", "forward", "prediction", "denoiser"), "analytic": LAYERS[:5]}
-MACHINERY = ("training", "parallel", "checkpoint", "data", "images", "files", "log", "models", "metrics")
+MACHINERY = (
+    *("training", "loop", "parallel", "checkpoint", "manifest", "stopping"),
+    *("data", "images", "files", "log", "streaming", "models", "metrics"),
+)
 
 
 def modules():

@@ -65,9 +65,11 @@ def test_posterior_into_the_clean_level_is_x_0(levels):
 
 
 @pytest.mark.parametrize("levels", SCHEDULES.values(), ids=SCHEDULES)
-@pytest.mark.parametrize("position", [0, 1, -1])
+@pytest.mark.parametrize("position", [0, 1, -1, None])
 def test_posterior_without_a_step_stays(levels, position):
-    level, x = schedule.at(levels, position), jnp.array([3.0, -2.0])
+    """At pure noise (None) too, where a corrector starts."""
+    pure_noise = schedule.NoiseLevel(*(jnp.float32(value) for value in (1, 0, 1)))
+    level, x = pure_noise if position is None else schedule.at(levels, position), jnp.array([3.0, -2.0])
     mean, variance = forward.posterior(x, 0 * x, level, level)
     np.testing.assert_allclose(mean, x, rtol=1e-6)
     np.testing.assert_allclose(variance, 0, atol=1e-6)

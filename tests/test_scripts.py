@@ -153,6 +153,37 @@ def test_an_image_depends_on_the_seed_and_its_index_alone(tiny, tmp_path, capsys
     assert (drawn(tiny, tmp_path / "b", capsys, "--seed", 1)[0] != whole).any()
 
 
+def test_a_killed_request_goes_on_without_repeating_or_losing_an_image(tiny, tmp_path, capsys, monkeypatch):
+    """Stopped after its second chunk, the same command draws only what is left and ends at the same file."""
+    chunks = ["--batch-size", 2, "--devices", 2]
+    whole, labels = drawn(tiny, tmp_path / "whole", capsys, *chunks)
+    put, asked = sample.streaming.put, []
+
+    def killed(stream, start, *rows):
+        if start == 4 and "again" not in asked:
+            raise KeyboardInterrupt
+        put(stream, start, *rows)
+
+    compiled = sample.drawer
+
+    def counted(*arguments):
+        call = compiled(*arguments)
+        return lambda indices, *rest: asked.append(list(indices)) or call(indices, *rest)
+
+    monkeypatch.setattr(sample, "drawer", counted)
+    monkeypatch.setattr(sample.streaming, "put", killed)
+    arguments = [tiny, "--guidance", "classifier-free", "--scale", 2, "--steps", 4, "--num-samples", 6, *chunks]
+    code, _, err = run_script(sample.main, [*arguments, "--out", tmp_path / "out"], capsys)
+    assert (code, "goes on" in err) == (130, True)
+    assert not (tmp_path / "out" / "samples.npz").exists()
+    asked.append("again")
+    assert run_script(sample.main, [*arguments, "--out", tmp_path / "out"], capsys)[0] == 0
+    assert asked[asked.index("again") + 1 :] == [[4, 5]]
+    pictures, told = images.load_npz(tmp_path / "out" / "samples.npz")
+    np.testing.assert_array_equal(pictures, whole)
+    np.testing.assert_array_equal(told, labels)
+
+
 def test_labels_follow_the_data_when_none_are_given():
     facts = runs.Facts((8, 8, 1), 3, (0.5, 0.5, 0.0))
     labels = sample.labels_for(np.arange(4000), None, facts, 0)
@@ -186,6 +217,27 @@ WRONG_TRAINING = {
     "99 devices": ["digits", "--devices", "99"],
     "does not divide over 5": ["digits", "--devices", "5", "--diffusion.batch-size", "8"],
     "'quadratic'": ["digits", "--schedule.name", "quadratic"],
+    "--diffusion.batch-size is -1": ["digits", "--diffusion.batch-size", "-1"],
+    "--diffusion.log-every is 0": ["digits", "--diffusion.log-every", "0"],
+    "--diffusion.sample-every is -1": ["digits", "--diffusion.sample-every", "-1"],
+    "--classifier.ema-decay is 2.0": ["digits", "--classifier.ema-decay", "2"],
+    "'0.5'": ["digits", "--diffusion.num-steps", "0.5"],
+    "'never'": ["digits", "--diffusion.checkpoint-every", "never"],
+    "'w'": ["digits", "--diffusion.parameterization", "w"],
+    "'mean'": ["digits", "--classifier.network.pool", "mean"],
+    "'float8'": ["digits", "--diffusion.network.dtype", "float8"],
+    "0 devices": ["digits", "--devices", "0"],
+    "--seed": ["digits", "--seed", "lucky"],
+    "num_steps is -7": ["digits", "--schedule.num-steps", "-7"],
+    "cannot be split into 7 norm groups": ["digits", *NETWORKS, "--diffusion.network.num-groups", "7"],
+    "heads of 5 channels": ["digits", *NETWORKS, "--diffusion.network.num-head-channels", "5"],
+    "no split 'validation'": ["digits", "--data.split", "validation"],
+    "add --diffusion.num-steps 0": ["digits", "--diffusion.from", "somewhere"],
+    "somewhere is not a run": ["digits", "--diffusion.from", "somewhere", "--diffusion.num-steps", "0"],
+    "'folder'": ["digits", "--data.name", "folder"],
+    "nowhere": ["digits", "--data.name", "folder:nowhere"],
+    "nowhere.npz": ["digits", "--data.name", "npz:nowhere.npz"],
+    "nothing-there": ["digits", "--data.name", "idx:nothing-there"],
 }
 
 
@@ -214,6 +266,21 @@ WRONG_SAMPLING = {
     "'euler'": ["--sampler", "euler"],
     "99 devices": ["--devices", "99"],
     "does not divide over 3": ["--devices", "3", "--batch-size", "8"],
+    "0 devices": ["--devices", "0"],
+    "--eta is nan": ["--eta", "nan"],
+    "--eta is 1.5": ["--eta", "1.5"],
+    "'3.5'": ["--labels", "3.5"],
+    "'x'": ["--seed", "x"],
+    "--scale is (inf,)": ["--scale", "inf"],
+    "cannot read the steps '0'": ["--steps", "0"],
+    "cannot read the steps '-3'": ["--steps=-3"],
+    "no constant stride": ["--steps", "ddim19"],
+    "cannot take 30 steps from a section of 10": ["--steps", "5,30"],
+    "'learned'": ["--variance", "learned"],
+    "'x_0'": ["--at", "x_0"],
+    "--diffusion.num-steps": ["--diffusion.num-steps", "3"],
+    "--num-samples is 0": ["--num-samples", "0"],
+    "'lots'": ["--num-samples", "lots"],
 }
 
 
@@ -232,6 +299,22 @@ def test_another_configuration_in_the_same_place_is_refused_by_its_fields(tiny, 
     arguments = ["digits", "--out", tiny, "--data.dir", tiny.parent / "data", *SMALL, "--diffusion.ema-decay", "0.5"]
     code, _, err = run_script(train.main, arguments, capsys)
     assert (code, "diffusion.ema_decay: 0.995 -> 0.5" in err) == (2, True)
+
+
+def test_a_classifier_alone_for_somebody_elses_diffusion_run(tiny, tmp_path, capsys):
+    """It takes the other run's schedule and network, trains only the classifier, and samples with both."""
+    data_dir = ["--data.dir", tiny.parent / "data"]
+    alone = ["--diffusion.num-steps", "0", "--diffusion.from", tiny, "--classifier.num-steps", "2", *NETWORKS[9:]]
+    batch = ["--classifier.batch-size", "8"]
+    code, _, err = run_script(train.main, ["digits", "--out", tmp_path / "run", *data_dir, *alone, *batch], capsys)
+    assert code == 0, err
+    assert not (tmp_path / "run" / "diffusion").exists()
+    assert runs.load(tmp_path / "run").levels.t.size == 21
+    jax.tree.map(
+        np.testing.assert_array_equal, runs.params(tmp_path / "run", "diffusion"), runs.params(tiny, "diffusion")
+    )
+    draw = [tmp_path / "run", "--guidance", "classifier", "--steps", 3, "--num-samples", 2, "--out", tmp_path / "out"]
+    assert run_script(sample.main, draw, capsys)[0] == 0
 
 
 def test_a_missing_or_half_run(tiny, tmp_path, capsys):
@@ -276,6 +359,14 @@ def test_as_a_user_calls_them(tiny, tmp_path):
     wrong = call("train.py", "nonsense")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     assert call("train.py", "--help").returncode == 0
+    for words, arguments in {
+        "give at least 0": ["train.py", "digits", "--diffusion.num-steps", "-1"],
+        "is not a run": ["sample.py", tmp_path / "nothing"],
+        "label 12 is out of range": ["sample.py", tiny, "--labels", 12],
+        "finite numbers": ["sample.py", tiny, "--scale", "nan"],
+    }.items():
+        told = call(*arguments)
+        assert (told.returncode, told.stderr.count("\n"), words in told.stderr) == (2, 1, True), told.stderr
     good = call("sample.py", tiny, "--steps", 3, "--num-samples", 3, "--out", tmp_path / "out")
     assert good.returncode == 0, good.stderr
     assert images.load_npz(tmp_path / "out" / "samples.npz")[0].shape == (3, 8, 8, 1)

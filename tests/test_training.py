@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -5,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from guided_jax import checkpoint, data, log, parallel, training
+from guided_jax import checkpoint, data, log, loop, parallel, training
 from tests import tiny
 
 RNG = np.random.default_rng(0)
@@ -20,7 +22,7 @@ def fit(directory, num_steps, step=STEP, **options):
     batches = data.loader(SOURCE, 16, seed=5, flip=True)
     options = {"save_every": 10, "log_every": 4, **options}
     state = parallel.place(tiny.state(), DEVICES)
-    return training.fit(step, state, batches, num_steps, directory=directory, **options), batches
+    return loop.fit(step, state, batches, num_steps, directory=directory, **options), batches
 
 
 def values(state):
@@ -152,20 +154,102 @@ def test_another_configuration_does_not_resume(tmp_path):
     assert int(state.step) == 4
 
 
-def test_a_run_that_diverges_stops_and_saves_nothing(tmp_path):
-    def diverging(state, batch):
-        state, metrics = STEP(state, batch)
-        return state, {**metrics, "loss": metrics["loss"] * jnp.nan}
+def spoiled(name, at, value=jnp.nan):
+    """The step, with a metric that is not finite from some step on."""
 
-    with pytest.raises(FloatingPointError, match="the loss is nan at step 4"):
-        fit(tmp_path, 20, step=diverging)
+    def step(state, *batches):
+        state, metrics = STEP(state, *batches)
+        bad = state.step - jnp.arange(len(batches))[::-1].reshape(jnp.shape(metrics[name])) >= at
+        return state, {**metrics, name: jnp.where(bad, value, metrics[name])}
+
+    return step
+
+
+@pytest.mark.parametrize("dispatch", [1, 3])
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("loss", jnp.nan, "the loss is nan"), ("grad_norm", jnp.inf, "the norm of the gradients is inf")],
+)
+def test_a_run_that_diverges_says_when_and_saves_nothing_bad(tmp_path, name, value, said, dispatch):
+    with pytest.raises(FloatingPointError, match=f"^{said} at step 3; no checkpoint was saved yet; try a lower"):
+        fit(tmp_path / "early", 20, step=spoiled(name, 3, value), dispatch=dispatch)
+    assert checkpoint.latest(tmp_path / "early" / "checkpoints") is None
+    with pytest.raises(FloatingPointError, match=rf"^{said} at step 17; the last good checkpoint is 10 in .*early/"):
+        fit(tmp_path / "early", 20, step=spoiled(name, 17, value), dispatch=dispatch)
+    assert checkpoint.steps(tmp_path / "early" / "checkpoints") == [10]
+    assert [row["step"] for row in log.read(tmp_path / "early" / "metrics.jsonl")] == [4, 8, 12, 16]
+    # The step before a checkpoint: what is sent off is looked at before it is saved.
+    with pytest.raises(FloatingPointError, match=f"^{said} at step 20; the last good checkpoint is 10 "):
+        fit(tmp_path / "early", 20, step=spoiled(name, 20, value), dispatch=dispatch)
+    assert checkpoint.steps(tmp_path / "early" / "checkpoints") == [10]
+
+
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
+    def step(state, batch):
+        state, metrics = STEP(state, batch)
+        return state._replace(ema=jax.tree.map(lambda leaf: leaf * jnp.inf, state.ema)), metrics
+
+    with pytest.raises(FloatingPointError, match="the parameters are no longer finite at step 10; no checkpoint"):
+        fit(tmp_path, 20, step=step)
     assert checkpoint.latest(tmp_path / "checkpoints") is None
-    with pytest.raises(FloatingPointError, match="the loss is nan at step 2"):
-        fit(tmp_path, 20, step=diverging, save_every=2)
+
+
+def test_gradients_that_overflow_are_found_in_a_real_step(tmp_path):
+    """One example of 1e30: the loss overflows, and with it everything after."""
+    huge = SOURCE.read(np.arange(16))["image"].astype(np.float32)
+    huge[3] = 1e30
+
+    class Batches(list):
+        def get_state(self):
+            return len(self)
+
+        def __next__(self):
+            return {"image": huge if len(self) == 5 else huge.clip(-1, 1), "label": self.pop()}
+
+    batches = Batches([np.zeros(16, np.int32)] * 9)
+    with pytest.raises(FloatingPointError, match="at step 5;"):
+        loop.fit(STEP, parallel.place(tiny.state(), DEVICES), batches, 9, directory=tmp_path)
     assert checkpoint.latest(tmp_path / "checkpoints") is None
+
+
+def test_what_is_held_out_joins_the_rows_and_decides_what_is_kept(tmp_path):
+    worth = {5: 0.3, 10: 0.1, 15: 0.2, 20: 0.4, 25: 0.2, 27: 0.5}
+    fit(
+        tmp_path,
+        27,
+        save_every=5,
+        evaluate=(5, lambda state: {"held_out_loss": worth[int(state.step)]}),
+        keep_best="held_out_loss",
+    )
+    rows = {row["step"]: row for row in log.read(tmp_path / "metrics.jsonl")}
+    assert {step: row["held_out_loss"] for step, row in rows.items() if "held_out_loss" in row} == worth
+    assert sorted(rows) == sorted({*worth, *range(4, 28, 4)})
+    assert checkpoint.steps(tmp_path / "checkpoints") == [10, 25, 27]
+    assert checkpoint.best(tmp_path / "checkpoints", "held_out_loss") == 10
+    log.plot(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+
+
+def test_a_part_is_divided_when_it_is_logged_and_left_out_when_it_is_empty(tmp_path):
+    values = jnp.asarray([1.0, 3.0, 5.0, 7.0])
+
+    def loss(params, keys, batch):
+        value, _ = tiny.loss(params, keys, batch)
+        few = training.part(values[batch["label"] % 4], batch["label"] % 4 > 1)
+        return value, {"few": few, "none": training.part(values[batch["label"] % 4], batch["label"] < 0)}
+
+    step = parallel.data_parallel(
+        functools.partial(training.train_step, loss=loss, optimizer=tiny.OPTIMIZER, ema_decay=0.9), DEVICES
+    )
+    batches = data.loader(SOURCE, 16, seed=5)
+    label = next(batches)["label"] % 4
+    batches.set_state(data.loader(SOURCE, 16, seed=5).get_state())
+    loop.fit(step, parallel.place(tiny.state(), DEVICES), batches, 1, directory=tmp_path)
+    (row,) = log.read(tmp_path / "metrics.jsonl")
+    np.testing.assert_allclose(row["few"], np.asarray(values)[label[label > 1]].mean(), rtol=1e-6)
+    assert "none" not in row
 
 
 def test_data_that_ends_is_told_in_one_sentence(tmp_path):
     batches = data.loader(SOURCE, 16, seed=5, repeat=False)
     with pytest.raises(ValueError, match="the data ended before step 7 of 10"):
-        training.fit(STEP, parallel.place(tiny.state(), DEVICES), batches, 10, directory=tmp_path)
+        loop.fit(STEP, parallel.place(tiny.state(), DEVICES), batches, 10, directory=tmp_path)

@@ -1,0 +1,169 @@
+"""What saves time or memory changes nothing but rounding: bfloat16, remat, microbatches, several steps a dispatch."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sample
+import train
+from configs import run as runs
+from configs import schema
+from guided_jax import checkpoint, data, log, loop, parallel, training
+from tests import tiny
+
+RNG = np.random.default_rng(0)
+SOURCE = data.in_memory(RNG.integers(0, 256, (100, 8, 8, 1)), RNG.integers(0, 10, 100), num_classes=10)
+BATCH = next(data.loader(SOURCE, 16, seed=0))
+INDICES = np.arange(16)
+FACTS = runs.Facts((4, 4, 1), 10, (0.1,) * 10)
+SMALL = {"model_channels": 8, "channel_mult": (1,), "num_head_channels": 8, "num_groups": 4}
+LITTLE = jax.tree.map(jnp.asarray, {"image": BATCH["image"][:, :4, :4], "label": BATCH["label"]})
+PARTS = ("diffusion", "classifier")
+
+
+def assembled(dtype="float32", **settings):
+    """Small networks of both kinds, with the same settings."""
+    network = {"dtype": dtype, "dropout": 0.1, "attention_resolutions": (), **SMALL}
+    experiment = schema.Experiment(
+        schedule=schema.Schedule(num_steps=50),
+        diffusion=schema.Diffusion(network=schema.UNet(**network), **settings),
+        classifier=schema.Classifier(network=schema.Encoder(**network), **settings),
+    )
+    return runs.assemble(experiment, FACTS)
+
+
+@functools.cache
+def params_of(part):
+    """Weights everywhere: ADM's zeros would hide most of the network."""
+    shapes = jax.eval_shape(lambda: train.beginning(assembled(), part)).params
+    leaves, tree = jax.tree.flatten(shapes)
+    rng = np.random.default_rng(1)
+    return jax.tree.unflatten(tree, [jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves])
+
+
+def gradient_of(run, part):
+    """((loss, metrics), gradients) of some examples."""
+    keys = sample.sampler.keys(jax.random.key(0), INDICES)
+    loss = jax.value_and_grad(train.LOSSES[part](run), has_aux=True)
+    return jax.jit(loss)(params_of(part), keys, LITTLE)
+
+
+@functools.cache
+def plain(part):
+    return gradient_of(assembled(), part)
+
+
+def norm(tree):
+    return float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree))))
+
+
+def difference(one, other):
+    return norm(jax.tree.map(jnp.subtract, one, other)) / norm(other)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_remat_computes_the_same_gradient(part):
+    values, gradients = gradient_of(assembled(remat=True), part)
+    assert difference(gradients, plain(part)[1]) < 1e-5
+    chex.assert_trees_all_close(values, plain(part)[0], rtol=1e-4, atol=1e-6)
+
+
+def test_remat_is_in_the_program():
+    """The forward computation is there a second time."""
+
+    def convolutions(run):
+        keys = sample.sampler.keys(jax.random.key(0), INDICES)
+        gradient = jax.grad(lambda params: train.diffusion_loss(run)(params, keys, LITTLE)[0])
+        return jax.jit(gradient).lower(params_of("diffusion")).as_text().count("stablehlo.convolution")
+
+    assert convolutions(assembled(remat=True)) >= convolutions(assembled()) + 5
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_bfloat16_computes_nearly_the_same_and_keeps_the_state_in_float32(part):
+    run = assembled("bfloat16")
+    (value, _), gradients = gradient_of(run, part)
+    np.testing.assert_allclose(value, plain(part)[0][0], rtol=0.02)
+    assert 1e-4 < difference(gradients, plain(part)[1]) < 0.05  # rounded, and not by much
+    state = training.init(jax.random.key(0), params_of(part), tiny.OPTIMIZER)
+    step = functools.partial(training.train_step, loss=train.LOSSES[part](run), optimizer=tiny.OPTIMIZER, ema_decay=0.9)
+    after, metrics = jax.eval_shape(step, state, LITTLE, INDICES)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, jax.eval_shape(lambda: state))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((after.params, after.ema, metrics)))
+
+
+def test_bfloat16_is_what_the_network_computes_in():
+    text = jax.jit(assembled("bfloat16").unet.apply).lower(
+        params_of("diffusion"), LITTLE["image"], jnp.ones(16), LITTLE["label"]
+    )
+    lines = [line for line in text.as_text().splitlines() if "stablehlo.convolution" in line]
+    assert sum("bf16" in line for line in lines) >= len(lines) - 1  # the last one, of the output, is float32
+
+
+def test_samples_of_a_bfloat16_network_are_float32():
+    drawn = sample.drawing(assembled("bfloat16"), sample.Method(steps="3"), True)
+    params = {"diffusion": params_of("diffusion")}
+    image = jax.eval_shape(drawn, params, jax.random.key(0), jnp.int32(3), jnp.float32(1))
+    assert image.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("count", [2, 16])
+def test_microbatches_have_the_gradient_of_the_whole(count):
+    whole, metrics = jax.jit(tiny.train_step)(tiny.state(), BATCH, INDICES)
+    parts, others = jax.jit(functools.partial(tiny.train_step, microbatches=count))(tiny.state(), BATCH, INDICES)
+    gradients = [state.opt_state[1][0].mu for state in (whole, parts)]  # Adam's first moment after one step
+    chex.assert_trees_all_close(*gradients, atol=1e-7)
+    chex.assert_trees_all_close(parts.params, whole.params, atol=1e-6)
+    chex.assert_trees_all_close(others, metrics, rtol=1e-6)
+
+
+def test_microbatches_that_do_not_divide_the_batch_are_refused():
+    with pytest.raises(ValueError, match="16 examples on a device do not divide into 3 microbatches"):
+        tiny.train_step(tiny.state(), BATCH, INDICES, microbatches=3)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_several_steps_a_dispatch_are_these_steps(count):
+    devices = jax.devices()[:count]
+    step = parallel.data_parallel(tiny.train_step, devices)
+    batches = data.loader(SOURCE, 16, seed=3)
+    group = [next(batches) for _ in range(4)]
+    one, rows = parallel.place(tiny.state(), devices), []
+    for batch in group:
+        one, metrics = step(one, batch)
+        rows.append(metrics)
+    several, metrics = step(parallel.place(tiny.state(), devices), *group)
+    chex.assert_trees_all_close(several.params, one.params, atol=1e-6)
+    assert int(several.step) == 4
+    chex.assert_trees_all_close(metrics, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows), rtol=1e-5)
+
+
+def test_with_several_steps_a_dispatch_everything_falls_due_when_it_did(tmp_path):
+    """Rows, evaluations, hooks and checkpoints at numbers that no dispatch divides."""
+    devices, ends = jax.devices()[:2], {}
+    for dispatch in (1, 4):
+        called, directory = [], tmp_path / str(dispatch)
+        step = parallel.data_parallel(tiny.train_step, devices)
+        loop.fit(
+            step,
+            parallel.place(tiny.state(), devices),
+            data.loader(SOURCE, 16, seed=3),
+            31,
+            directory=directory,
+            save_every=10,
+            log_every=3,
+            keep=9,
+            evaluate=(13, lambda state: {"held_out_loss": float(state.step)}),
+            hooks=[(7, lambda done, state, called=called: called.append((done, int(state.step))))],
+            dispatch=dispatch,
+        )
+        assert called == [(7, 7), (14, 14), (21, 21), (28, 28)]
+        assert checkpoint.steps(directory / "checkpoints") == [10, 20, 30, 31]
+        ends[dispatch] = log.read(directory / "metrics.jsonl")
+    assert [row.keys() for row in ends[1]] == [row.keys() for row in ends[4]]
+    for one, other in zip(ends[1], ends[4], strict=True):
+        np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-5)
