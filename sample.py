@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from configs import command_line
+from configs import command_line, methods
 from configs import run as runs
 from guided_jax import denoiser, guidance, images, parallel, reverse, sampler, schedule, streaming
 from guided_jax.files import replacing, writable_directory
@@ -27,9 +27,9 @@ from guided_jax.files import replacing, writable_directory
 class Method:
     """How to draw: the guidance and the sampler."""
 
-    guidance: Literal["none", "classifier", "classifier-free"] = "none"
-    """none (with --labels: the plain conditional model), classifier ([ADM] algorithm 1 with ddpm, 2 with ddim), or
-    classifier-free."""
+    guidance: str = "none"
+    """One of those that --list prints, such as classifier or classifier-free, then any of +interval +rescale +ramp
+    +dynamic. none with --labels is the plain conditional model."""
     sampler: Literal["ddim", "ddpm"] = "ddim"
     steps: str = "50"
     """How many of the training steps to visit, by ADM's rules: 50, ddim50, or 10,15,20."""
@@ -41,6 +41,22 @@ class Method:
     """Where algorithm 1 takes the classifier's gradient."""
     clip: bool = True
     """Clip the (guided) predicted clean image to [-1, 1]."""
+    interval_low: float = 0.0
+    """+interval: guided above this sigma / alpha."""
+    interval_high: float = 5.0
+    """+interval: guided up to this sigma / alpha."""
+    rescale_mix: float = 0.7
+    """+rescale: 0 changes nothing, 1 is the whole."""
+    negative: int | None = None
+    """negative: the label to go away from."""
+    momentum: float = -0.5
+    """projected: of the direction, over the steps."""
+    radius: float = 2.5
+    """projected: the direction's greatest length."""
+    blur: float = 1.0
+    """self-attention: of x_0, in pixels."""
+    bad: Path | None = None
+    """autoguidance: the run of a smaller or less trained model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,31 +94,50 @@ def drawing(run: runs.Run, method: Method, labelled: bool) -> Draw:
     diffusion, shape = run.experiment.diffusion, run.facts.image_shape
     null = run.facts.num_classes if diffusion.null_label else None
     levels = schedule.respace(run.levels, method.steps)
+    first, rest = methods.parse(method.guidance)
+    inside = methods.GUIDANCES[first].clips_inside
+    other = runs.load(method.bad) if method.bad else run
 
     def draw(params: Any, key: Any, label: Any, scale: Any) -> Any:
-        def model(y: Any) -> denoiser.Denoiser:
-            told = y if diffusion.conditional else None
-            network = lambda x, t: run.unet.apply(params["diffusion"], x, t, told)  # noqa: E731
-            return denoiser.from_network(network, diffusion.parameterization)
+        key_noise, key_run, key_method = jax.random.split(key, 3)
+
+        def model(y: Any, perturb: Any = None) -> denoiser.Denoiser:
+            unet = run.unet if perturb is None else run.unet.clone(perturb=perturb)
+            found = runs.denoiser_of(run, unet, params["diffusion"], y)
+            return guidance.clip(found) if inside and method.clip else found
 
         def log_prob(x: Any, level: schedule.NoiseLevel) -> Any:
             logits = run.classifier.apply(params["classifier"], x, denoiser.network_time(level))
             return jax.nn.log_softmax(logits)[label]
 
-        key_noise, key_run = jax.random.split(key)
-        x_T = schedule.at(levels, -1).sigma * jax.random.normal(key_noise, shape)
-        # The label itself where the network has no null label: then the scale counts from the conditional model.
-        denoise = model(label if null is None or (labelled and method.guidance == "none") else null)
+        parts = methods.Parts(
+            model=model,
+            # The label itself where the network has no null label: then the scale counts from the conditional model.
+            base=model(label if null is None else null),
+            bad=lambda y: runs.denoiser_of(other, other.unet, params["bad"], y),
+            log_prob=log_prob,
+            label=label,
+            null=null,
+            labelled=labelled,
+            scale=scale,
+            key=key_method,
+            num_classes=run.facts.num_classes,
+            num_steps=run.levels.t[-1],
+            knobs=method,
+        )
         step = reverse.ddim(method.eta) if method.sampler == "ddim" else reverse.ddpm(method.variance)
-        if method.guidance == "classifier-free":
-            denoise = guidance.classifier_free(model(label), model(null), scale)
-        elif method.guidance == "classifier" and method.sampler == "ddim":
-            denoise = guidance.classifier(denoise, log_prob, scale)
-        elif method.guidance == "classifier":
-            step = reverse.classifier_ddpm(log_prob, scale, method.at, method.variance)
+        if method.guidance == "classifier" and method.sampler == "ddpm":
+            guided, step = parts.base, reverse.classifier_ddpm(log_prob, scale, method.at, method.variance)
+        else:
+            guided = methods.build(method.guidance, parts)
         # Guided first, then clipped, unlike ADM's code: where alpha is 5e-5 a learned classifier's gradient, which is not
         # quite 0 there, shifts x_0 by thousands, and a few steps of ddim never come back from that.
-        return sampler.sample(key_run, guidance.clip(denoise) if method.clip else denoise, step, x_T, levels)
+        if method.clip and not inside:
+            guided = methods.upon(guided, guidance.dynamic_threshold if "dynamic" in rest else guidance.clip)
+        if isinstance(guided, guidance.Stateful):
+            step, guided = reverse.with_state(guided, step), guidance.first_state(guided)
+        x_T = schedule.at(levels, -1).sigma * jax.random.normal(key_noise, shape)
+        return sampler.sample(key_run, guided, step, x_T, levels)
 
     return draw
 
@@ -143,10 +178,15 @@ def check(options: Sampling, run: runs.Run) -> None:
     wrong = [label for label in options.labels or () if not 0 <= label < classes]
     if wrong:
         raise ValueError(f"label {wrong[0]} is out of range; the run has the classes 0 to {classes - 1}")
-    if method.guidance == "classifier-free" and not diffusion.null_label:
+    needs = methods.GUIDANCES[methods.parse(method.guidance)[0]].needs
+    if "null" in needs and not diffusion.null_label:
         raise ValueError("this run was trained without label dropout; use --guidance classifier, or train with dropout")
-    if method.guidance == "none" and options.labels and not diffusion.conditional:
+    if ("conditional" in needs or (method.guidance == "none" and options.labels)) and not diffusion.conditional:
         raise ValueError("this run's network takes no labels; use --guidance classifier, or leave --labels out")
+    if "bad" in needs and method.bad is None:
+        raise ValueError("autoguidance needs a second model; name its run with --bad RUN")
+    if "negative" in needs and not 0 <= (-1 if method.negative is None else method.negative) < classes:
+        raise ValueError(f"--negative is {method.negative}; name a class from 0 to {classes - 1} to go away from")
     schedule.respace(run.levels, method.steps)
 
 
@@ -175,14 +215,16 @@ def destination(options: Sampling) -> Path:
 
 def main(args: Sequence[str]) -> None:
     """Draws what the command line asks for and writes samples.npz, samples.json and grid.png."""
+    if "--list" in args:
+        print(methods.listing())
+        return
     options = command_line.parse(Sampling, "sample.py", args, description=__doc__)
     parallel.use_cpu_devices()
     run = runs.load(options.run)
     check(options, run)
     devices = parallel.choose_devices(options.batch_size, options.devices)
     out = destination(options)
-    needed = ["diffusion", *(["classifier"] if options.method.guidance == "classifier" else [])]
-    params = {part: runs.params(options.run, part) for part in needed}
+    params = parameters(options.run, options.method)
     call = drawer(run, options.method, params, bool(options.labels), devices)
     # No more than is asked for, in whole rounds of the devices.
     chunk = min(options.batch_size, math.ceil(options.num_samples / len(devices)) * len(devices))
@@ -199,6 +241,13 @@ def main(args: Sequence[str]) -> None:
             bar.update(len(pictures))
     save(stream, out, options, run)
     print(f"{out / 'samples.npz'} and {out / 'grid.png'}: {options.num_samples} images")
+
+
+def parameters(run: Path, method: Method) -> dict[str, Any]:
+    """The parameters of every network that the method asks."""
+    needs = methods.GUIDANCES[methods.parse(method.guidance)[0]].needs
+    parts = {part: runs.params(run, part) for part in ("diffusion", *(["classifier"] if "classifier" in needs else []))}
+    return {**parts, "bad": runs.params(method.bad, "diffusion")} if method.bad else parts
 
 
 def recorded(options: Sampling, run: runs.Run, labels: np.ndarray) -> np.ndarray:

@@ -87,31 +87,31 @@ def classifier_free() -> list[Panel]:
 
 def classifier() -> list[Panel]:
     """score + s grad log p(y | x), and how the gradient is got."""
-    guided = lambda scale, log_prob=MIXTURE.log_prob(0): guidance.classifier(U, log_prob, scale)  # noqa: E731
+    noisy = MIXTURE.log_prob(0)
     clean = lambda x_0, level: MIXTURE.log_prob(0)(x_0, schedule.at(LEVELS, 0)._replace(sigma=jnp.float32(0.2)))  # noqa: E731
     logits = lambda x, level: jnp.stack([EACH.log_prob(k)(x, level) for k in range(6)])  # noqa: E731
+    two = guidance.from_logits(logits, jnp.array([0, 3]))
+    modes = EACH._replace(labels=jnp.array([0, 1, 1, 0, 1, 1]))
     return [
-        with_guidance("classifier, 1", guided(1.0)),
-        with_guidance("classifier, 3", guided(3.0)),
-        with_guidance("algorithm 1, 3", U, reverse.classifier_ddpm(MIXTURE.log_prob(0), 3.0)),
-        with_guidance("two modes of six", guided(1.0, guidance.from_logits(logits, jnp.array([0, 3]))), None,
-                      exact(EACH._replace(labels=jnp.array([0, 1, 1, 0, 1, 1])), 0)),
+        with_guidance("classifier, 1", guidance.classifier(U, noisy, 1.0)),
+        with_guidance("classifier, 3", guidance.classifier(U, noisy, 3.0)),
+        with_guidance("algorithm 1, 3", U, reverse.classifier_ddpm(noisy, 3.0)),
+        with_guidance("any of two labels of six", guidance.classifier(U, two, 1.0), None, exact(modes, 0)),
         with_guidance("clean classifier, off the shelf", guidance.off_the_shelf(U, clean, 1.0, 1.0)),
         with_guidance("clean classifier, universal", guidance.universal(U, clean, 1.0)),
-    ]  # fmt: skip
+    ]
 
 
 def composition() -> list[Panel]:
-    """AND, NOT, OR. Every exact law here is a mixture of some of the modes."""
+    """AND and NOT. Every exact law here is a mixture of some of the modes."""
     kept = lambda *modes: exact(EACH._replace(labels=jnp.isin(jnp.arange(6), jnp.array(modes)).astype(int)), 1)  # noqa: E731
-    right = RIGHT.denoiser(1)
+    right, both = RIGHT.denoiser(1), guidance.all_of([MIXTURE.log_prob(0), RIGHT.log_prob(0)])
     return [
         with_guidance("class 0", C),
         with_guidance("class 0 AND right half", guidance.compose([C, right], U, [1.0, 1.0]), None, kept(0)),
         with_guidance("class 0 NOT right half", guidance.compose([C, right], U, [1.0, -1.0]), None, kept(2, 4)),
-        with_guidance("the same, by one classifier",
-                      guidance.classifier(U, guidance.all_of([MIXTURE.log_prob(0), RIGHT.log_prob(0)]), 1.0), None, kept(2, 4)),
-    ]  # fmt: skip
+        with_guidance("class 0 AND left half", guidance.classifier(U, both, 1.0), None, kept(2, 4)),
+    ]
 
 
 def thresholds() -> list[Panel]:
@@ -163,7 +163,7 @@ def samples(panel: Panel) -> tuple[np.ndarray, np.ndarray]:
 
 def picture(name: str, panels: list[Panel]) -> Path:
     """One row of panels, or two; a palette of 32 colours keeps the file small."""
-    columns = min(5, len(panels))
+    columns = 3 if len(panels) == 6 else min(5, len(panels))
     rows = -(-len(panels) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(2.1 * columns, 2.3 * rows), squeeze=False)
     everything = np.asarray(jax.vmap(MIXTURE.sample)(sampler.keys(jax.random.key(1), jnp.arange(COUNT))))
@@ -178,7 +178,7 @@ def picture(name: str, panels: list[Panel]) -> Path:
     figure.tight_layout(pad=0.4)
     path = OUT / f"mixture-{name.replace('_', '-')}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=90, bbox_inches="tight", pad_inches=0.05)
     pyplot.close(figure)
     Image.open(path).convert("RGB").quantize(32).save(path, optimize=True)
     return path

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from configs import schema
-from guided_jax import checkpoint, models, schedule
+from guided_jax import checkpoint, denoiser, models, schedule
 from guided_jax.files import replacing, writable_directory
 
 
@@ -90,6 +90,16 @@ def load(directory: Path) -> Run:
     height, width, channels = facts["image_shape"]
     kept = Facts((height, width, channels), facts["num_classes"], tuple(facts["class_frequencies"]))
     return assemble(schema.from_dict(found["experiment"]), kept)
+
+
+def denoiser_of(run: Run, unet: models.UNet, params: Any, label: Any) -> denoiser.Denoiser:
+    """The denoiser that the run's network is with these parameters, told this label if it takes any."""
+    told = label if run.experiment.diffusion.conditional else None
+
+    def network(x: Any, t: Any) -> Any:
+        return unet.apply(params, x, t, told)
+
+    return denoiser.from_network(network, run.experiment.diffusion.parameterization)
 
 
 def params(directory: Path, part: str) -> Any:

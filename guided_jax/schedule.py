@@ -3,7 +3,8 @@
 A schedule is data. Its tables are computed in float64 on the host and kept as float32 arrays of shape (T + 1,); picking
 some of its levels (`respace`) or one between two of them (`interpolate`) is all that a sampler ever needs.
 
-Sources: [DDPM] Ho et al. 2006.11239, [iDDPM] Nichol & Dhariwal 2102.09672, [EDM] Karras et al. 2206.00364, [ADM] Dhariwal & Nichol 2105.05233.
+Sources: [DDPM] Ho et al. 2006.11239, [iDDPM] Nichol & Dhariwal 2102.09672, [EDM] Karras et al. 2206.00364, [ADM] Dhariwal &
+Nichol 2105.05233.
 """
 
 from collections.abc import Sequence

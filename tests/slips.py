@@ -41,7 +41,7 @@ SLIPS = (
         ("np.cumprod(1 - betas)", "np.cumprod(1 - betas / 2)"),
         ("np.sqrt(1 - alpha_bar))", "1 - alpha_bar)"),
         ("stretch * 0.02", "stretch * 0.2"),
-        ("+ 0.008) / 1.008", "+ 0.08) / 1.08"),
+        ("num_steps + 0.008) / 1.008", "num_steps + 0.08) / 1.08"),
         ("1 - alpha_bar[1:] / alpha_bar[:-1]", "1 - alpha_bar[:-1] / alpha_bar[1:]"),
         (
             "low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)",
@@ -400,15 +400,13 @@ EXPECTED_TO_SURVIVE: dict[str, str] = {}
 
 
 def survives(slip):
-    """True if the tests beside a slip pass with it; ValueError if its text is not there exactly as written."""
+    """True if the tests beside a slip pass with it."""
     with tempfile.TemporaryDirectory() as folder:
         for part in ("guided_jax", "tests"):
             shutil.copytree(ROOT / part, Path(folder) / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", folder)
         path = Path(folder) / "guided_jax" / slip.file
         text = path.read_text()
-        if slip.old not in text:
-            raise ValueError(f"{slip.file} no longer contains {slip.old!r}")
         path.write_text(text.replace(slip.old, slip.new, 1))
         files = [f"tests/test_{name}.py" for name in slip.tests.split()]
         only = ["-k", slip.only] if slip.only else []
@@ -426,7 +424,7 @@ def survives(slip):
             *files,
         ]
         done = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": folder}, capture_output=True)
-        if done.returncode not in (0, 1, 2):  # 2: the mistake already stops the import of the tests
+        if done.returncode not in (0, 1):  # not even run: neither killed nor alive
             raise ValueError(f"{slip.file}: pytest said {done.returncode}: {done.stdout.decode()[-500:]}")
         return done.returncode == 0
 

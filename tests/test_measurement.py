@@ -193,8 +193,7 @@ def test_dps_comes_near_the_measurement_but_not_to_the_posterior():
     off = np.abs(x_0.mean(0)[seen] - want_mean.reshape(SHAPE)[seen]).mean()
     start = np.abs(np.asarray(MEAN)[seen] - want_mean.reshape(SHAPE)[seen]).mean()
     assert off < 0.75 * start
-    assert x_0.std(0)[seen].mean() < 0.97 * STD
-    assert abs(x_0.std(0)[seen].mean() / want_std - 1) > 0.1  # biased: the strength sets the spread, not the noise
+    assert x_0.std(0)[seen].mean() < 0.3 * want_std  # it fits the noise of y: nothing in it knows of that
     np.testing.assert_allclose(x_0.std(0)[~seen].mean(), STD, rtol=0.1)  # what was not measured keeps its prior
 
 

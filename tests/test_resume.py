@@ -51,7 +51,7 @@ def the_same(one, other):
 
 
 def start(out, data_dir, steps, devices=2):
-    words = [sys.executable, "-m", "tests.training_process", *map(str, (out, data_dir, steps, devices))]
+    words = [sys.executable, "-m", "tests.training_process", *map(str, (out, data_dir, steps, devices, 2))]
     return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

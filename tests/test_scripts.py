@@ -13,7 +13,7 @@ from PIL import Image
 
 import sample
 import train
-from configs import command_line, schema
+from configs import command_line, methods, schema
 from configs import run as runs
 from guided_jax import checkpoint, images, log
 
@@ -118,7 +118,14 @@ METHODS = [
     ["--guidance", "classifier", "--scale", 2, "--sampler", "ddpm", "--at", "mean", "--variance", "large"],
     ["--guidance", "classifier-free", "--scale", 0, 3, "--labels", 1],
     ["--guidance", "classifier-free", "--scale", 3, "--eta", 0.5, "--steps", "2,3"],
+    ["--guidance", "classifier-free+interval+rescale+ramp+dynamic", "--scale", 3],
+    ["--guidance", "projected+ramp", "--scale", 3, "--sampler", "ddpm"],
+    ["--guidance", "cfg++", "--scale", 0.6],
+    ["--guidance", "perturbed-attention", "--scale", 2],
+    ["--guidance", "universal", "--scale", 2],
+    ["--guidance", "negative", "--negative", 3, "--scale", 2],
 ]
+REST = sorted({"zero-star", "independent", "smoothed-energy", "self-attention", "off-the-shelf", "autoguidance"})
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: " ".join(str(word) for word in method))
@@ -135,6 +142,23 @@ def test_sample(tiny, tmp_path, capsys, method):
         given = [word for word in method[method.index("--labels") + 1 :] if isinstance(word, int)]
         np.testing.assert_array_equal(labels, np.resize(given, 5))
     assert Image.open(tmp_path / "out" / "grid.png").size[0] > 100
+
+
+def test_every_guidance_of_the_list_is_drawn_somewhere(capsys):
+    code, out, _ = run_script(sample.main, ["--list"], capsys)
+    used = {methods.parse(method[1])[0] for method in METHODS}
+    assert code == 0
+    assert used | set(REST) == set(methods.GUIDANCES)
+    assert all(name in out for name in (*methods.GUIDANCES, *methods.MODIFIERS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REST)
+def test_the_rest_of_the_list(tiny, tmp_path, capsys, name):
+    arguments = [tiny, "--guidance", name, "--scale", 2, "--steps", 3, "--num-samples", 2, "--out", tmp_path / "out"]
+    bad = ["--bad", tiny] if name == "autoguidance" else []
+    code, _, err = run_script(sample.main, [*arguments, *bad], capsys)
+    assert code == 0, err
 
 
 def drawn(tiny, out, capsys, *extra):
@@ -263,6 +287,11 @@ WRONG_SAMPLING = {
     "cannot read the steps 'few'": ["--steps", "few"],
     "50 steps": ["--steps", "50"],
     "'magic'": ["--guidance", "magic"],
+    "'sparkle'": ["--guidance", "classifier-free+sparkle"],
+    "can follow it, not": ["--guidance", "projected+interval"],
+    "--bad RUN": ["--guidance", "autoguidance"],
+    "--negative is None": ["--guidance", "negative"],
+    "--negative is 10": ["--guidance", "negative", "--negative", "10"],
     "'euler'": ["--sampler", "euler"],
     "99 devices": ["--devices", "99"],
     "does not divide over 3": ["--devices", "3", "--batch-size", "8"],

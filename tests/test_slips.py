@@ -1,18 +1,31 @@
 """At least 95 % of the deliberate slips of `tests/slips.py` are noticed, and each of the others has a reason."""
 
+import ast
+
 import pytest
 
 from tests import slips
 
 
 def test_every_slip_is_still_a_change():
-    """The text it changes is there: a slip that no longer applies would count as one that was found."""
+    """The text it changes is there, and is code: a slip in a docstring would count as one that nobody noticed."""
     for slip in slips.SLIPS:
-        assert slip.old in (slips.ROOT / "guided_jax" / slip.file).read_text(), slip
-        assert slip.old != slip.new
+        text = (slips.ROOT / "guided_jax" / slip.file).read_text()
+        assert slip.old in text, slip
+        assert code(text) != code(text.replace(slip.old, slip.new, 1)), slip
         for name in slip.tests.split():
             assert (slips.ROOT / "tests" / f"test_{name}.py").exists(), slip
     assert len(slips.SLIPS) >= 60
+
+
+def code(text):
+    """What is left of a module without its comments and docstrings."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        first = getattr(node, "body", None)
+        if isinstance(first, list) and first and isinstance(first[0], ast.Expr):
+            node.body = first[1:] or [ast.Pass()]
+    return ast.dump(tree)
 
 
 @pytest.mark.slow

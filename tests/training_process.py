@@ -1,6 +1,6 @@
-"""A process that trains the tiny layer on the digits, for tests that end it in the middle.
+"""A process that trains the tiny layer on the digits, for tests that end it in the middle, or run several together.
 
-python -m tests.training_process RUN DATA STEPS DEVICES
+python -m tests.training_process RUN DATA STEPS DEVICES SAVE_EVERY [COORDINATOR PROCESSES ID]
 """
 
 import signal
@@ -11,23 +11,31 @@ from guided_jax import data, loop, parallel, stopping
 from tests import tiny
 
 
-def main(out: Path, data_dir: Path, num_steps: int, devices: int) -> int:
-    parallel.use_cpu_devices(devices)
+def main(out: Path, data_dir: Path, num_steps: int, devices: int, save_every: int) -> None:
     chosen = parallel.choose_devices(16, devices)
-    with stopping.remembered(signal.SIGTERM, signal.SIGINT) as stop:
+    with (
+        parallel.together(),
+        stopping.remembered(*((signal.SIGTERM, signal.SIGINT) if parallel.alone() else ())) as stop,
+    ):
         state = loop.fit(
             parallel.data_parallel(tiny.train_step, chosen),
             parallel.place(tiny.state(), chosen),
-            data.loader(data.load("digits", "train", data_dir), 16, seed=5, flip=True),
+            data.loader(data.load("digits", "train", data_dir), 16, seed=5, flip=True, share=parallel.share()),
             num_steps,
             directory=out,
-            save_every=2,  # most of the time is spent writing
+            save_every=save_every,
             log_every=3,
             stop=stop,
         )
     print(int(state.step))
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
+    out, data_dir, *numbers = sys.argv[1:6]
+    steps, devices, save_every = (int(number) for number in numbers)
+    parallel.use_cpu_devices(devices)
+    if sys.argv[6:]:
+        coordinator, processes, process = sys.argv[6:]
+        parallel.join(coordinator, int(processes), int(process))
+        devices *= int(processes)
+    main(Path(out), Path(data_dir), steps, devices, save_every)
