@@ -108,7 +108,7 @@ SLIPS = (
     ),
     *slips(
         "guidance/shift",
-        "guidance_algebra guidance_methods",
+        "guidance guidance_algebra guidance_methods",
         ("prediction.eps - level.sigma * gradient", "prediction.eps + level.sigma * gradient"),
         ("ratio(jnp.square(level.sigma), level.alpha) * gradient", "ratio(level.sigma, level.alpha) * gradient"),
         (
@@ -128,6 +128,7 @@ SLIPS = (
             "ratio(power * jnp.square(level.sigma), level.alpha * power",
         ),
         ("power = jnp.square(jnp.asarray(data_std))", "power = jnp.asarray(data_std)"),
+        only="pure_noise or clean_example or (what_scale and x_0 and (classifier or shelf))",
     ),
     *slips("guidance/classifier", "guidance_algebra", ("strength(scale, level) * jax.grad", "jax.grad"), only=ALGEBRA),
     *slips(
@@ -145,6 +146,7 @@ SLIPS = (
         ("by_difference(total, c, u,", "by_difference(u, c, u,"),
         ("variance_fraction=towards[0]", "variance_fraction=u"),
         ("towards(x_t, level), away(x_t, level), strength", "away(x_t, level), towards(x_t, level), strength"),
+        only="compos or and_of or not_is or push",
     ),
     *slips(
         "guidance/rescale",
@@ -220,6 +222,7 @@ SLIPS = (
         ("jax.nn.logsumexp(marginal * f)", "marginal * jax.nn.logsumexp(f)"),
         ("jax.nn.logsumexp(jnp.stack([one(x_t, level)", "jnp.sum(jnp.stack([one(x_t, level)"),
         ("weight * one(x_t, level)", "one(x_t, level)"),
+        only="labels or temperatures or independent_conditions",
     ),
     *slips(
         "guidance/off_the_shelf",
@@ -430,7 +433,7 @@ def survives(slip):
 
 
 def main(words, workers=2):
-    """Run the slips whose file or text contains all the words; print survivors; return (killed, survivors)."""
+    """Run the slips whose file or text contains all the words, say how each ended; (number killed, survivors)."""
     chosen = [slip for slip in SLIPS if all(word in " ".join(slip) for word in words)]
     survivors = []
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
