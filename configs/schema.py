@@ -146,11 +146,11 @@ class Diffusion:
     keep_best: bool = True
     """Keep the checkpoint with the lowest held-out loss as well."""
     microbatches: int = 1
-    """Parts in which each device works through its share of a batch: less memory, the same gradient."""
+    """Parts in which each device works through its share of a batch: less memory, the same gradient. Slow on CPU."""
     remat: bool = False
     """Compute the inside of each block again for its gradient: less memory, about a third more time."""
     steps_per_dispatch: int = 1
-    """Training steps compiled into one call, for accelerators that outrun Python; on CPU it is slower."""
+    """Training steps compiled into one call, for accelerators that outrun Python; without effect on CPU."""
     ema_decay: float = 0.995
     parameterization: Literal["eps", "x_0", "v"] = "eps"
     """What the network predicts."""
@@ -184,11 +184,11 @@ class Classifier:
     keep_best: bool = True
     """Keep the checkpoint with the lowest held-out loss as well."""
     microbatches: int = 1
-    """Parts in which each device works through its share of a batch: less memory, the same gradient."""
+    """Parts in which each device works through its share of a batch: less memory, the same gradient. Slow on CPU."""
     remat: bool = False
     """Compute the inside of each block again for its gradient: less memory, about a third more time."""
     steps_per_dispatch: int = 1
-    """Training steps compiled into one call, for accelerators that outrun Python; on CPU it is slower."""
+    """Training steps compiled into one call, for accelerators that outrun Python; without effect on CPU."""
     ema_decay: float = 0.995
     optimizer: Optimizer = dataclasses.field(default_factory=lambda: Optimizer(weight_decay=0.05))
     network: Encoder = dataclasses.field(default_factory=Encoder)

@@ -30,6 +30,10 @@ from guided_jax.files import writable_directory
 WRITING, DELETING, DAMAGED = "writing-", "deleting-", "damaged-"
 
 
+class Damaged(UserWarning):
+    """A checkpoint is not what was written, and another one is used."""
+
+
 class Saved(NamedTuple):
     """What `restore` found: `data_state` and `config` are as they were given to `save`, after a round trip through JSON."""
 
@@ -234,7 +238,7 @@ def _whole(directory, step):
             if number == found[0]:
                 rest = "" if step is not None else "; there is none before it: move the directory away to start anew"
                 raise ValueError(f"the checkpoint {error}{rest}") from None
-            warnings.warn(f"the checkpoint {error}; the one before it is used", stacklevel=3)
+            warnings.warn(f"the checkpoint {error}; the one before it is used", Damaged, stacklevel=3)
     raise FileNotFoundError(f"there is no checkpoint {'' if step is None else f'of step {step} '}in {directory}")
 
 

@@ -108,6 +108,8 @@ def test_joining_takes_everything_or_nothing():
         parallel.join("localhost:1234", 2, None)
     with pytest.raises(ValueError, match="process 2 of 2: they count from 0 to 1"):
         parallel.join("localhost:1234", 2, 2)
+    with pytest.raises(ValueError, match="cannot join the other processes: "):
+        parallel.join(None, None, None, auto=True)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 from guided_jax import denoiser, guidance, reverse, sampler, schedule
 from guided_jax.analytic import GaussianMixture
 from guided_jax.guidance import Stateful
+from guided_jax.prediction import Prediction
 from tests.members import MEMBERS, NULL, PICTURES, SHAPE, as_denoiser, exact_net
 from tests.oracle import MIXTURE, SCHEDULES, points, reparameterized
 
@@ -266,6 +267,18 @@ def test_the_interval_really_skips(x_0_of):
     jax.effects_barrier()
     assert set(asked) == {4.0, 5.0, 6.0}
     assert len(asked) in (3, 3 * 4)  # of an unbatched t the callback may speak once for the batch
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_an_interval_is_told_in_sigma_over_alpha(name):
+    """EDM's sigma, for VP tables too, where sigma itself never reaches 1."""
+    levels, low, high = SCHEDULES[name], 0.19, 1.61
+    wild = lambda plain: lambda x, level: plain(x, level)._replace(x_0=x + 100)  # noqa: E731
+    limited = guidance.interval(wild, lambda x, level: Prediction(x, x), low, high)
+    moved = jax.jit(jax.vmap(lambda level: limited(jnp.zeros(()), level).x_0 == 100))(levels)
+    ratio = np.asarray(levels.sigma, np.float64) / np.asarray(levels.alpha, np.float64)
+    np.testing.assert_array_equal(moved, (low < ratio) & (ratio <= high))
+    assert 0 < moved.sum() < len(moved) - 2
 
 
 def test_an_interval_differentiates_through_the_network_it_was_given():

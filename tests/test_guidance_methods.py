@@ -232,7 +232,8 @@ def test_projected_guidance_by_hand():
     shift, _ = moved().denoise(jnp.zeros(2), x, LEVEL)
     np.testing.assert_allclose(jnp.dot(shift.x_0 - c(x, LEVEL).x_0, c(x, LEVEL).x_0), 0, atol=1e-6)
     assert jnp.linalg.norm(shift.x_0 - c(x, LEVEL).x_0) > 0.01
-    short, _ = moved(parallel=1.0, radius=0.01).denoise(jnp.zeros(2), x, LEVEL)
+    short, state = moved(parallel=1.0, radius=0.01).denoise(jnp.zeros(2), x, LEVEL)
+    np.testing.assert_allclose(state, d, rtol=1e-5)  # what is remembered has its whole length
     np.testing.assert_allclose(short.x_0 - c(x, LEVEL).x_0, 3 * 0.01 * d / jnp.linalg.norm(d), rtol=1e-4)
     before = jnp.array([1.0, 2.0])
     kept, state = moved(parallel=1.0, momentum=-0.5).denoise(before, x, LEVEL)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -45,10 +46,23 @@ def run_script(main, argv, capsys):
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """A run of a few steps; the tests only read it."""
-    place = tmp_path_factory.mktemp("run")
-    arguments = ["digits", "--out", place / "run", "--data.dir", place / "data", *SMALL]
-    command_line.script(train.main, [str(argument) for argument in arguments])
+    """A run of a few steps, one for all processes of the test runner; the tests only read it."""
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "tiny"
+    try:
+        place.mkdir()
+    except FileExistsError:  # another process is making it
+        while not (place / "ready").exists():
+            assert not (place / "failed").exists()
+            time.sleep(0.5)
+        return place / "run"
+    try:
+        arguments = ["digits", "--out", place / "run", "--data.dir", place / "data", *SMALL]
+        command_line.script(train.main, [str(argument) for argument in arguments])
+        (place / "ready").touch()
+    finally:
+        if not (place / "ready").exists():
+            (place / "failed").touch()
     return place / "run"
 
 
