@@ -97,7 +97,10 @@ def test_killed_twenty_times_it_ends_bit_for_bit_where_it_would_have(tmp_path):
     survives(tmp_path, kills=20, steps=500)
 
 
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")])
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(signal.SIGTERM, "SIGTERM"), pytest.param(signal.SIGINT, "SIGINT", marks=pytest.mark.slow)],
+)
 def test_told_to_stop_it_saves_and_says_so(tmp_path, number, name):
     out = tmp_path / "run"
     process = start(out, tmp_path / "data", 100_000)
