@@ -222,7 +222,7 @@ SLIPS = (
         ("jax.nn.logsumexp(marginal * f)", "marginal * jax.nn.logsumexp(f)"),
         ("jax.nn.logsumexp(jnp.stack([one(x_t, level)", "jnp.sum(jnp.stack([one(x_t, level)"),
         ("weight * one(x_t, level)", "one(x_t, level)"),
-        only="labels or temperatures or independent_conditions",
+        only="labels or temperatures or not_is",
     ),
     *slips(
         "guidance/off_the_shelf",

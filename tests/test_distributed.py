@@ -19,6 +19,17 @@ from tests import tiny
 ROOT = Path(__file__).parent.parent
 
 
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left():
+    """A test that fails leaves nobody training behind it."""
+    yield
+    while STARTED:
+        STARTED.pop().kill()
+
+
 def free_port():
     with socket.socket() as one:
         one.bind(("localhost", 0))
@@ -31,7 +42,8 @@ def start(out, data_dir, steps, count, devices=1, save_every=10):
     words = [sys.executable, "-m", "tests.training_process", *map(str, (out, data_dir, steps, devices, save_every))]
     ends = [[]] if count == 1 else [[f"localhost:{port}", str(count), str(process)] for process in range(count)]
     options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return [subprocess.Popen([*words, *end], **options) for end in ends]
+    STARTED.extend(subprocess.Popen([*words, *end], **options) for end in ends)
+    return STARTED[-count:]
 
 
 def finish(processes):

@@ -58,8 +58,10 @@ def test_not_is_a_negative_scale():
     def log_tilted(x):
         return BY_A.log_density()(x, LEVEL) + BY_A.log_prob(1)(x, LEVEL) - BY_B.log_prob(0)(x, LEVEL) / 2
 
-    found = jax.vmap(lambda x: prediction.score(denoise(x, LEVEL), LEVEL))(x_t)
-    np.testing.assert_allclose(found, jax.vmap(jax.grad(log_tilted))(x_t), rtol=1e-3, atol=1e-3)
+    weighed = guidance.all_of([BY_A.log_prob(1), BY_B.log_prob(0)], [1.0, -0.5])
+    for guided in (denoise, guidance.classifier(BY_A.denoiser(), weighed, 1.0)):
+        found = jax.vmap(lambda x, guided=guided: prediction.score(guided(x, LEVEL), LEVEL))(x_t)
+        np.testing.assert_allclose(found, jax.vmap(jax.grad(log_tilted))(x_t), rtol=1e-3, atol=1e-3)
 
 
 def test_and_of_dependent_conditions_is_exact_at_t_0_only():

@@ -29,6 +29,17 @@ def fit(directory, num_steps=30, devices=DEVICES, step=STEP, **options):
     return loop.fit(step, parallel.place(tiny.state(), devices), batches, num_steps, directory=directory, **options)
 
 
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left():
+    """A test that fails leaves nobody training behind it."""
+    yield
+    while STARTED:
+        STARTED.pop().kill()
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run that nothing happened to; the tests only read it."""
@@ -52,7 +63,8 @@ def the_same(one, other):
 
 def start(out, data_dir, steps, devices=2):
     words = [sys.executable, "-m", "tests.training_process", *map(str, (out, data_dir, steps, devices, 2))]
-    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    STARTED.append(subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    return STARTED[-1]
 
 
 def reaches(process, out, step):

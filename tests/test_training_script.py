@@ -108,10 +108,15 @@ def test_a_signal_saves_and_ends(tmp_path, number, code):
     process = subprocess.Popen(
         [sys.executable, "train.py", *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
     )
-    while (checkpoint.latest(tmp_path / "run" / "classifier" / "checkpoints") or 0) < 2:
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 120
+        while (checkpoint.latest(tmp_path / "run" / "classifier" / "checkpoints") or 0) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == code
     assert "stopped and saved; the same command goes on from there" in said
