@@ -1,6 +1,6 @@
 """Deliberate slips in the mathematics, one at a time: does any oracle test notice?
 
-    python -m tests.slips            # all of them, about a quarter of an hour on two cores
+    python -m tests.slips            # all of them, about twenty minutes on two cores
     python -m tests.slips rescale    # those whose file or text contains a word
 
 Each slip is one textual change (a sign, a factor, an index, two levels swapped) to a copy of the package in a temporary
@@ -230,7 +230,7 @@ SLIPS = (
         ("posterior_variance(level, data_std) * gradient", "gradient"),
         ("jax.grad(log_prob)(prediction.x_0, level)", "jax.grad(log_prob)(x_t, level)"),
         ("strength(scale, level) * gradient, level", "gradient, level"),
-        only="clean",
+        only="clean or shelf",
     ),
     *slips(
         "guidance/threshold",
@@ -246,22 +246,22 @@ SLIPS = (
     ),
     *slips(
         "guidance/self_attention",
-        "guidance_algebra perturbation",
+        "guidance_methods",
         ("second.x_0 + (first.x_0 - smooth)", "second.x_0"),
         ("denoise(diffuse(smooth, first.eps, level), level)", "denoise(smooth, level)"),
-        only="self",
+        only="self or blurred",
     ),
     *slips(
         "guidance/operators",
         "measurement",
-        ("gain * observed + noise", "gain + noise"),
+        ("gain * jnp.square(weights) + noise", "gain * weights + noise"),
         ("gain / factor**2 + noise", "gain / factor + noise"),
         ("height * factor, width * factor, channels) / factor**2", "height * factor, width * factor, channels)"),
         ("gain * power + noise", "gain + noise * power"),
         ("_apply(rows.T, columns.T, y)", "_apply(rows, columns, y)"),
         ("jnp.exp(-distance / 2)", "jnp.exp(-distance)"),
         ('jnp.einsum("ij,kj->ik", matrix, matrix)', 'jnp.einsum("ji,jk->ik", matrix, matrix)'),
-        only="operator or solve or adjoint or inverse or pigdm",
+        only="operator or solve or adjoint or inverse or pigdm or blur",
     ),
     *slips(
         "guidance/measurement",
@@ -368,7 +368,12 @@ SLIPS = (
         ("jax.random.fold_in(key, position)\n", "key\n"),
         ("jnp.arange(len(levels.t) - 1, 0, -1)", "jnp.arange(len(levels.t) - 1, 1, -1)"),
         ("jnp.arange(len(levels.t) - 1, 0, -1)", "jnp.arange(1, len(levels.t))"),
+    ),
+    *slips(
+        "sampler",
+        "guidance_algebra",
         ("known(prediction, x_t, now, denoise)", "known(prediction, x_t, then, denoise)"),
+        only="diagnostics",
     ),
     *slips(
         "analytic",

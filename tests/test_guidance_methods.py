@@ -152,6 +152,33 @@ def test_on_the_clean_example_both_forms_are_exact_for_normal_data(name, positio
         np.testing.assert_allclose(got.eps, want.eps, rtol=1e-4, atol=1e-5 * (1 + 1 / float(level.sigma)))
 
 
+def test_off_the_shelf_looks_at_the_predicted_clean_example():
+    """A criterion that bends: its gradient is taken at x_0, not at x_t, and weighed by Var(x_0 | x_t) of normal data."""
+    x = jnp.array([0.4, -0.3])
+    x_0 = MIXTURE.denoiser()(x, LEVEL).x_0
+    found = guidance.off_the_shelf(MIXTURE.denoiser(), lambda x, level: jnp.sum(jnp.sin(3 * x)), 2.0, 0.7)(x, LEVEL)
+    variance = 0.49 * LEVEL.sigma**2 / (0.49 * LEVEL.alpha**2 + LEVEL.sigma**2)
+    np.testing.assert_allclose(found.x_0 - x_0, 2 * variance * 3 * jnp.cos(3 * x_0), rtol=1e-3)
+
+
+@pytest.mark.parametrize("looked_at", [None, lambda x_t, level: jnp.array([[1.0, 0.0], [0.0, 1.0]])])
+def test_the_blurred_model_is_asked_about_its_own_blurred_picture(looked_at):
+    square = MIXTURE._replace(means=jax.random.normal(jax.random.key(5), (4, 2, 2, 1)))
+    x_t = jax.random.normal(jax.random.key(6), (2, 2, 1))
+    first = square.denoiser()(x_t, LEVEL)
+    near = np.exp(-1 / (2 * 0.8**2))
+    rows = np.array([[1, near], [near, 1]]) / (1 + near)
+    smooth = np.einsum("ij,jwc,vw->ivc", rows, first.x_0, rows)
+    if looked_at is not None:
+        smooth = np.where(np.eye(2)[..., None] > 0, smooth, first.x_0)
+    second = square.denoiser()(LEVEL.alpha * smooth + LEVEL.sigma * first.eps, LEVEL)
+    found = guidance.blurred(square.denoiser(), 0.8, looked_at)(x_t, LEVEL)
+    np.testing.assert_allclose(found.eps, second.eps, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(LEVEL.alpha * found.x_0 + LEVEL.sigma * found.eps, x_t, rtol=1e-4, atol=1e-5)
+    whole = guidance.self_attention(square.denoiser(), 1.5, 0.8, looked_at)(x_t, LEVEL)
+    np.testing.assert_allclose(whole.eps, second.eps + 1.5 * (first.eps - second.eps), rtol=1e-3, atol=1e-4)
+
+
 def test_elucd_shifts_the_mean_by_variance_and_sine():
     levels = schedule.respace(COSINE, 50)
     now, then, x_t, key = schedule.at(levels, 30), schedule.at(levels, 29), jnp.array([0.4, -0.1]), jax.random.key(0)

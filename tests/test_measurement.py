@@ -15,6 +15,7 @@ SIZE = int(np.prod(SHAPE))
 OBSERVED = (jax.random.uniform(jax.random.key(9), SHAPE) < 0.4).astype(jnp.float32)
 OPERATORS = {
     "mask": operators.mask(OBSERVED),
+    "weights": operators.mask(jax.random.uniform(jax.random.key(8), SHAPE, minval=0.3)),
     "average_pool": operators.average_pool(2),
     "gaussian_blur": operators.gaussian_blur(4, 6, 0.7),
     "separable": operators.separable(
@@ -84,6 +85,9 @@ def test_the_pseudo_inverse_is_scipys(operator):
 
 
 def test_a_blur_keeps_constants_and_its_ends_are_identity_and_mean():
+    i = np.arange(6)
+    weights = np.exp(-((i[:, None] - i) ** 2) / (2 * 0.8**2))
+    np.testing.assert_allclose(operators.gaussian_matrix(6, 0.8), weights / weights.sum(1, keepdims=True), rtol=1e-5)
     constant = jnp.full(SHAPE, 0.7)
     for std in (0.0, 0.8, jnp.inf):
         blurred = operators.gaussian_blur(4, 6, std)
@@ -150,6 +154,8 @@ def test_the_likelihood_at_the_prediction_is_overconfident():
     observed, exact = np.trace(a @ covariance @ a.T), np.trace(a @ want @ a.T)
     assert observed < 0.9 * exact
     level, x_t = schedule.at(schedule.cosine(1000), 1), TRUTH
+    slope = (operator.adjoint(y - operator.forward(x_t))) / NOISE**2
+    np.testing.assert_allclose(jax.grad(criterion)(x_t, level), slope, rtol=1e-4, atol=1e-4)
     both = [denoise(x_t, level), guidance.pigdm(PRIOR.denoiser(), operator, y, NOISE, STD)(x_t, level)]
     np.testing.assert_allclose(both[0].x_0, both[1].x_0, atol=1e-3)
 

@@ -196,6 +196,16 @@ def test_one_step_runs_and_any_fraction_stay_finite_and_the_last_step_has_no_noi
     np.testing.assert_array_equal(*runs)
 
 
+@pytest.mark.parametrize("variance", ["small", "large", "learned"])
+def test_the_memory_is_the_steps_own_posterior_variance(variance):
+    """What the next step borrows, if it goes to the clean level."""
+    levels, x = schedule.cosine(100), jnp.zeros(2)
+    now, then = schedule.at(levels, 60), schedule.at(levels, 55)
+    denoise = lambda x, level: MIXTURE.denoiser()(x, level)._replace(variance_fraction=jnp.full(2, 0.5))  # noqa: E731
+    memory = reverse.ddpm(variance).step(jax.random.key(0), denoise, x, jnp.float32(0.7), now, then)[1]
+    np.testing.assert_allclose(memory, forward.posterior(x, x, now, then).variance, rtol=1e-6)
+
+
 def test_learned_variance_is_between_the_two_in_the_logarithm():
     levels = schedule.cosine(100)
     now, then, x = schedule.at(levels, 60), schedule.at(levels, 55), jnp.zeros(2)

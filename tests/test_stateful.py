@@ -85,6 +85,7 @@ def test_lifting_a_guide_leaves_the_state_its_own_way():
     np.testing.assert_array_equal(prediction.x_0, jnp.clip(plain.x_0, -0.3, 0.3))
     assert count == 5
     assert lifted.init(X_T) == 0
+    np.testing.assert_array_equal(guidance.first_state(counter())(X_T, level).x_0, MIXTURE.denoiser()(X_T, level).x_0)
     np.testing.assert_array_equal(guidance.first_state(lifted)(X_T, level).x_0, jnp.clip(plain.x_0 - 0.4, -0.3, 0.3))
 
 

@@ -27,12 +27,16 @@ def pseudo_inverse(operator: Operator, y: Float[Array, "..."]) -> Float[Array, "
 
 
 def mask(observed: Array) -> Operator:
-    """A x = observed * x, inpainting: observed is 1 (or True) where x is known, 0 elsewhere, and where y is 0 too."""
+    """A x = observed * x, inpainting: observed is 1 (or True) where x is known and 0 elsewhere, where y is 0 too.
+
+    Numbers between weigh what is seen.
+    """
+    weights = jnp.asarray(observed, jnp.float32)
 
     def solve(y: Array, gain: ArrayLike, noise: ArrayLike) -> Array:
-        return ratio(y * observed, gain * observed + noise)
+        return ratio(y, gain * jnp.square(weights) + noise)
 
-    return Operator(lambda x: x * observed, lambda y: y * observed, solve)
+    return Operator(lambda x: x * weights, lambda y: y * weights, solve)
 
 
 def average_pool(factor: int) -> Operator:
