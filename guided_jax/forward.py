@@ -27,7 +27,7 @@ def transition(
     x_s: Float[Array, "*shape"], eps: Float[Array, "*shape"], level_s: NoiseLevel, level_t: NoiseLevel
 ) -> Float[Array, "*shape"]:
     """x_t = a x_s + sqrt(sigma_t^2 - a^2 sigma_s^2) eps, a = alpha_t / alpha_s: q(x_t | x_s) ([VDM] eq. 21-22)."""
-    return _kept(level_t, level_s) * x_s + root(step_beta(level_t, level_s)) * eps
+    return kept_share(level_t, level_s) * x_s + root(step_beta(level_t, level_s)) * eps
 
 
 def posterior(x_t: Float[Array, "*shape"], x_0: Float[Array, "*shape"], now: NoiseLevel, then: NoiseLevel) -> Normal:
@@ -36,7 +36,7 @@ def posterior(x_t: Float[Array, "*shape"], x_0: Float[Array, "*shape"], now: Noi
     `now` is the level t of x_t, `then` any level s <= t; beta = sigma_t^2 - a^2 sigma_s^2 ([VDM] eq. 25-29; for
     neighbours of a VP table [DDPM] eq. 6-7). At then = now it is a point at x_t.
     """
-    a, beta = _kept(now, then), step_beta(now, then)
+    a, beta = kept_share(now, then), step_beta(now, then)
     kept = jnp.square(ratio(then.sigma, now.sigma, at_zero=1.0))
     fresh = ratio(beta, jnp.square(now.sigma))
     return Normal(a * kept * x_t + then.alpha * fresh * x_0, beta * kept)
@@ -47,18 +47,24 @@ def step_beta(now: NoiseLevel, then: NoiseLevel) -> Float[Array, ""]:
 
     Never 1 - a^2, which is the same for VP only (and loses its digits sooner).
     """
-    return jnp.maximum(jnp.square(now.sigma) - jnp.square(_kept(now, then) * then.sigma), 0.0)
+    return jnp.maximum(jnp.square(now.sigma) - jnp.square(kept_share(now, then) * then.sigma), 0.0)
 
 
-def _kept(now: NoiseLevel, then: NoiseLevel) -> Float[Array, ""]:
-    """a = alpha_t / alpha_s; 1 between two levels of pure noise, so that staying at one adds nothing."""
+def kept_share(now: NoiseLevel, then: NoiseLevel) -> Float[Array, ""]:
+    """a = alpha_t / alpha_s, what a step keeps of x_s; 1 between two levels of pure noise: staying at one adds nothing."""
     return ratio(now.alpha, then.alpha, at_zero=1.0)
 
 
 def ratio(numerator, denominator, at_zero: float = 0.0) -> Float[Array, "..."]:
-    """numerator / denominator, and at_zero where the denominator is 0; finite in its gradient too."""
+    """numerator / denominator, and at_zero where the denominator is 0; finite in its gradient too.
+
+    An array over a scalar is multiplied by the reciprocal. XLA does that by itself to a divisor that has one use, which it
+    counts before it merges what is written twice on one device, and after on several: the last bit of an image would differ.
+    """
     zero = jnp.asarray(denominator) == 0
-    return jnp.where(zero, at_zero, numerator / jnp.where(zero, 1.0, denominator))
+    divisor = jnp.where(zero, 1.0, denominator)
+    alike = jnp.ndim(numerator) == jnp.ndim(denominator)
+    return jnp.where(zero, at_zero, numerator / divisor if alike else numerator * (1 / divisor))
 
 
 def root(variance) -> Float[Array, "..."]:

@@ -62,6 +62,29 @@ def run(
     return x_0, memory, observations
 
 
+def encode(
+    denoise: Denoiser,
+    step: ReverseStep,
+    x_0: Float[ArrayLike, "*shape"],
+    levels: NoiseLevel,
+) -> Array:
+    """x_0 -> x_T, the noise from which `sample` would draw x_0: a deterministic step, up the levels.
+
+    x_0 is taken to be at the first noisy level, as ADM's reverse DDIM does, and the last step goes to the last level;
+    one call of the network a step. step: without noise, such as ddim() or dpm_solver(2): one that draws is refused by
+    nobody, and decodes to something else.
+    """
+    x_0 = jnp.asarray(x_0)
+    x_0 = x_0.astype(jnp.promote_types(x_0.dtype, jnp.float32))
+
+    def body(carry: tuple[Array, Any], position: Array) -> tuple[tuple[Array, Any], None]:
+        x_s, memory = carry
+        unused = jax.random.key(0)
+        return step.step(unused, denoise, x_s, memory, at(levels, position), at(levels, position + 1)), None
+
+    return jax.lax.scan(body, (x_0, step.init(x_0)), jnp.arange(1, len(levels.t) - 1))[0][0]
+
+
 def keys(key, indices: Int[ArrayLike, " n"]):
     """fold_in(key, index) for each global example index: example i never depends on batch, device or restart."""
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.asarray(indices))

@@ -4,7 +4,7 @@ A schedule is data. Its tables are computed in float64 on the host and kept as f
 some of its levels (`respace`) or one between two of them (`interpolate`) is all that a sampler ever needs.
 
 Sources: [DDPM] Ho et al. 2006.11239, [iDDPM] Nichol & Dhariwal 2102.09672, [EDM] Karras et al. 2206.00364, [ADM] Dhariwal &
-Nichol 2105.05233.
+Nichol 2105.05233, [FIT] Jabri et al. 2212.11972, [FM] Lipman et al. 2210.02747, [ZTSNR] Lin et al. 2305.08891.
 """
 
 from collections.abc import Sequence
@@ -53,6 +53,43 @@ def cosine(num_steps: int = 1000) -> NoiseLevel:
     return from_betas(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999))
 
 
+def sigmoid(num_steps: int = 1000, start: float = -3.0, end: float = 3.0, temperature: float = 1.0) -> NoiseLevel:
+    """alpha_t^2 = (s(1) - s(t / T)) / (s(1) - s(0)), s(u) = 1 / (1 + exp(-(start + u (end - start)) / temperature)).
+
+    [FIT] appendix. alpha_T^2 is kept at 1e-9 at least, so that a network of the eps kind can start there.
+    """
+    _check_steps(num_steps)
+    if not (start < end and temperature > 0):
+        raise ValueError(f"start {start}, end {end}, temperature {temperature} must be start < end, temperature > 0")
+    s = 1 / (1 + np.exp(-np.linspace(start, end, num_steps + 1) / temperature))
+    alpha_bar = np.maximum((s[-1] - s) / (s[-1] - s[0]), 1e-9)
+    return _table(np.arange(num_steps + 1), np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar))
+
+
+def flow(num_steps: int = 1000) -> NoiseLevel:
+    """alpha = 1 - t / T, sigma = t / T: the straight path of flow matching ([FM] example II), pure noise at T.
+
+    Its networks tell the velocity eps - x_0 (parameterization "flow") and as a rule the time t / T:
+    from_network(network, "flow", time=lambda level: level.t / num_steps).
+    """
+    _check_steps(num_steps)
+    s = np.linspace(0, 1, num_steps + 1)
+    return _table(np.arange(num_steps + 1), 1 - s, s)
+
+
+def zero_terminal_snr(levels: NoiseLevel) -> NoiseLevel:
+    """alpha_t <- alpha_1 (alpha_t - alpha_T) / (alpha_1 - alpha_T): the table ends in pure noise ([ZTSNR] algorithm 1).
+
+    levels: a VP table. Its first noisy level stays; a network is trained on the new table, on v or x_0. Raises ValueError
+    for a table that is not VP or has a single noisy level.
+    """
+    alpha, sigma = (np.asarray(column, np.float64) for column in levels[1:])
+    if len(alpha) < 3 or not np.allclose(alpha**2 + sigma**2, 1, atol=1e-4):
+        raise ValueError(f"zero_terminal_snr takes a VP table of two noisy levels or more, not one of {len(alpha) - 1}")
+    alpha[1:] = alpha[1] * (alpha[1:] - alpha[-1]) / (alpha[1] - alpha[-1])
+    return _table(np.asarray(levels.t), alpha, np.sqrt(1 - alpha**2))
+
+
 def karras(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> NoiseLevel:
     """sigma_i = (sigma_min^(1/rho) + i/(N-1) (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho, alpha = 1 ([EDM] eq. 5).
 
@@ -83,17 +120,27 @@ def interpolate(levels: NoiseLevel, log_snr: Float[ArrayLike, "*at"]) -> NoiseLe
     """The level, on the grid or off it, with log(alpha^2 / sigma^2) = log_snr; its t is fractional.
 
     t is linear in log_snr between two noisy levels, linear in sigma^2 / alpha^2 between the clean level and the first
-    noisy one, and stays at T beyond the last. alpha and sigma are exact for VP and VE.
+    noisy one, and stays at T beyond the last. alpha and sigma are exact for VP, VE and flow matching.
     """
     t, alpha, sigma = (jnp.asarray(column) for column in levels)
     log_snr = jnp.asarray(log_snr, t.dtype)
-    table = _log_snr(alpha[1:], sigma[1:])
+    table = log_snr_of(NoiseLevel(t, alpha, sigma))[1:]
     inside = jnp.interp(-log_snr, -table, t[1:])
     below = t[1] * jnp.exp(jnp.minimum(table[0] - log_snr, 0))
     t_off = jnp.where(log_snr > table[0], below, inside)
-    # (1 - alpha^2) / sigma^2 is 1 all along a VP table and 0 all along a VE one, so interpolating it keeps both exact.
-    kind = jnp.interp(-log_snr, -table, (1 - alpha[1:] ** 2) / sigma[1:] ** 2)
-    return NoiseLevel(t_off, 1 / jnp.sqrt(1 + kind * jnp.exp(-log_snr)), 1 / jnp.sqrt(jnp.exp(log_snr) + kind))
+    # (1 - alpha^2) / (sigma (alpha + sigma)) is a straight line in c = alpha / (alpha + sigma) for VP (1 - c), VE (0) and
+    # flow matching (1 + c), finite at both ends: interpolating it keeps all three exact.
+    rho = jnp.exp(-log_snr / 2)
+    kind = jnp.interp(-1 / (1 + rho), *_kind(alpha, sigma))
+    clean, small = rho < 1, jnp.minimum(rho, 1 / rho)  # each end by the ratio that is finite there
+    large = 1 / jnp.sqrt(jnp.where(clean, 1 + kind * small * (1 + small), jnp.square(small) + kind * (1 + small)))
+    return NoiseLevel(t_off, jnp.where(clean, large, small * large), jnp.where(clean, small * large, large))
+
+
+def log_snr_of(level: NoiseLevel) -> Float[Array, "*levels"]:
+    """log(alpha^2 / sigma^2), finite at both ends: 175 and more where sigma is 0, -175 and less where alpha is."""
+    tiny = jnp.finfo(jnp.float32).tiny
+    return 2 * (jnp.log(jnp.maximum(level.alpha, tiny)) - jnp.log(jnp.maximum(level.sigma, tiny)))
 
 
 def respace(levels: NoiseLevel, spec: int | str | list[int] | tuple[int, ...]) -> NoiseLevel:
@@ -148,9 +195,16 @@ def _counts(spec: int | str | list[int] | tuple[int, ...]) -> list[int]:
     return counts
 
 
-def _log_snr(alpha: Array, sigma: Array) -> Array:
-    tiny = jnp.finfo(alpha.dtype).tiny
-    return 2 * (jnp.log(jnp.maximum(alpha, tiny)) - jnp.log(jnp.maximum(sigma, tiny)))
+def _kind(alpha: Array, sigma: Array) -> tuple[Array, Array]:
+    """(-c, kind) of a table, with both ends c = 1 and c = 0 by the line through the levels near them."""
+    c = alpha[1:] / (alpha[1:] + sigma[1:])
+    kind = (1 - jnp.square(alpha[1:])) / (sigma[1:] * (alpha[1:] + sigma[1:]))
+    if len(alpha) < 3:  # a single level does not tell its kind: VP, or VE where its alpha is 1
+        return jnp.array([-1.0, 0.0]), jnp.append(0.0, jnp.where(alpha[1] < 1, 1.0, 0.0))
+    far = max(1, len(c) // 8)  # neighbours are too close for a line in float32
+    clean = kind[0] + (kind[far] - kind[0]) / (c[far] - c[0]) * (1 - c[0])
+    noise = kind[-1] + (kind[-1 - far] - kind[-1]) / (c[-1 - far] - c[-1]) * (0 - c[-1])
+    return -jnp.concatenate([jnp.ones(1), c, jnp.zeros(1)]), jnp.concatenate([clean[None], kind, noise[None]])
 
 
 def _check_steps(num_steps: int) -> None:

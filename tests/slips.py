@@ -60,7 +60,7 @@ SLIPS = (
         "forward",
         "forward reverse",
         ("return level.alpha * x_0 + level.sigma * eps", "return level.sigma * x_0 + level.alpha * eps"),
-        ("return _kept(level_t, level_s) * x_s", "return _kept(level_s, level_t) * x_s"),
+        ("return kept_share(level_t, level_s) * x_s", "return kept_share(level_s, level_t) * x_s"),
         ("root(step_beta(level_t, level_s)) * eps", "step_beta(level_t, level_s) * eps"),
         (
             "kept = jnp.square(ratio(then.sigma, now.sigma, at_zero=1.0))",
@@ -68,7 +68,10 @@ SLIPS = (
         ),
         ("return Normal(a * kept * x_t + then.alpha", "return Normal(a * kept * x_t + now.alpha"),
         ("beta * kept)", "beta)"),
-        ("jnp.square(now.sigma) - jnp.square(_kept(now, then) * then.sigma)", "1 - jnp.square(_kept(now, then))"),
+        (
+            "jnp.square(now.sigma) - jnp.square(kept_share(now, then) * then.sigma)",
+            "1 - jnp.square(kept_share(now, then))",
+        ),
         ("return ratio(now.alpha, then.alpha, at_zero=1.0)", "return ratio(then.alpha, now.alpha, at_zero=1.0)"),
     ),
     *slips(
@@ -311,8 +314,8 @@ SLIPS = (
         ("return x_s, jnp.asarray(small, x_t.dtype)", "return x_s, jnp.asarray(memory, x_t.dtype)"),
         ("low + prediction.variance_fraction * (high - low)", "high + prediction.variance_fraction * (low - high)"),
         (
-            "_borrowed(now, then, small, previous), step_beta(now, then))",
-            "_borrowed(now, then, small, previous), small)",
+            "borrowed(now, then, small, previous), step_beta(now, then))",
+            "borrowed(now, then, small, previous), small)",
         ),
         (
             "jnp.where(previous > 0, previous, step_beta(now, then))",

@@ -15,6 +15,7 @@ import guided_jax.reverse
 import guided_jax.sampler
 import guided_jax.schedule
 from tests.oracle import MIXTURE
+from tests.steppers import STEPPERS
 
 SIGNATURES = {
     "schedule.NoiseLevel": "t alpha sigma",
@@ -68,13 +69,9 @@ def test_from_network():
     assert float(parameters["time"].default(level)) == 3
 
 
-STEPS = {
-    "ddpm": guided_jax.reverse.ddpm(),
-    "ddpm-large": guided_jax.reverse.ddpm("large"),
+STEPS = {name: stepper.make(guided_jax.schedule.cosine(100)) for name, stepper in STEPPERS.items()} | {
     "classifier_ddpm": guided_jax.reverse.classifier_ddpm(MIXTURE.log_prob(0), 2.0),
     "classifier_ddpm-mean": guided_jax.reverse.classifier_ddpm(MIXTURE.log_prob(0), 2.0, at="mean"),
-    "ddim": guided_jax.reverse.ddim(),
-    "ddim-eta": guided_jax.reverse.ddim(0.5),
 }
 
 
@@ -85,7 +82,7 @@ def test_every_sampler_is_a_reverse_step(step):
     levels, x = guided_jax.schedule.cosine(10), jnp.array([0.3, 0.2])
     memory = step.init(x)
     now, then = guided_jax.schedule.at(levels, 5), guided_jax.schedule.at(levels, 4)
-    x_s, left = step.step(jax.random.key(0), MIXTURE.denoiser(), x, memory, now, then)
+    x_s, left = jax.eval_shape(lambda: step.step(jax.random.key(0), MIXTURE.denoiser(), x, memory, now, then))
     assert (x_s.shape, x_s.dtype) == (x.shape, x.dtype)
     assert jax.tree.structure(left) == jax.tree.structure(memory)
     assert [leaf.dtype for leaf in jax.tree.leaves(left)] == [leaf.dtype for leaf in jax.tree.leaves(memory)]

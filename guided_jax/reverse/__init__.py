@@ -2,20 +2,42 @@
 
 from guided_jax.guidance.stateful import Stateful
 from guided_jax.reverse.ancestral import classifier_ddpm, ddpm
-from guided_jax.reverse.implicit import ddim
+from guided_jax.reverse.deis import deis
+from guided_jax.reverse.dpm import dpm_solver, dpm_solver_2s
+from guided_jax.reverse.heun import churned, heun
+from guided_jax.reverse.implicit import ddim, euler, euler_ancestral
+from guided_jax.reverse.langevin import annealed_langevin, chain, langevin
 from guided_jax.reverse.measurement import dps, repaint
 from guided_jax.reverse.off_the_shelf import off_the_shelf_ddpm
+from guided_jax.reverse.optimal import measured_spread, normal_spread, optimal_variance
+from guided_jax.reverse.sde import reverse_sde
 from guided_jax.reverse.stateful import with_state
 from guided_jax.reverse.step import ReverseStep
+from guided_jax.reverse.unipc import unipc
 
 __all__ = [
     "ReverseStep",
     "Stateful",
+    "annealed_langevin",
+    "chain",
+    "churned",
     "classifier_ddpm",
     "ddim",
     "ddpm",
+    "deis",
+    "dpm_solver",
+    "dpm_solver_2s",
     "dps",
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "langevin",
+    "measured_spread",
+    "normal_spread",
     "off_the_shelf_ddpm",
+    "optimal_variance",
     "repaint",
+    "reverse_sde",
+    "unipc",
     "with_state",
 ]

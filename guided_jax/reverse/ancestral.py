@@ -56,7 +56,7 @@ def classifier_ddpm(log_prob: LogProb, scale: Scale, at: str = "x_t", variance: 
 
 def shifted(variance: Variance, shift: Shift) -> ReverseStep:
     """ddpm(variance) with its mean moved by `shift`: what every guidance of the mean is made of."""
-    rule = _variance_rule(variance)
+    rule = variance_of(variance)
 
     def step(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
         prediction = denoise(x_t, now)
@@ -70,7 +70,7 @@ def shifted(variance: Variance, shift: Shift) -> ReverseStep:
     return ReverseStep(lambda x_T: jnp.zeros((), x_T.dtype), step)
 
 
-def _variance_rule(variance: Variance) -> Callable[..., Array]:
+def variance_of(variance: Variance) -> Callable[..., Array]:
     """(prediction, now, then, small, previous) -> variance; `previous` is the last step's posterior variance."""
     if callable(variance):
         return lambda prediction, now, then, small, previous: variance(prediction, now, then)
@@ -85,20 +85,20 @@ def _variance_rule(variance: Variance) -> Callable[..., Array]:
 
 
 def _large(prediction: Prediction, now: NoiseLevel, then: NoiseLevel, small: Array, previous: Array) -> Array:
-    return jnp.where(_is_clean(then), _borrowed(now, then, small, previous), step_beta(now, then))
+    return jnp.where(_is_clean(then), borrowed(now, then, small, previous), step_beta(now, then))
 
 
 def _learned(prediction: Prediction, now: NoiseLevel, then: NoiseLevel, small: Array, previous: Array) -> Array:
     if prediction.variance_fraction is None:
         raise ValueError("variance 'learned' needs a network that learned it: from_network(..., learned_variance=True)")
     tiny = jnp.finfo(jnp.float32).tiny
-    low = jnp.log(jnp.maximum(_borrowed(now, then, small, previous), tiny))
+    low = jnp.log(jnp.maximum(borrowed(now, then, small, previous), tiny))
     high = jnp.log(jnp.maximum(step_beta(now, then), tiny))
     # Outside [0, 1] a fraction extrapolates, as ADM's does; no further than float32 can hold the square of.
     return jnp.exp(jnp.minimum(low + prediction.variance_fraction * (high - low), 40.0))
 
 
-def _borrowed(now: NoiseLevel, then: NoiseLevel, small: Array, previous: Array) -> Array:
+def borrowed(now: NoiseLevel, then: NoiseLevel, small: Array, previous: Array) -> Array:
     """The posterior variance; into the clean level, where it is 0, that of the step before, as ADM's tables have it.
 
     A run of a single step has no step before and takes beta.

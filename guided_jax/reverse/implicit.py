@@ -1,4 +1,7 @@
-"""DDIM: predict, then run the forward process to the next level. Source: [DDIM] Song et al. 2010.02502."""
+"""DDIM: predict, then run the forward process to the next level; Euler's method is the same.
+
+Sources: [DDIM] Song et al. 2010.02502, [EDM] Karras et al. 2206.00364.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -28,3 +31,19 @@ def ddim(eta: ArrayLike = 0.0) -> ReverseStep:
         return then.alpha * prediction.x_0 + direction * prediction.eps + std * noise, memory
 
     return ReverseStep(no_memory, step)
+
+
+def euler() -> ReverseStep:
+    """x_s / alpha_s = x_t / alpha_t + (rho_s - rho_t) eps, rho = sigma / alpha: Euler's step of the probability flow.
+
+    [EDM] eq. 3, which is alpha_s x_0 + sigma_s eps: DDIM without noise, under its other name.
+    """
+    return ddim(0.0)
+
+
+def euler_ancestral(eta: ArrayLike = 1.0) -> ReverseStep:
+    """Euler's step to rho_down, then noise rho_up: rho_up^2 = eta^2 rho_s^2 (1 - rho_s^2 / rho_t^2) = rho_s^2 - rho_down^2.
+
+    Which is DDIM with that eta: the posterior's variance at alpha = 1 is this rho_up^2.
+    """
+    return ddim(eta)

@@ -1,0 +1,184 @@
+"""How likely a clean example is: the variational bound of a chain, and the exact density of the probability flow.
+
+All in nats for one example; `bits_per_dim` makes the papers' unit of them.
+
+Sources: [DDPM] Ho et al. 2006.11239, [iDDPM] Nichol & Dhariwal 2102.09672, [SDE] Song et al. 2011.13456, [FFJORD] Grathwohl
+et al. 1810.01367.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from guided_jax.denoiser import Denoiser
+from guided_jax.forward import Normal, diffuse, posterior
+from guided_jax.reverse.ancestral import Variance, borrowed, variance_of
+from guided_jax.schedule import NoiseLevel, at, interpolate
+
+Decoder = Callable[[Array, Normal], Array]  # (x_0, the last step's law) -> log probability, summed
+Field = Callable[[Array], Array]
+Divergence = Callable[[Field, Array], tuple[Array, Array]]  # (field, y) -> field(y), its divergence
+
+
+class Bound(NamedTuple):
+    """-log p(x_0) <= terms.sum() + prior, nats. terms: (T,), the noisiest step first, the decoder last."""
+
+    terms: Float[Array, " T"]
+    prior: Float[Array, ""]
+
+    @property
+    def total(self) -> Array:
+        """terms.sum() + prior."""
+        return jnp.sum(self.terms) + self.prior
+
+
+def variational_bound(
+    key,
+    denoise: Denoiser,
+    x_0: Float[Array, "*shape"],
+    levels: NoiseLevel,
+    variance: Variance = "small",
+    decoder: Decoder | None = None,
+    prior_std: ArrayLike | None = None,
+) -> Bound:
+    """sum_t KL(q(x_s | x_t, x_0) || p(x_s | x_t)) - log p(x_0 | x_1) + KL(q(x_T | x_0) || p(x_T)) ([DDPM] eq. 5).
+
+    p(x_s | x_t) is the step of `reverse.ddpm(variance)`, at levels that run from clean to noise; one x_t is drawn for each.
+    decoder: `discretized` by default, for pictures of 256 grey values in [-1, 1]; `continuous` for a density. prior_std: of
+    p(x_T) = N(0, prior_std^2), sigma_T, from which `sampler.sample` starts, if None; ADM has 1.
+    """
+    decode = discretized if decoder is None else decoder
+    rule = variance_of(variance)
+
+    def term(previous: Array, position: Array) -> tuple[Array, Array]:
+        now, then = at(levels, position), at(levels, position - 1)
+        eps = jax.random.normal(jax.random.fold_in(key, position), x_0.shape, x_0.dtype)
+        x_t = diffuse(x_0, eps, now)
+        prediction = denoise(x_t, now)
+        said, truth = posterior(x_t, prediction.x_0, now, then), posterior(x_t, x_0, now, then)
+        last, var = position == 1, jnp.asarray(rule(prediction, now, then, said.variance, previous))
+        # The step into the clean level needs a width: where its own is 0, the one that ADM borrows for it.
+        model = Normal(said.mean, jnp.where(var > 0, var, borrowed(now, then, said.variance, previous)))
+        kl = normal_kl(Normal(truth.mean, jnp.where(last, 1.0, truth.variance)), model)
+        return said.variance, jnp.where(last, -decode(x_0, model), kl)
+
+    noise = at(levels, -1)
+    _, terms = jax.lax.scan(term, jnp.zeros((), x_0.dtype), jnp.arange(len(levels.t) - 1, 0, -1))
+    width = jnp.square(jnp.asarray(noise.sigma if prior_std is None else prior_std))
+    prior = normal_kl(Normal(noise.alpha * x_0, jnp.square(noise.sigma)), Normal(jnp.zeros_like(x_0), width))
+    return Bound(terms, prior)
+
+
+def normal_kl(first: Normal, second: Normal) -> Float[Array, ""]:
+    """KL = sum (log v_2 / v_1 + (v_1 + (m_1 - m_2)^2) / v_2 - 1) / 2 of two diagonal normal laws."""
+    gap = jnp.square(first.mean - second.mean)
+    each = jnp.log(second.variance) - jnp.log(first.variance) + (first.variance + gap) / second.variance - 1
+    return jnp.sum(jnp.broadcast_to(each, gap.shape)) / 2
+
+
+def continuous(x_0: Float[Array, "*shape"], law: Normal) -> Float[Array, ""]:
+    """log N(x_0; mean, variance): a density, which has no bound from above."""
+    each = jnp.square(x_0 - law.mean) / law.variance + jnp.log(2 * jnp.pi * law.variance)
+    return -jnp.sum(each) / 2
+
+
+def discretized(x_0: Float[Array, "*shape"], law: Normal) -> Float[Array, ""]:
+    """log of the law's probability of x_0's grey value: between x_0 +- 1/255, open at -1 and at 1 ([DDPM] eq. 13).
+
+    The normal distribution function by the tanh of [iDDPM]'s code, so that the numbers are those of its papers.
+    """
+    std, floor = jnp.sqrt(law.variance), 1e-12
+    below, above = _cdf((x_0 - law.mean - 1 / 255) / std), _cdf((x_0 - law.mean + 1 / 255) / std)
+    share = jnp.where(x_0 < -0.999, above, jnp.where(x_0 > 0.999, 1 - below, above - below))
+    return jnp.sum(jnp.log(jnp.maximum(share, floor)))
+
+
+def _cdf(x: Array) -> Array:
+    return (1 + jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+
+
+def bits_per_dim(nats: Float[ArrayLike, "*n"], size: int) -> Float[Array, "*n"]:
+    """nats / (size log 2), of -log p; of a density of pictures in [-1, 1], add log2(127.5) for a grey value's width."""
+    return jnp.asarray(nats) / (size * math.log(2))
+
+
+def flow(denoise: Denoiser, table: NoiseLevel) -> Callable[[Array, Array], Array]:
+    """(y, angle) -> v: the probability flow as a motion on a circle, dy / d angle = cos eps - sin x_0.
+
+    y = x_t / sqrt(alpha^2 + sigma^2) and angle = arctan(sigma / alpha), from 0, clean, to pi / 2, pure noise; for VP y is
+    x_t and v is v. Well conditioned at both ends, unlike the flow in t or in sigma ([SDE] eq. 13 in other coordinates).
+    table: the full one, between whose levels `interpolate` finds the network's t.
+    """
+
+    def velocity(y: Float[Array, "*shape"], angle: Float[Array, ""]) -> Float[Array, "*shape"]:
+        cos = jnp.maximum(jnp.cos(angle), 1e-30)  # in float32 that of pi / 2 is not quite 0, but below
+        level = interpolate(table, 2 * (jnp.log(cos) - jnp.log(jnp.sin(angle))))
+        prediction = denoise(y * jnp.hypot(level.alpha, level.sigma), level)
+        return jnp.cos(angle) * prediction.eps - jnp.sin(angle) * prediction.x_0
+
+    return velocity
+
+
+def log_density(
+    denoise: Denoiser,
+    x: Float[Array, "*shape"],
+    levels: NoiseLevel,
+    table: NoiseLevel | None = None,
+    divergence: Divergence | None = None,
+) -> Float[Array, ""]:
+    """log p(x) = log N(y_T; 0, sin^2) + int div v d angle along the probability flow ([SDE] eq. 39), then / scale^d.
+
+    x: at the first level of `levels`, the clean one for x_0; a network of discrete steps knows nothing below its first
+    noisy one, so cut the clean one off. One step of Runge-Kutta's fourth order between two levels, four calls of the
+    network, forward and back, each. table: the full table, `levels` itself if None. divergence: `exact_divergence`, of as
+    many backward passes as x has elements, by default; or `hutchinson(key)`.
+    """
+    velocity, div = flow(denoise, levels if table is None else table), divergence or exact_divergence
+    angles = jnp.arctan2(jnp.asarray(levels.sigma), jnp.asarray(levels.alpha))
+    scale = jnp.hypot(jnp.asarray(levels.alpha)[0], jnp.asarray(levels.sigma)[0])
+
+    def both(y: Array, angle: Array) -> tuple[Array, Array]:
+        # Nothing is noise at angle 0, whatever a network says there: the flow rests and spreads nothing.
+        moved = div(lambda y: velocity(y, jnp.maximum(angle, 1e-6)), y)
+        return jax.tree.map(lambda part: jnp.where(angle > 0, part, 0.0), moved)
+
+    def interval(carry: tuple[Array, Array], ends: tuple[Array, Array]):
+        return _runge_kutta(both, carry, *ends), None
+
+    start = (x / scale, jnp.zeros((), x.dtype))
+    (y, gained), _ = jax.lax.scan(interval, start, (angles[:-1], angles[1:]))
+    prior = continuous(y, Normal(jnp.zeros_like(y), jnp.square(jnp.sin(angles[-1]))))
+    return prior + gained - x.size * jnp.log(scale)
+
+
+def _runge_kutta(both, carry: tuple[Array, Array], start: Array, end: Array) -> tuple[Array, Array]:
+    """(y, log) a step further, the classical method of order 4."""
+    (y, log), h = carry, end - start
+    k1, d1 = both(y, start)
+    k2, d2 = both(y + h / 2 * k1, start + h / 2)
+    k3, d3 = both(y + h / 2 * k2, start + h / 2)
+    k4, d4 = both(y + h * k3, end)
+    return y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), log + h / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
+
+
+def exact_divergence(field: Field, y: Float[Array, "*shape"]) -> tuple[Array, Array]:
+    """field(y), sum_i d field_i / d y_i, by one backward pass for each element: for small shapes."""
+    value, back = jax.vjp(field, y)
+    basis = jnp.eye(y.size, dtype=y.dtype)
+    diagonal = jax.vmap(lambda row: jnp.vdot(row, back(row.reshape(y.shape))[0].reshape(-1)))(basis)
+    return value, jnp.sum(diagonal)
+
+
+def hutchinson(key, probes: int = 1) -> Divergence:
+    """E r^T J r over signs r: Hutchinson's estimate of the divergence, the same r all along one path ([FFJORD] eq. 7)."""
+
+    def divergence(field: Field, y: Float[Array, "*shape"]) -> tuple[Array, Array]:
+        value, back = jax.vjp(field, y)
+        signs = jax.random.rademacher(key, (probes, *y.shape), y.dtype)
+        return value, jnp.mean(jax.vmap(lambda r: jnp.vdot(r, back(r)[0]))(signs))
+
+    return divergence

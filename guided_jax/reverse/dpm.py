@@ -1,0 +1,127 @@
+"""DPM-Solver++: exponential integrators that predict x_0, and their stochastic forms.
+
+With lambda = log(alpha / sigma), h = lambda_s - lambda_t and H = (1 + eta) h, exactly
+
+    x_s = sigma_s / sigma_t e^(-eta h) x_t + alpha_s int_0^1 H e^(-H (1 - u)) x_0(lambda_t + u h) du
+          + sigma_s sqrt(1 - e^(-2 eta h)) noise
+
+and the methods differ in what stands for x_0 within the step. eta 0 is the probability flow, 1 the reverse SDE. The step
+into the clean level, where lambda is infinite, gives the predicted x_0 itself.
+
+Source: [DPM++] Lu et al. 2211.01095.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from guided_jax.denoiser import Denoiser
+from guided_jax.forward import ratio, root
+from guided_jax.reverse.multistep import (
+    check_order,
+    empty,
+    exponential_moments,
+    half_log_snr,
+    is_clean,
+    mix,
+    remember,
+)
+from guided_jax.reverse.step import ReverseStep, no_memory
+from guided_jax.schedule import NoiseLevel, interpolate
+
+
+class Leg(NamedTuple):
+    """A stretch from one level to another: x_s = kept x_t + gain int kernel x_0 + std noise."""
+
+    kept: Array
+    gain: Array
+    std: Array
+    h: Array
+    H: Array
+
+
+def leg(now: NoiseLevel, then: NoiseLevel, eta: ArrayLike = 0.0) -> Leg:
+    """The coefficients of the exact solution from `now` to `then` ([DPM++] eq. 8 and, for eta = 1, appendix A)."""
+    h = half_log_snr(then) - half_log_snr(now)
+    noise = jnp.asarray(eta) * h
+    kept = ratio(then.sigma, now.sigma, at_zero=1.0) * jnp.exp(-noise)
+    std = then.sigma * root(-jnp.expm1(-2 * noise))
+    return Leg(kept, jnp.asarray(then.alpha), std, h, h + noise)
+
+
+def nodes_of(places: Float[Array, " n"], now: Float[Array, ""], h: Float[Array, ""]) -> Float[Array, " n"]:
+    """The places in units of the step: 0 where it starts, 1 where it ends."""
+    return ratio(places - now, h)
+
+
+def dpm_solver(order: int = 2, eta: ArrayLike = 0.0) -> ReverseStep:
+    """x_0(u) is the polynomial through the last `order` predictions: DPM-Solver++ 2M ([DPM++] algorithm 2), 3M, or 1.
+
+    order: 2 for guided sampling, 3 for unguided. eta: number or traced value; 0 the ODE, 1 SDE-DPM-Solver++. One call of
+    the network a step; order 3 makes its first step with two, for a first step of order 1 would cost the run its order.
+    Order 2 takes the paper's midpoint rule (1 - e^-H) / 2 for the weight of the slope, order 3 the exact integral.
+    """
+    check_order(order)
+
+    def step(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
+        x_0, way = denoise(x_t, now).x_0, leg(now, then, eta)
+        history = remember(memory, x_0, half_log_snr(now))
+        moments = exponential_moments(way.H, order)
+        if order == 2:
+            moments[1] = moments[0] / 2
+        target = mix(history.values, nodes_of(history.places, history.places[0], way.h), moments, history.made)
+        if order == 3:
+            target = first_step_twice(denoise, x_t, x_0, target, way, then, history.made == 1)
+        noise = jax.random.normal(key, x_t.shape, x_t.dtype) if _stochastic(eta) else 0.0
+        x_s = way.kept * x_t + way.gain * jnp.where(is_clean(then), x_0, target) + way.std * noise
+        return x_s, history
+
+    return ReverseStep(lambda x_T: empty(x_T, order), step)
+
+
+def first_step_twice(
+    denoise: Denoiser, x_t: Array, x_0: Array, target: Array, way: Leg, then: NoiseLevel, first: Array
+) -> Array:
+    """On the first step the line through this prediction and the one at the end of a step of order 1, else `target`."""
+
+    def twice(target: Array) -> Array:
+        there = denoise(way.kept * x_t + way.gain * target, then).x_0
+        both = jnp.stack([x_0, there])
+        return mix(both, jnp.array([0.0, 1.0]), exponential_moments(way.H, 2), jnp.asarray(2))
+
+    return jax.lax.cond(first & ~is_clean(then), twice, lambda target: target, target)
+
+
+def dpm_solver_2s(levels: NoiseLevel, eta: ArrayLike = 0.0) -> ReverseStep:
+    """x_0(u) is the prediction at the middle of the step in lambda: DPM-Solver++(2S) ([DPM++] algorithm 1, r = 1/2).
+
+    levels: the full table, for the middle lies off the run's own. Two calls of the network a step, one into the clean
+    level; remembers nothing. eta: number or traced value; the noise at the middle is part of that at the end.
+    """
+
+    def step(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
+        x_0 = denoise(x_t, now).x_0
+        noise, more = _two_noises(key, x_t) if _stochastic(eta) else (0.0, 0.0)
+
+        def halfway(x_0: Array) -> Array:
+            middle = interpolate(levels, half_log_snr(now) + half_log_snr(then))
+            first, second, whole = leg(now, middle, eta), leg(middle, then, eta), leg(now, then, eta)
+            x_m = first.kept * x_t + first.gain * -jnp.expm1(-first.H) * x_0 + first.std * noise
+            x_s = whole.kept * x_t + whole.gain * -jnp.expm1(-whole.H) * denoise(x_m, middle).x_0
+            return x_s + second.kept * first.std * noise + second.std * more
+
+        return jax.lax.cond(is_clean(then), lambda x_0: x_0, halfway, x_0), memory
+
+    return ReverseStep(no_memory, step)
+
+
+def _two_noises(key, x_t: Array) -> tuple[Array, Array]:
+    first, second = jax.random.split(key)
+    return jax.random.normal(first, x_t.shape, x_t.dtype), jax.random.normal(second, x_t.shape, x_t.dtype)
+
+
+def _stochastic(eta: ArrayLike) -> bool:
+    """Whether noise has to be drawn: not for an eta that is known to be 0."""
+    return not (isinstance(eta, (int, float)) and eta == 0)

@@ -1,0 +1,30 @@
+"""The reverse SDE, discretized as its forward one is. Source: [SDE] Song et al. 2011.13456."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from guided_jax.denoiser import Denoiser
+from guided_jax.forward import kept_share, root, step_beta
+from guided_jax.prediction import score
+from guided_jax.reverse.multistep import is_clean
+from guided_jax.reverse.step import ReverseStep, no_memory
+from guided_jax.schedule import NoiseLevel
+
+
+def reverse_sde(eta: ArrayLike = 1.0) -> ReverseStep:
+    """x_s = (2 - a) x_t + (1 + eta^2) / 2 beta score + eta sqrt(beta) noise, a = alpha_t / alpha_s ([SDE] eq. 46, 47).
+
+    Their reverse diffusion sampler (an Euler-Maruyama step in the forward process's own discretization); eta 0 is the
+    probability flow, number or traced value. For small steps only: an exact one is `ddpm` or `dpm_solver(eta=1)`. Into the
+    clean level goes the predicted x_0.
+    """
+
+    def step(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
+        prediction, beta = denoise(x_t, now), step_beta(now, then)
+        drift = (1 + jnp.square(eta)) / 2 * beta * score(prediction, now)
+        noise = eta * root(beta) * jax.random.normal(key, x_t.shape, x_t.dtype)
+        x_s = (2 - kept_share(now, then)) * x_t + drift + noise
+        return jnp.where(is_clean(then), prediction.x_0, x_s), memory
+
+    return ReverseStep(no_memory, step)

@@ -1,0 +1,70 @@
+"""UniPC: a multistep predictor whose every step is corrected, free of charge, by the prediction at its end.
+
+Source: [UniPC] Zhao et al. 2302.04867.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from guided_jax.denoiser import Denoiser
+from guided_jax.reverse.dpm import leg, nodes_of
+from guided_jax.reverse.multistep import (
+    History,
+    check_order,
+    empty,
+    exponential_moments,
+    half_log_snr,
+    is_clean,
+    mix,
+    remember,
+)
+from guided_jax.reverse.step import ReverseStep
+from guided_jax.schedule import NoiseLevel
+
+
+class Memory(NamedTuple):
+    """What was said, and where the last step started."""
+
+    history: History
+    x: Array
+    level: NoiseLevel
+
+
+def unipc(order: int = 2) -> ReverseStep:
+    """x_t is stepped to once more, through the prediction at x_t too; then DPM-Solver++ goes on ([UniPC] algorithm 1).
+
+    Order `order` + 1, for one call of the network a step. All weights are the exact integrals, with which the paper's B(h)
+    drops out, except the predictor's of order 2, its 1/2 (and DPM-Solver++'s). The last step is not corrected.
+    """
+    check_order(order)
+
+    def init(x_T: Array) -> Memory:
+        one = jnp.ones((), x_T.dtype)
+        return Memory(empty(x_T, order), x_T, NoiseLevel(one, one, one))
+
+    def step(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
+        x_0, place = denoise(x_t, now).x_0, half_log_snr(now)
+        x_t = jnp.where(memory.history.made > 0, corrected(memory, x_0, now, order), x_t)
+        history, way = remember(memory.history, x_0, place), leg(now, then)
+        moments = exponential_moments(way.H, order)
+        if order == 2:
+            moments[1] = moments[0] / 2
+        target = mix(history.values, nodes_of(history.places, place, way.h), moments, history.made)
+        x_s = way.kept * x_t + way.gain * jnp.where(is_clean(then), x_0, target)
+        level = NoiseLevel(*(jnp.asarray(part, x_t.dtype) for part in now))
+        return x_s, Memory(history, x_t, level)
+
+    return ReverseStep(init, step)
+
+
+def corrected(memory: Memory, x_0: Float[Array, "*shape"], now: NoiseLevel, order: int) -> Float[Array, "*shape"]:
+    """The last step again, its polynomial now also through x_0, said at its end."""
+    way = leg(memory.level, now)
+    history = memory.history
+    nodes = nodes_of(history.places, half_log_snr(memory.level), way.h)
+    values = jnp.concatenate([history.values[:1], x_0[None], history.values[1:]])
+    nodes = jnp.concatenate([nodes[:1], jnp.ones(1), nodes[1:]])
+    target = mix(values, nodes, exponential_moments(way.H, order + 1), history.made + 1)
+    return way.kept * memory.x + way.gain * target

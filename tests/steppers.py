@@ -1,0 +1,71 @@
+"""Every sampler, one row each; the suites that run over this table are the laws all of them obey."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from guided_jax import forward, reverse
+
+
+class Stepper(NamedTuple):
+    """What a row promises."""
+
+    make: Callable  # (the full table of levels) -> ReverseStep
+    order: int | None  # of the global error on the probability flow; None: a law is sampled, not the flow
+    calls: Callable[[int], int] = lambda n: n  # calls of the network in a run of n steps from alpha > 0
+    steps: int = 60  # enough to recover the mixture
+    noisy: bool = False  # draws noise
+    tilted: bool = True  # guided, it reaches the closed form of its kind as steps grow
+
+
+def large(prediction, now, then):
+    return forward.step_beta(now, then)
+
+
+STEPPERS = {
+    "ddpm": Stepper(lambda table: reverse.ddpm(), None, steps=200, noisy=True),
+    "ddpm-large": Stepper(lambda table: reverse.ddpm("large"), None, steps=200, noisy=True),
+    "ddpm-function": Stepper(lambda table: reverse.ddpm(large), None, steps=200, noisy=True),
+    "ddpm-optimal": Stepper(
+        lambda table: reverse.ddpm(reverse.optimal_variance(reverse.normal_spread(0.2))), None, steps=100, noisy=True
+    ),
+    "ddim": Stepper(lambda table: reverse.ddim(), 1, steps=100),
+    "ddim-half": Stepper(lambda table: reverse.ddim(0.5), None, steps=200, noisy=True, tilted=False),
+    "ddim-1": Stepper(lambda table: reverse.ddim(1.0), None, steps=200, noisy=True),
+    "euler": Stepper(lambda table: reverse.euler(), 1, steps=100),
+    "euler-ancestral": Stepper(lambda table: reverse.euler_ancestral(), None, steps=200, noisy=True),
+    "heun": Stepper(lambda table: reverse.heun(), 2, lambda n: 2 * n - 1),
+    "heun-churned": Stepper(
+        lambda table: reverse.churned(reverse.heun(), table, 0.1, 0.05, 50.0, 1.0),
+        None,
+        lambda n: 2 * n - 1,
+        noisy=True,
+        tilted=False,
+    ),
+    "dpm-1": Stepper(lambda table: reverse.dpm_solver(1), 1, steps=100),
+    "dpm-2m": Stepper(lambda table: reverse.dpm_solver(2), 2),
+    "dpm-3m": Stepper(lambda table: reverse.dpm_solver(3), 3, lambda n: n + 1),
+    "dpm-2s": Stepper(lambda table: reverse.dpm_solver_2s(table), 2, lambda n: 2 * n - 1),
+    "dpm-1-sde": Stepper(lambda table: reverse.dpm_solver(1, 1.0), None, steps=200, noisy=True),
+    "dpm-2m-sde": Stepper(lambda table: reverse.dpm_solver(2, 1.0), None, noisy=True),
+    "dpm-3m-sde": Stepper(lambda table: reverse.dpm_solver(3, 1.0), None, lambda n: n + 1, noisy=True),
+    "dpm-2s-sde": Stepper(lambda table: reverse.dpm_solver_2s(table, 1.0), None, lambda n: 2 * n - 1, noisy=True),
+    "unipc-1": Stepper(lambda table: reverse.unipc(1), 2),
+    "unipc-2": Stepper(lambda table: reverse.unipc(2), 3),
+    "unipc-3": Stepper(lambda table: reverse.unipc(3), 4),
+    "deis-1": Stepper(lambda table: reverse.deis(1), 1, steps=100),
+    "deis-2": Stepper(lambda table: reverse.deis(2), 2, steps=100),
+    "deis-3": Stepper(lambda table: reverse.deis(3), 3, lambda n: n + 1, steps=100),
+    "reverse-sde": Stepper(lambda table: reverse.reverse_sde(), None, steps=400, noisy=True),
+    "reverse-sde-0": Stepper(lambda table: reverse.reverse_sde(0.0), 1, steps=600, noisy=True, tilted=False),
+    "annealed-langevin": Stepper(
+        lambda table: reverse.annealed_langevin(0.2, 8), None, lambda n: 8 * n + 1, steps=100, noisy=True, tilted=False
+    ),
+    "predictor-corrector": Stepper(
+        lambda table: reverse.chain(reverse.langevin(0.05), reverse.ddpm()),
+        None,
+        lambda n: 2 * n,
+        steps=100,
+        noisy=True,
+        tilted=False,
+    ),
+}

@@ -1,0 +1,122 @@
+"""Grids: the measure each one spreads evenly, the table's own ends, every kind of schedule."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from guided_jax import grid, schedule
+from tests.oracle import SCHEDULES
+
+TABLES = {
+    **SCHEDULES,
+    "sigmoid": schedule.sigmoid(200),
+    "flow": schedule.flow(100),
+    "zero terminal": schedule.zero_terminal_snr(schedule.linear(1000)),
+}
+MEASURES = {
+    "uniform": (grid.uniform, lambda levels: levels.t),
+    "quadratic": (grid.quadratic, lambda levels: np.sqrt(levels.t)),
+    "log_snr": (grid.log_snr, lambda levels: np.log(levels.alpha) - np.log(levels.sigma)),
+    "karras": (grid.karras, lambda levels: (levels.sigma / levels.alpha) ** (1 / 7)),
+}
+
+
+def noisy(levels, first=1, last=None):
+    return schedule.NoiseLevel(*(np.asarray(column, np.float64)[first:last] for column in levels))
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("kind", MEASURES)
+def test_a_grid_is_even_in_its_measure_and_ends_where_the_table_ends(kind, name):
+    table, (make, measure) = TABLES[name], MEASURES[kind]
+    levels = make(table, 12)
+    assert len(levels.t) == 13
+    np.testing.assert_array_equal([levels.t[0], levels.alpha[0], levels.sigma[0]], [0, 1, 0])
+    for place, end in ((1, 1), (-1, -1)):
+        np.testing.assert_allclose([c[place] for c in levels], [c[end] for c in table], rtol=3e-4, atol=1e-7)
+    pure = table.alpha[-1] == 0 and kind in ("log_snr", "karras")  # then the rest is spread beside that level
+    steps = np.diff(measure(noisy(levels, last=-1 if pure else None)))
+    np.testing.assert_allclose(steps, steps.mean(), rtol=0.02)
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("kind", MEASURES)
+def test_off_the_table_a_level_is_still_of_its_kind(kind, name):
+    levels = noisy(MEASURES[kind][0](TABLES[name], 9), first=0)
+    constant = {
+        "karras": levels.alpha,
+        "flow": levels.alpha + levels.sigma,
+    }.get(name, levels.alpha**2 + levels.sigma**2)
+    np.testing.assert_allclose(constant, 1, atol=1e-6)
+    assert np.all(np.diff(levels.t) > 0)
+
+
+def test_a_respaced_table_is_a_custom_grid():
+    table = schedule.cosine(1000)
+    want = schedule.respace(table, 7)
+    for found in (
+        grid.by_time(table, np.asarray(want.t)[1:]),
+        grid.custom(table, 2 * np.log(np.asarray(want.alpha[1:]) / np.asarray(want.sigma[1:]))),
+    ):
+        np.testing.assert_allclose(np.stack(found), np.stack(want), rtol=2e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [grid.log_snr, grid.karras])
+def test_sigma_max_cuts_the_noisy_end(make):
+    levels = make(schedule.cosine(1000), 6, sigma_max=80.0)
+    np.testing.assert_allclose(levels.sigma[-1] / levels.alpha[-1], 80, rtol=1e-4)
+    assert 980 < float(levels.t[-1]) < 1000
+    np.testing.assert_allclose(make(schedule.cosine(1000), 1, sigma_max=80.0).t, [0, levels.t[-1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda table: grid.uniform(table, 0),
+        lambda table: grid.karras(table, 5, rho=0.0),
+        lambda table: grid.karras(table, 5, sigma_max=1e-4),
+        lambda table: grid.by_time(table, [1001.5]),
+        lambda table: grid.by_time(table, np.full((1, 1), 5.0)),
+        lambda table: grid.by_time(table, []),
+    ],
+)
+def test_what_cannot_be_is_refused(call):
+    with pytest.raises(ValueError, match=r"\d|noisy steps"):
+        call(schedule.cosine(1000))
+
+
+def test_interpolation_is_exact_between_the_levels_of_a_flow():
+    table = schedule.flow(50)
+    s = jnp.linspace(0.002, 0.998, 61)
+    found = schedule.interpolate(table, 2 * jnp.log((1 - s) / s))
+    np.testing.assert_allclose(found.sigma, s, rtol=1e-5)
+    np.testing.assert_allclose(found.alpha, 1 - s, rtol=1e-5)
+
+
+def test_zero_terminal_snr_ends_in_noise_and_keeps_the_first_level():
+    table = schedule.linear(1000)
+    found = schedule.zero_terminal_snr(table)
+    assert float(found.alpha[-1]) == 0
+    assert float(found.sigma[-1]) == 1
+    np.testing.assert_allclose([c[1] for c in found], [c[1] for c in table], rtol=1e-4)
+    # [ZTSNR] algorithm 1: what is taken off alpha is the same share of alpha_1 - alpha everywhere
+    lost = (np.asarray(table.alpha) - np.asarray(found.alpha))[2:-1]
+    share = lost / (float(table.alpha[1]) - np.asarray(table.alpha)[2:-1])
+    np.testing.assert_allclose(share[20:], share[-1], rtol=3e-3)
+    with pytest.raises(ValueError, match="VP"):
+        schedule.zero_terminal_snr(schedule.karras(5, 0.1, 1.0))
+
+
+def test_the_sigmoid_schedule_is_symmetric_and_the_flow_is_straight():
+    table = schedule.sigmoid(100)
+    alpha_bar = np.asarray(table.alpha, np.float64) ** 2
+    np.testing.assert_allclose(alpha_bar + alpha_bar[::-1], 1, atol=1e-6)
+    # by hand at t = T / 4: s(u) = 1 / (1 + e^-u) at -1.5
+    s = lambda u: 1 / (1 + np.exp(-u))  # noqa: E731
+    np.testing.assert_allclose(alpha_bar[25], (s(3) - s(-1.5)) / (s(3) - s(-3)), rtol=1e-5)
+    straight = schedule.flow(4)
+    np.testing.assert_allclose(straight.alpha, [1, 0.75, 0.5, 0.25, 0])
+    np.testing.assert_allclose(straight.sigma, [0, 0.25, 0.5, 0.75, 1])
+    for call in (lambda: schedule.sigmoid(10, 3.0, -3.0), lambda: schedule.sigmoid(0), lambda: schedule.flow(0)):
+        with pytest.raises(ValueError, match=r"\d"):
+            call()

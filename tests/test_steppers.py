@@ -1,0 +1,409 @@
+"""The laws of every sampler, over the table of `tests/steppers.py`: its order, its calls, what it samples."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from guided_jax import denoiser, grid, guidance, reverse, sampler, schedule
+from guided_jax.analytic import GaussianMixture
+from guided_jax.prediction import Prediction
+from tests.oracle import MIXTURE, noise_like
+from tests.steppers import STEPPERS
+
+TABLES = {"VP": schedule.cosine(1000), "VE": schedule.karras(1000, 0.005, 30.0)}
+FLOWS = [name for name, stepper in STEPPERS.items() if stepper.order]
+every = pytest.mark.parametrize("name", STEPPERS)
+
+
+def spread(table, num_steps):
+    """A grid on which all of them do well."""
+    return grid.karras(table, num_steps, sigma_max=80.0 if table.sigma[-1] > 80 or table.alpha[-1] < 0.01 else 30.0)
+
+
+# --- order of the global error ---------------------------------------------------------------------------------------
+
+NARROW, BROAD = (GaussianMixture(jnp.ones(1), jnp.zeros((1, 1)), jnp.array([std])) for std in (0.5, 0.8))
+START = 1.5
+
+
+def solution(x_T, rho_T, rho_0, scale):
+    """x / alpha at rho_0: the flow of a normal law, guided or not, has a closed solution.
+
+    d x / d rho = rho x (g / (n^2 + rho^2) + (1 - g) / (b^2 + rho^2)).
+    """
+    narrow, broad = 0.5**2, 0.8**2
+    return (
+        x_T
+        * ((narrow + rho_0**2) / (narrow + rho_T**2)) ** (scale / 2)
+        * ((broad + rho_0**2) / (broad + rho_T**2)) ** ((1 - scale) / 2)
+    )
+
+
+def error(step, num_steps, kind, scale):
+    """Of a run from rho = 8 to rho = 0.05 in even steps of log rho, VP or VE; of x / alpha."""
+    rho = np.append(0.0, np.geomspace(0.05, 8.0, num_steps + 1))
+    alpha = 1 / np.sqrt(1 + rho**2) if kind == "VP" else np.ones_like(rho)
+    levels = schedule.NoiseLevel(jnp.arange(num_steps + 1.0), jnp.asarray(alpha[1:]), jnp.asarray((alpha * rho)[1:]))
+    denoise = guidance.classifier_free(NARROW.denoiser(), BROAD.denoiser(), scale)
+    x_T = jnp.array([START * alpha[-1]])
+    run = jax.jit(lambda x: sampler.sample(jax.random.key(0), denoise, step, x, levels))
+    return abs(float(run(x_T)[0]) / alpha[1] - solution(START, 8.0, 0.05, scale))
+
+
+@pytest.mark.parametrize(("kind", "scale"), [("VE", 1.0), ("VP", 3.0)])
+@pytest.mark.parametrize("name", FLOWS)
+def test_the_order_is_what_it_promises(name, kind, scale):
+    """From the first step to the last, with guidance and without; any start-up of a lower order would show."""
+    with jax.enable_x64(True):
+        table = schedule.NoiseLevel(*(jnp.asarray(np.asarray(c), jnp.float64) for c in fine_table(kind)))
+        step = STEPPERS[name].make(table)
+        coarse, fine = (error(step, count, kind, scale) for count in (60, 120))
+    assert fine < 0.02
+    assert np.log2(coarse / fine) > STEPPERS[name].order - 0.35
+
+
+def fine_table(kind):
+    """For the methods that ask between the levels of a run."""
+    rho = np.append(0.0, np.geomspace(0.01, 30.0, 2000))
+    alpha = 1 / np.sqrt(1 + rho**2) if kind == "VP" else np.ones_like(rho)
+    return np.arange(2001.0), alpha, alpha * rho
+
+
+# --- laws ------------------------------------------------------------------------------------------------------------
+
+
+RECOVERED = [(name, "VP") for name in STEPPERS] + [(name, "VE") for name in STEPPERS if STEPPERS[name].noisy]
+
+
+@pytest.mark.parametrize(("name", "kind"), RECOVERED)
+def test_the_mixture_is_recovered(name, kind, truth):
+    """Every component's weight, mean and std, from pure noise, whatever the sampler and the kind of schedule."""
+    stepper, table, count = STEPPERS[name], TABLES[kind], 4000
+    levels = spread(table, stepper.steps)
+    step, x_T = stepper.make(table), noise_like(levels, jax.random.key(0), (count, 2))
+    draw = lambda key, x: sampler.sample(key, MIXTURE.denoiser(), step, x, levels)  # noqa: E731
+    x_0 = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(1), count), x_T)
+    for (share, mean, std), (true_share, true_mean, true_std) in zip(clusters(x_0), truth, strict=True):
+        # four standard errors; a biased sampler misses by far more
+        np.testing.assert_allclose(share, true_share, atol=4 * (true_share * (1 - true_share) / count) ** 0.5)
+        np.testing.assert_allclose(mean, true_mean, atol=float(4 * true_std.max() / (true_share * count) ** 0.5))
+        np.testing.assert_allclose(std, true_std, rtol=0.12)
+
+
+def clusters(x_0):
+    """Share, mean and std of what lies nearest to each component's mean."""
+    nearest = jnp.argmin(jnp.sum((x_0[:, None] - MIXTURE.means[None]) ** 2, -1), 1)
+    return [(jnp.mean(nearest == k), x_0[nearest == k].mean(0), x_0[nearest == k].std(0)) for k in range(4)]
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return clusters(jax.vmap(MIXTURE.sample)(jax.random.split(jax.random.key(2), 40_000)))
+
+
+@pytest.mark.parametrize("steps", [3, 10])
+@pytest.mark.parametrize("kind", TABLES)
+def test_the_optimal_variance_reproduces_normal_data_whatever_the_steps(kind, steps, monkeypatch):
+    """The variance of the samples, step by step without drawing any; the posterior's own falls short, beta overshoots."""
+    levels, std = spread(TABLES[kind], steps), 0.5
+    reached = {
+        name: float(variance_reached(reverse.ddpm(variance), NARROW.denoiser(), levels, monkeypatch))
+        for name, variance in {
+            "optimal": reverse.optimal_variance(reverse.normal_spread(std)),
+            "small": "small",
+        }.items()
+    }
+    first = float(levels.sigma[-1]) ** 2 / (float(levels.alpha[-1]) ** 2 * std**2 + float(levels.sigma[-1]) ** 2)
+    assert abs(reached["optimal"] / std**2 - 1) < 2 * (1 - first) + 2e-3
+    assert reached["small"] < 0.97 * std**2
+
+
+def test_the_spread_measured_on_data_is_that_of_its_law():
+    levels = schedule.respace(schedule.cosine(1000), 20)
+    x_0 = jax.vmap(lambda key: 0.5 * jax.random.normal(key, (64,)))(jax.random.split(jax.random.key(0), 256))
+    wide = GaussianMixture(jnp.ones(1), jnp.zeros((1, 64)), jnp.array([0.5]))
+    measured = reverse.measured_spread(jax.random.key(1), wide.denoiser(), x_0, levels)
+    for position in (3, 8, 14, 20):
+        level = schedule.at(levels, position)
+        np.testing.assert_allclose(measured(level), reverse.normal_spread(0.5)(level), rtol=0.05)
+    assert float(measured(schedule.at(levels, 0))) == 0
+
+
+ODE = lambda g: 2 ** (1 - g)  # noqa: E731
+SDE = lambda g: (2 - 2 ** (2 - 2 * g)) / (2 * g - 1)  # noqa: E731
+LINEAR = [name for name, stepper in STEPPERS.items() if stepper.tilted and "3" not in name and "2m" not in name]
+LINEAR = [name for name in LINEAR if not name.startswith(("unipc", "deis-2")) and name != "ddpm-optimal"]
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_guided_it_reaches_the_closed_form_of_its_kind(name, monkeypatch):
+    """p = N(0, 2), p(. | c) = N(0, 1): every flow ends at 2^(1 - g), every SDE at (2 - 2^(2 - 2g)) / (2g - 1)."""
+    levels, law = schedule.karras(800, 0.002, 80.0), ODE if STEPPERS[name].order else SDE
+    broad, narrow = (GaussianMixture(jnp.ones(1), jnp.zeros((1, 1)), jnp.array([std])) for std in (2**0.5, 1.0))
+    step = STEPPERS[name].make(levels)
+    for scale in (2.0, 3.0):
+        denoise = guidance.classifier_free(narrow.denoiser(), broad.denoiser(), scale)
+        reached = variance_reached(step, denoise, levels, monkeypatch)
+        np.testing.assert_allclose(reached, law(scale), rtol=0.02)
+
+
+def variance_reached(step, denoise, levels, monkeypatch):
+    """Of samples from N(0, sigma_T^2), without drawing any: each step is linear, x_s = a x_t + sum b noise."""
+
+    def gains(now, then):
+        def at(x, *noises):
+            drawn = iter(noises)
+            monkeypatch.setattr(
+                jax.random, "normal", lambda key, shape, dtype: jnp.full(shape, next(drawn, 0.0), dtype)
+            )
+            x = jnp.array([x])
+            return step.step(jax.random.key(0), denoise, x, step.init(x), now, then)[0][0]
+
+        return jnp.stack([at(1.0), at(0.0, 1.0), at(0.0, 0.0, 1.0)])
+
+    now, then = (schedule.NoiseLevel(*(column[part] for column in levels)) for part in (slice(1, None), slice(-1)))
+    a, *b = np.asarray(jax.jit(jax.vmap(gains))(now, then), np.float64).T
+    variance = float(levels.sigma[-1]) ** 2
+    for i in reversed(range(len(a))):
+        variance = a[i] ** 2 * variance + sum(each[i] ** 2 for each in b)
+    return variance
+
+
+# --- calls, ends, programs -------------------------------------------------------------------------------------------
+
+
+@every
+def test_the_network_is_called_as_often_as_it_says(name):
+    """Counted while it runs: the last step, into the clean level, is never made with a call at the clean level."""
+    stepper, asked, steps = STEPPERS[name], [], 6
+    levels = spread(TABLES["VP"], steps)
+
+    def network(x, t):
+        jax.debug.callback(lambda t: asked.append(float(t)), t)
+        return 0.1 * x
+
+    run = jax.jit(lambda x: sampler.sample(jax.random.key(0), denoiser.from_network(network), step, x, levels))
+    step = stepper.make(TABLES["VP"])
+    run(jnp.ones(2)).block_until_ready()
+    jax.effects_barrier()
+    assert len(asked) == stepper.calls(steps)
+    assert min(asked) >= 0
+    assert max(asked) <= 999.5
+
+
+@every
+@pytest.mark.parametrize("steps", [1, 3])
+def test_from_pure_noise_in_few_steps_all_is_finite_and_ends_in_a_prediction(name, steps):
+    """A table that begins at alpha = 0, and a run of one step, of two: no infinite lambda or rho gets through."""
+    table = schedule.zero_terminal_snr(schedule.linear(1000))
+    levels, step = grid.uniform(table, steps), STEPPERS[name].make(table)
+    x_T = noise_like(levels, jax.random.key(0), (2,))
+    x_0, seen = jax.jit(
+        lambda x: sampler.sample(
+            jax.random.key(0), MIXTURE.denoiser(), step, x, levels, observe=lambda x, prediction, level: prediction.x_0
+        )
+    )(x_T)
+    assert jnp.all(jnp.isfinite(x_0))
+    if not any(word in name for word in ("langevin", "corrector", "churn", "unipc")):
+        np.testing.assert_allclose(x_0, seen[-1], rtol=1e-5, atol=1e-6)
+
+
+@every
+def test_the_program_does_not_grow_with_the_steps(name):
+    step = STEPPERS[name].make(TABLES["VP"])
+
+    def size(steps):
+        levels = spread(TABLES["VP"], steps)
+        x = jax.ShapeDtypeStruct((2,), jnp.float32)
+        run = lambda x, levels: sampler.sample(jax.random.key(0), MIXTURE.denoiser(), step, x, levels)  # noqa: E731
+        text = jax.jit(run).lower(x, levels).as_text()
+        return len(text.splitlines())
+
+    assert size(5) == size(500)
+
+
+@pytest.mark.parametrize("make", [reverse.ddim, lambda eta: reverse.dpm_solver(2, eta), reverse.reverse_sde])
+def test_one_program_for_every_eta_and_each_example_its_own(make):
+    levels = spread(TABLES["VP"], 8)
+
+    def draw(key, x, eta):
+        return sampler.sample(key, MIXTURE.denoiser(), make(eta), x, levels)
+
+    keys, x_T = jax.random.split(jax.random.key(0), 3), noise_like(levels, jax.random.key(1), (3, 2))
+    etas = jnp.array([0.0, 0.5, 1.0])
+    together = jax.jit(jax.vmap(draw))(keys, x_T, etas)
+    for i in (0, 2):
+        np.testing.assert_allclose(together[i], draw(keys[i], x_T[i], float(etas[i])), atol=2e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in FLOWS if not STEPPERS[name].noisy])
+def test_what_is_encoded_decodes_to_itself(name):
+    """Up and down again, to the solver's order: order 1 within some percent, the others within some thousandths."""
+    stepper, table = STEPPERS[name], TABLES["VP"]
+    levels, step = spread(table, 80), STEPPERS[name].make(table)
+    x_0 = jax.vmap(MIXTURE.sample)(jax.random.split(jax.random.key(3), 16))
+
+    def there_and_back(x):
+        noise = sampler.encode(MIXTURE.denoiser(), step, x, levels)
+        return noise, sampler.sample(jax.random.key(0), MIXTURE.denoiser(), step, noise, levels)
+
+    noise, back = jax.jit(jax.vmap(there_and_back))(x_0)
+    assert 0.5 < float(noise.std()) < 1.5
+    np.testing.assert_allclose(back, x_0, atol=0.3 if stepper.order == 1 else 0.05)
+
+
+# --- the papers' own forms -------------------------------------------------------------------------------------------
+
+
+def edm_algorithm_2(denoise, sigmas, x, noises, churn, low, high, inflate):
+    """[EDM] algorithm 2 in its own variables, float64: D(x; sigma), t_i = sigma_i."""
+    x, count = np.asarray(x, np.float64), len(sigmas) - 1
+    for i in range(count):
+        t, t_next = sigmas[i], sigmas[i + 1]
+        gamma = min(churn / count, np.sqrt(2) - 1) if low <= t <= high else 0.0
+        t_hat = t + gamma * t
+        x_hat = x + np.sqrt(t_hat**2 - t**2) * inflate * noises[i]
+        d = (x_hat - denoise(x_hat, t_hat)) / t_hat
+        x = x_hat + (t_next - t_hat) * d
+        if t_next:
+            x = x_hat + (t_next - t_hat) * (d + (x - denoise(x, t_next)) / t_next) / 2
+    return x
+
+
+def test_churned_heun_is_edms_algorithm_2(monkeypatch):
+    table = schedule.karras(10, 0.02, 20.0)
+    noises = np.random.default_rng(0).normal(size=(10, 2))
+    x_0 = jax.jit(lambda x, t: MIXTURE.denoiser()(x, ve(t)).x_0)
+    exact = lambda x, t: np.asarray(x_0(jnp.asarray(x, jnp.float32), t))  # noqa: E731
+    sigmas = np.asarray(table.sigma, np.float64)[::-1]
+    want = edm_algorithm_2(exact, sigmas, [3.0, -9.0], noises, 4.0, 0.05, 10.0, 1.003)
+    step, x = reverse.churned(reverse.heun(), table, 4.0 / 10, 0.05, 10.0, 1.003), jnp.array([3.0, -9.0])
+
+    def once(x, noise, position):
+        monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype: noise)
+        now, then = schedule.at(table, position), schedule.at(table, position - 1)
+        return step.step(jax.random.key(0), MIXTURE.denoiser(), x, (), now, then)[0]
+
+    once = jax.jit(once)
+    for i, position in enumerate(range(10, 0, -1)):
+        x = once(x, jnp.asarray(noises[i], jnp.float32), position)
+    np.testing.assert_allclose(x, want, rtol=2e-3, atol=2e-4)
+
+
+def ve(sigma):
+    return schedule.NoiseLevel(jnp.float32(0), jnp.float32(1), jnp.asarray(sigma, jnp.float32))
+
+
+def test_2m_is_the_papers_algorithm_2():
+    """[DPM++] algorithm 2 in its own variables: D = (1 + 1 / 2r) x_0 - 1 / 2r x_0', then the step of order 1 with D."""
+    levels = schedule.respace(schedule.cosine(1000), 12)
+    alpha, sigma = (np.asarray(column, np.float64) for column in levels[1:])
+    x, before, h_before = np.array([0.7, -1.1]), None, None
+    for i in range(12, 0, -1):
+        x_0 = np.asarray(MIXTURE.denoiser()(jnp.asarray(x, jnp.float32), schedule.at(levels, i)).x_0, np.float64)
+        if i == 1:
+            x = x_0
+            break
+        h = np.log(alpha[i - 1] / sigma[i - 1]) - np.log(alpha[i] / sigma[i])
+        slope = 0 if before is None else (x_0 - before) * h / (2 * h_before)
+        x = sigma[i - 1] / sigma[i] * x - alpha[i - 1] * np.expm1(-h) * (x_0 + slope)
+        before, h_before = x_0, h
+    got = sampler.sample(jax.random.key(0), MIXTURE.denoiser(), reverse.dpm_solver(2), jnp.array([0.7, -1.1]), levels)
+    np.testing.assert_allclose(got, x, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+def test_euler_ancestral_goes_down_and_up_by_the_published_sigmas(eta, monkeypatch):
+    noise = jnp.array([0.4, -1.3])
+    monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype: noise)
+    x_t, s_t, s_s = jnp.array([1.5, -2.0]), 2.0, 1.2
+    x_0 = MIXTURE.denoiser()(x_t, ve(s_t)).x_0
+    up = min(s_s, eta * np.sqrt(s_s**2 * (s_t**2 - s_s**2) / s_t**2))
+    down = np.sqrt(s_s**2 - up**2)
+    want = x_t + (x_t - x_0) / s_t * (down - s_t) + up * noise
+    got = reverse.euler_ancestral(eta).step(jax.random.key(0), MIXTURE.denoiser(), x_t, (), ve(s_t), ve(s_s))[0]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_first_order_methods_are_one_method():
+    """DDIM is Euler in sigma / alpha, DPM-Solver++ 1 and DEIS 1; with eta 1, SDE-DPM-Solver++ 1 is DDPM."""
+    levels = spread(TABLES["VP"], 12)
+    x_T, key = jnp.array([0.7, -1.1]), jax.random.key(0)
+    run = lambda step: jax.jit(lambda x: sampler.sample(key, MIXTURE.denoiser(), step, x, levels))(x_T)  # noqa: E731
+    for other in (reverse.euler(), reverse.dpm_solver(1), reverse.deis(1)):
+        np.testing.assert_allclose(run(other), run(reverse.ddim()), atol=2e-5)
+    np.testing.assert_allclose(run(reverse.dpm_solver(1, 1.0)), run(reverse.ddim(1.0)), atol=2e-4)
+
+
+@pytest.mark.parametrize("make", [reverse.dpm_solver, reverse.unipc, reverse.deis])
+def test_an_order_that_none_has_is_refused(make):
+    with pytest.raises(ValueError, match="order 4"):
+        make(4)
+
+
+# --- Langevin --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0.05, 0.5])
+@pytest.mark.parametrize("kind", TABLES)
+def test_langevin_keeps_its_own_stationary_law(kind, size):
+    """At one level, from anywhere: the variance V / (1 - e / 2V), of which V alone is the limit of small steps."""
+    level = schedule.at(TABLES[kind], 500)
+    broad = GaussianMixture(jnp.ones(1), jnp.full((1, 1), 0.6), jnp.array([0.8]))
+    power = float(level.alpha**2 * 0.64 + level.sigma**2)
+    e = size * float(level.sigma) ** 2
+    step = reverse.langevin(size, repeats=int(6 * power / e))
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    x, memory = jax.jit(jax.vmap(lambda key: step.step(key, broad.denoiser(), jnp.zeros(1), (), level, level)))(keys)
+    assert memory == ()
+    np.testing.assert_allclose(x.mean(), 0.6 * level.alpha, atol=4 * (power / 20_000) ** 0.5 + 0.005)
+    np.testing.assert_allclose(x.var(), power / (1 - e / (2 * power)), rtol=0.04)
+
+
+def test_a_chain_corrects_at_the_level_and_then_goes_on():
+    levels = []
+
+    def spy(name):
+        def step(key, denoise, x_t, memory, now, then):
+            levels.append((name, float(now.t), float(then.t)))
+            return x_t + 1, memory + 1
+
+        return reverse.ReverseStep(lambda x: jnp.zeros(()), step)
+
+    both = reverse.chain(spy("a"), spy("b"), spy("c"))
+    now, then = schedule.at(TABLES["VP"], 30), schedule.at(TABLES["VP"], 20)
+    x, memory = both.step(jax.random.key(0), MIXTURE.denoiser(), jnp.zeros(2), both.init(jnp.zeros(2)), now, then)
+    assert levels == [("a", 30, 30), ("b", 30, 30), ("c", 30, 20)]
+    np.testing.assert_array_equal(x, 3)
+    assert [float(own) for own in memory] == [1, 1, 1]
+    with pytest.raises(ValueError, match="at least one"):
+        reverse.chain()
+    with pytest.raises(ValueError, match="repeats is 0"):
+        reverse.langevin(repeats=0)
+
+
+@pytest.mark.parametrize("name", ["heun", "heun-churned", "dpm-2m", "dpm-2s", "unipc-2", "deis-3", "annealed-langevin"])
+def test_guidance_that_remembers_goes_with_it(name):
+    """`with_state` around every sampler: the state moves once a step, whatever number of calls the step makes."""
+    levels = spread(TABLES["VP"], 4)
+
+    def remembering(count, x_t, level):
+        return MIXTURE.denoiser()(x_t, level), count + 1
+
+    stateful = guidance.Stateful(lambda x: jnp.zeros((), jnp.int32), remembering)
+    step = reverse.with_state(stateful, STEPPERS[name].make(TABLES["VP"]))
+    x_0, (_, count), _ = jax.jit(
+        lambda x: sampler.run(jax.random.key(0), guidance.first_state(stateful), step, x, levels)
+    )(jnp.array([0.7, -1.1]))
+    assert int(count) == 4
+    assert jnp.all(jnp.isfinite(x_0))
+
+
+def test_a_users_own_prediction_is_enough():
+    """A denoiser of no library: the solvers read x_0 and eps, and nothing else."""
+    mine = lambda x_t, level: Prediction(x_0=jnp.zeros_like(x_t), eps=x_t / jnp.maximum(level.sigma, 1e-6))  # noqa: E731
+    levels = spread(TABLES["VP"], 5)
+    for step in (reverse.dpm_solver(3), reverse.unipc(2), reverse.deis(2)):
+        x_0 = sampler.sample(jax.random.key(0), mine, step, jnp.ones(3), levels)
+        np.testing.assert_allclose(x_0, 0, atol=1e-6)
