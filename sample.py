@@ -9,96 +9,36 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from tqdm import tqdm
 
-from configs import command_line, methods
+from configs import command_line, diagnostics, measurement, methods, samplers
 from configs import run as runs
+from configs.sampling import Method, Sampling, check
 from guided_jax import denoiser, guidance, images, parallel, reverse, sampler, schedule, streaming
 from guided_jax.files import replacing, writable_directory
 
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """How to draw: the guidance and the sampler."""
-
-    guidance: str = "none"
-    """One of those that --list prints, such as classifier or classifier-free, then any of +interval +rescale +ramp
-    +dynamic. none with --labels is the plain conditional model."""
-    sampler: Literal["ddim", "ddpm"] = "ddim"
-    steps: str = "50"
-    """How many of the training steps to visit, by ADM's rules: 50, ddim50, or 10,15,20."""
-    eta: float = 0.0
-    """Noise of ddim: 0 none, 1 as much as ddpm."""
-    variance: Literal["small", "large"] = "small"
-    """Step variance of ddpm."""
-    at: Literal["x_t", "mean"] = "x_t"
-    """Where algorithm 1 takes the classifier's gradient."""
-    clip: bool = True
-    """Clip the (guided) predicted clean image to [-1, 1]."""
-    interval_low: float = 0.0
-    """+interval: guided above this sigma / alpha."""
-    interval_high: float = 5.0
-    """+interval: guided up to this sigma / alpha."""
-    rescale_mix: float = 0.7
-    """+rescale: 0 changes nothing, 1 is the whole."""
-    negative: int | None = None
-    """negative: the label to go away from."""
-    momentum: float = -0.5
-    """projected: of the direction, over the steps."""
-    radius: float = 2.5
-    """projected: the direction's greatest length."""
-    blur: float = 1.0
-    """self-attention: of x_0, in pixels."""
-    bad: Path | None = None
-    """autoguidance: the run of a smaller or less trained model."""
+Draw = Callable[..., Any]  # (params, key, label, scale, seen=None) -> image
 
 
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """Draw guided samples from a trained run."""
+def drawing(run: runs.Run, method: Method, labelled: bool, diagnose: bool = False) -> Draw:
+    """(params, key, label, scale, seen) -> one image (H, W, C) in [-1, 1]; params has "diffusion" and perhaps "classifier".
 
-    run: tyro.conf.Positional[Path]
-    """The directory that train.py wrote."""
-    method: tyro.conf.OmitArgPrefixes[Method] = dataclasses.field(default_factory=Method)
-    scale: tuple[float, ...] = (1.0,)
-    """Guidance strength: 0 ignores the label, 1 is the exact conditional, above 1 is sharper. Several: one for each
-    round of the labels, in turn."""
-    labels: tuple[int, ...] | None = None
-    """Classes, in turn over the samples; without them they follow the data's frequencies."""
-    num_samples: int = 64
-    batch_size: int = 256
-    """Images at a time, over all devices."""
-    seed: int = 0
-    out: Path | None = None
-    """Where samples.npz and grid.png go; by default a folder inside the run, named after the method."""
-    overwrite: bool = False
-    """Replace other samples in the output folder."""
-    devices: int | None = None
-    """How many devices to use; if not given, the largest count that divides the batch."""
-
-
-Draw = Callable[[Any, Any, Any, Any], Any]  # (params, key, label, scale) -> image
-
-
-def drawing(run: runs.Run, method: Method, labelled: bool) -> Draw:
-    """(params, key, label, scale) -> one image (H, W, C) in [-1, 1]; params has "diffusion" and perhaps "classifier".
-
-    labelled: whether the label counts when there is no guidance.
+    seen: the measurement of this example, for the guidances by one. labelled: whether the label counts when there is no
+    guidance. With `diagnose` (image, observations) is returned.
     """
     diffusion, shape = run.experiment.diffusion, run.facts.image_shape
     null = run.facts.num_classes if diffusion.null_label else None
-    levels = schedule.respace(run.levels, method.steps)
-    first, rest = methods.parse(method.guidance)
-    inside = methods.GUIDANCES[first].clips_inside
+    levels = samplers.levels_of(method, run.levels)
+    row, inside = method.row, method.row.clips_inside
     other = runs.load(method.bad) if method.bad else run
+    operator = measurement.operator_of(method.measurement, shape) if "measurement" in row.needs else None
 
-    def draw(params: Any, key: Any, label: Any, scale: Any) -> Any:
+    def draw(params: Any, key: Any, label: Any, scale: Any, seen: Any = None) -> Any:
         key_noise, key_run, key_method = jax.random.split(key, 3)
 
         def model(y: Any, perturb: Any = None) -> denoiser.Denoiser:
@@ -106,16 +46,16 @@ def drawing(run: runs.Run, method: Method, labelled: bool) -> Draw:
             found = runs.denoiser_of(run, unet, params["diffusion"], y)
             return guidance.clip(found) if inside and method.clip else found
 
-        def log_prob(x: Any, level: schedule.NoiseLevel) -> Any:
-            logits = run.classifier.apply(params["classifier"], x, denoiser.network_time(level))
-            return jax.nn.log_softmax(logits)[label]
+        def logits(x: Any, level: schedule.NoiseLevel) -> Any:
+            return run.classifier.apply(params["classifier"], x, denoiser.network_time(level))
 
+        wanted, sureness = jnp.asarray(method.any_of) if method.any_of else label, 1 / method.temperature
         parts = methods.Parts(
             model=model,
             # The label itself where the network has no null label: then the scale counts from the conditional model.
             base=model(label if null is None else null),
             bad=lambda y: runs.denoiser_of(other, other.unet, params["bad"], y),
-            log_prob=log_prob,
+            log_prob=guidance.from_logits(logits, wanted, joint=sureness, marginal=sureness),
             label=label,
             null=null,
             labelled=labelled,
@@ -124,20 +64,24 @@ def drawing(run: runs.Run, method: Method, labelled: bool) -> Draw:
             num_classes=run.facts.num_classes,
             num_steps=run.levels.t[-1],
             knobs=method,
+            operator=operator,
+            seen=seen,
         )
-        step = reverse.ddim(method.eta) if method.sampler == "ddim" else reverse.ddpm(method.variance)
-        if method.guidance == "classifier" and method.sampler == "ddpm":
-            guided, step = parts.base, reverse.classifier_ddpm(log_prob, scale, method.at, method.variance)
+        step = samplers.row(method).make(method, run.levels)
+        if method.shifts_mean:
+            guided, step = parts.base, reverse.classifier_ddpm(parts.log_prob, scale, method.at, method.variance)
         else:
-            guided = methods.build(method.guidance, parts)
+            guided, step = methods.build(method.guidance, parts, step)
         # Guided first, then clipped, unlike ADM's code: where alpha is 5e-5 a learned classifier's gradient, which is not
         # quite 0 there, shifts x_0 by thousands, and a few steps of ddim never come back from that.
         if method.clip and not inside:
-            guided = methods.upon(guided, guidance.dynamic_threshold if "dynamic" in rest else guidance.clip)
+            guided = methods.upon(guided, guidance.dynamic_threshold if method.dynamic else guidance.clip)
         if isinstance(guided, guidance.Stateful):
             step, guided = reverse.with_state(guided, step), guidance.first_state(guided)
         x_T = schedule.at(levels, -1).sigma * jax.random.normal(key_noise, shape)
-        return sampler.sample(key_run, guided, step, x_T, levels)
+        judged = "classifier" in params and (labelled or row.labelled)
+        observe = diagnostics.observer(parts, method, judged) if diagnose else None
+        return sampler.sample(key_run, guided, step, x_T, levels, observe)
 
     return draw
 
@@ -152,42 +96,22 @@ def labels_for(indices: np.ndarray, labels: Sequence[int] | None, facts: runs.Fa
 
 
 def drawer(
-    run: runs.Run, method: Method, params: Any, labelled: bool, devices: list
-) -> Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]:
-    """(indices, labels, scales, seed) -> uint8 images: `drawing`, compiled once for a chunk over the devices."""
-    compiled = parallel.parallel_map(drawing(run, method, labelled), devices, in_axes=(None, 0, 0, 0))
+    run: runs.Run, method: Method, params: Any, labelled: bool, devices: list, diagnose: bool = False
+) -> Callable[..., Any]:
+    """(indices, labels, scales, seed, seen) -> uint8 images: `drawing`, compiled once for a chunk over the devices.
+
+    With `diagnose` (uint8 images, observations).
+    """
+    drawn = drawing(run, method, labelled, diagnose)
+    compiled = parallel.parallel_map(drawn, devices, in_axes=(None, 0, 0, 0, 0))
     placed = parallel.place(params, devices)
 
-    def call(indices: np.ndarray, labels: np.ndarray, scales: np.ndarray, seed: int) -> np.ndarray:
+    def call(indices: np.ndarray, labels: np.ndarray, scales: np.ndarray, seed: int, seen: Any = None) -> Any:
         keys = sampler.keys(jax.random.fold_in(jax.random.key(seed), 0), indices)
-        return images.to_uint8(compiled(placed, keys, labels.astype(np.int32), scales.astype(np.float32)))
+        found = compiled(placed, keys, labels.astype(np.int32), scales.astype(np.float32), seen)
+        return (images.to_uint8(found[0]), found[1]) if diagnose else images.to_uint8(found)
 
     return call
-
-
-def check(options: Sampling, run: runs.Run) -> None:
-    """What can be wrong before anything is loaded, each in one sentence."""
-    method, classes, diffusion = options.method, run.facts.num_classes, run.experiment.diffusion
-    for name in ("num_samples", "batch_size"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}; give at least 1")
-    if not options.scale or not all(math.isfinite(scale) for scale in options.scale):
-        raise ValueError(f"--scale is {options.scale}; give one or more finite numbers, such as --scale 2")
-    if not 0 <= method.eta <= 1:
-        raise ValueError(f"--eta is {method.eta}; give a number from 0 (no noise) to 1 (as ddpm)")
-    wrong = [label for label in options.labels or () if not 0 <= label < classes]
-    if wrong:
-        raise ValueError(f"label {wrong[0]} is out of range; the run has the classes 0 to {classes - 1}")
-    needs = methods.GUIDANCES[methods.parse(method.guidance)[0]].needs
-    if "null" in needs and not diffusion.null_label:
-        raise ValueError("this run was trained without label dropout; use --guidance classifier, or train with dropout")
-    if ("conditional" in needs or (method.guidance == "none" and options.labels)) and not diffusion.conditional:
-        raise ValueError("this run's network takes no labels; use --guidance classifier, or leave --labels out")
-    if "bad" in needs and method.bad is None:
-        raise ValueError("autoguidance needs a second model; name its run with --bad RUN")
-    if "negative" in needs and not 0 <= (-1 if method.negative is None else method.negative) < classes:
-        raise ValueError(f"--negative is {method.negative}; name a class from 0 to {classes - 1} to go away from")
-    schedule.respace(run.levels, method.steps)
 
 
 def request(options: Sampling) -> dict[str, Any]:
@@ -203,63 +127,92 @@ def destination(options: Sampling) -> Path:
     method = options.method
     scale = "-".join(f"{scale:g}" for scale in options.scale)
     digest = hashlib.sha256(json.dumps(request(options)).encode()).hexdigest()[:6]  # of what the name leaves out
-    name = f"{method.guidance}-{scale}-{method.sampler}{method.steps}-seed{options.seed}-{digest}"
+    name = f"{method.guidance}-{scale}-{method.step_name}-seed{options.seed}-{digest}"
     default = options.run / "samples" / name
     out = writable_directory(options.out or default)
     made = out / "samples.json"
     same = made.is_file() and made.read_text() == json.dumps(request(options), indent=2)
     if (out / "samples.npz").exists() and not same and not options.overwrite:
         raise ValueError(f"{out} holds other samples; give another --out, or --overwrite")
+    for stale in () if same else ("measured.png", "diagnostics.npz", "diagnostics.png"):
+        (out / stale).unlink(missing_ok=True)
     return out
 
 
 def main(args: Sequence[str]) -> None:
-    """Draws what the command line asks for and writes samples.npz, samples.json and grid.png."""
+    """Draws what the command line asks for and writes samples.npz, samples.json, grid.png and what else was asked."""
     if "--list" in args:
-        print(methods.listing())
+        print(methods.listing(), samplers.listing(), sep="\n\n")
         return
     options = command_line.parse(Sampling, "sample.py", args, description=__doc__)
     parallel.use_cpu_devices()
     run = runs.load(options.run)
     check(options, run)
     devices = parallel.choose_devices(options.batch_size, options.devices)
+    look = looking(options, run)
     out = destination(options)
-    params = parameters(options.run, options.method)
-    call = drawer(run, options.method, params, bool(options.labels), devices)
+    params = parameters(options)
+    call = drawer(run, options.method, params, bool(options.labels), devices, options.diagnose)
     # No more than is asked for, in whole rounds of the devices.
     chunk = min(options.batch_size, math.ceil(options.num_samples / len(devices)) * len(devices))
     stream, done = streaming.begin(out / "samples.npz", options.num_samples, run.facts.image_shape, request(options))
-
-    def draw(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        labels = labels_for(indices, options.labels, run.facts, options.seed)
-        scales = np.asarray(options.scale)[indices // len(options.labels or (0,)) % len(options.scale)]
-        return indices, call(indices, labels, scales, options.seed), recorded(options, run, labels)
-
+    draw = rows(options, run, call, look)
     with tqdm(total=options.num_samples, initial=done, desc="sampling", unit="image") as bar:
-        for indices, pictures, labels in parallel.map_in_chunks(draw, options.num_samples, chunk, done):
+        for indices, pictures, labels, observations in parallel.map_in_chunks(draw, options.num_samples, chunk, done):
+            if options.diagnose and indices[0] == 0:
+                diagnostics.save(out, observations, samplers.levels_of(options.method, run.levels))
             streaming.put(stream, int(indices[0]), pictures, labels)
             bar.update(len(pictures))
-    save(stream, out, options, run)
+    save(stream, out, options, run, look)
     print(f"{out / 'samples.npz'} and {out / 'grid.png'}: {options.num_samples} images")
 
 
-def parameters(run: Path, method: Method) -> dict[str, Any]:
-    """The parameters of every network that the method asks."""
-    needs = methods.GUIDANCES[methods.parse(method.guidance)[0]].needs
-    parts = {part: runs.params(run, part) for part in ("diffusion", *(["classifier"] if "classifier" in needs else []))}
-    return {**parts, "bad": runs.params(method.bad, "diffusion")} if method.bad else parts
+def rows(
+    options: Sampling, run: runs.Run, call: Callable[..., Any], look: measurement.Look | None
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray, Any]]:
+    """indices -> (indices, pictures, labels as the file has them, observations or None), by what was asked for."""
+
+    def draw(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
+        labels = labels_for(indices, options.labels, run.facts, options.seed)
+        scales = np.asarray(options.scale)[indices // len(options.labels or (0,)) % len(options.scale)]
+        found = call(indices, labels, scales, options.seed, look and look(indices))
+        pictures, observations = found if options.diagnose else (found, None)
+        return indices, pictures, recorded(options, run, labels), observations
+
+    return draw
+
+
+def looking(options: Sampling, run: runs.Run) -> measurement.Look | None:
+    """What the samples are measured by, None for a guidance that needs no measurement."""
+    needed = "measurement" in options.method.row.needs
+    return measurement.looking(options.method.measurement, run, options.seed) if needed else None
+
+
+def parameters(options: Sampling) -> dict[str, Any]:
+    """The parameters of every network that the method asks, and of the classifier that --diagnose asks if there is one."""
+    method = options.method
+    found = {"diffusion": runs.params(options.run, "diffusion")}
+    if "classifier" in method.row.needs or (options.diagnose and (options.run / "classifier" / "checkpoints").is_dir()):
+        found["classifier"] = runs.params(options.run, "classifier")
+    return {**found, "bad": runs.params(method.bad, "diffusion")} if method.bad else found
 
 
 def recorded(options: Sampling, run: runs.Run, labels: np.ndarray) -> np.ndarray:
-    """The labels as the file has them: -1 where nobody told the model a class."""
-    diffusion = run.experiment.diffusion
-    untold = not options.labels and (diffusion.null_label or not diffusion.conditional)
-    return np.full_like(labels, -1) if options.method.guidance == "none" and untold else labels
+    """The labels as the file has them: -1 where nobody told the model a class, or several."""
+    diffusion, method = run.experiment.diffusion, options.method
+    told = options.labels or method.row.labelled or (diffusion.conditional and not diffusion.null_label)
+    return labels if told and not method.any_of else np.full_like(labels, -1)
 
 
-def save(stream: streaming.Stream, out: Path, options: Sampling, run: runs.Run) -> None:
-    """Writes a grid of the first hundred, the request that drew the samples, and last the samples themselves."""
-    images.save_png(out / "grid.png", images.grid(np.array(stream.images[:100]), columns=10, scale=zoom(run.facts)))
+def save(
+    stream: streaming.Stream, out: Path, options: Sampling, run: runs.Run, look: measurement.Look | None = None
+) -> None:
+    """Writes a grid of the first hundred, what was seen of them, the request that drew them, and last the samples."""
+    first = np.array(stream.images[:100])
+    images.save_png(out / "grid.png", images.grid(first, columns=10, scale=zoom(run.facts)))
+    if look:
+        seen = measurement.picture(look(np.arange(len(first))), run.facts.image_shape)
+        images.save_png(out / "measured.png", images.grid(seen, columns=10, scale=zoom(run.facts)))
     with replacing(out / "samples.json") as file:
         file.write(json.dumps(request(options), indent=2).encode())
     streaming.finish(stream, out / "samples.npz")

@@ -9,7 +9,7 @@ import pytest
 import sample
 import train
 from benchmarks import digits
-from configs import command_line, schema
+from configs import command_line, sampling, schema
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -43,7 +43,7 @@ def test_command_line_is_understood(words):
         case ["train.py", name, *rest]:
             command_line.parse(train.Training, "train.py", rest, train.Training(schema.named(name)))
         case ["sample.py", *rest]:
-            command_line.parse(sample.Sampling, "sample.py", rest)
+            sampling.check_read(command_line.parse(sample.Sampling, "sample.py", rest))
         case ["-m", "benchmarks.digits", *rest]:
             command_line.parse(digits.Demo, "benchmarks.digits", rest)
         case _:

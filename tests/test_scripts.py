@@ -127,7 +127,6 @@ def test_a_finished_run_stays_as_it_is(tiny, capsys):
 METHODS = [
     ["--guidance", "none"],
     ["--guidance", "none", "--labels", 3, 7],
-    ["--guidance", "classifier", "--scale", 2],
     ["--guidance", "classifier", "--scale", 2, "--sampler", "ddpm"],
     ["--guidance", "classifier", "--scale", 2, "--sampler", "ddpm", "--at", "mean", "--variance", "large"],
     ["--guidance", "classifier-free", "--scale", 0, 3, "--labels", 1],
@@ -135,11 +134,29 @@ METHODS = [
     ["--guidance", "classifier-free+interval+rescale+ramp+dynamic", "--scale", 3],
     ["--guidance", "projected+ramp", "--scale", 3, "--sampler", "ddpm"],
     ["--guidance", "cfg++", "--scale", 0.6],
-    ["--guidance", "perturbed-attention", "--scale", 2],
-    ["--guidance", "universal", "--scale", 2],
-    ["--guidance", "negative", "--negative", 3, "--scale", 2],
+    [
+        "--guidance",
+        "pigdm",
+        "--operator",
+        "super-resolution",
+        "--noise-std",
+        0.1,
+        "--measure",
+        "held-out",
+        "--labels",
+        3,
+    ],
+    ["--guidance", "compose", "--also", 5, 8, "--also-scale", 1.0, -1.0, "--scale", 2, "--labels", 3],
 ]
-REST = sorted({"zero-star", "independent", "smoothed-energy", "self-attention", "off-the-shelf", "autoguidance"})
+# More of them, each with the options that it cannot do without.
+REST = {
+    **dict.fromkeys(("zero-star", "independent", "off-the-shelf", "universal"), ()),
+    **dict.fromkeys(("perturbed-attention", "smoothed-energy", "self-attention"), ()),
+    "autoguidance": ["--bad", "RUN"],
+    "negative": ["--negative", 3],
+    "dps": ["--measure", "held-out", "--operator", "blur", "--sampler", "ddpm"],
+    "repaint+dynamic": ["--measure", "held-out", "--hole", "centre", "--sampler", "ddpm"],
+}
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: " ".join(str(word) for word in method))
@@ -151,7 +168,8 @@ def test_sample(tiny, tmp_path, capsys, method):
     assert "samples.npz" in out
     pictures, labels = images.load_npz(tmp_path / "out" / "samples.npz")
     assert pictures.shape == (5, 8, 8, 1)
-    assert (labels == -1).all() == (method == METHODS[0])
+    told = "--labels" in method or methods.GUIDANCES[methods.parse(method[1])[0]].labelled
+    assert (labels != -1).all() if told else (labels == -1).all()
     if "--labels" in method:
         given = [word for word in method[method.index("--labels") + 1 :] if isinstance(word, int)]
         np.testing.assert_array_equal(labels, np.resize(given, 5))
@@ -160,19 +178,57 @@ def test_sample(tiny, tmp_path, capsys, method):
 
 def test_every_guidance_of_the_list_is_drawn_somewhere(capsys):
     code, out, _ = run_script(sample.main, ["--list"], capsys)
-    used = {methods.parse(method[1])[0] for method in METHODS}
+    used = {methods.parse(name)[0] for name in (*(method[1] for method in METHODS), *REST)}
     assert code == 0
-    assert used | set(REST) == set(methods.GUIDANCES)
+    assert used == set(methods.GUIDANCES)
     assert all(name in out for name in (*methods.GUIDANCES, *methods.MODIFIERS))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REST)
 def test_the_rest_of_the_list(tiny, tmp_path, capsys, name):
-    arguments = [tiny, "--guidance", name, "--scale", 2, "--steps", 3, "--num-samples", 2, "--out", tmp_path / "out"]
-    bad = ["--bad", tiny] if name == "autoguidance" else []
-    code, _, err = run_script(sample.main, [*arguments, *bad], capsys)
+    arguments = [tiny, "--guidance", name, "--steps", 3, "--num-samples", 2, "--out", tmp_path / "out"]
+    extra = [tiny if word == "RUN" else word for word in REST[name]]
+    code, _, err = run_script(sample.main, [*arguments, *extra], capsys)
     assert code == 0, err
+
+
+def test_what_was_seen_is_kept_and_shown(tiny, tmp_path, capsys):
+    """repaint ends on the known half itself; measured.png lies beside grid.png, picture for picture."""
+    arguments = ["--guidance", "repaint", "--measure", "held-out", "--hole", "left", "--repeats", 2, "--steps", 3]
+    batch = ["--num-samples", 5, "--batch-size", 4]
+    code, _, err = run_script(sample.main, [tiny, *arguments, *batch, "--out", tmp_path], capsys)
+    assert code == 0, err
+    truth = runs.load(tiny).experiment.data.make(held_out=True).read(np.arange(5))["image"]
+    painted, labels = images.load_npz(tmp_path / "samples.npz")
+    assert np.abs(painted[:, :, 4:].astype(int) - truth[:, :, 4:]).max() <= 1  # to_uint8 truncates
+    assert (painted[:, :, :4] != truth[:, :, :4]).any()
+    assert (labels == -1).all()
+    grid, seen = (np.asarray(Image.open(tmp_path / name)) for name in ("grid.png", "measured.png"))
+    assert grid.shape == seen.shape
+    assert np.abs(grid[2:50, 2 + 24 : 50].astype(int) - seen[2:50, 2 + 24 : 50]).max() <= 1
+    assert (seen[2:50, 2:26] == 127).all()
+
+
+def test_diagnostics_of_any_of_several_labels(tiny, tmp_path, capsys):
+    """A row for each sample of the first batch, a column for each step; scale 0 is no guidance."""
+    arguments = ["--guidance", "classifier", "--any-of", 3, 5, "--temperature", 0.5, "--scale", 0, 1e6, "--diagnose"]
+    batch = ["--num-samples", 6, "--batch-size", 4, "--steps", 3]
+    code, _, err = run_script(sample.main, [tiny, *arguments, *batch, "--out", tmp_path], capsys)
+    assert code == 0, err
+    with np.load(tmp_path / "diagnostics.npz") as found:
+        rows = dict(found)
+    assert {name: rows.pop(name).shape for name in ("t", "noise")} == {"t": (3,), "noise": (3,)}
+    assert set(rows) == {"guidance", "score", "cosine", "log_prob", "clipped"}
+    assert all(value.shape == (4, 3) and np.isfinite(value).all() for value in rows.values())
+    assert (rows["guidance"][::2] < 1e-3 * rows["score"][::2]).all()
+    assert (rows["guidance"][1::2].max(1) > 1e-3 * rows["score"][1::2].max(1)).all()
+    assert (rows["log_prob"] < 0).all()
+    assert (images.load_npz(tmp_path / "samples.npz")[1] == -1).all()
+    assert Image.open(tmp_path / "diagnostics.png").size[0] > 100
+    again = [tiny, "--steps", 3, "--num-samples", 2, "--out", tmp_path, "--overwrite"]
+    code, _, err = run_script(sample.main, [*again, "--devices", 99], capsys)
+    assert (code, (tmp_path / "diagnostics.png").exists()) == (2, True), err
 
 
 def drawn(tiny, out, capsys, *extra):
@@ -290,6 +346,7 @@ def test_wrong_training_is_told_in_one_sentence(words, arguments, tiny, tmp_path
     assert not list(tmp_path.glob("run/*/checkpoints/*"))
 
 
+SEEN = ("--measure", "held-out")
 WRONG_SAMPLING = {
     "label 10 is out of range": ["--labels", "3", "10"],
     "label -1 is out of range": ["--labels", "-1"],
@@ -302,7 +359,38 @@ WRONG_SAMPLING = {
     "50 steps": ["--steps", "50"],
     "'magic'": ["--guidance", "magic"],
     "'sparkle'": ["--guidance", "classifier-free+sparkle"],
-    "can follow it, not": ["--guidance", "projected+interval"],
+    "only +ramp, +dynamic can follow projected": ["--guidance", "projected+interval"],
+    "only +dynamic can follow none": ["--guidance", "none+rescale"],
+    "can follow cfg++, not 'cfg+++dynamic'": ["--guidance", "cfg+++dynamic"],
+    "leave out one of the two": ["--guidance", "classifier-free+dynamic", "--no-clip"],
+    "--scale has no effect with --guidance none": ["--scale", "2"],
+    "it goes with --sampler ddim": ["--sampler", "ddpm", "--eta", "0.5"],
+    "it goes with --sampler ddpm": ["--variance", "large"],
+    "it goes with --guidance classifier --sampler ddpm": ["--guidance", "classifier", "--at", "mean"],
+    "--negative has no effect here": ["--negative", "3"],
+    "--interval-low has no effect here": ["--guidance", "classifier-free", "--interval-low", "0.2"],
+    "--noise-std has no effect here": ["--noise-std", "0.1"],
+    "--data-std has no effect here; it goes with --guidance pigdm": ["--guidance", "dps", *SEEN, "--data-std", "1"],
+    "it goes with --operator blur": ["--guidance", "pigdm", *SEEN, "--blur-std", "2"],
+    "--measure held-out or FILE": ["--guidance", "pigdm"],
+    "cannot read nowhere.npz": ["--guidance", "pigdm", "--measure", "nowhere.npz"],
+    "neither an npz file nor a picture": ["--guidance", "pigdm", "--measure", __file__],
+    "the run draws (8, 8, 1)": ["--guidance", "pigdm", "--measure", str(ROOT / "docs/images/digits.png")],
+    "--hole is 'middle'": ["--guidance", "dps", *SEEN, "--hole", "middle"],
+    "within 8x8": ["--guidance", "dps", *SEEN, "--hole", "0:9,0:4"],
+    "does not divide pictures of 8x8": ["--guidance", "dps", *SEEN, "--operator", "super-resolution", "--factor", "3"],
+    "repaint fills holes only": ["--guidance", "repaint", *SEEN, "--operator", "blur"],
+    "--repeats is 0": ["--guidance", "repaint", *SEEN, "--repeats", "0"],
+    "--noise-std is -1": ["--guidance", "pigdm", *SEEN, "--noise-std", "-1"],
+    "--data-std is 0": ["--guidance", "pigdm", *SEEN, "--data-std", "0"],
+    "--temperature is 0": ["--guidance", "classifier", "--temperature", "0"],
+    "'fog'": ["--guidance", "pigdm", *SEEN, "--operator", "fog"],
+    "name them with --also": ["--guidance", "compose"],
+    "--also has 2 labels and --also-scale 1": ["--guidance", "compose", "--also", "3", "5", "--also-scale", "-1"],
+    "--also-scale is (nan,)": ["--guidance", "compose", "--also", "3", "--also-scale", "nan"],
+    "label 12 is out of range": ["--guidance", "compose", "--also", "12"],
+    "label 11 is out of range": ["--guidance", "classifier", "--any-of", "3", "11"],
+    "in the place of --labels": ["--guidance", "classifier", "--any-of", "3", "--labels", "5"],
     "--bad RUN": ["--guidance", "autoguidance"],
     "--negative is None": ["--guidance", "negative"],
     "--negative is 10": ["--guidance", "negative", "--negative", "10"],
