@@ -78,14 +78,14 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "langevin": Sampler(
         "annealed Langevin, --corrections steps of --langevin-size a level [NCSN 1907.05600]",
-        lambda k, table: reverse.annealed_langevin(k.langevin_size, k.corrections),
+        lambda k, table: reverse.annealed_langevin(k.langevin_size, k.corrections or 10),
         50,
         "log-snr",
         ("langevin_size", "corrections"),
     ),
     "predictor-corrector": Sampler(
         "ddpm after --corrections Langevin steps of --langevin-size [SDE 2011.13456]",
-        lambda k, table: reverse.chain(reverse.langevin(k.langevin_size, k.corrections), reverse.ddpm(k.variance)),
+        lambda k, table: reverse.chain(reverse.langevin(k.langevin_size, k.corrections or 1), reverse.ddpm(k.variance)),
         100,
         "respaced",
         ("langevin_size", "corrections", "variance"),

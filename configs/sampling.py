@@ -37,8 +37,8 @@ class Method:
     """heun: noise added back before each step, EDM's S_churn / steps."""
     langevin_size: float = 0.1
     """langevin, predictor-corrector: length of a Langevin step, over sigma^2."""
-    corrections: int = 1
-    """langevin, predictor-corrector: Langevin steps at each level."""
+    corrections: int | None = None
+    """langevin (10 without it), predictor-corrector (1): Langevin steps at each level."""
     variance: Literal["small", "large"] = "small"
     """Step variance of ddpm."""
     at: Literal["x_t", "mean"] = "x_t"
@@ -125,10 +125,11 @@ POSITIVE: Rule = (lambda value: 0 < value < math.inf, "a finite number above 0")
 NOT_NEGATIVE: Rule = (lambda value: 0 <= value < math.inf, "0 or a finite number above it")
 FINITE: Rule = (lambda values: all(map(math.isfinite, values)), "finite numbers only")
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("num_samples", "batch_size", "factor", "repeats", "corrections"), AT_LEAST_1),
+    **dict.fromkeys(("num_samples", "batch_size", "factor", "repeats"), AT_LEAST_1),
     **dict.fromkeys(("temperature", "data_std", "langevin_size", "sigma_max"), POSITIVE),
     **dict.fromkeys(("noise_std", "blur_std", "churn"), NOT_NEGATIVE),
     "scale": (lambda values: bool(values) and FINITE[0](values), "one or more finite numbers, such as --scale 2"),
+    "corrections": (lambda value: value is None or value >= 1, "at least 1"),
     "also_scale": FINITE,
     "eta": (lambda value: 0 <= value <= 1, "a number from 0 (no noise) to 1 (as much as ddpm)"),
 }

@@ -22,9 +22,8 @@ def code(text):
     """What is left of a module without its comments and docstrings."""
     tree = ast.parse(text)
     for node in ast.walk(tree):
-        first = getattr(node, "body", None)
-        if isinstance(first, list) and first and isinstance(first[0], ast.Expr):
-            node.body = first[1:] or [ast.Pass()]
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
     return ast.dump(tree)
 
 
