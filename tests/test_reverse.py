@@ -29,7 +29,7 @@ class Recorded:
         self.case, self.key, self.item = case, case["key"], item
         levels = {"linear": schedule.linear, "cosine": schedule.cosine}[case["schedule"]](case["steps"])
         levels = schedule.respace(levels, case["respacing"]) if "respacing" in case else levels
-        t = int(self.of("t"))
+        self.levels, t = levels, int(self.of("t"))
         self.now, self.then = schedule.at(levels, t + 1), schedule.at(levels, t)
         self.x = self.image("x")
         # What the step before left in memory: the posterior variance of the neighbouring interval.
@@ -85,6 +85,17 @@ def test_ddim_is_adms_ddim_sample(case, eta, monkeypatch):
         for denoise, name in ((one.denoise(), f"ddim_plain_eta{eta}"), (guided, f"ddim_guided_eta{eta}")):
             # ADM takes 1 - alpha_bar of a float32 alpha_bar, which at t = 2 is right to 3e-4 only; ours keeps sigma.
             close(one.run(monkeypatch, reverse.ddim(float(eta)), denoise, name), one.image(f"{name}/sample"), 3e-4)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['key']}-{case['mean']}-{case['var']}")
+def test_ddim_up_the_levels_is_adms_reverse_ddim(case):
+    """What `sampler.encode` makes of ddim(): the next level up, pure noise after the last."""
+    for one in items(case):
+        up = schedule.NoiseLevel(one.now.t + 1, jnp.float32(0), jnp.float32(1))
+        if int(one.of("t")) + 2 < len(one.levels.t):
+            up = schedule.at(one.levels, int(one.of("t")) + 2)
+        got = reverse.ddim().step(jax.random.key(0), one.denoise(), one.x, (), one.now, up)[0]
+        close(got, one.image("ddim_reverse/sample"), 3e-4)
 
 
 LOOPS = np.load(pathlib.Path(__file__).parent / "golden" / "analytic_loops.npz", allow_pickle=False)
