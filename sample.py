@@ -22,28 +22,32 @@ from configs.sampling import Method, Sampling, check
 from guided_jax import denoiser, guidance, images, parallel, reverse, sampler, schedule, streaming
 from guided_jax.files import replacing, writable_directory
 
-Draw = Callable[..., Any]  # (params, key, label, scale, seen=None) -> image
+Draw = Callable[..., Any]  # (params, key, label, scale, seen=None, low_res=None) -> image
 
 
 def drawing(run: runs.Run, method: Method, labelled: bool, diagnose: bool = False) -> Draw:
-    """(params, key, label, scale, seen) -> one image (H, W, C) in [-1, 1]; params has "diffusion" and perhaps "classifier".
+    """(params, key, label, scale, seen, low_res) -> one image (H, W, C) in [-1, 1].
 
-    seen: the measurement of this example, for the guidances by one. labelled: whether the label counts when there is no
+    params has "diffusion" and perhaps "classifier". seen: the measurement of this example, for the guidances by one.
+    low_res: what an upsampler starts from. labelled: whether the label counts when there is no
     guidance. With `diagnose` (image, observations) is returned.
     """
     diffusion, shape = run.experiment.diffusion, run.facts.image_shape
     null = run.facts.num_classes if diffusion.null_label else None
     levels = samplers.levels_of(method, run.levels)
-    row, inside = method.row, method.row.clips_inside
+    row, inside = method.row, method.row.clips_inside or method.clip_base
+    method = dataclasses.replace(
+        method, variance=method.variance or ("learned" if diffusion.learned_variance else "small")
+    )
     other = runs.load(method.bad) if method.bad else run
     operator = measurement.operator_of(method.measurement, shape) if "measurement" in row.needs else None
 
-    def draw(params: Any, key: Any, label: Any, scale: Any, seen: Any = None) -> Any:
+    def draw(params: Any, key: Any, label: Any, scale: Any, seen: Any = None, low_res: Any = None) -> Any:
         key_noise, key_run, key_method = jax.random.split(key, 3)
 
         def model(y: Any, perturb: Any = None) -> denoiser.Denoiser:
             unet = run.unet if perturb is None else run.unet.clone(perturb=perturb)
-            found = runs.denoiser_of(run, unet, params["diffusion"], y)
+            found = runs.denoiser_of(run, unet, params["diffusion"], y, low_res)
             return guidance.clip(found) if inside and method.clip else found
 
         def logits(x: Any, level: schedule.NoiseLevel) -> Any:
@@ -98,17 +102,19 @@ def labels_for(indices: np.ndarray, labels: Sequence[int] | None, facts: runs.Fa
 def drawer(
     run: runs.Run, method: Method, params: Any, labelled: bool, devices: list, diagnose: bool = False
 ) -> Callable[..., Any]:
-    """(indices, labels, scales, seed, seen) -> uint8 images: `drawing`, compiled once for a chunk over the devices.
+    """(indices, labels, scales, seed, seen, low_res) -> uint8 images: `drawing`, compiled once for a chunk.
 
     With `diagnose` (uint8 images, observations).
     """
     drawn = drawing(run, method, labelled, diagnose)
-    compiled = parallel.parallel_map(drawn, devices, in_axes=(None, 0, 0, 0, 0))
+    compiled = parallel.parallel_map(drawn, devices, in_axes=(None, 0, 0, 0, 0, 0))
     placed = parallel.place(params, devices)
 
-    def call(indices: np.ndarray, labels: np.ndarray, scales: np.ndarray, seed: int, seen: Any = None) -> Any:
+    def call(
+        indices: np.ndarray, labels: np.ndarray, scales: np.ndarray, seed: int, seen: Any = None, low_res: Any = None
+    ) -> Any:
         keys = sampler.keys(jax.random.fold_in(jax.random.key(seed), 0), indices)
-        found = compiled(placed, keys, labels.astype(np.int32), scales.astype(np.float32), seen)
+        found = compiled(placed, keys, labels.astype(np.int32), scales.astype(np.float32), seen, low_res)
         return (images.to_uint8(found[0]), found[1]) if diagnose else images.to_uint8(found)
 
     return call
@@ -171,15 +177,30 @@ def rows(
     options: Sampling, run: runs.Run, call: Callable[..., Any], look: measurement.Look | None
 ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray, Any]]:
     """indices -> (indices, pictures, labels as the file has them, observations or None), by what was asked for."""
+    base = None if options.base_samples is None else upsampled(options.base_samples, run)
 
     def draw(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
-        labels = labels_for(indices, options.labels, run.facts, options.seed)
+        labels, low_res = labels_for(indices, options.labels, run.facts, options.seed), None
+        if base is not None:
+            rows = indices % len(base[0])
+            low_res = images.from_uint8(base[0][rows])
+            labels = labels if options.labels or base[1] is None else base[1][rows]
         scales = np.asarray(options.scale)[indices // len(options.labels or (0,)) % len(options.scale)]
-        found = call(indices, labels, scales, options.seed, look and look(indices))
+        found = call(indices, labels, scales, options.seed, look and look(indices), low_res)
         pictures, observations = found if options.diagnose else (found, None)
         return indices, pictures, recorded(options, run, labels), observations
 
     return draw
+
+
+def upsampled(path: Path, run: runs.Run) -> tuple[np.ndarray, np.ndarray | None]:
+    """(low-resolution pictures, their labels if they have any); ValueError for those that the run cannot start from."""
+    pictures, labels = images.load_npz(path)
+    side, classes = run.experiment.diffusion.low_res, run.facts.num_classes
+    if pictures.shape[1:] != (side, side, run.facts.image_shape[-1]):
+        raise ValueError(f"{path} has pictures of {pictures.shape[1:]}; the run starts from {side}x{side}")
+    known = labels is not None and len(labels) and labels.min() >= 0 and labels.max() < classes
+    return pictures, labels if known else None
 
 
 def looking(options: Sampling, run: runs.Run) -> measurement.Look | None:

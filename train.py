@@ -73,7 +73,15 @@ def diffusion_loss(run: runs.Run, dropout: bool = True) -> Loss:
         label = batch["label"] if settings.conditional else None
         if settings.null_label:
             label = losses.drop(keys, label, jnp.int32(classes), settings.label_dropout)
-        each = losses.diffusion(network, keys, batch["image"], label, run.levels, settings.parameterization)
+        each = losses.diffusion(
+            network,
+            keys,
+            batch["image"],
+            label,
+            run.levels,
+            settings.parameterization,
+            learned_variance=settings.learned_variance,
+        )
         # The levels that the loss drew: XLA merges the two draws.
         level = losses.corrupt(keys, batch["image"], run.levels).level
         return each.mean(), by_quarter("loss", each, level, run.levels.t.size - 1)

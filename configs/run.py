@@ -34,11 +34,12 @@ def assemble(experiment: schema.Experiment, facts: Facts) -> Run:
     """The networks and levels that the settings and the data ask for."""
     diffusion = experiment.diffusion
     classes = facts.num_classes if diffusion.conditional else None
+    channels = facts.image_shape[-1] * (2 if diffusion.learned_variance else 1)
     return Run(
         experiment,
         facts,
         experiment.schedule.make(),
-        diffusion.network.make(facts.image_shape[-1], classes, diffusion.null_label),
+        diffusion.network.make(channels, classes, diffusion.null_label),
         experiment.classifier.network.make(facts.num_classes),
     )
 
@@ -71,7 +72,10 @@ def create(directory: Path, experiment: schema.Experiment, facts: Facts) -> Run:
     path = writable_directory(directory) / "config.json"
     config = {"experiment": schema.to_dict(experiment), "facts": facts._asdict()}
     if path.exists():
-        differing = checkpoint.differences(_read(path)["experiment"], config["experiment"], schema.MAY_CHANGE)
+        saved = schema.to_dict(
+            schema.from_dict(_read(path)["experiment"])
+        )  # with what newer versions added, as it comes
+        differing = checkpoint.differences(saved, config["experiment"], schema.MAY_CHANGE)
         if differing:
             raise ValueError(f"{directory} holds another run ({'; '.join(differing)}); give another --out")
     run = assemble(experiment, facts)
@@ -92,14 +96,15 @@ def load(directory: Path) -> Run:
     return assemble(schema.from_dict(found["experiment"]), kept)
 
 
-def denoiser_of(run: Run, unet: models.UNet, params: Any, label: Any) -> denoiser.Denoiser:
-    """The denoiser that the run's network is with these parameters, told this label if it takes any."""
+def denoiser_of(run: Run, unet: models.UNet, params: Any, label: Any, low_res: Any = None) -> denoiser.Denoiser:
+    """The denoiser that the run's network is with these parameters, told this label and picture if it takes any."""
     told = label if run.experiment.diffusion.conditional else None
 
     def network(x: Any, t: Any) -> Any:
-        return unet.apply(params, x, t, told)
+        return unet.apply(params, x, t, told, low_res)
 
-    return denoiser.from_network(network, run.experiment.diffusion.parameterization)
+    diffusion = run.experiment.diffusion
+    return denoiser.from_network(network, diffusion.parameterization, diffusion.learned_variance)
 
 
 def params(directory: Path, part: str) -> Any:

@@ -16,7 +16,7 @@ class Sampler(NamedTuple):
     line: str  # what it does and where it is from
     make: Callable[[Any, NoiseLevel], reverse.ReverseStep]  # (sample.Method, the run's table) -> step
     steps: int  # how many there are without --steps
-    grid: str = "karras"  # and on what, without --grid
+    grid: str = "log-snr"  # and on what, without --grid
     reads: tuple[str, ...] = ()  # the options that only it reads
 
 
@@ -61,13 +61,15 @@ SAMPLERS: dict[str, Sampler] = {
         "Adams-Bashforth in sigma / alpha of --order 1, 2 or 3 [DEIS 2204.13902]",
         lambda k, table: reverse.deis(_order(k, 3)),
         20,
-        reads=("order",),
+        "respaced",
+        ("order",),
     ),
     "heun": Sampler(
         "order 2, two calls a step, noise added back by --churn a step [EDM 2206.00364]",
         lambda k, table: _heun(k, table),
         18,
-        reads=("churn",),
+        "karras",
+        ("churn",),
     ),
     "reverse-sde": Sampler(
         "Euler-Maruyama, with --eta 1; the probability flow with 0 [SDE 2011.13456]",

@@ -39,12 +39,14 @@ class Method:
     """langevin, predictor-corrector: length of a Langevin step, over sigma^2."""
     corrections: int | None = None
     """langevin (10 without it), predictor-corrector (1): Langevin steps at each level."""
-    variance: Literal["small", "large"] = "small"
-    """Step variance of ddpm."""
+    variance: Literal["small", "large", "learned"] | None = None
+    """Step variance of ddpm; without it the learned one of a network that learned it, else small."""
     at: Literal["x_t", "mean"] = "x_t"
     """Where algorithm 1 takes the classifier's gradient."""
     clip: bool = True
     """Clip the (guided) predicted clean image to [-1, 1]."""
+    clip_base: bool = False
+    """Clip the network's own prediction instead, before the guidance, which is ADM's order."""
     any_of: tuple[int, ...] = ()
     """classifier, off-the-shelf, universal: any of these labels will do, instead of --labels."""
     temperature: float = 1.0
@@ -104,6 +106,8 @@ class Sampling:
     round of the labels, in turn."""
     labels: tuple[int, ...] | None = None
     """Classes, in turn over the samples; without them they follow the data's frequencies."""
+    base_samples: Path | None = None
+    """For an upsampler: the samples.npz of low-resolution pictures, in turn; their labels too, without --labels."""
     num_samples: int = 64
     batch_size: int = 256
     """Images at a time, over all devices."""
@@ -152,6 +156,15 @@ def check(options: Sampling, run: runs.Run) -> None:
         )
     if "measurement" in needs:
         _check_measurement(method, run)
+    if (run.experiment.diffusion.low_res is None) != (options.base_samples is None):
+        wanted = (
+            "leave out --base-samples" if options.base_samples else "name low-resolution pictures by --base-samples"
+        )
+        raise ValueError(f"this run is {'no' if options.base_samples else 'an'} upsampler; {wanted}")
+    if method.variance == "learned" and not run.experiment.diffusion.learned_variance:
+        raise ValueError("this run's network did not learn a variance; use --variance small or large")
+    if method.clip_base and (method.dynamic or not method.clip):
+        raise ValueError("--clip-base is for one clip before the guidance; leave out +dynamic and --no-clip")
     if method.dynamic and not method.clip:
         raise ValueError("+dynamic is the clip that --no-clip leaves out; leave out one of the two")
     samplers.levels_of(method, run.levels)

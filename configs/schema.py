@@ -71,13 +71,21 @@ class UNet:
     num_res_blocks: int = 1
     attention_resolutions: tuple[int, ...] = (2, 4)
     """Downsampling factors of the levels that attend."""
-    num_head_channels: int = 32
+    num_head_channels: int | None = 32
+    """Channels of an attention head; None: num_heads of them at every width."""
+    num_heads: int = 4
     resblock_updown: bool = True
     """Resample within residual blocks, as ADM; else by a convolution."""
     num_groups: int = 8
     dropout: float = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the network computes in. Parameters, norms, optimizer and sampler stay float32."""
+    use_scale_shift_norm: bool = True
+    """Time and label scale and shift the second norm of a block; else they are added before it."""
+    conv_resample: bool = True
+    """Without resblock_updown: resample by a convolution; else without parameters."""
+    use_new_attention_order: bool = False
+    """The order of q, k and v and of the heads in ADM's 64x64 model."""
 
     def make(self, out_channels: int, num_classes: int | None, null_label: bool) -> models.UNet:
         fields = {**dataclasses.asdict(self), "dtype": jnp.dtype(self.dtype)}
@@ -93,13 +101,21 @@ class Encoder:
     num_res_blocks: int = 1
     attention_resolutions: tuple[int, ...] = (2, 4)
     """Downsampling factors of the levels that attend."""
-    num_head_channels: int = 32
+    num_head_channels: int | None = 32
+    """Channels of an attention head; None: num_heads of them at every width."""
+    num_heads: int = 4
     resblock_updown: bool = True
     """Resample within residual blocks, as ADM; else by a convolution."""
     num_groups: int = 8
     dropout: float = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the network computes in. Parameters, norms, optimizer and sampler stay float32."""
+    use_scale_shift_norm: bool = True
+    """Time and label scale and shift the second norm of a block; else they are added before it."""
+    conv_resample: bool = True
+    """Without resblock_updown: resample by a convolution; else without parameters."""
+    use_new_attention_order: bool = False
+    """The order of q, k and v and of the heads in ADM's 64x64 model."""
     pool: Literal["attention", "adaptive", "spatial", "spatial_v2"] = "attention"
 
     def make(self, num_classes: int) -> models.Classifier:
@@ -154,10 +170,14 @@ class Diffusion:
     ema_decay: float = 0.995
     parameterization: Literal["eps", "x_0", "v"] = "eps"
     """What the network predicts."""
+    learned_variance: bool = False
+    """Whether the network also tells the variance of a step, in as many channels again."""
     conditional: bool = True
     """Whether the network is told the label."""
     label_dropout: float = 0.15
     """How often the label is withheld, for classifier-free guidance; above 0 adds a null label to the network."""
+    low_res: int | None = None
+    """Side of the low-resolution picture that the network is given too; None for a network that is given none."""
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     network: UNet = dataclasses.field(default_factory=UNet)
 

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from guided_jax.denoiser import Denoiser
 from guided_jax.forward import Normal, diffuse, posterior
+from guided_jax.prediction import Prediction
 from guided_jax.reverse.ancestral import Variance, borrowed, variance_of
 from guided_jax.schedule import NoiseLevel, at, interpolate
 
@@ -51,26 +52,42 @@ def variational_bound(
     decoder: `discretized` by default, for pictures of 256 grey values in [-1, 1]; `continuous` for a density. prior_std: of
     p(x_T) = N(0, prior_std^2), sigma_T, from which `sampler.sample` starts, if None; ADM has 1.
     """
-    decode = discretized if decoder is None else decoder
-    rule = variance_of(variance)
 
-    def term(previous: Array, position: Array) -> tuple[Array, Array]:
-        now, then = at(levels, position), at(levels, position - 1)
+    def term(position: Array) -> Array:
+        now = at(levels, position)
         eps = jax.random.normal(jax.random.fold_in(key, position), x_0.shape, x_0.dtype)
         x_t = diffuse(x_0, eps, now)
-        prediction = denoise(x_t, now)
-        said, truth = posterior(x_t, prediction.x_0, now, then), posterior(x_t, x_0, now, then)
-        last, var = position == 1, jnp.asarray(rule(prediction, now, then, said.variance, previous))
-        # The step into the clean level needs a width: where its own is 0, the one that ADM borrows for it.
-        model = Normal(said.mean, jnp.where(var > 0, var, borrowed(now, then, said.variance, previous)))
-        kl = normal_kl(Normal(truth.mean, jnp.where(last, 1.0, truth.variance)), model)
-        return said.variance, jnp.where(last, -decode(x_0, model), kl)
+        return step_bound(denoise(x_t, now), x_t, x_0, position, levels, variance, decoder)
 
-    noise = at(levels, -1)
-    _, terms = jax.lax.scan(term, jnp.zeros((), x_0.dtype), jnp.arange(len(levels.t) - 1, 0, -1))
+    noise, positions = at(levels, -1), jnp.arange(len(levels.t) - 1, 0, -1)
     width = jnp.square(jnp.asarray(noise.sigma if prior_std is None else prior_std))
     prior = normal_kl(Normal(noise.alpha * x_0, jnp.square(noise.sigma)), Normal(jnp.zeros_like(x_0), width))
-    return Bound(terms, prior)
+    return Bound(jax.lax.map(term, positions), prior)
+
+
+def step_bound(
+    prediction: Prediction,
+    x_t: Float[Array, "*shape"],
+    x_0: Float[Array, "*shape"],
+    position: Int[ArrayLike, ""],
+    levels: NoiseLevel,
+    variance: Variance = "small",
+    decoder: Decoder | None = None,
+) -> Float[Array, ""]:
+    """KL(q(x_s | x_t, x_0) || p(x_s | x_t)), and -log p(x_0 | x_t) for the step into the clean level: nats.
+
+    position: of x_t in the table, at least 1; the step goes to the level before it. The others: as `variational_bound`.
+    """
+    now, then = at(levels, position), at(levels, jnp.asarray(position) - 1)
+    before = at(levels, jnp.minimum(jnp.asarray(position) + 1, len(levels.t) - 1))
+    previous = posterior(x_t, x_0, before, now).variance  # what a run would remember of the step before
+    said, truth = posterior(x_t, prediction.x_0, now, then), posterior(x_t, x_0, now, then)
+    var = jnp.asarray(variance_of(variance)(prediction, now, then, said.variance, previous))
+    # The step into the clean level needs a width: where its own is 0, the one that ADM borrows for it.
+    model = Normal(said.mean, jnp.where(var > 0, var, borrowed(now, then, said.variance, previous)))
+    last = jnp.asarray(position) == 1
+    kl = normal_kl(Normal(truth.mean, jnp.where(last, 1.0, truth.variance)), model)
+    return jnp.where(last, -(discretized if decoder is None else decoder)(x_0, model), kl)
 
 
 def normal_kl(first: Normal, second: Normal) -> Float[Array, ""]:

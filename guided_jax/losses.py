@@ -4,7 +4,7 @@ Unlike sampling, these work on a batch: a network called once on a batch has one
 each example. Everything random comes from the example's own key, so a loss never depends on batch, device or order.
 
 Sources: [DDPM] Ho et al. 2006.11239, [PD] Salimans & Ho 2202.00512, [CFG] Ho & Salimans 2207.12598, [ADM] Dhariwal & Nichol
-2105.05233 section 4.
+2105.05233 section 4, [iDDPM] Nichol & Dhariwal 2102.09672.
 """
 
 from collections.abc import Callable
@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from guided_jax.denoiser import network_time
+from guided_jax.denoiser import PARAMETERIZATIONS, network_time
 from guided_jax.forward import diffuse
+from guided_jax.likelihood import bits_per_dim, step_bound
 from guided_jax.prediction import Prediction, v
 from guided_jax.schedule import NoiseLevel, at
 
@@ -33,6 +34,7 @@ class Noisy(NamedTuple):
     truth: Prediction
     level: NoiseLevel
     keys: Array
+    position: Array  # of the level in the table
 
 
 def corrupt(keys: Key[Array, " batch"], x_0: Float[Array, "batch *shape"], levels: NoiseLevel) -> Noisy:
@@ -40,9 +42,10 @@ def corrupt(keys: Key[Array, " batch"], x_0: Float[Array, "batch *shape"], level
 
     def one(key: Array, x_0: Array) -> Noisy:
         key_level, key_eps, key_network, _ = _streams(key)
-        level = at(levels, jax.random.randint(key_level, (), 1, len(levels.t)))
+        position = jax.random.randint(key_level, (), 1, len(levels.t))
+        level = at(levels, position)
         eps = jax.random.normal(key_eps, x_0.shape, x_0.dtype)
-        return Noisy(diffuse(x_0, eps, level), Prediction(x_0, eps), level, key_network)
+        return Noisy(diffuse(x_0, eps, level), Prediction(x_0, eps), level, key_network, position)
 
     return jax.vmap(one)(keys, x_0)
 
@@ -55,19 +58,71 @@ def diffusion(
     levels: NoiseLevel,
     target: str = "eps",
     time: Callable[[NoiseLevel], Array] = network_time,
+    learned_variance: bool = False,
 ) -> Float[Array, " batch"]:
     """mean over the elements of (network(x_t, time, condition) - target)^2, for each example ([DDPM] eq. 14).
+
+    learned_variance: the network gives twice the channels, and `hybrid` is the loss ([iDDPM] eq. 16).
 
     network: (x_t, times, condition, keys) -> output, on the batch; the keys are for dropout. condition: a pytree of
     (B, ...) leaves, a label being one case, or None. target: "eps", "x_0" or "v" ([PD] appendix D), which is the
     `parameterization` that `denoiser.from_network` is then told. Raises ValueError for another target.
     """
-    if target not in TARGETS:
-        raise ValueError(f"unknown target {target!r}; choose one of {', '.join(TARGETS)}")
+    _check_target(target)
     noisy = corrupt(keys, x_0, levels)
     output = network(noisy.x_t, time(noisy.level), condition, noisy.keys)
+    if learned_variance:
+        return jax.vmap(lambda output, noisy: hybrid(output, noisy, levels, target).total)(output, noisy)
     error = output - jax.vmap(TARGETS[target])(noisy.truth, noisy.level)
     return jnp.mean(jnp.square(error), axis=tuple(range(1, error.ndim)))
+
+
+class Hybrid(NamedTuple):
+    """The two terms of a loss for one example; their sum is what a network with learned variance is trained on."""
+
+    mse: Array
+    bits: Array  # the step's share of the bits per dimension
+
+    @property
+    def total(self) -> Array:
+        """mse + bits."""
+        return self.mse + self.bits
+
+
+def hybrid(output: Float[Array, "*shape"], noisy: Noisy, levels: NoiseLevel, target: str = "eps") -> Hybrid:
+    """mse of the first half of the channels, and the step's bound with that half held fixed ([iDDPM] eq. 16).
+
+    One example. output: twice the channels; the second half v in [-1, 1] tells the variance, and only it feels the bound,
+    in bits per dimension, as in ADM (whose `rescale_learned_sigmas` has it times T / 1000).
+    """
+    _check_target(target)
+    mean, variance = jnp.split(output, 2, axis=-1)
+    mse = jnp.mean(jnp.square(mean - TARGETS[target](noisy.truth, noisy.level)))
+    return Hybrid(mse, bound_bits(jax.lax.stop_gradient(mean), variance, noisy, levels, target))
+
+
+def bound_bits(
+    mean: Float[Array, "*shape"],
+    variance: Float[Array, "*shape"] | str,
+    noisy: Noisy,
+    levels: NoiseLevel,
+    target: str = "eps",
+) -> Float[Array, ""]:
+    """The step's variational bound in bits per dimension, of one example: ADM's KL loss, and the second term of `hybrid`.
+
+    variance: v in [-1, 1] that the network gave, or "small" or "large".
+    """
+    _check_target(target)
+    said = PARAMETERIZATIONS[target](mean, noisy.x_t, noisy.level)
+    rule = variance if isinstance(variance, str) else "learned"
+    said = said if isinstance(variance, str) else said._replace(variance_fraction=(variance + 1) / 2)
+    nats = step_bound(said, noisy.x_t, noisy.truth.x_0, noisy.position, levels, rule)
+    return bits_per_dim(nats, noisy.x_t.size)
+
+
+def _check_target(target: str) -> None:
+    if target not in TARGETS:
+        raise ValueError(f"unknown target {target!r}; choose one of {', '.join(TARGETS)}")
 
 
 def classification(

@@ -141,34 +141,22 @@ def test_super_resolution_needs_the_low_resolution_image():
 
 # --- the published checkpoints: parameters and tensors of SPEC 15.2 and 15.3, counted from their flags ---------------
 
-MULT = {64: (1, 2, 3, 4), 128: (1, 1, 2, 3, 4), 256: (1, 1, 2, 2, 4, 4), 512: (0.5, 1, 1, 2, 2, 4, 4)}
-ADM = {"in_channels": 3, "out_channels": 6, "model_channels": 256, "num_res_blocks": 2, "num_classes": 1000}
-ADM |= {"resblock_updown": True, "use_scale_shift_norm": True, "num_head_channels": 64, "use_fp16": True}
-
-
-def published(size, attention=(32, 16, 8), **changes):
-    factors = tuple(size // resolution for resolution in attention)
-    mult = MULT[256] if changes.pop("upsampler", False) else MULT[size]
-    return ADM | {"image_size": size, "channel_mult": mult, "attention_resolutions": factors} | changes
-
-
-FOUR_HEADS = {"num_heads": 4, "num_head_channels": -1}
-NET_64 = published(64, model_channels=192, num_res_blocks=3, dropout=0.1, use_new_attention_order=True)
-DIFFUSION = {
-    "64x64_diffusion": (NET_64, 295_904_454, 541),
-    "128x128_diffusion": (published(128, **FOUR_HEADS), 421_529_606, 493),
-    "256x256_diffusion": (published(256), 553_838_086, 567),
-    "256x256_diffusion_uncond": (published(256, num_classes=None), 552_814_086, 566),
-    "512x512_diffusion": (published(512, use_fp16=False), 558_997_638, 645),
-    "lsun": (published(256, num_classes=None, dropout=0.1), 552_814_086, 566),
-    "64_256_upsampler": (published(256, model_channels=192, **FOUR_HEADS), 311_795_910, 567),
-    "128_512_upsampler": (published(512, (32, 16), model_channels=192, upsampler=True), 308_835_270, 537),
-}
-CLASSIFIERS = {
-    "64x64_classifier": (64, 4, 65_438_568, 307),
-    "128x128_classifier": (128, 2, 42_568_040, 221),
-    "256x256_classifier": (256, 2, 54_096_360, 249),
-    "512x512_classifier": (512, 2, 54_448_360, 281),
+PARAMETERS = {
+    "64x64_diffusion": (295_904_454, 541),
+    "128x128_diffusion": (421_529_606, 493),
+    "256x256_diffusion": (553_838_086, 567),
+    "256x256_diffusion_uncond": (552_814_086, 566),
+    "512x512_diffusion": (558_997_638, 645),
+    "lsun_bedroom": (552_814_086, 566),
+    "lsun_cat": (552_814_086, 566),
+    "lsun_horse": (552_814_086, 566),
+    "lsun_horse_nodropout": (552_814_086, 566),
+    "64_256_upsampler": (311_795_910, 567),
+    "128_512_upsampler": (308_835_270, 537),
+    "64x64_classifier": (65_438_568, 307),
+    "128x128_classifier": (42_568_040, 221),
+    "256x256_classifier": (54_096_360, 249),
+    "512x512_classifier": (54_448_360, 281),
 }
 
 
@@ -177,16 +165,77 @@ def count(shapes):
     return sum(int(np.prod(leaf.shape)) for leaf in leaves), len(leaves)
 
 
-@pytest.mark.parametrize("name", DIFFUSION)
+def test_every_published_model_is_counted():
+    assert {*adm.MODELS, *adm.CLASSIFIERS} == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("name", adm.MODELS)
 def test_published_unets(name):
-    config, parameters, tensors = DIFFUSION[name]
-    shapes = adm.unet_shapes(adm.unet(config), config, super_resolution="upsampler" in name)
-    assert count(shapes) == (parameters, tensors)
+    config, low_res = adm.MODELS[name].config, adm.MODELS[name].low_res
+    assert count(adm.unet_shapes(adm.unet(config), config, low_res is not None)) == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("name", adm.CLASSIFIERS)
 def test_published_classifiers(name):
-    size, depth, parameters, tensors = CLASSIFIERS[name]
-    config = published(size, model_channels=128, out_channels=1000, num_res_blocks=depth, pool="attention")
-    del config["num_classes"]
-    assert count(adm.classifier_shapes(adm.classifier(config), config)) == (parameters, tensors)
+    config = adm.CLASSIFIERS[name].config
+    assert count(adm.classifier_shapes(adm.classifier(config), config)) == PARAMETERS[name]
+
+
+# --- files of weights ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return read("encoder_adaptive")[2]
+
+
+@pytest.mark.parametrize("kind", [".npz", ".safetensors", ".pt"])
+def test_a_file_of_weights_is_read_tensor_by_tensor(kind, weights, tmp_path):
+    path = tmp_path / f"weights{kind}"
+    write(path, weights)
+    found = adm.read_state_dict(path)
+    assert sorted(found) == sorted(weights)
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, weights[name])
+    assert "nothing of the kind" not in found
+
+
+def write(path, weights):
+    if path.suffix == ".npz":
+        np.savez(path, **weights)
+    elif path.suffix == ".safetensors":
+        pytest.importorskip("safetensors.numpy").save_file(weights, path)
+    else:
+        torch = pytest.importorskip("torch")
+        torch.save({name: torch.from_numpy(array) for name, array in weights.items()}, path)
+
+
+@pytest.mark.parametrize("kind", [".npz", ".safetensors", ".pt"])
+def test_a_file_of_something_else_is_refused(kind, tmp_path):
+    if kind == ".pt":
+        pytest.importorskip("torch")
+    path = tmp_path / f"weights{kind}"
+    path.write_bytes(b"not weights at all" * 20)
+    with pytest.raises(ValueError, match="is not a"):
+        adm.read_state_dict(path)
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        adm.read_state_dict(tmp_path / f"missing{kind}")
+    with pytest.raises(ValueError, match="none of"):
+        adm.read_state_dict(tmp_path / "weights.ckpt")
+
+
+class Hostile:
+    def __reduce__(self):
+        return (open, ("executed", "w"))
+
+
+def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("weights.npz", allow_pickle=True, harmless=np.ones(2), hostile=np.array([Hostile()], object))
+    with pytest.raises(ValueError, match="no plain array"):
+        dict(adm.read_state_dict("weights.npz"))
+    torch = pytest.importorskip("torch")
+    torch.save({"weight": Hostile()}, "weights.pt")
+    with pytest.raises(ValueError, match="tensors alone"):
+        adm.read_state_dict("weights.pt")
+    assert not (tmp_path / "executed").exists()

@@ -1,5 +1,8 @@
 """Losses on the oracle: a perfect network has the loss that theory says, and learning one approaches it."""
 
+import json
+import pathlib
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from guided_jax import denoiser, losses, prediction, schedule
+from guided_jax import denoiser, forward, losses, prediction, reverse, schedule
+from guided_jax.prediction import Prediction
 from tests.oracle import MIXTURE
 
 LEVELS = schedule.cosine(100)
@@ -174,3 +178,83 @@ def test_v_of_the_truth():
     level = schedule.at(LEVELS, 30)
     truth = prediction.Prediction(jnp.ones(2), jnp.zeros(2))
     np.testing.assert_allclose(losses.TARGETS["v"](truth, level), -level.sigma * jnp.ones(2))
+
+
+# --- ADM's losses ----------------------------------------------------------------------------------------------------
+
+RECORDED = np.load(pathlib.Path(__file__).parent / "golden" / "training_losses.npz", allow_pickle=False)
+BASES = json.loads(str(RECORDED["meta"]))["bases"]
+
+
+def recorded(base, item, mean):
+    """The recorded noisy example and what the constant network says of its mean."""
+    key = base["key"]
+    levels = {"linear": schedule.linear, "cosine": schedule.cosine}[base["schedule"]](base["steps"])
+    levels = schedule.respace(levels, base["respacing"]) if base.get("respacing") else levels
+    take = lambda name: jnp.asarray(np.moveaxis(RECORDED[f"{key}/{name}"][item], 0, -1))  # noqa: E731
+    x_0, eps, position = take("x_start"), take("noise"), int(RECORDED[f"{key}/t"][item]) + 1
+    level = schedule.at(levels, position)
+    x_t = level.alpha * x_0 + level.sigma * eps
+    noisy = losses.Noisy(x_t, Prediction(x_0, eps), level, jax.random.key(0), jnp.int32(position))
+    return levels, noisy, take(f"model_output/{mean}"), take("model_var_output/learned_range")
+
+
+@pytest.mark.parametrize("base", BASES, ids=lambda base: base["key"])
+@pytest.mark.parametrize("mean", ["epsilon", "start_x"])
+def test_the_hybrid_loss_is_adms_with_its_stopped_gradient(base, mean):
+    """Mean and bound of each example, and the gradient of their sum: the bound moves the variance half alone."""
+    target = {"epsilon": "eps", "start_x": "x_0"}[mean]
+    row = f"{base['key']}/{mean}/learned_range"
+    for item in range(len(RECORDED[f"{base['key']}/t"])):
+        levels, noisy, first, second = recorded(base, item, mean)
+        output = jnp.concatenate([first, second], -1)
+        found = losses.hybrid(output, noisy, levels, target)
+        np.testing.assert_allclose(found.mse, RECORDED[f"{row}/mse/mse"][item], rtol=2e-4)
+        np.testing.assert_allclose(found.bits, RECORDED[f"{row}/mse/vb"][item], rtol=3e-3, atol=2e-5)
+        np.testing.assert_allclose(sum(found), RECORDED[f"{row}/mse/loss"][item], rtol=2e-3, atol=2e-5)
+        rescaled = found.mse + found.bits * (len(levels.t) - 1) / 1000
+        np.testing.assert_allclose(rescaled, RECORDED[f"{row}/rescaled_mse/loss"][item], rtol=2e-3, atol=2e-5)
+        if mean != "epsilon":  # recorded for that alone
+            continue
+        gradient = jax.grad(lambda out, n=noisy, lv=levels: sum(losses.hybrid(out, n, lv, target)))(output)
+        want = np.moveaxis(RECORDED[f"{row}/mse/grad_model_output"][item], 0, -1)
+        np.testing.assert_allclose(gradient, want, atol=5e-3 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("base", BASES, ids=lambda base: base["key"])
+@pytest.mark.parametrize("mean", ["epsilon", "start_x"])
+@pytest.mark.parametrize("var", ["fixed_small", "fixed_large", "learned_range"])
+def test_the_kl_loss_is_adms(base, mean, var):
+    target = {"epsilon": "eps", "start_x": "x_0"}[mean]
+    row = f"{base['key']}/{mean}/{var}"
+    for item in range(len(RECORDED[f"{base['key']}/t"])):
+        levels, noisy, first, second = recorded(base, item, mean)
+        variance = {"fixed_small": "small", "fixed_large": "large", "learned_range": second}[var]
+        bits = losses.bound_bits(first, variance, noisy, levels, target)
+        np.testing.assert_allclose(bits, RECORDED[f"{row}/kl/loss"][item], rtol=3e-3, atol=2e-5)
+        np.testing.assert_allclose(
+            bits * (len(levels.t) - 1), RECORDED[f"{row}/rescaled_kl/loss"][item], rtol=3e-3, atol=2e-2
+        )
+
+
+def test_a_network_that_learns_its_variance_finds_the_optimal_one():
+    """Of one normal law, of one level: the bound's minimum in v is where the step's variance is the true one."""
+    levels, position = schedule.respace(schedule.cosine(1000), 4), 3
+    now, then = schedule.at(levels, position), schedule.at(levels, position - 1)
+    one = MIXTURE._replace(weights=jnp.ones(1), means=MIXTURE.means[1:2], stds=MIXTURE.stds[1:2], labels=None)
+    fractions = jnp.linspace(-1, 1, 41)
+
+    def bits(key, v):
+        key_x, key_eps = jax.random.split(key)
+        x_0, eps = one.sample(key_x), jax.random.normal(key_eps, (2,))
+        x_t = now.alpha * x_0 + now.sigma * eps
+        noisy = losses.Noisy(x_t, Prediction(x_0, eps), now, key, jnp.int32(position))
+        return losses.bound_bits(one.denoiser()(x_t, now).x_0, jnp.full(2, v), noisy, levels, "x_0")
+
+    keys = jax.random.split(jax.random.key(0), 4000)
+    mean = jax.jit(jax.vmap(lambda v: jax.vmap(lambda key: bits(key, v))(keys).mean()))(fractions)
+    best = float(fractions[jnp.argmin(mean)])
+    small, beta = forward.posterior(jnp.zeros(()), jnp.zeros(()), now, then).variance, forward.step_beta(now, then)
+    optimal = reverse.optimal_variance(reverse.normal_spread(0.35))(Prediction(jnp.zeros(()), jnp.zeros(())), now, then)
+    want = 2 * float(jnp.log(optimal / small) / jnp.log(beta / small)) - 1
+    assert abs(best - want) < 0.12

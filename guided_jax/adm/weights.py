@@ -4,7 +4,7 @@
     here   params / input_blocks_3_0 / in_layers_2 / kernel [kh, kw, in, out]
 
 Only names and layouts change: a convolution's axes are moved, a linear layer or a 1x1 convolution is transposed, all else
-is copied. Reading a torch file is left to the caller, who has torch: `{k: v.numpy() for k, v in torch.load(path).items()}`.
+is copied. `read_state_dict` reads the file.
 """
 
 import re
@@ -107,15 +107,19 @@ def import_params(shapes: dict[str, Any], state_dict: Mapping[str, np.ndarray]) 
     leaves, structure = jax.tree_util.tree_flatten_with_path(shapes["params"])
     paths = {torch_key(path): (path, leaf) for path, leaf in (([e.key for e in keys], leaf) for keys, leaf in leaves)}
     expected = {key: leaf.shape for key, (_, leaf) in paths.items()}
+    # One tensor at a time, so that no more than one is in memory twice.
     arrays = {
-        key: from_torch(np.asarray(state_dict[key]), len(expected[key])) if path[-1] == "kernel" else state_dict[key]
-        for key, (path, _) in paths.items()
+        key: _placed(np.asarray(state_dict[key]), leaf.ndim, path[-1] == "kernel")
+        for key, (path, leaf) in paths.items()
         if key in state_dict
     }
     if problems := list(_mismatches(expected, arrays, state_dict)):
         raise ValueError("the weights do not fit the configuration: " + "; ".join(problems) + ".")
-    values = [jnp.asarray(arrays[key], jnp.float32) for key in expected]
-    return {"params": jax.tree_util.tree_unflatten(structure, values)}
+    return {"params": jax.tree_util.tree_unflatten(structure, [arrays[key] for key in expected])}
+
+
+def _placed(array: np.ndarray, ndim: int, kernel: bool) -> jax.Array:
+    return jnp.asarray(from_torch(array, ndim) if kernel else array, jnp.float32)
 
 
 def torch_key(path: list[str]) -> str:

@@ -1,0 +1,87 @@
+"""Files of weights, read one tensor at a time; nothing in them is ever executed."""
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class Tensors(Mapping[str, np.ndarray]):
+    """name -> array, each read when it is asked for and kept by nobody."""
+
+    def __init__(self, names: list[str], read: Any):
+        self._names, self._read = dict.fromkeys(names), read
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def read_state_dict(path: str | Path) -> Mapping[str, np.ndarray]:
+    """torch key -> array of a .npz, .safetensors or .pt file.
+
+    .safetensors takes the package safetensors, .pt the package torch (extra "torch"), which reads tensors alone
+    (weights_only) and maps the file instead of copying it. FileNotFoundError, or ValueError for a file that is none of
+    these, is damaged, or holds pickled objects.
+    """
+    path = Path(path)
+    readers = {".npz": _npz, ".safetensors": _safetensors, ".pt": _torch, ".pth": _torch}
+    if path.suffix not in readers:
+        raise ValueError(f"{path} is none of {', '.join(readers)}; save the weights as one of these")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    return readers[path.suffix](path)
+
+
+def _npz(path: Path) -> Mapping[str, np.ndarray]:
+    try:
+        file = np.load(path, allow_pickle=False)
+        names = list(file.files)
+    except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
+        raise ValueError(f"{path} is not an .npz file of arrays ({error})") from None
+
+    def read(name: str) -> np.ndarray:
+        try:
+            return file[name]
+        except (ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} holds no plain array under {name} ({error})") from None
+
+    return Tensors(names, read)
+
+
+def _safetensors(path: Path) -> Mapping[str, np.ndarray]:
+    import safetensors
+
+    try:
+        file = safetensors.safe_open(path, framework="numpy")
+    except Exception as error:  # the package has one class for all that is wrong, in another place in each version
+        raise ValueError(f"{path} is not a .safetensors file ({error})") from None
+    return Tensors(list(file.keys()), file.get_tensor)
+
+
+def _torch(path: Path) -> Mapping[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError:
+        raise ValueError(
+            f"{path} is a torch file and torch is not there; pip install 'guided-jax[torch]', or save it as .safetensors"
+        ) from None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # damaged, of an old format, or with more in it than tensors
+        raise ValueError(f"{path} is not a torch file of tensors alone ({str(error).splitlines()[0]})") from None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{path} is not a state_dict: a name and a tensor for each weight, and nothing else")
+    return Tensors(list(state), lambda name: state[name].float().numpy())
