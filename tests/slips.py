@@ -500,7 +500,7 @@ SLIPS = (
         ("0.044715 * x**3", "0.44715 * x**3"),
         ("(size * math.log(2))", "math.log(2)"),
         ("x_0 > 0.999, 1 - below", "x_0 > 0.999, below"),
-        ("last, -decode(x_0, model), kl", "last, kl, kl"),
+        ("last, -(discretized if decoder is None else decoder)(x_0, model), kl", "last, kl, kl"),
         ("posterior(x_t, x_0, now, then)", "posterior(x_t, prediction.x_0, now, then)"),
         ("h / 2 * k2, start + h / 2", "h / 2 * k2, start + h"),
     ),

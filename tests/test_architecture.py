@@ -6,7 +6,7 @@ import pathlib
 ROOT = pathlib.Path(__file__).parent.parent
 # Each layer may import from those before it. guidance.strength is a type alias that the samplers' signatures name.
 LAYERS = ("schedule", "grid", "forward", "prediction", "denoiser", "guidance", "reverse", "sampler")
-ASIDE = {"losses": (*LAYERS[:5], "likelihood"), "analytic": LAYERS[:6], "likelihood": LAYERS[:7]}
+ASIDE = {"losses": (*LAYERS[:5], "likelihood"), "importance": (), "analytic": LAYERS[:6], "likelihood": LAYERS[:7]}
 MACHINERY = (
     *("training", "loop", "parallel", "checkpoint", "manifest", "stopping"),
     *("data", "images", "files", "log", "streaming", "models", "metrics"),

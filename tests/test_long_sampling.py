@@ -1,0 +1,102 @@
+"""Images in any number: one compiled shape a device is one image bit for bit, and a kill repeats none and loses none."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sample
+from guided_jax import images, parallel
+from tests.scripts import ROOT, run_script
+
+
+def test_what_a_function_closes_over_is_not_simplified_away_on_one_device_only():
+    """x / c is x * (1 / c) to XLA where it knows c: on one device it would, on several it would not."""
+    table, x = jnp.linspace(0.3, 0.7, 5), np.random.default_rng(0).normal(size=(4, 64)).astype(np.float32)
+
+    def fn(x):
+        return jax.lax.scan(lambda x, divisor: (jnp.sin(x / (divisor / table[3])), None), x, table)[0]
+
+    one, *others = (
+        parallel.parallel_map(fn, jax.devices()[:count], in_axes=(0,))(np.tile(x, (count, 1))) for count in (1, 2, 4)
+    )
+    for other in others:
+        np.testing.assert_array_equal(other, np.tile(one, (len(other) // len(one), 1)))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ["--guidance", "classifier", "--sampler", "ddpm"],
+        pytest.param(["--guidance", "projected+ramp"], marks=pytest.mark.slow),
+        pytest.param(["--guidance", "classifier-free", "--eta", 0.5], marks=pytest.mark.slow),
+        pytest.param(["--guidance", "universal"], marks=pytest.mark.slow),
+    ],
+    ids=lambda method: method[1],
+)
+def test_the_number_of_devices_changes_no_bit_of_an_image(tiny, tmp_path, capsys, monkeypatch, method):
+    """Two images a device on 1, 2 and 4 devices: the same before they are rounded to pixels, and in the files."""
+    rounded, found = images.to_uint8, {}
+    for count in (1, 2, 4):
+        exact = found[count] = []
+        monkeypatch.setattr(sample.images, "to_uint8", lambda x, exact=exact: exact.append(x) or rounded(x))
+        spread = ["--num-samples", 8, "--batch-size", 2 * count, "--devices", count, "--out", tmp_path / str(count)]
+        code, _, err = run_script(sample.main, [tiny, *method, "--scale", 2, "--steps", "2,3", *spread], capsys)
+        assert code == 0, err
+    for count in (2, 4):
+        np.testing.assert_array_equal(np.concatenate(found[count]), np.concatenate(found[1]))
+        for ours, theirs in zip(*(images.load_npz(tmp_path / str(c) / "samples.npz") for c in (count, 1)), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def start(run, out, devices):
+    """sample.py in a process of its own, which compiles for itself, as a user's does."""
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    words = [sys.executable, "sample.py", run, "--guidance", "classifier-free", "--labels", 3, 7, "--steps", 5]
+    words += ["--num-samples", 2000, "--batch-size", 4 * devices, "--out", out]
+    options = {"cwd": ROOT, "env": {**environment, "JAX_NUM_CPU_DEVICES": str(devices)}, "text": True}
+    return subprocess.Popen([str(word) for word in words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, **options)
+
+
+def progress(out):
+    """How many images are on the disk; 0 before the first."""
+    note = out / ".samples.partial" / "progress.json"
+    return json.loads(note.read_text())["done"] if note.exists() else 0
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_three_times_nothing_is_repeated_or_lost(tiny, tmp_path):
+    """Each time the images so far are marked: the next process leaves the marks, so it drew none of them again."""
+    whole = start(tiny, tmp_path / "whole", devices=1)
+    assert whole.wait(timeout=300) == 0, whole.stderr.read()
+    out, marked = tmp_path / "killed", []
+    for kill in range(3):
+        process, before = start(tiny, out, devices=2), progress(out)
+        while progress(out) < before + 200:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        pictures = np.lib.format.open_memmap(out / ".samples.partial" / "arr_0.npy", "r+")
+        done = progress(out)
+        assert before + 200 <= done < len(pictures), kill
+        marked.append((done - 1, pictures[done - 1].copy()))
+        pictures[done - 1] = 255 - pictures[done - 1]
+        del pictures
+    last = start(tiny, out, devices=2)
+    assert last.wait(timeout=300) == 0, last.stderr.read()
+    pictures, labels = images.load_npz(out / "samples.npz")
+    for row, original in marked:
+        np.testing.assert_array_equal(pictures[row], 255 - original)
+        pictures[row] = original
+    wanted, told = images.load_npz(tmp_path / "whole" / "samples.npz")
+    np.testing.assert_array_equal(pictures, wanted)
+    np.testing.assert_array_equal(labels, told)
+    assert not (out / ".samples.partial").exists()
