@@ -85,4 +85,4 @@ def write(out: Path, model: Model, weights: Mapping[str, Any], classifier: Mappi
     runs.create(out, settings, facts(model))
     for part in list(parts):
         with checkpoint.opened(out / part / "checkpoints", keep=1) as saved:
-            checkpoint.save(saved, 1, {"ema": parts.pop(part)}, config=schema.to_dict(settings))
+            checkpoint.save(saved, 1, {"ema": parts.pop(part)}, config=schema.to_dict(settings), frugal=True)

@@ -87,19 +87,29 @@ def save(
     data_state: Any = None,
     config: Any = None,
     metrics: Mapping[str, float] | None = None,
+    frugal: bool = False,
 ) -> None:
     """Saves `state` as checkpoint `step`: returns once it is copied, and is written in the background.
 
     `data_state` and `config` are anything JSON can hold. A save still under way is waited for, and its failure is told
-    here: OSError.
+    here: OSError. frugal: written in parts, for a state that does not fit in memory twice; it must not change meanwhile.
     """
     _finish(checkpoints)
     notes = {"data_state": data_state, "config": config, "metrics": dict(metrics or {})}
     json.dumps(notes)  # what JSON cannot hold is told now, and not in the background
-    with _told(checkpoints.directory, step):
+    with _told(checkpoints.directory, step), _few_slices(frugal):
         writing = ocp.save_async(checkpoints.directory / f"{WRITING}{step}", parallel.as_global(state))
     checkpoints.pending = checkpoints.worker.submit(_publish, checkpoints, writing, step, notes)
     checkpoints.last = step
+
+
+def _few_slices(frugal=False):
+    """Orbax divides every array over the devices that hold it, which pays for large ones only."""
+    context = ocp.Context()
+    if frugal:
+        context.memory.transfer_concurrent_bytes = context.memory.write_concurrent_bytes = 50 * 2**20
+    context.array.saving.min_slice_bytes_for_replica_parallel = 2**20
+    return context
 
 
 def _publish(checkpoints, writing, step, notes):

@@ -65,10 +65,16 @@ def _safetensors(path: Path) -> Mapping[str, np.ndarray]:
     import safetensors
 
     try:
-        file = safetensors.safe_open(path, framework="numpy")
+        with safetensors.safe_open(path, framework="numpy") as file:
+            names = list(file.keys())
     except Exception as error:  # the package has one class for all that is wrong, in another place in each version
         raise ValueError(f"{path} is not a .safetensors file ({error})") from None
-    return Tensors(list(file.keys()), file.get_tensor)
+
+    def read(name: str) -> np.ndarray:
+        with safetensors.safe_open(path, framework="numpy") as file:  # opened anew: what is mapped would stay in memory
+            return file.get_tensor(name)
+
+    return Tensors(names, read)
 
 
 def _torch(path: Path) -> Mapping[str, np.ndarray]:
