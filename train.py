@@ -67,8 +67,10 @@ def diffusion_loss(run: runs.Run, dropout: bool = True) -> Loss:
     dropout = dropout and bool(settings.network.dropout)
 
     def loss(params: Any, keys: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
+        low_res = images.shrink(batch["image"], settings.low_res) if settings.low_res else None
+
         def network(x: Any, t: Any, label: Any, keys: Any) -> Any:
-            return unet.apply(params, x, t, label, dropout_keys=keys if dropout else None)
+            return unet.apply(params, x, t, label, low_res, dropout_keys=keys if dropout else None)
 
         label = batch["label"] if settings.conditional else None
         if settings.null_label:
@@ -175,9 +177,15 @@ def beginning(run: runs.Run, part: str) -> training.TrainState:
     key = jax.random.fold_in(jax.random.key(run.experiment.seed), ("diffusion", "classifier").index(part))
     key_params, key_noise = jax.random.split(key)
     example = jnp.zeros((1, *run.facts.image_shape))
-    labels = (jnp.zeros(1, jnp.int32),) if part == "diffusion" and run.experiment.diffusion.conditional else ()
-    params = jax.jit(network.init)(key_params, example, jnp.zeros(1), *labels)
+    given = conditions(run.experiment.diffusion, example) if part == "diffusion" else ()
+    params = jax.jit(network.init)(key_params, example, jnp.zeros(1), *given)
     return training.init(key_noise, params, settings.optimizer.make(settings.num_steps))
+
+
+def conditions(settings: schema.Diffusion, example: Any) -> tuple[Any, Any]:
+    """A label and a low-resolution picture, each None for a network that is given none."""
+    label = jnp.zeros(len(example), jnp.int32) if settings.conditional else None
+    return label, images.shrink(example, settings.low_res) if settings.low_res else None
 
 
 def _plot(directory: Path) -> None:
@@ -188,7 +196,7 @@ def _plot(directory: Path) -> None:
 def sample_hook(run: runs.Run, out: Path) -> list[tuple[int, Callable[[int, Any], None]]]:
     """Every so many steps a grid, a column a class: guided where the network can be, drawn from the averaged weights."""
     settings, classes = run.experiment.diffusion, min(run.facts.num_classes, 16)
-    if not settings.sample_every:
+    if not settings.sample_every or settings.low_res:  # an upsampler has nothing to start from here
         return []
     method = sample.Method(
         "classifier-free" if settings.null_label else "none", steps=str(min(25, run.levels.t.size - 1))

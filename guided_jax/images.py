@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Array, Float, Float32, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from guided_jax.files import replacing
@@ -71,6 +71,17 @@ def save_png(path: str | os.PathLike, image: UInt8[np.ndarray, "h w c"]) -> None
         raise ValueError(f"a PNG has 1 to 4 channels, this image has {image.shape[-1]}")
     with replacing(path) as file:
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, format="png")
+
+
+def shrink(images: Float[Array | np.ndarray, "*n h w c"], side: int) -> Float[Array | np.ndarray, "*n h2 w2 c"]:
+    """Means over equal blocks of pixels, as ADM makes the low-resolution pictures that its upsamplers learn from.
+
+    Raises ValueError when the pictures are not square or `side` does not divide theirs.
+    """
+    *n, h, w, c = images.shape
+    if h != w or side < 1 or h % side:
+        raise ValueError(f"pictures of {h}x{w} cannot be shrunk to {side}x{side}; give a side that divides theirs")
+    return images.reshape(*n, side, h // side, side, h // side, c).mean((-4, -2))
 
 
 def save_npz(
