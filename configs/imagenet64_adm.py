@@ -4,7 +4,7 @@
 
 The folder has train and test, or is divided here, with a folder a class. 296 M parameters and batches of 2048 pictures are
 for a pod; it was never trained here but in miniature (tests/test_adm_experiments.py). Batch and learning rate are those of
-the published commands for class-conditional 64x64 models; their trainer has no last step, and 500,000 is a choice of ours. For
+the published commands for class-conditional 64x64 models; their trainer has no last step, and 500,000 is our choice. For
 the published weights themselves see docs/adm.md.
 """
 

@@ -1,6 +1,7 @@
 """The names that `sample.py --sampler` and `--grid` take, and what each is made of.
 
-A newcomer is one row: a line for --list, and a function of the settings and of the run's table of levels.
+A newcomer is one row: a line for --list, and a function of the settings and of the run's table of levels. The numbers of
+steps and the grids are what docs/samplers.md measured.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,7 @@ class Sampler(NamedTuple):
     steps: int  # how many there are without --steps
     grid: str = "log-snr"  # and on what, without --grid
     reads: tuple[str, ...] = ()  # the options that only it reads
+    reads_eps: bool = True  # and not x_0 alone, to which cfg++ is the same as weak classifier-free guidance
 
 
 def _order(knobs: Any, usual: int) -> int:
@@ -38,29 +40,33 @@ SAMPLERS: dict[str, Sampler] = {
         250,
         "respaced",
         ("variance",),
+        reads_eps=False,
     ),
     "dpm++": Sampler(
         "multistep of --order 1, 2 (2M) or 3 (3M), its SDE with --eta 1 [DPM++ 2211.01095]",
         lambda k, table: reverse.dpm_solver(_order(k, 2), k.eta),
-        20,
+        15,
         reads=("order", "eta"),
+        reads_eps=False,
     ),
     "dpm++2s": Sampler(
         "singlestep of order 2, two calls a step, its SDE with --eta 1 [DPM++ 2211.01095]",
         lambda k, table: reverse.dpm_solver_2s(table, k.eta),
         10,
         reads=("eta",),
+        reads_eps=False,
     ),
     "unipc": Sampler(
         "multistep of --order 1, 2 or 3, each step corrected for free [UniPC 2302.04867]",
         lambda k, table: reverse.unipc(_order(k, 2)),
-        20,
+        15,
         reads=("order",),
+        reads_eps=False,
     ),
     "deis": Sampler(
         "Adams-Bashforth in sigma / alpha of --order 1, 2 or 3 [DEIS 2204.13902]",
         lambda k, table: reverse.deis(_order(k, 3)),
-        20,
+        15,
         "respaced",
         ("order",),
     ),

@@ -148,6 +148,8 @@ def check(options: Sampling, run: runs.Run) -> None:
     method, needs = options.method, options.method.row.needs
     check_read(options)
     _check_labels(options, run)
+    if method.guidance.startswith("cfg++") and not samplers.row(method).reads_eps:
+        raise ValueError(f"cfg++ leaves eps as it is, and {method.sampler} reads x_0 alone; use --sampler ddim or deis")
     if "bad" in needs and method.bad is None:
         raise ValueError("autoguidance needs a second model; name its run with --bad RUN")
     if "also" in needs and len(method.also_scale) not in (0, len(method.also)):

@@ -405,7 +405,7 @@ SLIPS = (
         ("return log_snr_of(level) / 2", "return log_snr_of(level)"),
         ("jnp.asarray(1 / (j + 1))", "jnp.asarray(1 / (j + 2))"),
         ("[value.astype(history.values.dtype)[None], history.values])[:-1]", "[history.values, value[None]])[1:]"),
-        only="order_is",
+        only="order_is or moments or whatever_lies",
     ),
     *slips(
         "reverse/dpm",
@@ -435,8 +435,8 @@ SLIPS = (
         ("way.kept * memory.x", "memory.x"),
         ("history.made + 1)", "history.made)"),
         ("leg(memory.level, now)", "leg(now, memory.level)"),
-        ("memory.history.made > 0, corrected(memory, x_0, now, order), x_t)", "memory.history.made > 0, x_t, x_t)"),
-        ("Memory(history, x_t, level)", "Memory(history, x_s, level)"),
+        ("memory.history.made > 0, correction, 0.0)", "memory.history.made > 0, 0.0, 0.0)"),
+        ("Memory(history, x_t, level, x_s)", "Memory(history, x_s, level, x_s)"),
         only="order_is and unipc",
     ),
     *slips(
@@ -445,8 +445,8 @@ SLIPS = (
         ("0.0, mean - eps)", "0.0, eps - mean)"),
         ("ddim + then.alpha * stretch", "ddim + stretch"),
         ("_rho(then) - _rho(now)", "_rho(now) - _rho(then)"),
-        ("denoise(ddim, then).eps) / 2", "denoise(ddim, now).eps) / 2"),
-        only="order_is and deis",
+        ("denoise(x_s, then).x_0", "denoise(x_s, now).x_0"),
+        only="(order_is and deis) or first_step",
     ),
     *slips(
         "reverse/heun",

@@ -336,6 +336,43 @@ def test_first_order_methods_are_one_method():
     np.testing.assert_allclose(run(reverse.dpm_solver(1, 1.0)), run(reverse.ddim(1.0)), atol=2e-4)
 
 
+@pytest.mark.parametrize("make", [reverse.dpm_solver, reverse.deis])
+def test_the_first_step_of_order_3_is_one_of_order_2(make):
+    """Its two calls in the right places: the error of that step alone falls with the third power of its length."""
+    with jax.enable_x64(True):
+        step, x = make(3), jnp.array([START])
+        level = lambda rho: schedule.NoiseLevel(jnp.float64(0), jnp.float64(1), jnp.float64(rho))  # noqa: E731
+
+        def error(h):
+            x_s, _ = step.step(jax.random.key(0), NARROW.denoiser(), x, step.init(x), level(1.0), level(np.exp(-h)))
+            return abs(float(x_s[0]) - solution(START, 1.0, np.exp(-h), 1.0))
+
+        assert np.log2(error(0.1) / error(0.05)) > 2.7
+
+
+def test_deis_starts_well_where_rho_is_2e4():
+    """From t = 1000 of the cosine schedule in even steps of t; by Heun's first step in rho the error would be 5."""
+    table = TABLES["VP"]
+    x_T = noise_like(table, jax.random.key(0), (200, 2))
+
+    def draw(step, levels):
+        run = jax.vmap(lambda x: sampler.sample(jax.random.key(0), MIXTURE.denoiser(), step, x, levels))
+        return jax.jit(run)(x_T)
+
+    exact = draw(reverse.ddim(), table)
+    assert jnp.sqrt(jnp.mean((draw(reverse.deis(3), schedule.respace(table, 14)) - exact) ** 2)) < 0.1
+
+
+def test_unipc_corrects_its_step_and_keeps_what_others_did_since():
+    """A shift between two steps, as of `dps`, is not corrected away: here all of it arrives, times what the step keeps."""
+    nothing = lambda x_t, level: Prediction(x_0=0 * x_t, eps=x_t / level.sigma)  # noqa: E731
+    step, (high, now, then) = reverse.unipc(2), (schedule.at(TABLES["VP"], t) for t in (800, 600, 400))
+    x = jnp.array([0.7, -1.1])
+    x, memory = step.step(jax.random.key(0), nothing, x, step.init(x), high, now)
+    ends = [step.step(jax.random.key(0), nothing, x + shift, memory, now, then)[0] for shift in (0.0, 1.0)]
+    np.testing.assert_allclose(ends[1] - ends[0], then.sigma / now.sigma, rtol=1e-5)
+
+
 @pytest.mark.parametrize("make", [reverse.dpm_solver, reverse.unipc, reverse.deis])
 def test_an_order_that_none_has_is_refused(make):
     with pytest.raises(ValueError, match="order 4"):
@@ -407,3 +444,25 @@ def test_a_users_own_prediction_is_enough():
     for step in (reverse.dpm_solver(3), reverse.unipc(2), reverse.deis(2)):
         x_0 = sampler.sample(jax.random.key(0), mine, step, jnp.ones(3), levels)
         np.testing.assert_allclose(x_0, 0, atol=1e-6)
+
+
+# --- what the multistep methods are made of --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("h", [-3.0, 1e-3, 0.3, 0.999, 1.001, 4.0, 90.0])
+def test_moments_are_their_integrals(h):
+    u = np.linspace(0, 1, 400_001)
+    for j, moment in enumerate(reverse.multistep.exponential_moments(jnp.float32(h), 4)):
+        np.testing.assert_allclose(moment, np.trapezoid(h * np.exp(-h * (1 - u)) * u**j, u), rtol=2e-3)
+
+
+@pytest.mark.parametrize("make", [reverse.dpm_solver, reverse.unipc, reverse.deis])
+def test_the_first_step_is_of_order_1_whatever_lies_in_memory(make):
+    """What was never said weighs nothing, not even a little."""
+    now, then, x = schedule.at(TABLES["VP"], 600), schedule.at(TABLES["VP"], 500), jnp.array([0.7, -1.1])
+
+    def first(step):
+        memory = jax.tree.map(lambda leaf: 1e6 * jnp.ones_like(leaf) if leaf.ndim > 1 else leaf, step.init(x))
+        return step.step(jax.random.key(0), MIXTURE.denoiser(), x, memory, now, then)[0]
+
+    np.testing.assert_allclose(first(make(2)), first(reverse.ddim()), rtol=1e-5)

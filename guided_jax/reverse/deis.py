@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from guided_jax.denoiser import Denoiser
-from guided_jax.reverse.dpm import nodes_of
-from guided_jax.reverse.multistep import check_order, empty, flat_moments, is_clean, mix, remember
+from guided_jax.reverse.dpm import leg, nodes_of
+from guided_jax.reverse.multistep import check_order, empty, exponential_moments, flat_moments, is_clean, mix, remember
 from guided_jax.reverse.step import ReverseStep
 from guided_jax.schedule import NoiseLevel
 
@@ -18,7 +18,8 @@ def deis(order: int = 3) -> ReverseStep:
     """x_s = alpha_s x_0 + sigma_s eps + alpha_s (rho_s - rho_t) (mix - eps): DDIM, corrected by what the last eps say.
 
     mix is the mean over the step of the polynomial in rho through the last `order` eps ([DEIS] section 4, rho-AB). One call
-    of the network a step; order 3 makes its first step with two, as `dpm_solver` does. Into the clean level it is DDIM.
+    of the network a step; order 3 makes its first step with two, by the line through both x_0 in lambda: by that through
+    both eps in rho, which may start at 2e4, x_s would go far astray. Into the clean level it is DDIM.
     """
     check_order(order)
 
@@ -28,11 +29,13 @@ def deis(order: int = 3) -> ReverseStep:
         history = remember(memory, eps, place)
         mean = mix(history.values, nodes_of(history.places, place, stretch), flat_moments(order), history.made)
         ddim = then.alpha * prediction.x_0 + then.sigma * eps
+        x_s = ddim + then.alpha * stretch * jnp.where(is_clean(then), 0.0, mean - eps)
         if order == 3:
+            slope = then.alpha * exponential_moments(leg(now, then).h, 2)[1]
             first = (history.made == 1) & ~is_clean(then) & (jnp.asarray(now.alpha) > 0)
-            mean = jax.lax.cond(first, lambda mean: (eps + denoise(ddim, then).eps) / 2, lambda mean: mean, mean)
-        change = jnp.where(is_clean(then), 0.0, mean - eps)
-        return ddim + then.alpha * stretch * change, history
+            twice = lambda x_s: x_s + slope * (denoise(x_s, then).x_0 - prediction.x_0)  # noqa: E731
+            x_s = jax.lax.cond(first, twice, lambda x_s: x_s, x_s)
+        return x_s, history
 
     return ReverseStep(lambda x_T: empty(x_T, order), step)
 

@@ -25,28 +25,31 @@ from guided_jax.schedule import NoiseLevel
 
 
 class Memory(NamedTuple):
-    """What was said, and where the last step started."""
+    """What was said, where the last step started, and where it ended."""
 
     history: History
     x: Array
     level: NoiseLevel
+    reached: Array
 
 
 def unipc(order: int = 2) -> ReverseStep:
     """x_t is stepped to once more, through the prediction at x_t too; then DPM-Solver++ goes on ([UniPC] algorithm 1).
 
     Order `order` + 1, for one call of the network a step. All weights are the exact integrals, with which the paper's B(h)
-    drops out, except the predictor's of order 2, its 1/2 (and DPM-Solver++'s). The last step is not corrected.
+    drops out, except the predictor's of order 2, its 1/2 (and DPM-Solver++'s). The last step is not corrected. The
+    correction is added to x_t, so that what others did to it since, a shift by `dps` or a Langevin step, stays.
     """
     check_order(order)
 
     def init(x_T: Array) -> Memory:
         one = jnp.ones((), x_T.dtype)
-        return Memory(empty(x_T, order), x_T, NoiseLevel(one, one, one))
+        return Memory(empty(x_T, order), x_T, NoiseLevel(one, one, one), x_T)
 
     def step(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
         x_0, place = denoise(x_t, now).x_0, half_log_snr(now)
-        x_t = jnp.where(memory.history.made > 0, corrected(memory, x_0, now, order), x_t)
+        correction = corrected(memory, x_0, now, order) - memory.reached
+        x_t = x_t + jnp.where(memory.history.made > 0, correction, 0.0)
         history, way = remember(memory.history, x_0, place), leg(now, then)
         moments = exponential_moments(way.H, order)
         if order == 2:
@@ -54,7 +57,7 @@ def unipc(order: int = 2) -> ReverseStep:
         target = mix(history.values, nodes_of(history.places, place, way.h), moments, history.made)
         x_s = way.kept * x_t + way.gain * jnp.where(is_clean(then), x_0, target)
         level = NoiseLevel(*(jnp.asarray(part, x_t.dtype) for part in now))
-        return x_s, Memory(history, x_t, level)
+        return x_s, Memory(history, x_t, level, x_s)
 
     return ReverseStep(init, step)
 
