@@ -426,7 +426,7 @@ SLIPS = (
         ("second.kept * first.std * noise", "first.std * noise"),
         ("second.std * more", "second.std * noise"),
         ("jnp.where(is_clean(then), x_0, target)", "target"),
-        only="(closed_form and dpm) or (finite and dpm) or (recovered and 2s-sde)",
+        only="(closed_form and dpm) or (finite and dpm) or two_noises",
     ),
     *slips(
         "reverse/unipc",

@@ -466,3 +466,20 @@ def test_the_first_step_is_of_order_1_whatever_lies_in_memory(make):
         return step.step(jax.random.key(0), MIXTURE.denoiser(), x, memory, now, then)[0]
 
     np.testing.assert_allclose(first(make(2)), first(reverse.ddim()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("eta", [0.4, 1.0])
+def test_the_two_noises_of_2s_are_one_of_the_whole_step(eta, monkeypatch):
+    """Of a predictor that always says 0: what is left is noise, of the reverse SDE's own variance over the step."""
+    now, then, x = schedule.at(TABLES["VP"], 600), schedule.at(TABLES["VP"], 400), jnp.zeros(1)
+    step = reverse.dpm_solver_2s(TABLES["VP"], eta)
+
+    def drawn(*noises):
+        left = iter(noises)
+        monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype: jnp.full(shape, next(left), dtype))
+        said = lambda x_t, level: Prediction(jnp.zeros_like(x_t), jnp.zeros_like(x_t))  # noqa: E731
+        return float(step.step(jax.random.key(0), said, x, (), now, then)[0][0])
+
+    h = float(jnp.log(then.alpha / then.sigma) - jnp.log(now.alpha / now.sigma))
+    want = float(then.sigma) ** 2 * -np.expm1(-2 * eta * h)
+    np.testing.assert_allclose(drawn(1.0, 0.0) ** 2 + drawn(0.0, 1.0) ** 2, want, rtol=1e-4)
