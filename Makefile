@@ -9,7 +9,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m benchmarks.digits
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --durations=15
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=15
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow --durations=15

@@ -68,7 +68,7 @@ def compare(options: Demo, run: runs.Run, source: data.Source, held_out: data.So
     rows, drawn = [], {}
     with tqdm(total=len(KINDS) * len(options.scales), desc="sampling", unit="scale") as bar:
         for kind in KINDS:
-            method = sample.Method(guidance=kind, steps=options.steps)
+            method = sample.Method(guidance=kind, sampler="ddim", steps=options.steps)
             call = sample.drawer(run, method, params, True, devices)
             for scale in options.scales:
                 drawn[kind, scale] = call(indices, labels, np.full(len(indices), scale), 0)

@@ -119,11 +119,23 @@ def _heun(knobs: Any, table: NoiseLevel) -> reverse.ReverseStep:
     return reverse.churned(reverse.heun(), table, knobs.churn) if knobs.churn else reverse.heun()
 
 
+def name_of(knobs: Any) -> str:
+    """--sampler; without it the best by docs/samplers.md, or ddim for what needs its steps; ValueError for no such name.
+
+    That is for steps in ADM's words or on its grid, for cfg++, which needs eps read, and for measurements, tuned with it.
+    """
+    if knobs.sampler is not None:
+        if knobs.sampler not in SAMPLERS:
+            raise ValueError(f"there is no sampler {knobs.sampler!r}; there is {', '.join(SAMPLERS)}")
+        return knobs.sampler
+    adm = knobs.grid == "respaced" or not (knobs.steps or "1").isdecimal()
+    special = knobs.guidance.startswith("cfg++") or "measurement" in knobs.row.needs
+    return "ddim" if adm or special else "dpm++"
+
+
 def row(knobs: Any) -> Sampler:
-    """The sampler that is asked for; ValueError for a name that there is not."""
-    if knobs.sampler not in SAMPLERS:
-        raise ValueError(f"there is no sampler {knobs.sampler!r}; there is {', '.join(SAMPLERS)}")
-    return SAMPLERS[knobs.sampler]
+    """The sampler that is asked for."""
+    return SAMPLERS[name_of(knobs)]
 
 
 def grid_name(knobs: Any) -> str:
@@ -156,5 +168,7 @@ def listing() -> str:
     rows = [f"  {name:{width}}  {s.line}; {s.steps} steps, {s.grid}" for name, s in SAMPLERS.items()]
     grids = [f"  {name:{width}}  {line}" for name, line in {"respaced": RESPACED}.items()]
     grids += [f"  {name:{width}}  {line}" for name, (line, _) in GRIDS.items()]
-    title = "--sampler takes one of (with the steps and the grid that it has if none are given)"
+    title = (
+        "--sampler takes one of (with the steps and the grid that it has if none are given; dpm++ if it is not given)"
+    )
     return "\n".join([title, *rows, "--grid takes one of", *grids])

@@ -20,8 +20,8 @@ class Method:
     guidance: str = "none"
     """One of those that --list prints, such as classifier or classifier-free, then any of +interval +rescale +ramp
     +dynamic. none with --labels is the plain conditional model."""
-    sampler: str = "ddim"
-    """One of those that --list prints."""
+    sampler: str | None = None
+    """One of those that --list prints; without it dpm++, or ddim for cfg++, measurements and --steps in ADM's words."""
     steps: str | None = None
     """How many levels to visit; without it the sampler's own number, as --list says. On the grid respaced also ddim50, or
     10,15,20."""
@@ -76,7 +76,7 @@ class Method:
     @property
     def step_name(self) -> str:
         """The sampler with its number of steps, for a folder's name."""
-        return f"{self.sampler}{self.steps or samplers.row(self).steps}"
+        return f"{samplers.name_of(self)}{self.steps or samplers.row(self).steps}"
 
     @property
     def row(self) -> methods.Row:
@@ -149,7 +149,9 @@ def check(options: Sampling, run: runs.Run) -> None:
     check_read(options)
     _check_labels(options, run)
     if method.guidance.startswith("cfg++") and not samplers.row(method).reads_eps:
-        raise ValueError(f"cfg++ leaves eps as it is, and {method.sampler} reads x_0 alone; use --sampler ddim or deis")
+        raise ValueError(
+            f"cfg++ leaves eps as it is, and {samplers.name_of(method)} reads x_0 alone; use --sampler ddim or deis"
+        )
     if "bad" in needs and method.bad is None:
         raise ValueError("autoguidance needs a second model; name its run with --bad RUN")
     if "also" in needs and len(method.also_scale) not in (0, len(method.also)):
@@ -188,7 +190,7 @@ def _chosen(method: Method) -> set[str]:
     first, rest = methods.parse(method.guidance)
     chosen = {
         f"--guidance {first}",
-        f"--sampler {method.sampler}",
+        f"--sampler {samplers.name_of(method)}",
         f"--grid {samplers.grid_name(method)}",
         *(f"+{word}" for word in rest),
     }

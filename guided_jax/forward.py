@@ -59,7 +59,8 @@ def ratio(numerator, denominator, at_zero: float = 0.0) -> Float[Array, "..."]:
     """numerator / denominator, and at_zero where the denominator is 0; finite in its gradient too.
 
     An array over a scalar is multiplied by the reciprocal. XLA does that by itself to a divisor that has one use, which it
-    counts before it merges what is written twice on one device, and after on several: the last bit of an image would differ.
+    counts before it merges what is written twice on one device, and after on several: the last bit of an image would
+    differ.
     """
     zero = jnp.asarray(denominator) == 0
     divisor = jnp.where(zero, 1.0, denominator)

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int, PyTree
 
@@ -231,16 +232,45 @@ def parallel_map(fn: Callable, devices: Sequence[jax.Device], in_axes: tuple[int
 
     `in_axes` has one entry per argument: 0 for an argument with one row per example, (N, ...), None for one that all
     examples share (`place` large shared ones, such as parameters, once beforehand). N must be a multiple of the number
-    of devices. The callable returns numpy arrays (N, ...).
+    of devices. The callable returns numpy arrays (N, ...), which depend on N / devices, by rounding, but not on the
+    number of devices.
     """
-    mapped = jax.pmap(jax.vmap(fn, in_axes=in_axes), axis_name=AXIS, in_axes=in_axes, devices=devices)
     merge = functools.partial(jax.tree.map, lambda leaf: leaf.reshape(-1, *leaf.shape[2:]))
 
+    @functools.cache
+    def compiled(structure, example):
+        opened, constants = _opened(fn, *jax.tree.unflatten(structure, example))
+        axes = (None, *in_axes)
+        mapped = jax.pmap(jax.vmap(opened, in_axes=axes), axis_name=AXIS, in_axes=axes, devices=devices)
+        return functools.partial(mapped, place(constants, devices))
+
     def call(*arguments):
-        pairs = zip(arguments, in_axes, strict=True)
-        return merge(jax.device_get(mapped(*(shard(a, len(devices)) if axis == 0 else a for a, axis in pairs))))
+        pairs = list(zip(arguments, in_axes, strict=True))
+        one = [jax.tree.map(_row, a) if axis == 0 else jax.tree.map(jax.typeof, a) for a, axis in pairs]
+        example, structure = jax.tree.flatten(one)
+        shares = [shard(a, len(devices)) if axis == 0 else a for a, axis in pairs]
+        return merge(jax.device_get(compiled(structure, tuple(example))(*shares)))
 
     return call
+
+
+def _row(leaf):
+    return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+
+
+def _opened(fn, *example):
+    """`fn(constants, ...)` and the constants: the arrays that fn closes over become an argument.
+
+    XLA would simplify arithmetic with known arrays before or after it divides the program over devices, depending on
+    whether there are several, and so round differently.
+    """
+    closed, result = jax.make_jaxpr(fn, return_shape=True)(*example)
+
+    def opened(constants, *arguments):
+        evaluate = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, constants))
+        return jax.tree.unflatten(jax.tree.structure(result), evaluate(*jax.tree.leaves(arguments)))
+
+    return opened, closed.consts
 
 
 def map_in_chunks(

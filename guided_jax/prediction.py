@@ -49,8 +49,8 @@ def from_v(output: Float[Array, "*shape"], x_t: Float[Array, "*shape"], level: N
     The divisor is 1 for VP, where this is [PD] appendix D.
     """
     power = jnp.square(level.alpha) + jnp.square(level.sigma)
-    x_0 = (level.alpha * x_t - level.sigma * output) / power
-    eps = (level.sigma * x_t + level.alpha * output) / power
+    x_0 = ratio(level.alpha * x_t - level.sigma * output, power)
+    eps = ratio(level.sigma * x_t + level.alpha * output, power)
     return Prediction(x_0, _zero_if_clean(eps, level))
 
 
@@ -66,8 +66,8 @@ def from_flow(output: Float[Array, "*shape"], x_t: Float[Array, "*shape"], level
     The divisor is 1 on the straight path alpha = 1 - t, sigma = t of [FM].
     """
     total = level.alpha + level.sigma
-    x_0 = (x_t - level.sigma * output) / total
-    return Prediction(x_0, _zero_if_clean((x_t + level.alpha * output) / total, level))
+    x_0 = ratio(x_t - level.sigma * output, total)
+    return Prediction(x_0, _zero_if_clean(ratio(x_t + level.alpha * output, total), level))
 
 
 def score(prediction: Prediction, level: NoiseLevel) -> Float[Array, "*shape"]:

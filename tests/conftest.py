@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -12,6 +13,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -23,3 +25,29 @@ from jaxtyping import install_import_hook  # noqa: E402
 
 # Every public signature of the library is checked by beartype while the tests run.
 install_import_hook("guided_jax", "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A run of a few steps, one for all processes of the test runner; the tests only read it."""
+    import train
+    from configs import command_line
+    from tests.scripts import SMALL
+
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "tiny"
+    try:
+        place.mkdir()
+    except FileExistsError:  # another process is making it
+        while not (place / "ready").exists():
+            assert not (place / "failed").exists()
+            time.sleep(0.5)
+        return place / "run"
+    try:
+        arguments = ["digits", "--out", place / "run", "--data.dir", place / "data", *SMALL]
+        command_line.script(train.main, [str(argument) for argument in arguments])
+        (place / "ready").touch()
+    finally:
+        if not (place / "ready").exists():
+            (place / "failed").touch()
+    return place / "run"

@@ -83,15 +83,15 @@ SLIPS = (
         ),
         ("ratio(x_t - level.alpha * output, level.sigma)", "ratio(x_t - level.sigma * output, level.sigma)"),
         (
-            "x_0 = (level.alpha * x_t - level.sigma * output) / power",
-            "x_0 = (level.alpha * x_t - level.sigma * output)",
+            "x_0 = ratio(level.alpha * x_t - level.sigma * output, power)",
+            "x_0 = level.alpha * x_t - level.sigma * output",
         ),
         (
-            "eps = (level.sigma * x_t + level.alpha * output) / power",
-            "eps = (level.sigma * x_t - level.alpha * output) / power",
+            "eps = ratio(level.sigma * x_t + level.alpha * output, power)",
+            "eps = ratio(level.sigma * x_t - level.alpha * output, power)",
         ),
         ("from_eps(-level.sigma * output, x_t, level)", "from_eps(-jnp.square(level.sigma) * output, x_t, level)"),
-        ("(x_t + level.alpha * output) / total", "(x_t + level.sigma * output) / total"),
+        ("ratio(x_t + level.alpha * output, total)", "ratio(x_t + level.sigma * output, total)"),
         ("return -ratio(prediction.eps, level.sigma)", "return ratio(prediction.eps, level.sigma)"),
         (
             "return level.alpha * prediction.eps - level.sigma * prediction.x_0",

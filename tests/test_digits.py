@@ -28,7 +28,7 @@ def drawn(place, kind, scale, labels):
     run = runs.load(place / "run")
     params = {part: runs.params(place / "run", part) for part in ("diffusion", "classifier")}
     devices = parallel.choose_devices(COUNT, 2)
-    call = sample.drawer(run, sample.Method(guidance=kind), params, True, devices)
+    call = sample.drawer(run, sample.Method(guidance=kind, sampler="ddim"), params, True, devices)
     return call(np.arange(COUNT), labels, np.full(COUNT, scale), 0)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import sample
 import train
-from benchmarks import digits
+from benchmarks import digits, samplers
 from configs import command_line, sampling, schema
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +46,8 @@ def test_command_line_is_understood(words):
             sampling.check_read(command_line.parse(sample.Sampling, "sample.py", rest))
         case ["-m", "benchmarks.digits", *rest]:
             command_line.parse(digits.Demo, "benchmarks.digits", rest)
+        case ["-m", "benchmarks.samplers", *rest]:
+            command_line.parse(samplers.Options, "benchmarks.samplers", rest)
         case _:
             pytest.fail(f"no such script: {words}")
 

@@ -173,7 +173,9 @@ def attention_weights(
 ) -> Float[Array, "*batch heads length length"]:
     """softmax_s(q_t . k_s / sqrt(ch)), float32; q and k each scaled by ch^(-1/4), which keeps half precision in range."""
     scale = q.shape[-1] ** -0.25
-    return jax.nn.softmax(jnp.einsum("...thc,...shc->...hts", q * scale, k * scale).astype(jnp.float32), axis=-1)
+    logits = jnp.einsum("...thc,...shc->...hts", q * scale, k * scale).astype(jnp.float32)
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+    return weights * (1 / weights.sum(-1, keepdims=True))  # not a division: see `forward.ratio`
 
 
 def attend(

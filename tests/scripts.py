@@ -1,0 +1,31 @@
+"""The two scripts as tests call them, and the tiny run that `tests/conftest.py` makes with them."""
+
+from pathlib import Path
+
+from configs import command_line
+
+ROOT = Path(__file__).parent.parent
+NETWORKS = [
+    *("--diffusion.network.model-channels", "16", "--diffusion.network.channel-mult", "1"),
+    *("--diffusion.network.num-groups", "8", "--diffusion.network.num-head-channels", "16"),
+    *("--classifier.network.model-channels", "16", "--classifier.network.channel-mult", "1"),
+    *("--classifier.network.num-groups", "8", "--classifier.network.num-head-channels", "16"),
+]
+SMALL = [
+    *("--diffusion.num-steps", "4", "--diffusion.batch-size", "8", "--diffusion.checkpoint-every", "2"),
+    *("--diffusion.log-every", "1", "--diffusion.sample-every", "4", "--schedule.num-steps", "20"),
+    *("--classifier.num-steps", "3", "--classifier.batch-size", "8", "--classifier.log-every", "1"),
+    *("--diffusion.eval-examples", "16", "--classifier.eval-examples", "16"),
+    *NETWORKS,
+]
+
+
+def run_script(main, argv, capsys):
+    """(exit code, stdout, stderr) of a script called in this process."""
+    code = 0
+    try:
+        command_line.script(main, [str(argument) for argument in argv])
+    except SystemExit as stop:
+        code = stop.code or 0
+    out, err = capsys.readouterr()
+    return code, out, err
