@@ -81,15 +81,17 @@ def test_the_flows_density_is_the_mixtures(table, make):
     np.testing.assert_allclose(got, EXACT, atol=2e-3)
 
 
-def test_the_density_of_a_class_and_at_a_noisy_level():
-    """The conditional flow gives log p(x | y); begun at a level, log p(x_t)."""
-    level, levels = schedule.at(TABLE, 200), grid.uniform(TABLE, 60)
-    start = schedule.NoiseLevel(*(column[12:] for column in levels))
-    level = schedule.at(levels, 12)
+# The class has a mean, of which the prior N(0, sigma_T^2) knows nothing: hence a table up to 2000.
+@pytest.mark.parametrize(("table", "make"), [(TABLE, grid.uniform), (schedule.karras(200, 0.002, 2e3), grid.karras)])
+def test_the_density_of_a_class_and_at_a_noisy_level(table, make):
+    """The conditional flow gives log p(x | y); begun at a level, log p(x_t), VP or VE."""
+    levels = make(table, 80)
+    first = int(jnp.argmin(jnp.abs(levels.sigma / levels.alpha - 0.6)))
+    start, level = schedule.NoiseLevel(*(column[first:] for column in levels)), schedule.at(levels, first)
     x = jnp.array([0.4, 0.2])
-    got = likelihood.log_density(MIXTURE.denoiser(1), x, start, TABLE)
+    got = jax.jit(lambda x: likelihood.log_density(MIXTURE.denoiser(1), x, start, table))(x)
     want = MIXTURE.log_density()(x, level) + MIXTURE.log_prob(1)(x, level) - jnp.log(0.5)
-    np.testing.assert_allclose(got, want, atol=2e-3)
+    np.testing.assert_allclose(got, want, atol=3e-3)
 
 
 def test_the_order_of_the_density_is_4():

@@ -416,10 +416,11 @@ def test_langevin_keeps_its_own_stationary_law(kind, size):
 
 
 def test_a_chain_corrects_at_the_level_and_then_goes_on():
-    levels = []
+    levels, keys = [], set()
 
     def spy(name):
         def step(key, denoise, x_t, memory, now, then):
+            keys.add(tuple(jax.random.key_data(key).tolist()))
             levels.append((name, float(now.t), float(then.t)))
             return x_t + 1, memory + 1
 
@@ -428,6 +429,7 @@ def test_a_chain_corrects_at_the_level_and_then_goes_on():
     both = reverse.chain(spy("a"), spy("b"), spy("c"))
     now, then = schedule.at(TABLES["VP"], 30), schedule.at(TABLES["VP"], 20)
     x, memory = both.step(jax.random.key(0), MIXTURE.denoiser(), jnp.zeros(2), both.init(jnp.zeros(2)), now, then)
+    assert len(keys) == 3
     assert levels == [("a", 30, 30), ("b", 30, 30), ("c", 30, 20)]
     np.testing.assert_array_equal(x, 3)
     assert [float(own) for own in memory] == [1, 1, 1]
