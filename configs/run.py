@@ -18,6 +18,8 @@ class Facts(NamedTuple):
     image_shape: tuple[int, int, int]
     num_classes: int
     class_frequencies: tuple[float, ...]
+    num_examples: int | None = None
+    """None in runs that began before it was written down."""
 
 
 class Run(NamedTuple):
@@ -72,16 +74,25 @@ def create(directory: Path, experiment: schema.Experiment, facts: Facts) -> Run:
     path = writable_directory(directory) / "config.json"
     config = {"experiment": schema.to_dict(experiment), "facts": facts._asdict()}
     if path.exists():
-        saved = schema.to_dict(
-            schema.from_dict(_read(path)["experiment"])
-        )  # with what newer versions added, as it comes
+        found = _read(path)
+        saved = schema.to_dict(schema.from_dict(found["experiment"]))  # with what newer versions added, as it comes
         differing = checkpoint.differences(saved, config["experiment"], schema.MAY_CHANGE)
         if differing:
             raise ValueError(f"{directory} holds another run ({'; '.join(differing)}); give another --out")
+        _check_data(directory, found["facts"], facts)
     run = assemble(experiment, facts)
     with replacing(path) as file:
         file.write(json.dumps(config, indent=2).encode())
     return run
+
+
+def _check_data(directory: Path, saved: dict[str, Any], facts: Facts) -> None:
+    """ValueError when examples came or went since the run began: the position in the data would be another."""
+    unsaid = [name for name in Facts._fields if saved.get(name) is None]
+    if checkpoint.differences(saved, facts._asdict(), unsaid):
+        told = checkpoint.differences(saved, facts._asdict(), [*unsaid, "class_frequencies"])
+        said = "; ".join(told) or "as many examples, of other classes"
+        raise ValueError(f"the data is not what {directory} began with ({said}); restore it, or give another --out")
 
 
 def load(directory: Path) -> Run:
@@ -92,7 +103,8 @@ def load(directory: Path) -> Run:
     found = _read(path)
     facts = found["facts"]
     height, width, channels = facts["image_shape"]
-    kept = Facts((height, width, channels), facts["num_classes"], tuple(facts["class_frequencies"]))
+    frequencies = tuple(facts["class_frequencies"])
+    kept = Facts((height, width, channels), facts["num_classes"], frequencies, facts.get("num_examples"))
     return assemble(schema.from_dict(found["experiment"]), kept)
 
 
@@ -123,7 +135,8 @@ def params(directory: Path, part: str) -> Any:
 def facts_of(source: Any, frequencies: np.ndarray) -> Facts:
     """What a data source tells a run."""
     height, width, channels = (int(size) for size in source.image_shape)
-    return Facts((height, width, channels), int(source.num_classes), tuple(float(share) for share in frequencies))
+    shares = tuple(float(share) for share in frequencies)
+    return Facts((height, width, channels), int(source.num_classes), shares, len(source))
 
 
 def _read(path: Path) -> dict[str, Any]:

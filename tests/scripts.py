@@ -1,5 +1,6 @@
 """The two scripts as tests call them, and the tiny run that `tests/conftest.py` makes with them."""
 
+import os
 from pathlib import Path
 
 from configs import command_line
@@ -29,3 +30,8 @@ def run_script(main, argv, capsys):
         code = stop.code or 0
     out, err = capsys.readouterr()
     return code, out, err
+
+
+def alone(**settings):
+    """The environment of a process that compiles for itself, as a user's does, and not from what the tests have."""
+    return {**{name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}, **settings}

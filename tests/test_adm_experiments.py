@@ -26,6 +26,7 @@ def run(script, *words):
     command_line.script(script.main, [word for part in words for word in str(part).split()])
 
 
+@pytest.mark.slow
 def test_a_learned_variance_is_trained_and_sampled_with(tmp_path):
     """imagenet64_adm: the hybrid loss, twice the channels, ddpm with the learned variance."""
     out = tmp_path / "run"
@@ -39,6 +40,7 @@ def test_a_learned_variance_is_trained_and_sampled_with(tmp_path):
     assert images.load_npz(tmp_path / "drawn" / "samples.npz")[0].shape == (2, 8, 8, 1)
 
 
+@pytest.mark.slow
 def test_a_classifier_is_trained_alone(tmp_path):
     """imagenet128_adm_classifier, its network narrowed only."""
     out = tmp_path / "run"
@@ -56,6 +58,7 @@ def test_the_experiments_are_the_published_networks():
     assert made.classifier.clone(num_heads=1) == adm.classifier(adm.CLASSIFIERS["128x128_classifier"].config)
 
 
+@pytest.mark.slow
 def test_an_upsampler_is_trained_and_follows_its_base(tmp_path):
     """digits_upsampler: 4x4 means in, 8x8 out; and a side that does not divide is told."""
     out, line = tmp_path / "run", TINY.format(part="diffusion")

@@ -21,7 +21,7 @@ LOOPS, STEPS, TIMES = (
     for name in ("net_loops", "p_mean_variance", "respaced_model_ts")
 )
 META = json.loads(str(LOOPS["meta"]))
-QUICK = ("ddpm_guided", "ddim_eta07_guided", "ddpm_startx_noclip")  # the others are parts of these
+QUICK = ("ddpm_guided",)  # the others are parts of these
 
 
 def levels_of(case):
@@ -93,6 +93,7 @@ def test_a_run_is_adms_to_the_last_grey_value(case, networks, monkeypatch):
         assert np.mean(difference != 0) < 0.02
 
 
+@pytest.mark.slow
 def test_the_walk_up_is_adms_reverse_loop(networks):
     case = META["reverse"] | {"sampler": "ddim", "eta": 0.0, "scale": None}
     levels = levels_of(case)

@@ -51,6 +51,7 @@ def arguments(files, out, **changes):
     return [str(files / "unet.npz"), *options]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["ddpm_guided", "ddim_eta0_guided"])
 def test_a_converted_run_samples_as_adm_did(key, converted, monkeypatch):
     """sample.py's own drawing, in ADM's order of clip and guidance, from its x_T with its noise: its stored picture."""
@@ -90,6 +91,7 @@ def test_a_published_model_becomes_an_experiment_of_the_same_network(name):
     assert float(made.levels.t[-1]) == 1000
 
 
+@pytest.mark.slow
 def test_an_upsampler_starts_from_low_resolution_pictures(tmp_path):
     """A chain: pictures of a base model, then the run of the super-resolution network."""
     golden = np.load(pathlib.Path(__file__).parent / "golden" / "unet_superres.npz", allow_pickle=False)

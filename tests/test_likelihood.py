@@ -32,7 +32,7 @@ def recorded_network(case, item):
 
 
 @pytest.mark.parametrize("case", META["cases"], ids=lambda case: case["key"])
-@pytest.mark.parametrize("item", [0, 1])
+@pytest.mark.parametrize("item", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_bound_is_adms_bits_per_dimension(case, item, monkeypatch):
     """Every term, the decoder's and the prior's among them: its network, its noise, its respacing and clipping."""
     levels = {"linear": schedule.linear, "cosine": schedule.cosine}[case["schedule"]](case["steps"])

@@ -1,7 +1,6 @@
 """Images in any number: one compiled shape a device is one image bit for bit, and a kill repeats none and loses none."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import pytest
 
 import sample
 from guided_jax import images
-from tests.scripts import ROOT, run_script
+from tests.scripts import ROOT, alone, run_script
 
 
 # The first differs without `parallel._opened` or the reciprocal in `forward.ratio`, the second without the attention's.
@@ -43,11 +42,10 @@ def test_the_number_of_devices_changes_no_bit_of_an_image(tiny, tmp_path, capsys
 
 
 def start(run, out, devices):
-    """sample.py in a process of its own, which compiles for itself, as a user's does."""
-    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    """sample.py in a process of its own."""
     words = [sys.executable, "sample.py", run, "--guidance", "classifier-free", "--labels", 3, 7, "--steps", 5]
     words += ["--num-samples", 2000, "--batch-size", 4 * devices, "--out", out]
-    options = {"cwd": ROOT, "env": {**environment, "JAX_NUM_CPU_DEVICES": str(devices)}, "text": True}
+    options = {"cwd": ROOT, "env": alone(JAX_NUM_CPU_DEVICES=str(devices)), "text": True}
     return subprocess.Popen([str(word) for word in words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, **options)
 
 

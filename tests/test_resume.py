@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import chex
 import jax
@@ -15,8 +14,8 @@ import pytest
 
 from guided_jax import checkpoint, data, log, loop, manifest, parallel
 from tests import tiny
+from tests.scripts import ROOT, alone
 
-ROOT = Path(__file__).parent.parent
 RNG = np.random.default_rng(0)
 SOURCE = data.in_memory(RNG.integers(0, 256, (100, 8, 8, 1)), RNG.integers(0, 10, 100), num_classes=10)
 DEVICES = jax.devices()[:2]
@@ -63,7 +62,8 @@ def the_same(one, other):
 
 def start(out, data_dir, steps, devices=2):
     words = [sys.executable, "-m", "tests.training_process", *map(str, (out, data_dir, steps, devices, 2))]
-    STARTED.append(subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    options = {"cwd": ROOT, "env": alone(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    STARTED.append(subprocess.Popen(words, **options))
     return STARTED[-1]
 
 

@@ -385,6 +385,23 @@ def test_another_configuration_in_the_same_place_is_refused_by_its_fields(tiny, 
     assert (code, "diffusion.ema_decay: 0.995 -> 0.5" in err) == (2, True)
 
 
+def test_data_that_changed_since_the_run_began_is_refused(tmp_path):
+    experiment, facts = schema.named("digits"), runs.Facts((8, 8, 1), 2, (0.5, 0.5), 100)
+    runs.create(tmp_path, experiment, facts)
+    runs.create(tmp_path, experiment, facts)
+    assert runs.load(tmp_path).facts == facts
+    for now, words in (
+        (facts._replace(num_examples=101), r"\(num_examples: 100 -> 101\)"),
+        (facts._replace(class_frequencies=(0.4, 0.6)), r"\(as many examples, of other classes\)"),
+    ):
+        with pytest.raises(ValueError, match=rf"^the data is not what .* began with {words}; restore it, or"):
+            runs.create(tmp_path, experiment, now)
+    older = json.loads((tmp_path / "config.json").read_text())
+    del older["facts"]["num_examples"]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    runs.create(tmp_path, experiment, facts)  # a run from before it was written down
+
+
 def test_a_classifier_alone_for_somebody_elses_diffusion_run(tiny, tmp_path, capsys):
     """It takes the other run's schedule and network, trains only the classifier, and samples with both."""
     data_dir = ["--data.dir", tiny.parent / "data"]

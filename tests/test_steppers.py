@@ -153,7 +153,9 @@ LINEAR = [name for name, stepper in STEPPERS.items() if stepper.tilted and "3" n
 LINEAR = [name for name in LINEAR if not name.startswith(("unipc", "deis-2")) and name != "ddpm-optimal"]
 
 
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in ALIKE or "2s" in name else ()) for name in LINEAR]
+)
 def test_guided_it_reaches_the_closed_form_of_its_kind(name, monkeypatch):
     """p = N(0, 2), p(. | c) = N(0, 1): every flow ends at 2^(1 - g), every SDE at (2 - 2^(2 - 2g)) / (2g - 1)."""
     levels, law = schedule.karras(800, 0.002, 80.0), ODE if STEPPERS[name].order else SDE
@@ -210,7 +212,7 @@ def test_the_network_is_called_as_often_as_it_says(name):
 
 
 @every
-@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_from_pure_noise_in_few_steps_all_is_finite_and_ends_in_a_prediction(name, steps):
     """A table that begins at alpha = 0, and a run of one step, of two: no infinite lambda or rho gets through."""
     table = schedule.zero_terminal_snr(schedule.linear(1000))
@@ -254,7 +256,14 @@ def test_one_program_for_every_eta_and_each_example_its_own(make):
         np.testing.assert_allclose(together[i], draw(keys[i], x_T[i], float(etas[i])), atol=2e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in FLOWS if not STEPPERS[name].noisy])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("ddim", "dpm-2m", "unipc-2") else pytest.mark.slow)
+        for name in FLOWS
+        if not STEPPERS[name].noisy
+    ],
+)
 def test_what_is_encoded_decodes_to_itself(name):
     """Up and down again, to the solver's order: order 1 within some percent, the others within some thousandths."""
     stepper, table = STEPPERS[name], TABLES["VP"]
