@@ -455,20 +455,36 @@ def test_without_label_dropout_there_is_no_classifier_free_guidance(tiny, tmp_pa
     assert (code, "without label dropout" in err) == (2, True)
 
 
-def test_as_a_user_calls_them(tiny, tmp_path):
-    """A process of its own, its exit code and its one line."""
+def call(*arguments):
+    """A process of its own, as a user starts one."""
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
+    words = [sys.executable, *(str(argument) for argument in arguments)]
+    return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
-    def call(*arguments):
-        words = [sys.executable, *(str(argument) for argument in arguments)]
-        return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
-    for words, arguments in {
-        "give at least 0": ["train.py", "digits", "--diffusion.num-steps", "-1"],
-        "label 12 is out of range": ["sample.py", tiny, "--labels", 12],
-    }.items():
-        told = call(*arguments)
-        assert (told.returncode, told.stderr.count("\n"), words in told.stderr) == (2, 1, True), told.stderr
+WRONG_BY_PROCESS = {
+    "give at least 0": ["train.py", "digits", "--diffusion.num-steps", "-1"],
+    "label 12 is out of range": ["sample.py", "RUN", "--labels", 12],
+    "there is no experiment": ["train.py", "nonsense"],
+    "is not a run": ["sample.py", "nothing"],
+    "no file nothing.npz": ["convert.py", "nothing.npz", "--model", "64x64_diffusion", "--out", "OUT"],
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        pytest.param(words, arguments, marks=pytest.mark.slow if i > 1 else (), id=words)
+        for i, (words, arguments) in enumerate(WRONG_BY_PROCESS.items())
+    ],
+)
+def test_wrong_use_by_a_process_of_its_own(words, arguments, tiny, tmp_path):
+    """Its exit code and its one line."""
+    told = call(*({"RUN": tiny, "OUT": tmp_path / "out"}.get(word, word) for word in arguments))
+    assert (told.returncode, told.stderr.count("\n"), words in told.stderr) == (2, 1, True), told.stderr
+
+
+def test_as_a_user_calls_them(tiny, tmp_path):
     good = call("sample.py", tiny, "--steps", 3, "--num-samples", 3, "--out", tmp_path / "out")
     assert good.returncode == 0, good.stderr
     assert images.load_npz(tmp_path / "out" / "samples.npz")[0].shape == (3, 8, 8, 1)

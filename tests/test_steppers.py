@@ -279,6 +279,14 @@ def test_what_is_encoded_decodes_to_itself(name):
     np.testing.assert_allclose(back, x_0, atol=0.3 if stepper.order == 1 else 0.05)
 
 
+def test_encoding_ends_at_the_last_level():
+    """Of a predictor that always says x_0 = 0 all is noise, and grows as sigma does from the first level to the last."""
+    levels, x = spread(TABLES["VP"], 6), jnp.array([0.3, -0.2])
+    all_noise = lambda x_t, level: Prediction(jnp.zeros_like(x_t), x_t / level.sigma)  # noqa: E731
+    found = sampler.encode(all_noise, reverse.ddim(), x, levels)
+    np.testing.assert_allclose(found, x * levels.sigma[-1] / levels.sigma[1], rtol=1e-5)
+
+
 # --- the papers' own forms -------------------------------------------------------------------------------------------
 
 
