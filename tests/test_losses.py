@@ -180,6 +180,16 @@ def test_v_of_the_truth():
     np.testing.assert_allclose(losses.TARGETS["v"](truth, level), -level.sigma * jnp.ones(2))
 
 
+def test_the_loss_is_the_mean_over_the_elements():
+    """Of a network that says nothing: each example's own mean square of its noise."""
+    keys, x_0 = examples(8)
+    silent = lambda x_t, t, condition, keys: jnp.zeros_like(x_t)  # noqa: E731
+    each = losses.diffusion(silent, keys, x_0, None, LEVELS)
+    np.testing.assert_allclose(
+        each, np.mean(np.asarray(losses.corrupt(keys, x_0, LEVELS).truth.eps) ** 2, 1), rtol=1e-5
+    )
+
+
 # --- ADM's losses ----------------------------------------------------------------------------------------------------
 
 RECORDED = np.load(pathlib.Path(__file__).parent / "golden" / "training_losses.npz", allow_pickle=False)
