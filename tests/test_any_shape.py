@@ -11,7 +11,7 @@ from guided_jax import denoiser, forward, guidance, prediction, reverse, schedul
 from guided_jax.analytic import GaussianMixture
 from tests.oracle import SCHEDULES
 
-hypothesis.settings.register_profile("quick", max_examples=25, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("quick", max_examples=10, deadline=None, derandomize=True)
 hypothesis.settings.load_profile("quick")
 
 SHAPES = st.lists(st.integers(1, 4), max_size=4).map(tuple)

@@ -35,6 +35,7 @@ def test_config_round_trip():
         schema.from_dict({"speed": 3})
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_is_uninterrupted(tiny, tmp_path, capsys):
     """Stopped after two of four steps, the same command ends at the same weights, bit for bit."""
     arguments = ["digits", "--out", tmp_path / "run", "--data.dir", tiny.parent / "data", *SMALL]

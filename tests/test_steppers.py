@@ -13,7 +13,23 @@ from tests.steppers import STEPPERS
 
 TABLES = {"VP": schedule.cosine(1000), "VE": schedule.karras(1000, 0.005, 30.0)}
 FLOWS = [name for name, stepper in STEPPERS.items() if stepper.order]
-every = pytest.mark.parametrize("name", STEPPERS)
+# By default one of each kind; those that are the same method by another name or order are slow.
+ALIKE = ("euler", "euler-ancestral", "ddpm-function", "ddpm-large", "ddim-1", "dpm-1", "dpm-1-sde", "dpm-2s-sde")
+ALIKE += (
+    "dpm-3m-sde",
+    "unipc-1",
+    "deis-1",
+    "ddpm-optimal",
+    "reverse-sde-0",
+    "predictor-corrector",
+)
+
+
+def of_each_kind(names):
+    return [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in names]
+
+
+every = pytest.mark.parametrize("name", of_each_kind(STEPPERS))
 
 
 def spread(table, num_steps):
@@ -52,7 +68,7 @@ def error(step, num_steps, kind, scale):
 
 
 @pytest.mark.parametrize(("kind", "scale"), [("VE", 1.0), ("VP", 3.0)])
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("name", of_each_kind(FLOWS))
 def test_the_order_is_what_it_promises(name, kind, scale):
     """From the first step to the last, with guidance and without; any start-up of a lower order would show."""
     with jax.enable_x64(True):
@@ -73,20 +89,8 @@ def fine_table(kind):
 # --- laws ------------------------------------------------------------------------------------------------------------
 
 
-# By default one of each kind; those that are the same method by another name or order are slow.
-ALIKE = ("euler", "euler-ancestral", "ddpm-function", "ddpm-large", "ddim-1", "dpm-1", "dpm-1-sde", "dpm-2s-sde")
-ALIKE += (
-    "dpm-3m-sde",
-    "unipc-1",
-    "unipc-3",
-    "deis-1",
-    "deis-3",
-    "ddpm-optimal",
-    "reverse-sde-0",
-    "predictor-corrector",
-)
 RECOVERED = [
-    pytest.param(name, kind, marks=pytest.mark.slow if name in ALIKE else ())
+    pytest.param(name, kind, marks=pytest.mark.slow if name in ALIKE or kind == "VE" else ())
     for name in STEPPERS
     for kind in TABLES
     if kind == "VP" or STEPPERS[name].noisy
