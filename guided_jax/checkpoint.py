@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -206,12 +206,14 @@ def restore(
 
     Without `step` it is the last that is whole, with a warning about each damaged one. `template` is a state as
     `training.init` makes it, placed where the result shall be; its values are not read. When `config` is given, it must
-    equal the saved one, but for the dotted names in `ignore`.
+    equal the saved one, but for the dotted names in `ignore` and those that were not yet there when it was saved.
     Raises FileNotFoundError when there is no such checkpoint, ValueError when it is damaged or when configuration or
     state do not fit.
     """
     path, notes = _whole(directory, step)
-    if config is not None and (differing := differences(notes["config"], config, ignore)):
+    # A setting that a newer version added is no difference: its caller knows what was done before there was one.
+    added = set(_settings(config)) - set(_settings(notes["config"]))
+    if config is not None and (differing := differences(notes["config"], config, {*ignore, *added})):
         raise ValueError(f"the checkpoint {path} was made with another configuration: {_some(differing)}")
     if differing := differences(_shapes(ocp.metadata(path).metadata, template), _shapes(template, template)):
         raise ValueError(f"the checkpoint {path} holds another network or optimizer: {_some(differing)}")
@@ -252,12 +254,16 @@ def _whole(directory, step):
     raise FileNotFoundError(f"there is no checkpoint {'' if step is None else f'of step {step} '}in {directory}")
 
 
-def differences(saved: Any, current: Any, ignore: Sequence[str] = ()) -> list[str]:
+def differences(saved: Any, current: Any, ignore: Collection[str] = ()) -> list[str]:
     """The settings that differ, each as "dotted.name: saved -> current"; `absent` stands for one that is missing."""
-    # Through JSON, so that a tuple equals the list it was saved as.
-    old, new = (dict(_leaves("", json.loads(json.dumps(config)))) for config in (saved, current))
+    old, new = _settings(saved), _settings(current)
     names = [name for name in {**old, **new} if old.get(name, "absent") != new.get(name, "absent")]
     return [f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}" for name in names if name not in ignore]
+
+
+def _settings(config):
+    """By dotted name, and through JSON, so that a tuple equals the list it was saved as."""
+    return dict(_leaves("", json.loads(json.dumps(config))))
 
 
 def _leaves(prefix, tree):

@@ -131,6 +131,13 @@ def test_another_configuration_is_refused_by_name(tmp_path):
     saved(tmp_path, config={"width": 64, "seed": 0})
     with pytest.raises(ValueError, match=r"another configuration: width: 64 -> 32; seed: 0 -> 1$"):
         checkpoint.restore(tmp_path, tiny.state(), config={"width": 32, "seed": 1})
+
+
+def test_a_setting_that_a_newer_version_added_is_no_difference(tmp_path):
+    saved(tmp_path, config={"width": 64})
+    assert checkpoint.restore(tmp_path, tiny.state(), config={"width": 64, "net": {"patch": 1}}).step == 1
+    with pytest.raises(ValueError, match=r"another configuration: width: 64 -> 32$"):
+        checkpoint.restore(tmp_path, tiny.state(), config={"width": 32, "net": {"patch": 1}})
     assert checkpoint.restore(tmp_path, tiny.state(), config={"width": 64, "seed": 1}, ignore=["seed"]).step == 1
 
 
