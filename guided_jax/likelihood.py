@@ -26,10 +26,15 @@ Divergence = Callable[[Field, Array], tuple[Array, Array]]  # (field, y) -> fiel
 
 
 class Bound(NamedTuple):
-    """-log p(x_0) <= terms.sum() + prior, nats. terms: (T,), the noisiest step first, the decoder last."""
+    """-log p(x_0) <= terms.sum() + prior, nats. (T,) has the noisiest step first; the last term is the decoder's.
+
+    mse_x_0, mse_eps: how far off the prediction was at each step, the mean over the elements.
+    """
 
     terms: Float[Array, " T"]
     prior: Float[Array, ""]
+    mse_x_0: Float[Array, " T"]
+    mse_eps: Float[Array, " T"]
 
     @property
     def total(self) -> Array:
@@ -53,16 +58,19 @@ def variational_bound(
     p(x_T) = N(0, prior_std^2), sigma_T, from which `sampler.sample` starts, if None; ADM has 1.
     """
 
-    def term(position: Array) -> Array:
+    def term(position: Array) -> tuple[Array, Array, Array]:
         now = at(levels, position)
         eps = jax.random.normal(jax.random.fold_in(key, position), x_0.shape, x_0.dtype)
         x_t = diffuse(x_0, eps, now)
-        return step_bound(denoise(x_t, now), x_t, x_0, position, levels, variance, decoder)
+        said = denoise(x_t, now)
+        errors = (jnp.mean(jnp.square(error)) for error in (said.x_0 - x_0, said.eps - eps))
+        return step_bound(said, x_t, x_0, position, levels, variance, decoder), *errors
 
     noise, positions = at(levels, -1), jnp.arange(len(levels.t) - 1, 0, -1)
     width = jnp.square(jnp.asarray(noise.sigma if prior_std is None else prior_std))
     prior = normal_kl(Normal(noise.alpha * x_0, jnp.square(noise.sigma)), Normal(jnp.zeros_like(x_0), width))
-    return Bound(jax.lax.map(term, positions), prior)
+    terms, mse_x_0, mse_eps = jax.lax.map(term, positions)
+    return Bound(terms, prior, mse_x_0, mse_eps)
 
 
 def step_bound(

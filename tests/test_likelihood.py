@@ -56,6 +56,8 @@ def test_the_bound_is_adms_bits_per_dimension(case, item, monkeypatch):
     np.testing.assert_allclose(bits(bound.terms), RECORDED[f"{case['key']}/vb"][item], rtol=2e-3, atol=2e-3)
     np.testing.assert_allclose(bits(bound.prior), RECORDED[f"{case['key']}/prior_bpd"][item], rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(bits(bound.total), RECORDED[f"{case['key']}/total_bpd"][item], rtol=1e-3)
+    for got, name in ((bound.mse_x_0, "xstart_mse"), (bound.mse_eps, "mse")):
+        np.testing.assert_allclose(got, RECORDED[f"{case['key']}/{name}"][item], rtol=1e-3, atol=1e-6)
 
 
 def test_the_decoder_and_the_divergence_are_adms():
