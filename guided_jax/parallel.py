@@ -246,7 +246,7 @@ def parallel_map(fn: Callable, devices: Sequence[jax.Device], in_axes: tuple[int
 
     def call(*arguments):
         pairs = list(zip(arguments, in_axes, strict=True))
-        one = [jax.tree.map(_row, a) if axis == 0 else jax.tree.map(jax.typeof, a) for a, axis in pairs]
+        one = [jax.tree.map(_row, a) if axis == 0 else jax.tree.map(_all, a) for a, axis in pairs]
         example, structure = jax.tree.flatten(one)
         shares = [shard(a, len(devices)) if axis == 0 else a for a, axis in pairs]
         return merge(jax.device_get(compiled(structure, tuple(example))(*shares)))
@@ -256,6 +256,11 @@ def parallel_map(fn: Callable, devices: Sequence[jax.Device], in_axes: tuple[int
 
 def _row(leaf):
     return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+
+
+def _all(leaf):
+    found = jax.typeof(leaf)  # without its sharding, which is none inside a pmap
+    return jax.ShapeDtypeStruct(found.shape, found.dtype, weak_type=found.weak_type)
 
 
 def _opened(fn, *example):
