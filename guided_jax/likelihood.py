@@ -63,8 +63,8 @@ def variational_bound(
         eps = jax.random.normal(jax.random.fold_in(key, position), x_0.shape, x_0.dtype)
         x_t = diffuse(x_0, eps, now)
         said = denoise(x_t, now)
-        errors = (jnp.mean(jnp.square(error)) for error in (said.x_0 - x_0, said.eps - eps))
-        return step_bound(said, x_t, x_0, position, levels, variance, decoder), *errors
+        mse_x_0, mse_eps = (jnp.mean(jnp.square(error)) for error in (said.x_0 - x_0, said.eps - eps))
+        return step_bound(said, x_t, x_0, position, levels, variance, decoder), mse_x_0, mse_eps
 
     noise, positions = at(levels, -1), jnp.arange(len(levels.t) - 1, 0, -1)
     width = jnp.square(jnp.asarray(noise.sigma if prior_std is None else prior_std))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import nll
 import sample
 import train
 from benchmarks import digits, samplers
@@ -44,6 +45,8 @@ def test_command_line_is_understood(words):
             command_line.parse(train.Training, "train.py", rest, train.Training(schema.named(name)))
         case ["sample.py", *rest]:
             sampling.check_read(command_line.parse(sample.Sampling, "sample.py", rest))
+        case ["nll.py", *rest]:
+            nll.check_read(command_line.parse(nll.Measuring, "nll.py", rest))
         case ["-m", "benchmarks.digits", *rest]:
             command_line.parse(digits.Demo, "benchmarks.digits", rest)
         case ["-m", "benchmarks.samplers", *rest]:
