@@ -50,7 +50,9 @@ def main(args: Sequence[str]) -> None:
     weights = adm.read_state_dict(options.weights)
     classifier = adm.read_state_dict(options.classifier_weights) if options.classifier_weights else None
     published.write(options.out, model, weights, classifier)
-    print(f"{options.out}: sample it with 'python sample.py {options.out}'")
+    print(
+        f"{options.out}: sample it as its authors did: {published.command(options.out, model, classifier is not None)}"
+    )
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ class Model(NamedTuple):
     schedule: Literal["linear", "cosine"]
     num_steps: int
     low_res: int | None  # the side of what an upsampler starts from
+    scale: float = 1.0  # what its authors guided it with
+    steps: int = 250
 
 
 def named(model: str, classifier: str | None) -> Model:
@@ -29,7 +31,16 @@ def named(model: str, classifier: str | None) -> Model:
             raise ValueError(f"there is no published {name!r}; there is {', '.join(known)}")
     found = adm.MODELS[model]
     own = None if classifier is None else adm.CLASSIFIERS[classifier].config
-    return Model(found.config, own, "cosine" if found.schedule == "cosine" else "linear", 1000, found.low_res)
+    kind: Literal["linear", "cosine"] = "cosine" if found.schedule == "cosine" else "linear"
+    return Model(found.config, own, kind, 1000, found.low_res, found.scale, found.steps)
+
+
+def command(out: Path, model: Model, guided: bool) -> str:
+    """The command that samples the run as its authors did."""
+    base = " --base-samples SAMPLES.npz" if model.low_res else ""
+    guidance = f" --guidance classifier --scale {model.scale:g}" if guided else ""
+    steps = min(model.steps, model.num_steps)
+    return f"python sample.py {out}{base}{guidance} --sampler ddpm --steps {steps} --clip-base"
 
 
 def read(path: Path) -> Model:

@@ -11,7 +11,7 @@ import pytest
 
 import convert
 import sample
-from configs import command_line, published
+from configs import command_line, published, sampling
 from configs import run as runs
 from configs.sampling import Method
 from guided_jax import adm, images, schedule
@@ -89,6 +89,12 @@ def test_a_published_model_becomes_an_experiment_of_the_same_network(name):
     assert made.unet == adm.unet(model.unet)
     assert made.classifier == adm.classifier(model.classifier)
     assert float(made.levels.t[-1]) == 1000
+    # The command that is shown at the end is one that sample.py understands.
+    script, run, *rest = published.command(pathlib.Path("run"), model, guided=True).split()[1:]
+    asked = command_line.parse(sample.Sampling, script, [run, *rest])
+    sampling.check_read(asked)
+    assert (asked.scale, asked.method.steps) == ((model.scale,), str(model.steps))
+    assert (asked.base_samples is None) == (model.low_res is None)
 
 
 @pytest.mark.slow

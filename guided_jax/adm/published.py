@@ -19,6 +19,7 @@ class Published(NamedTuple):
     config: dict[str, Any]
     schedule: str = "linear"
     scale: float = 0.0  # of the classifier, with the one of the same name
+    steps: int = 250  # of ddpm
     low_res: int | None = None  # the side of what an upsampler starts from
 
 
@@ -65,10 +66,10 @@ MODELS: dict[str, Published] = {
     "256x256_diffusion": Published(_unet(256, 256), scale=1.0),
     "256x256_diffusion_uncond": Published(_unet(256, 256, None), scale=10.0),
     "512x512_diffusion": Published(_unet(512, 256), scale=4.0),
-    "lsun_bedroom": Published(_LSUN),
-    "lsun_cat": Published(_LSUN),
-    "lsun_horse": Published(_LSUN),
-    "lsun_horse_nodropout": Published(_unet(256, 256, None)),
+    "lsun_bedroom": Published(_LSUN, steps=1000),
+    "lsun_cat": Published(_LSUN, steps=1000),
+    "lsun_horse": Published(_LSUN, steps=1000),
+    "lsun_horse_nodropout": Published(_unet(256, 256, None), steps=1000),
     "64_256_upsampler": Published(_unet(256, 192, num_heads=4, num_head_channels=-1), low_res=64),
     "128_512_upsampler": Published(_unet(512, 192, pixels=(32, 16), channel_mult=CHANNEL_MULT[256]), low_res=128),
 }
