@@ -77,6 +77,8 @@ class UNet:
     resblock_updown: bool = True
     """Resample within residual blocks, as ADM; else by a convolution."""
     num_groups: int = 8
+    patch: int = 1
+    """Side of the squares of pixels that count as one pixel of more channels: a quarter of the time for 2."""
     dropout: float = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the network computes in. Parameters, norms, optimizer and sampler stay float32."""
@@ -107,6 +109,8 @@ class Encoder:
     resblock_updown: bool = True
     """Resample within residual blocks, as ADM; else by a convolution."""
     num_groups: int = 8
+    patch: int = 1
+    """Side of the squares of pixels that count as one pixel of more channels: a quarter of the time for 2."""
     dropout: float = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the network computes in. Parameters, norms, optimizer and sampler stay float32."""

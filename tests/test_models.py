@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from guided_jax.models import Classifier, UNet, blocks, check_image_size
+from guided_jax.models import Classifier, UNet, blocks, check_image_size, encoder
 
 GOLDEN = Path(__file__).parent / "golden" / "ops.npz"
 SMALL = {"model_channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "attention_resolutions": (2,)}
@@ -301,3 +301,18 @@ def test_the_attention_pool_is_made_for_one_size():
 def test_widths_that_do_not_divide_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(unet(**options).init, jax.random.key(0), X, T)
+
+
+def test_patches_are_squares_of_pixels_and_a_network_on_them_is_one_of_more_channels():
+    picture = jnp.arange(16.0).reshape(4, 4, 1)
+    np.testing.assert_array_equal(encoder.to_patches(picture, 2)[0, 1], [2, 3, 6, 7])
+    np.testing.assert_array_equal(encoder.from_patches(encoder.to_patches(X, 2), 2), X)
+    narrow, small = unet(patch=2, channel_mult=(1,)), encoder.to_patches(X, 2)
+    params = random_params(narrow, X, T)
+    inner = unet(out_channels=4, channel_mult=(1,)).apply(params, small, T)
+    np.testing.assert_array_equal(narrow.apply(params, X, T), encoder.from_patches(inner, 2))
+    judge, plain = classifier("adaptive", patch=2, channel_mult=(1,)), classifier("adaptive", channel_mult=(1,))
+    params = random_params(judge, X, T)
+    np.testing.assert_array_equal(judge.apply(params, X, T), plain.apply(params, small, T))
+    with pytest.raises(ValueError, match=r"8x4 cannot be cut into squares of 3x3"):
+        jax.eval_shape(unet(patch=3).init, jax.random.key(0), X, T)

@@ -61,6 +61,7 @@ class Classifier(nn.Module):
     conv_resample: bool = True
     use_new_attention_order: bool = False
     num_groups: int = 32
+    patch: int = 1
     dtype: Any = jnp.float32
     plain_convolution: bool = False
     remat: bool = False

@@ -28,6 +28,22 @@ def check_image_size(image_size: int | tuple[int, int], channel_mult: Sequence[i
         )
 
 
+def to_patches(x: Float[Array, "*batch h w c"], side: int) -> Float[Array, "*batch h2 w2 c2"]:
+    """Each square of side x side pixels becomes one, of side^2 as many channels; ValueError when squares do not fit."""
+    *batch, h, w, c = x.shape
+    if side < 1 or h % side or w % side:
+        raise ValueError(f"an image of {h}x{w} cannot be cut into squares of {side}x{side}; give another patch.")
+    x = x.reshape(*batch, h // side, side, w // side, side, c)
+    return jnp.moveaxis(x, -4, -3).reshape(*batch, h // side, w // side, side * side * c)
+
+
+def from_patches(x: Float[Array, "*batch h2 w2 c2"], side: int) -> Float[Array, "*batch h w c"]:
+    """The inverse of `to_patches`."""
+    *batch, h, w, c = x.shape
+    x = jnp.moveaxis(x.reshape(*batch, h, w, side, side, c // side**2), -4, -3)
+    return x.reshape(*batch, h * side, w * side, c // side**2)
+
+
 def per_example(value: Any, batch: tuple[int, ...], name: str) -> Array:
     """`value` with the shape of the batch axes; a scalar is repeated. ValueError for any other shape."""
     if jnp.shape(value) not in ((), batch):
@@ -92,6 +108,7 @@ def encode(
     net: Any, x: Float[Array, "*batch h w c"], emb: Float[Array, "*batch e"], keys: Keys
 ) -> list[Float[Array, "..."]]:
     """The outputs of all blocks on the way down, the first convolution's included; the last one is the deepest."""
+    x = to_patches(x, net.patch)
     check_image_size((x.shape[-3], x.shape[-2]), net.channel_mult)
     first = widths(net)[0]
     h = conv3x3(x.astype(net.dtype), first, "input_blocks_0_0", dtype=net.dtype, plain=net.plain_convolution)

@@ -8,7 +8,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
 from guided_jax.models.blocks import conv3x3, group_norm, resize_bilinear
-from guided_jax.models.encoder import attention, embed_time, encode, middle, per_example, resampler, residual, widths
+from guided_jax.models.encoder import (
+    attention,
+    embed_time,
+    encode,
+    from_patches,
+    middle,
+    per_example,
+    resampler,
+    residual,
+    widths,
+)
 from guided_jax.models.perturbation import check_perturbed
 
 
@@ -24,6 +34,8 @@ class UNet(nn.Module):
         and makes one network both conditional and unconditional, for classifier-free guidance.
     resblock_updown: resample within ResBlocks; else by a convolution (conv_resample) or without parameters.
     num_groups: of every group norm; it has to divide every width.
+    patch: side of the squares of pixels that the network works on as one pixel of more channels: a network for half the
+        resolution costs a quarter. Factors and levels count from there.
     dtype: of the computation; parameters, norms, softmax, embeddings and the output are float32.
     plain_convolution: XLA's own convolution, which allows forward-mode derivatives (see `models.convolution`).
     remat: computes the inside of each block again for its gradient, instead of keeping it: less memory, more time.
@@ -49,6 +61,7 @@ class UNet(nn.Module):
     conv_resample: bool = True
     use_new_attention_order: bool = False
     num_groups: int = 32
+    patch: int = 1
     dtype: Any = jnp.float32
     plain_convolution: bool = False
     remat: bool = False
@@ -82,7 +95,8 @@ class UNet(nn.Module):
         h = middle(self, skips[-1], emb, dropout_keys)
         h = self._decode(h, skips, emb, dropout_keys).astype(jnp.float32)
         h = nn.silu(group_norm(h, self.num_groups, "out_0"))
-        return conv3x3(h, self.out_channels, "out_2", zero=True, plain=self.plain_convolution)
+        channels = self.out_channels * self.patch**2
+        return from_patches(conv3x3(h, channels, "out_2", zero=True, plain=self.plain_convolution), self.patch)
 
     def _embed_label(self, label: Any, batch: tuple[int, ...]) -> Array:
         if self.num_classes is None:
@@ -98,10 +112,10 @@ class UNet(nn.Module):
         """[x, low_res at the size of x], channel by channel; the weights, when there are any, tell what is expected."""
         if low_res is not None:
             x = jnp.concatenate([x, resize_bilinear(low_res, (x.shape[-3], x.shape[-2])).astype(x.dtype)], axis=-1)
-        first = self.variables.get("params", {}).get("input_blocks_0_0")
-        if first is not None and first["kernel"].shape[2] != x.shape[-1]:
+        first, given = self.variables.get("params", {}).get("input_blocks_0_0"), x.shape[-1] * self.patch**2
+        if first is not None and first["kernel"].shape[2] != given:
             raise ValueError(
-                f"the network's first layer takes {first['kernel'].shape[2]} channels and was given {x.shape[-1]} "
+                f"the network's first layer takes {first['kernel'].shape[2]} channels and was given {given} "
                 f"({'with' if low_res is not None else 'without'} low_res)."
             )
         return x
