@@ -30,7 +30,11 @@ EVERY_VIEW = (
     "projected",
 )
 CASES = [(name, "x_0") for name in MEMBERS]
-CASES += [(name, view) for name in EVERY_VIEW for view in ("eps", "v", "score", "flow")]
+CASES += [
+    pytest.param(name, view, marks=pytest.mark.slow if view in ("score", "flow") else ())
+    for name in EVERY_VIEW
+    for view in ("eps", "v", "score", "flow")
+]
 # Both very ends: nothing is noise, or nothing of the label is left in x_t.
 ENDS = schedule.NoiseLevel(jnp.array([0.0, 1000.0]), jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]))
 

@@ -81,11 +81,9 @@ METHODS = [
     ["--guidance", "none"],
     ["--guidance", "none", "--labels", 3, 7],
     ["--guidance", "classifier", "--scale", 2, "--sampler", "ddpm"],
-    ["--guidance", "classifier", "--scale", 2, "--sampler", "ddpm", "--at", "mean", "--variance", "large"],
     ["--guidance", "classifier-free", "--scale", 0, 3, "--labels", 1],
     ["--guidance", "classifier-free", "--scale", 3, "--eta", 0.5, "--steps", "2,3"],
     ["--guidance", "classifier-free+interval+rescale+ramp+dynamic", "--scale", 3],
-    ["--guidance", "projected+ramp", "--scale", 3, "--sampler", "ddpm"],
     ["--guidance", "cfg++", "--scale", 0.6],
     [
         "--guidance",
@@ -107,6 +105,8 @@ REST = {
     **dict.fromkeys(("perturbed-attention", "smoothed-energy", "self-attention"), ()),
     "autoguidance": ["--bad", "RUN"],
     "negative": ["--negative", 3],
+    "projected+ramp": ["--sampler", "ddpm"],
+    "classifier": ["--sampler", "ddpm", "--at", "mean", "--variance", "large"],
     "dps": ["--measure", "held-out", "--operator", "blur", "--sampler", "ddpm"],
     "repaint+dynamic": ["--measure", "held-out", "--hole", "centre", "--sampler", "ddpm"],
 }
