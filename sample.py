@@ -100,15 +100,22 @@ def labels_for(indices: np.ndarray, labels: Sequence[int] | None, facts: runs.Fa
 
 
 def drawer(
-    run: runs.Run, method: Method, params: Any, labelled: bool, devices: list, diagnose: bool = False
+    run: runs.Run,
+    method: Method,
+    params: Any,
+    labelled: bool,
+    devices: list,
+    diagnose: bool = False,
+    sharded: bool = False,
 ) -> Callable[..., Any]:
     """(indices, labels, scales, seed, seen, low_res) -> uint8 images: `drawing`, compiled once for a chunk.
 
-    With `diagnose` (uint8 images, observations).
+    With `diagnose` (uint8 images, observations). sharded: every device has a part of the params, as `part_of` says.
     """
     drawn = drawing(run, method, labelled, diagnose)
-    compiled = parallel.parallel_map(drawn, devices, in_axes=(None, 0, 0, 0, 0, 0))
-    placed = parallel.place(params, devices)
+    mapped = parallel.sharded_map if sharded else parallel.parallel_map
+    compiled = mapped(drawn, devices, in_axes=(None, 0, 0, 0, 0, 0))
+    placed = params if sharded else parallel.place(params, devices)
 
     def call(
         indices: np.ndarray, labels: np.ndarray, scales: np.ndarray, seed: int, seen: Any = None, low_res: Any = None
@@ -120,12 +127,13 @@ def drawer(
     return call
 
 
+NO_MATTER = ("out", "overwrite", "devices", "batch_size", "shard_parameters")  # to the samples, but for rounding
+
+
 def request(options: Sampling) -> dict[str, Any]:
     """What determines the samples, for the file beside them."""
     settings = json.loads(json.dumps(dataclasses.asdict(options), default=str))
-    return {
-        name: value for name, value in settings.items() if name not in ("out", "overwrite", "devices", "batch_size")
-    }
+    return {name: value for name, value in settings.items() if name not in NO_MATTER}
 
 
 def destination(options: Sampling) -> Path:
@@ -157,8 +165,9 @@ def main(args: Sequence[str]) -> None:
     devices = parallel.choose_devices(options.batch_size, options.devices)
     look = looking(options, run)
     out = destination(options)
-    params = parameters(options)
-    call = drawer(run, options.method, params, bool(options.labels), devices, options.diagnose)
+    sharded = options.shard_parameters
+    params = parameters(options, parallel.part_of(devices) if sharded else None)
+    call = drawer(run, options.method, params, bool(options.labels), devices, options.diagnose, sharded)
     # No more than is asked for, in whole rounds of the devices.
     chunk = min(options.batch_size, math.ceil(options.num_samples / len(devices)) * len(devices))
     stream, done = streaming.begin(out / "samples.npz", options.num_samples, run.facts.image_shape, request(options))
@@ -209,13 +218,16 @@ def looking(options: Sampling, run: runs.Run) -> measurement.Look | None:
     return measurement.looking(options.method.measurement, run, options.seed) if needed else None
 
 
-def parameters(options: Sampling) -> dict[str, Any]:
-    """The parameters of every network that the method asks, and of the classifier that --diagnose asks if there is one."""
+def parameters(options: Sampling, sharding: Any = None) -> dict[str, Any]:
+    """The parameters of every network that the method asks, and of the classifier that --diagnose asks if there is one.
+
+    sharding: leaf -> where it goes; one device if None.
+    """
     method = options.method
-    found = {"diffusion": runs.params(options.run, "diffusion")}
+    found = {"diffusion": runs.params(options.run, "diffusion", sharding)}
     if "classifier" in method.row.needs or (options.diagnose and (options.run / "classifier" / "checkpoints").is_dir()):
-        found["classifier"] = runs.params(options.run, "classifier")
-    return {**found, "bad": runs.params(method.bad, "diffusion")} if method.bad else found
+        found["classifier"] = runs.params(options.run, "classifier", sharding)
+    return {**found, "bad": runs.params(method.bad, "diffusion", sharding)} if method.bad else found
 
 
 def recorded(options: Sampling, run: runs.Run, labels: np.ndarray) -> np.ndarray:

@@ -146,10 +146,14 @@ def fit(run: runs.Run, part: str, sources: Sources, out: Path, hooks: Any = (), 
         ema_decay=settings.ema_decay,
         microbatches=settings.microbatches,
     )
-    share = parallel.share()
+    share, start = parallel.share(), functools.partial(beginning, run, part)
+    if experiment.shard_parameters:
+        compiled, state = parallel.fully_sharded(step, devices), parallel.spread(start, devices)
+    else:
+        compiled, state = parallel.data_parallel(step, devices), parallel.place(start(), devices)
     state = loop.fit(
-        parallel.data_parallel(step, devices),
-        parallel.place(beginning(run, part), devices),
+        compiled,
+        state,
         data.loader(sources(False), settings.batch_size, experiment.seed, flip=experiment.data.flip, share=share),
         settings.num_steps,
         directory=directory,
@@ -206,7 +210,8 @@ def sample_hook(run: runs.Run, out: Path) -> list[tuple[int, Callable[[int, Any]
     def hook(done: int, state: Any) -> None:
         indices = np.arange(4 * classes)
         keys = sample.sampler.keys(jax.random.key(run.experiment.seed), indices)
-        params = jax.device_get({"diffusion": state.ema})
+        # Replicated parameters from the host, or every device would draw the same; divided ones stay where they are.
+        params = {"diffusion": state.ema if run.experiment.shard_parameters else jax.device_get(state.ema)}
         pictures = images.to_uint8(draw(params, keys, jnp.asarray(indices % classes), 2.0))
         path = out / "diffusion" / f"samples-{done:06d}.png"
         images.save_png(path, images.grid(pictures, columns=classes, scale=sample.zoom(run.facts)))

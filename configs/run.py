@@ -119,13 +119,16 @@ def denoiser_of(run: Run, unet: models.UNet, params: Any, label: Any, low_res: A
     return denoiser.from_network(network, diffusion.parameterization, diffusion.learned_variance)
 
 
-def params(directory: Path, part: str) -> Any:
-    """The averaged parameters of the "diffusion" or the "classifier" network; ValueError when it was not trained."""
+def params(directory: Path, part: str, sharding: Any = None) -> Any:
+    """The averaged parameters of the "diffusion" or the "classifier" network; ValueError when it was not trained.
+
+    sharding: where each leaf goes, as for `checkpoint.load_params`.
+    """
     adopted = _read(directory / "config.json")["experiment"].get("diffusion", {}).get("from_run")
     if part == "diffusion" and adopted:
         directory = Path(adopted)
     try:
-        return checkpoint.load_params(directory / part / "checkpoints", "ema")
+        return checkpoint.load_params(directory / part / "checkpoints", "ema", sharding=sharding)
     except FileNotFoundError:
         raise ValueError(
             f"{directory} has no trained {part} network; train it with --{part}.num-steps above 0"

@@ -121,6 +121,8 @@ class Sampling:
     """Replace other samples in the output folder."""
     devices: int | None = None
     """How many devices to use; if not given, the largest count that divides the batch."""
+    shard_parameters: bool = False
+    """Divide the parameters over the devices, for networks that do not fit on one."""
 
 
 Rule = tuple[Callable[[Any], bool], str]  # (whether a value is right, what is)

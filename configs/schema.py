@@ -229,11 +229,13 @@ class Experiment:
     seed: int = 0
     devices: int | None = None
     """How many devices to use; if not given, the largest count that divides the batch."""
+    shard_parameters: bool = False
+    """Divide parameters and optimizer over the devices, for networks that do not fit on one; in one process."""
 
 
 # What may change between two starts of one run: none of these changes what the network is or what it has learned.
 MAY_CHANGE = (
-    *("devices", "data.dir", "data.corrupt", "data.held_out", "diffusion.from_run"),
+    *("devices", "shard_parameters", "data.dir", "data.corrupt", "data.held_out", "diffusion.from_run"),
     *(
         f"{part}.{name}"
         for part in ("diffusion", "classifier")

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -222,19 +222,23 @@ def restore(
 
 
 def load_params(
-    directory: str | os.PathLike, which: Literal["ema", "params"] = "ema", step: int | None = None
+    directory: str | os.PathLike,
+    which: Literal["ema", "params"] = "ema",
+    step: int | None = None,
+    sharding: Callable[[Any], jax.sharding.Sharding] | None = None,
 ) -> PyTree:
-    """Only the averaged ("ema") or the latest ("params") parameters, as nested dicts on the first local device.
+    """Only the averaged ("ema") or the latest ("params") parameters, as nested dicts.
 
-    Nothing else is read, and neither network nor optimizer is needed. Which checkpoint, and what is raised: as
-    `restore`.
+    They are read onto the first local device, or where `sharding(leaf)`, such as `parallel.part_of`, says. Nothing else is
+    read, and neither network nor optimizer is needed. Which checkpoint, and what is raised: as `restore`.
     """
     path, _ = _whole(directory, step)
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     tree = ocp.metadata(path).metadata
     wanted = {name: jax.tree.map(lambda _: ocp.PLACEHOLDER, part) for name, part in tree.items()}
     wanted[which] = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), tree[which]
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding(leaf) if sharding else first),
+        tree[which],
     )
     return ocp.load(path, wanted)[which]
 

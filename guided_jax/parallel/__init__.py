@@ -1,0 +1,30 @@
+"""Several devices, and several processes, known to this package only: the train step and the sampler stay pure, and
+are compiled for them here, by `jax.pmap` with a whole state on each device, or by `jax.jit` with a part of it on each."""
+
+from guided_jax.parallel.chunks import map_in_chunks
+from guided_jax.parallel.devices import choose_devices, use_cpu_devices
+from guided_jax.parallel.processes import alone, asked, join, primary, same_everywhere, share, together
+from guided_jax.parallel.replicated import as_global, data_parallel, parallel_map, place, shard
+from guided_jax.parallel.sharded import fully_sharded, part_of, sharded_map, spread
+
+__all__ = [
+    "alone",
+    "as_global",
+    "asked",
+    "choose_devices",
+    "data_parallel",
+    "fully_sharded",
+    "join",
+    "map_in_chunks",
+    "parallel_map",
+    "part_of",
+    "place",
+    "primary",
+    "same_everywhere",
+    "shard",
+    "sharded_map",
+    "share",
+    "spread",
+    "together",
+    "use_cpu_devices",
+]

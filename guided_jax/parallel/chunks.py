@@ -1,0 +1,22 @@
+"""Any number of examples, a chunk of always the same shape at a time."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+
+def map_in_chunks(
+    fn: Callable[[Int[np.ndarray, " chunk"]], Any], count: int, chunk: int, start: int = 0
+) -> Iterator[Any]:
+    """Yields `fn(indices)` for the example indices start .. count-1, `chunk` at a time, always with the same shape.
+
+    The last chunk is padded by repeating the last index and trimmed afterwards, so `fn`, which returns a tree of arrays
+    (chunk, ...), is compiled once. The last tree yielded may have fewer than `chunk` rows.
+    """
+    for first in range(start, count, chunk):
+        rows = min(chunk, count - first)
+        indices = np.minimum(np.arange(first, first + chunk), count - 1)
+        yield jax.tree.map(lambda leaf, rows=rows: leaf[:rows], fn(indices))

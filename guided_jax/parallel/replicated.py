@@ -1,0 +1,154 @@
+"""The whole state on every device and a share of the batch on each: `jax.pmap`.
+
+The state is never stacked: it enters with `in_axes=None` and comes back with `out_axes=None`, replicated, so
+checkpoints and evaluation read it as if there were one device. Whatever is returned that way must be equal on all
+devices, which is why the step averages gradients and metrics with the `average` it is given.
+
+A list of devices names those of all processes, in the order of the processes. Each process holds the state on its own
+devices and is given its own rows of every batch: process r of P has rows r B / P .. (r + 1) B / P.
+
+What a compiled function is called with was put on its devices before: nothing moves there unasked.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from guided_jax.parallel.dispatch import several, stepper
+from guided_jax.parallel.processes import alone
+
+AXIS = "devices"
+
+
+def place(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
+    """A copy of the tree on every device of this process.
+
+    Do this once, before the first step: only a placed state can be donated.
+
+    The copy shares no memory with the original, nor one leaf with another, so donating it destroys nothing else.
+    """
+    # An explicit copy: `device_put` leaves the first replica in the memory of the original, even with `may_alias=False`.
+    return jax.device_put(jax.tree.map(jnp.copy, tree), _over(devices))
+
+
+def shard(tree: PyTree, count: int) -> PyTree:
+    """Splits the leading axis of every leaf, in order: (B, ...) to (count, B / count, ...); ValueError if it cannot."""
+
+    def split(leaf):
+        if leaf.shape[0] % count:
+            raise ValueError(f"{leaf.shape[0]} examples do not divide over {count} devices")
+        return leaf.reshape(count, leaf.shape[0] // count, *leaf.shape[1:])
+
+    return jax.tree.map(split, tree)
+
+
+def data_parallel(
+    train_step: Callable, devices: Sequence[jax.Device], donate: bool = True, scan: bool | None = None
+) -> Callable:
+    """Compiles a train step for several devices: `step(state, batch) -> (state, metrics)`, called with the whole batch
+    of this process (B, ...).
+
+    `train_step(state, batch, indices, average=...)` sees its share of the batch and the global index of every example
+    in it, so the result does not depend on the number of devices. `step(state, batch_1, ..., batch_k)` makes k steps;
+    its metrics are (k,). They are one dispatch, a `scan`, but on CPU, where loops slow convolutions down tenfold, they
+    are made one by one unless `scan` is given. With `donate` the state passed in is destroyed: `place` it first.
+    """
+    here = len(_here(devices))
+    one = functools.partial(train_step, average=functools.partial(jax.lax.pmean, axis_name=AXIS))
+    donated = (0,) if donate else ()
+    wrap = functools.partial(jax.pmap, axis_name=AXIS, in_axes=(None, 0, 0), out_axes=(None, None), devices=devices)
+    mapped, scanned = wrap(one, donate_argnums=donated), wrap(several(one), donate_argnums=donated)
+
+    def shares(*batches):
+        """(the batch or, of several, their stack; the indices), a row a device."""
+        count = len(jax.tree.leaves(batches[0])[0])
+        indices = shard(np.arange(count, dtype=np.int32) + jax.process_index() * count, here)
+        parts = [shard(batch, here) for batch in batches]
+        whole = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *parts) if len(parts) > 1 else parts[0]
+        return jax.device_put((whole, indices), _over(devices, AXIS))
+
+    return stepper(mapped, scanned, shares, devices[0].platform != "cpu" if scan is None else scan)
+
+
+def parallel_map(fn: Callable, devices: Sequence[jax.Device], in_axes: tuple[int | None, ...]) -> Callable:
+    """Turns a function of one example into a compiled function of N examples spread over the devices.
+
+    `in_axes` has one entry per argument: 0 for an argument with one row per example, (N, ...), None for one that all
+    examples share (`place` large shared ones, such as parameters, once beforehand). N must be a multiple of the number
+    of devices. The callable returns numpy arrays (N, ...), which depend on N / devices, by rounding, but not on the
+    number of devices.
+    """
+    merge = functools.partial(jax.tree.map, lambda leaf: leaf.reshape(-1, *leaf.shape[2:]))
+
+    @functools.cache
+    def compiled(structure, example):
+        opened, constants = _opened(fn, *jax.tree.unflatten(structure, example))
+        axes = (None, *in_axes)
+        mapped = jax.pmap(jax.vmap(opened, in_axes=axes), axis_name=AXIS, in_axes=axes, devices=devices)
+        return functools.partial(mapped, place(constants, devices))
+
+    def call(*arguments):
+        pairs = list(zip(arguments, in_axes, strict=True))
+        one = [jax.tree.map(_row if axis == 0 else _all, a) for a, axis in pairs]
+        example, structure = jax.tree.flatten(one)
+        put = [
+            (shard(a, len(devices)), _over(devices, AXIS)) if axis == 0 else (a, _over(devices)) for a, axis in pairs
+        ]
+        shares = [jax.device_put(a, sharding) for a, sharding in put]
+        return merge(jax.device_get(compiled(structure, tuple(example))(*shares)))
+
+    return call
+
+
+def _row(leaf):
+    return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+
+
+def _all(leaf):
+    found = jax.typeof(leaf)  # without its sharding, which is none inside a pmap
+    return jax.ShapeDtypeStruct(found.shape, found.dtype, weak_type=found.weak_type)
+
+
+def _opened(fn, *example):
+    """`fn(constants, ...)` and the constants: the arrays that fn closes over become an argument.
+
+    XLA would simplify arithmetic with known arrays before or after it divides the program over devices, depending on
+    whether there are several, and so round differently.
+    """
+    closed, result = jax.make_jaxpr(fn, return_shape=True)(*example)
+
+    def opened(constants, *arguments):
+        evaluate = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, constants))
+        return jax.tree.unflatten(jax.tree.structure(result), evaluate(*jax.tree.leaves(arguments)))
+
+    return opened, closed.consts
+
+
+def as_global(tree: PyTree) -> PyTree:
+    """A placed tree as one that all processes share, without a copy, which is what Orbax writes; alone, the tree itself."""
+    return tree if alone() else jax.tree.map(_global_leaf, tree)
+
+
+def _global_leaf(leaf):
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_global_leaf(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+    shards = [shard.data for shard in leaf.addressable_shards]
+    # `choose_devices` takes as many of each process.
+    groups = [jax.local_devices(process_index=process)[: len(shards)] for process in range(jax.process_count())]
+    everywhere = NamedSharding(Mesh(np.array(groups).ravel(), (AXIS,)), PartitionSpec())
+    return jax.make_array_from_single_device_arrays(leaf.shape, everywhere, shards)
+
+
+def _here(devices):
+    return [device for device in devices if device.process_index == jax.process_index()]
+
+
+def _over(devices, *axes):
+    """On every device of this process, or with `AXIS` a row on each."""
+    return NamedSharding(Mesh(np.array(_here(devices)), (AXIS,)), PartitionSpec(*axes))
