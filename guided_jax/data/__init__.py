@@ -7,18 +7,16 @@ A new kind of data is one function `(place, split, labelled) -> source.Examples`
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from guided_jax.data import arrays, folder, prepared
+from guided_jax.data import arrays, folder
 from guided_jax.data.pipeline import ENDLESS, loader
-from guided_jax.data.prepared import Digits
 from guided_jax.data.source import Batch, Crop, Examples, Source, class_frequencies, equal, in_memory
 
 __all__ = [
     "ENDLESS",
     "Batch",
     "Crop",
-    "Digits",
     "Examples",
     "Source",
     "class_frequencies",
@@ -27,6 +25,16 @@ __all__ = [
     "load",
     "loader",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`Digits`, when it is asked for: what has no data to prepare starts without importing TensorFlow Datasets."""
+    if name != "Digits":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from guided_jax.data.prepared import Digits
+
+    return Digits
+
 
 # A split whose images fit in this is decoded once and kept; a larger one is read when it is asked for.
 IN_MEMORY_BYTES = 2**28
@@ -70,6 +78,8 @@ _KINDS: Mapping[str, Callable[[Path, str, bool], Examples]] = {
 
 def _examples(name, split, data_dir, labelled):
     kind, _, place = name.partition(":")
+    if name == "digits" or (kind == "tfds" and place):
+        from guided_jax.data import prepared  # see __getattr__
     if name == "digits":
         return prepared.digits(split, data_dir, labelled)
     if kind == "tfds" and place:

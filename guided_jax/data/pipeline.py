@@ -1,12 +1,15 @@
 """The pipeline of training: from a source to batches in an order that is a function of the seed and the position."""
 
 import functools
+from typing import TYPE_CHECKING
 
-import grain
 import numpy as np
 
 from guided_jax.data.source import THREADS, Source
 from guided_jax.images import from_uint8
+
+if TYPE_CHECKING:
+    import grain
 
 # Examples that a repeating loader goes through.
 ENDLESS = 2**40
@@ -23,7 +26,7 @@ def loader(
     threads: int = THREADS,
     prefetch: int = THREADS + 2,
     share: tuple[int, int] = (0, 1),
-) -> grain.DatasetIterator:
+) -> "grain.DatasetIterator":
     """An endless (`repeat`) iterator over {"image": float32 (B, H, W, C) in [-1, 1], "label": int32 (B,)}.
 
     The order of an epoch depends on the seed and the number of the epoch; random crops, and the horizontal flips made
@@ -32,6 +35,8 @@ def loader(
     `set_state()` returns to that batch. `prefetch` batches are read ahead by `threads`. `share=(i, n)` reads the i-th of
     n equal parts of every batch, for one process of n. Raises ValueError when not one batch can be filled, or shared.
     """
+    import grain  # a tenth of a second or more, which sampling does not need
+
     if not repeat and drop_remainder and len(source) < batch_size:
         raise ValueError(f"{len(source)} examples do not fill one batch of {batch_size}")
     if batch_size % share[1]:
