@@ -63,6 +63,7 @@ def diffusion_loss(run: runs.Run, dropout: bool = True) -> Loss:
     unet = run.unet.clone(
         plain_convolution=True,  # the fast one is for gradients inside a scan; here it costs a quarter
         remat=settings.remat,
+        remat_keep=settings.remat_keep,
     )
     dropout = dropout and bool(settings.network.dropout)
 
@@ -94,7 +95,7 @@ def diffusion_loss(run: runs.Run, dropout: bool = True) -> Loss:
 def classifier_loss(run: runs.Run, dropout: bool = True) -> Loss:
     """Cross-entropy of the noisy classifier, and how often it is right."""
     settings = run.experiment.classifier
-    classifier = run.classifier.clone(plain_convolution=True, remat=settings.remat)
+    classifier = run.classifier.clone(plain_convolution=True, remat=settings.remat, remat_keep=settings.remat_keep)
     dropout = dropout and bool(settings.network.dropout)
 
     def loss(params: Any, keys: Any, batch: Any) -> tuple[Any, dict[str, Any]]:

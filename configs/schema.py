@@ -86,6 +86,8 @@ class UNet:
     """Time and label scale and shift the second norm of a block; else they are added before it."""
     conv_resample: bool = True
     """Without resblock_updown: resample by a convolution; else without parameters."""
+    attention_kernel: Literal["plain", "xla", "cudnn"] = "plain"
+    """cudnn: flash attention, for NVIDIA GPUs and bfloat16."""
     use_new_attention_order: bool = False
     """The order of q, k and v and of the heads in ADM's 64x64 model."""
 
@@ -118,6 +120,8 @@ class Encoder:
     """Time and label scale and shift the second norm of a block; else they are added before it."""
     conv_resample: bool = True
     """Without resblock_updown: resample by a convolution; else without parameters."""
+    attention_kernel: Literal["plain", "xla", "cudnn"] = "plain"
+    """cudnn: flash attention, for NVIDIA GPUs and bfloat16."""
     use_new_attention_order: bool = False
     """The order of q, k and v and of the heads in ADM's 64x64 model."""
     pool: Literal["attention", "adaptive", "spatial", "spatial_v2"] = "attention"
@@ -169,6 +173,8 @@ class Diffusion:
     """Parts in which each device works through its share of a batch: less memory, the same gradient. Slow on CPU."""
     remat: bool = False
     """Compute the inside of each block again for its gradient: less memory, about a third more time."""
+    remat_keep: Literal["nothing", "products"] = "nothing"
+    """With remat: products computes norms and activations again, and keeps convolutions and matrix products."""
     steps_per_dispatch: int = 1
     """Training steps compiled into one call, for accelerators that outrun Python; without effect on CPU."""
     ema_decay: float = 0.995
@@ -211,6 +217,8 @@ class Classifier:
     """Parts in which each device works through its share of a batch: less memory, the same gradient. Slow on CPU."""
     remat: bool = False
     """Compute the inside of each block again for its gradient: less memory, about a third more time."""
+    remat_keep: Literal["nothing", "products"] = "nothing"
+    """With remat: products computes norms and activations again, and keeps convolutions and matrix products."""
     steps_per_dispatch: int = 1
     """Training steps compiled into one call, for accelerators that outrun Python; without effect on CPU."""
     ema_decay: float = 0.995
@@ -242,7 +250,12 @@ MAY_CHANGE = (
         for name in (
             *("num_steps", "checkpoint_every", "log_every", "sample_every", "eval_every", "eval_examples"),
             *("keep", "keep_best"),
-            *("microbatches", "remat", "steps_per_dispatch"),  # to rounding: sums are taken in another order
+            *(
+                "microbatches",
+                "remat",
+                "remat_keep",
+                "steps_per_dispatch",
+            ),  # to rounding: sums are taken in another order
         )
     ),
 )

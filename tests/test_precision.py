@@ -13,6 +13,7 @@ import train
 from configs import run as runs
 from configs import schema
 from guided_jax import checkpoint, data, log, loop, parallel, training
+from guided_jax.models import UNet, blocks, fused
 from tests import tiny
 
 RNG = np.random.default_rng(0)
@@ -81,7 +82,40 @@ def test_remat_keeps_less_for_the_gradient(part):
         backward = jax.eval_shape(lambda params: jax.vjp(lambda p: loss(p, keys, LITTLE)[0], params)[1], params)
         return sum(leaf.size for leaf in jax.tree.leaves(backward)) - sum(leaf.size for leaf in jax.tree.leaves(params))
 
-    assert kept(assembled(remat=True)) < kept(assembled()) / 3
+    nothing, products = (kept(assembled(remat=True, remat_keep=keep)) for keep in ("nothing", "products"))
+    assert nothing < kept(assembled()) / 3
+    assert nothing < products < kept(assembled()) * 0.75
+
+
+def test_remat_that_keeps_products_computes_the_same_gradient():
+    _, gradients = gradient_of(assembled(remat=True, remat_keep="products"), "classifier")
+    assert difference(gradients, plain("classifier")[1]) < 1e-5
+    with pytest.raises(ValueError, match=r"remat_keep is one of nothing, products, not 'all'"):
+        gradient_of(assembled(remat=True, remat_keep="all"), "classifier")
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 2)])
+def test_jaxs_own_attention_kernel_is_ours(batch):
+    q, k, v = (jax.random.normal(key, (*batch, 6, 2, 8)) for key in jax.random.split(jax.random.key(0), 3))
+    np.testing.assert_allclose(fused.kernel("xla")(q, k, v, (2, 3)), blocks.attend(q, k, v), atol=2e-6)
+    assert fused.kernel("plain") is None
+
+
+def test_a_network_attends_by_the_kernel_that_it_is_told(monkeypatch):
+    net = UNet(1, **SMALL, attention_resolutions=(1,), num_res_blocks=1)
+    x, t = jax.random.normal(jax.random.key(1), (2, 4, 4, 1)), jnp.zeros(2)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, net.init(jax.random.key(2), x, t))
+    own, asked = jax.nn.dot_product_attention, []
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *a, **k: asked.append(k) or own(*a, **k))
+    want = net.apply(params, x, t)
+    assert not asked
+    np.testing.assert_allclose(net.clone(attention_kernel="xla").apply(params, x, t), want, atol=1e-4)
+    assert len(asked) == 4  # down, middle, and two on the way up
+    for name, words in (("flash", "there is no attention kernel 'flash'"), ("cudnn", "needs an NVIDIA GPU")):
+        with pytest.raises(ValueError, match=words):
+            net.clone(attention_kernel=name).apply(params, x, t)
+    with pytest.raises(ValueError, match="computes in bfloat16, not in float32"):
+        fused.attend_fused(x, x, x, (1, 4), implementation="cudnn")
 
 
 @pytest.mark.parametrize("part", PARTS)

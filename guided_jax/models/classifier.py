@@ -65,6 +65,8 @@ class Classifier(nn.Module):
     dtype: Any = jnp.float32
     plain_convolution: bool = False
     remat: bool = False
+    remat_keep: str = "nothing"
+    attention_kernel: str = "plain"
 
     @nn.compact
     def __call__(

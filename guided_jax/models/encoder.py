@@ -12,6 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Key, Num
 
 from guided_jax.models.blocks import AttentionBlock, Direction, Resample, ResBlock, conv3x3, dense, timestep_embedding
+from guided_jax.models.fused import kernel
 
 Keys = Key[Array, "*batch"] | None
 
@@ -58,9 +59,24 @@ def embed_time(net: Any, t: Num[Array, "*batch"]) -> Float[Array, "*batch e"]:
     return dense(hidden, width, "time_embed_2")
 
 
+def remat(net: Any, block: Any) -> Any:
+    """The block, or one that computes its inside again for its gradient; of it `remat_keep` may keep the products."""
+    if not net.remat:
+        return block
+    keep = {"nothing": None, "products": _is_product}
+    if net.remat_keep not in keep:
+        raise ValueError(f"remat_keep is one of {', '.join(keep)}, not {net.remat_keep!r}.")
+    return nn.remat(block, policy=keep[net.remat_keep])
+
+
+def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Convolutions and matrix products: what takes the time, while norms and activations take the memory."""
+    return primitive.name in ("conv_general_dilated", "dot_general")
+
+
 def residual(net: Any, name: str, channels: int, resample: Direction | None = None) -> ResBlock:
     """A ResBlock with the settings of `net`."""
-    return (nn.remat(ResBlock) if net.remat else ResBlock)(
+    return remat(net, ResBlock)(
         channels,
         dropout=net.dropout,
         use_scale_shift_norm=net.use_scale_shift_norm,
@@ -87,9 +103,10 @@ def attention(net: Any, name: str, channels: int, num_heads: int) -> AttentionBl
     perturbed = name.rpartition("_")[0] in getattr(net, "perturb_blocks", ())
     if net.num_head_channels is not None:
         num_heads = head_count(channels, net.num_head_channels)
-    perturb = net.perturb if perturbed else None
-    block = nn.remat(AttentionBlock) if net.remat else AttentionBlock
-    return block(num_heads, net.use_new_attention_order, net.num_groups, net.dtype, perturb, name=name)
+    perturb = net.perturb if perturbed and net.perturb is not None else kernel(net.attention_kernel)
+    return remat(net, AttentionBlock)(
+        num_heads, net.use_new_attention_order, net.num_groups, net.dtype, perturb, name=name
+    )
 
 
 def head_count(channels: int, num_head_channels: int) -> int:

@@ -39,6 +39,8 @@ class UNet(nn.Module):
     dtype: of the computation; parameters, norms, softmax, embeddings and the output are float32.
     plain_convolution: XLA's own convolution, which allows forward-mode derivatives (see `models.convolution`).
     remat: computes the inside of each block again for its gradient, instead of keeping it: less memory, more time.
+    remat_keep: "products" keeps what convolutions and matrix products gave: norms and activations alone are computed again.
+    attention_kernel: "plain", or JAX's own "xla" or "cudnn" (see `models.fused`).
     perturb: what attends instead of the softmax in `perturb_blocks` (see `models.perturbation`); the parameters stay.
         unet.clone(perturb=...) is the bad model of perturbed-attention guidance.
 
@@ -65,6 +67,8 @@ class UNet(nn.Module):
     dtype: Any = jnp.float32
     plain_convolution: bool = False
     remat: bool = False
+    remat_keep: str = "nothing"
+    attention_kernel: str = "plain"
     perturb: Any = None
     perturb_blocks: Sequence[str] = ("middle_block",)
 
