@@ -8,7 +8,7 @@ is copied. `read_state_dict` reads the file.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -102,10 +102,16 @@ def classifier_shapes(module: Classifier, config: Mapping[str, Any]) -> dict[str
     return jax.eval_shape(lambda x: module.init(jax.random.key(0), x, 0), _image(config))
 
 
-def import_params(shapes: dict[str, Any], state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The tree of `shapes` filled from `state_dict`, float32. ValueError naming all that does not fit."""
+def import_params(
+    shapes: dict[str, Any], state_dict: Mapping[str, np.ndarray], key_of: Callable[[list[str]], str] | None = None
+) -> dict[str, Any]:
+    """The tree of `shapes` filled from `state_dict`, float32. ValueError naming all that does not fit.
+
+    key_of: a path in the tree to its torch key; `torch_key` if not given.
+    """
+    key_of = key_of or torch_key
     leaves, structure = jax.tree_util.tree_flatten_with_path(shapes["params"])
-    paths = {torch_key(path): (path, leaf) for path, leaf in (([e.key for e in keys], leaf) for keys, leaf in leaves)}
+    paths = {key_of(path): (path, leaf) for path, leaf in (([e.key for e in keys], leaf) for keys, leaf in leaves)}
     expected = {key: leaf.shape for key, (_, leaf) in paths.items()}
     # One tensor at a time, so that no more than one is in memory twice.
     arrays = {

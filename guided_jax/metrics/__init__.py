@@ -1,5 +1,53 @@
-"""Numbers for samples, in float64 on the host."""
+"""How good samples are: numbers for clouds of features, in float64 on the host, and the features on all devices.
 
-from guided_jax.metrics.frechet import frechet_distance, moments
+`python -m guided_jax.metrics samples.npz reference.npz` prints them. docs/metrics.md has the formulas and the pitfalls.
+"""
 
-__all__ = ["frechet_distance", "moments"]
+from guided_jax.metrics.classes import accuracy, balance, inception_score, softmax
+from guided_jax.metrics.evaluation import evaluate
+from guided_jax.metrics.features import Extractor, FeatureFunction, Features, extractor, pixels
+from guided_jax.metrics.files import (
+    Statistics,
+    load_statistics,
+    open_pictures,
+    save_statistics,
+    statistics_of,
+)
+from guided_jax.metrics.frechet import Moments, accumulate, frechet_distance, frechet_infinity, measure, merge, moments
+from guided_jax.metrics.kernel import kernel_distance, mmd_squared
+from guided_jax.metrics.neighbours import density_coverage, precision_recall, radii_squared
+from guided_jax.metrics.spread import Spread
+from guided_jax.metrics.summary import Summary, summarize
+
+__all__ = [
+    "Extractor",
+    "FeatureFunction",
+    "Features",
+    "Moments",
+    "Spread",
+    "Statistics",
+    "Summary",
+    "accumulate",
+    "accuracy",
+    "balance",
+    "density_coverage",
+    "evaluate",
+    "extractor",
+    "frechet_distance",
+    "frechet_infinity",
+    "inception_score",
+    "kernel_distance",
+    "load_statistics",
+    "measure",
+    "merge",
+    "mmd_squared",
+    "moments",
+    "open_pictures",
+    "pixels",
+    "precision_recall",
+    "radii_squared",
+    "save_statistics",
+    "softmax",
+    "statistics_of",
+    "summarize",
+]

@@ -1,0 +1,56 @@
+"""What a classifier says of samples: the Inception Score, the share of the class asked for, and how even classes are.
+
+Sources: [IS] Salimans et al. 1606.03498; [ADM] Dhariwal & Nichol 2105.05233, its evaluator.
+"""
+
+import numpy as np
+from jaxtyping import Float, Int, Num
+
+from guided_jax.metrics.spread import Spread
+
+
+def softmax(logits: Num[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """exp(l) / sum exp(l), in float64."""
+    shifted = np.asarray(logits, np.float64) - np.max(logits, axis=1, keepdims=True)
+    powers = np.exp(shifted)
+    return powers / powers.sum(1, keepdims=True)
+
+
+def inception_score(probabilities: Num[np.ndarray, "n k"], split_size: int = 5000) -> Spread:
+    """exp E_x KL(p(y | x) | p(y)), p(y) the mean of p(y | x): the mean and the spread over splits ([IS] section 4).
+
+    Splits are `split_size` consecutive samples, the last one perhaps fewer, as in [ADM]. 1 for samples that are all
+    alike to the classifier, k for samples of k classes in equal numbers, each recognised with certainty.
+    """
+    probabilities = np.asarray(probabilities, np.float64)
+    if split_size < 1 or not len(probabilities):
+        raise ValueError(f"{len(probabilities)} samples cannot be split into parts of {split_size}")
+    parts = (probabilities[start : start + split_size] for start in range(0, len(probabilities), split_size))
+    return Spread.of([float(np.exp(_divergence(part))) for part in parts])
+
+
+def _divergence(part):
+    """The mean of sum p log(p / mean p), 0 log 0 being 0."""
+    marginal = part.mean(0, keepdims=True)
+    ratio = np.divide(part, marginal, out=np.ones_like(part), where=part > 0)
+    return (part * np.log(ratio)).sum(1).mean()
+
+
+def accuracy(logits: Num[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> float:
+    """The share whose greatest logit is that of the label. ValueError for a label that the classifier does not know."""
+    if len(labels) and not 0 <= labels.min() <= labels.max() < logits.shape[1]:
+        raise ValueError(
+            f"labels go from {labels.min()} to {labels.max()}; the classifier knows {logits.shape[1]} classes"
+        )
+    return float((logits.argmax(1) == labels).mean())
+
+
+def balance(labels: Int[np.ndarray, " n"] | None) -> str:
+    """How many there are of each class, in words; labels below 0 are samples that nobody told a class."""
+    if labels is None or not (labels >= 0).any():
+        return "no labels"
+    counts = np.unique(labels[labels >= 0], return_counts=True)[1]
+    few, many = counts.min(), counts.max()
+    each = f"{few} of each" if few == many else f"{few} to {many} of each"
+    untold = int((labels < 0).sum())
+    return f"{len(counts)} classes, {each}" + (f", {untold} without a label" if untold else "")

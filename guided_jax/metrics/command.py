@@ -1,0 +1,221 @@
+"""The command `python -m guided_jax.metrics samples.npz reference.npz`: a table, and a JSON file beside the samples."""
+
+import argparse
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from guided_jax import adm, data, parallel
+from guided_jax.files import replacing
+from guided_jax.metrics import evaluation, sets
+from guided_jax.metrics.features import FeatureFunction, extractor, pixels
+from guided_jax.metrics.files import INCEPTION, Statistics, load_statistics, save_statistics, statistics_of
+from guided_jax.metrics.inception import inception_features, load_inception, name_of
+from guided_jax.metrics.judge import judge_features, load_judge
+from guided_jax.metrics.summary import Summary
+
+MOST_STORED = 10_000
+
+DESCRIPTION = """Measure samples against a reference: Fréchet and kernel distance, precision and recall, density and
+coverage, and, with a classifier, the Inception Score and the class accuracy. See docs/metrics.md."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options; what is wrong with them becomes ValueError."""
+    found = argparse.ArgumentParser("python -m guided_jax.metrics", description=DESCRIPTION, allow_abbrev=False)
+    found.error = _refuse  # type: ignore[method-assign, assignment]
+    option = found.add_argument
+    option("samples", type=Path, metavar="SAMPLES", help="npz file of pictures arr_0 and labels arr_1, as samples.npz")
+    option(
+        "reference",
+        metavar="REFERENCE",
+        help="npz file of pictures, of statistics mu and sigma, or of both (ADM, pytorch-fid); or a data set by its name, "
+        "such as digits or folder:PATH",
+    )
+    option("--split", help="the part of a data set (default: test)")
+    option("--data-dir", type=Path, metavar="PATH", help="where a data set lies; its own directory if not given")
+    option(
+        "--inception",
+        type=Path,
+        metavar="WEIGHTS",
+        help="features by Inception-v3: pytorch-fid's or torchvision's weights, as .pt, .pth, .safetensors or .npz",
+    )
+    option(
+        "--preprocessing",
+        choices=("tensorflow", "pytorch-fid"),
+        help="how pictures are brought to Inception's size: as ADM's evaluator (the default), or as pytorch-fid",
+    )
+    option(
+        "--judge",
+        type=Path,
+        metavar="DIR",
+        help="a clean classifier by 'python -m configs.judge': class accuracy, "
+        "and features unless --inception or --features says otherwise",
+    )
+    option(
+        "--features",
+        choices=("pixels", "judge", INCEPTION),
+        help="what to measure in; by default inception or judge, if given, else pixels",
+    )
+    option(
+        "--batch-size", type=int, default=64, metavar="INT", help="pictures at a time, over all devices (default: 64)"
+    )
+    option("--devices", type=int, metavar="INT", help="by default the largest count that divides the batch")
+    option("--seed", type=int, default=0, metavar="INT", help="of the subsets of two of the numbers (default: 0)")
+    option(
+        "--save-statistics",
+        type=Path,
+        metavar="FILE",
+        help="write mu and sigma of the reference, and up to 10,000 of its pictures: a reference itself, here, for ADM's "
+        "evaluator and for pytorch-fid",
+    )
+    option("--out", type=Path, metavar="FILE", help="the JSON file; by default SAMPLES with the ending .metrics.json")
+    option("--overwrite", action="store_true", help="replace a JSON file that answers another question")
+    return found
+
+
+def _refuse(message: str) -> None:
+    raise ValueError(f"{message}; see python -m guided_jax.metrics --help")
+
+
+def pictures_of(place: str, split: str | None, data_dir: Path | None) -> sets.PictureSet | None:
+    """The pictures of a file, None if it has only statistics, or of a data set by its name."""
+    if not _is_file(place):
+        return sets.from_source(f"{place}, {split or 'test'}", data.load(place, split or "test", data_dir))
+    if split or data_dir:
+        raise ValueError(f"{place} is a file; --split and --data-dir are for data sets by their names")
+    return sets.from_file(place)
+
+
+def _is_file(place: str) -> bool:
+    return place.endswith(".npz") and not place.startswith("npz:")
+
+
+class Asked(NamedTuple):
+    """What to measure in, and who judges: (name, function), or None."""
+
+    features: tuple[str, FeatureFunction]
+    judge: tuple[str, FeatureFunction] | None
+
+
+def functions(options: argparse.Namespace) -> Asked:
+    """The feature functions that the options ask for. ValueError for options that do not go together."""
+    kind = options.features or (INCEPTION if options.inception else "judge" if options.judge else "pixels")
+    if kind in (INCEPTION, "judge") and getattr(options, kind) is None:
+        raise ValueError(f"--features {kind} needs --{kind}; say where it is")
+    if options.inception and kind != INCEPTION:
+        raise ValueError(f"--inception is not read with --features {kind}; leave out one of the two")
+    if options.preprocessing and kind != INCEPTION:
+        raise ValueError("--preprocessing is for --inception; leave it out")
+    judge = None
+    if options.judge:
+        judging = load_judge(options.judge)
+        judge = (judging.name, judge_features(judging))
+    if kind == INCEPTION:
+        network, params = load_inception(adm.read_state_dict(options.inception))
+        features = inception_features(network, params, options.preprocessing or "tensorflow")
+        return Asked((name_of(network), features), judge)
+    return Asked(judge if kind == "judge" and judge else ("pixels", pixels), judge)
+
+
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything that the table and the JSON file hold."""
+    devices = parallel.choose_devices(options.batch_size, options.devices)
+    samples = pictures_of(str(options.samples), None, None)
+    if samples is None:
+        raise ValueError(f"{options.samples} has no pictures under arr_0; they are what is measured")
+    reference = pictures_of(options.reference, options.split, options.data_dir)
+    (name, function), judge = functions(options)
+
+    def seen(by: FeatureFunction) -> tuple[Summary, Summary | None]:
+        """Of both sets."""
+        extract = extractor(by, devices, options.batch_size)
+        mine = sets.summary_of(extract, samples, options.batch_size)
+        return mine, reference and sets.summary_of(extract, reference, options.batch_size)
+
+    mine, other = seen(function)
+    statistics = statistics_for(options, name, other)
+    if options.save_statistics:
+        save_statistics(options.save_statistics, statistics, *stored(reference))
+    numbers = evaluation.evaluate(mine, statistics, None if other is None else other.features, seed=options.seed)
+    judged: tuple[Summary | None, Summary | None] = (None, None)
+    if judge is not None:
+        judged = (mine, other) if judge[0] == name else seen(judge[1])
+    right, real = ({} if each is None else sets.judged(each) for each in judged)
+    return {
+        "features": name,
+        "dimension": len(statistics.mean),
+        "samples": {**right, **numbers},
+        "reference": real,
+        "pictures": {"samples": samples.said(), "reference": reference.said() if reference else options.reference},
+        "counts": {"samples": samples.size, "reference": statistics.size},
+        "notes": evaluation.notes(
+            samples.size, statistics.size, None if reference is None else reference.size, len(statistics.mean)
+        ),
+        "asked": asked(options),
+    }
+
+
+def stored(reference: sets.PictureSet | None) -> tuple[Any, Any]:
+    """The first pictures and labels of a reference, as many as ADM's have, to be kept with its statistics."""
+    if reference is None:
+        return None, None
+    pictures = np.concatenate(list(itertools.islice(reference.chunks(MOST_STORED // 10), 10)))
+    return pictures, None if reference.labels is None else reference.labels[:MOST_STORED]
+
+
+# What changes no number, or only where they go.
+NOT_ASKED = ("out", "overwrite", "devices", "batch_size", "save_statistics")
+
+
+def asked(options: argparse.Namespace) -> dict[str, str]:
+    """What determines the numbers."""
+    return {key: str(value) for key, value in vars(options).items() if key not in NOT_ASKED}
+
+
+def statistics_for(options: argparse.Namespace, name: str, other: Summary | None) -> Statistics:
+    """Those of the reference's file if they are of the same features, else those of its pictures."""
+    found = load_statistics(options.reference) if _is_file(options.reference) else None
+    if found is not None and found.features == name:
+        return found
+    if other is None:
+        there = f"statistics of {found.features} features" if found else "neither pictures nor statistics"
+        raise ValueError(
+            f"{options.reference} has {there}, and {name} features are measured; give a reference of these"
+        )
+    return statistics_of(other, name)
+
+
+def destination(options: argparse.Namespace) -> Path:
+    """The JSON file; ValueError when it is there and answers another question."""
+    path = options.out or options.samples.with_suffix(".metrics.json")
+    if path.exists() and not options.overwrite:
+        try:
+            same = json.loads(path.read_text())["asked"] == asked(options)
+        except (ValueError, KeyError, TypeError):
+            same = False
+        if not same:
+            raise ValueError(f"{path} holds something else; give another --out, or --overwrite")
+    return path
+
+
+def main(args: Sequence[str]) -> None:
+    """Measures, prints the table, writes the JSON file."""
+    options = parser().parse_args(args)
+    path = destination(options)
+    parallel.use_cpu_devices()
+    found = measured(options)
+    for name, said in found["pictures"].items():
+        print(f"{name}: {said}")
+    print(f"features: {found['features']}, {found['dimension']} numbers a picture\n")
+    columns = [(name, found[name]) for name in ("samples", "reference") if found[name]]
+    print(evaluation.table(columns, found["features"]))
+    for note in found["notes"]:
+        print(f"note: {note}")
+    with replacing(path) as file:
+        file.write(evaluation.as_json(found))
+    print(f"\n{path}")

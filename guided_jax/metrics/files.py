@@ -1,0 +1,169 @@
+"""Pictures and statistics on disk, in the formats of ADM's evaluator and of pytorch-fid.
+
+An npz file with any of
+
+    arr_0, arr_1            uint8 pictures (N, H, W, C), integer labels (N,)              ADM
+    mu, sigma               mean (d,) and covariance (d, d) of the features               ADM and pytorch-fid
+    mu_s, sigma_s           the same of the spatial features                              ADM
+    count, features         how many pictures are behind them, which features they are    ours: others do not read them
+
+Sources: the evaluator of [ADM] Dhariwal & Nichol 2105.05233 (its reference batches); pytorch-fid's `--save-stats`.
+"""
+
+import contextlib
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from guided_jax.files import replacing
+from guided_jax.metrics.frechet import Moments
+from guided_jax.metrics.summary import Summary
+
+# What statistics are of when the file does not say: ADM's and pytorch-fid's own are.
+INCEPTION = "inception"
+NAMES = ("mu", "sigma", "mu_s", "sigma_s")
+MEMBER = "arr_0.npy"
+
+
+class Statistics(NamedTuple):
+    """Means and covariances, float64; `size` is None where the file does not say how many pictures they are of."""
+
+    mean: Float[np.ndarray, " d"]
+    covariance: Float[np.ndarray, "d d"]
+    spatial: tuple[Float[np.ndarray, " s"], Float[np.ndarray, "s s"]] | None = None
+    size: int | None = None
+    features: str = INCEPTION
+
+    @property
+    def moments(self) -> Moments:
+        """To be merged with others. ValueError when their number is not known."""
+        if self.size is None:
+            raise ValueError(
+                "statistics without their number of pictures cannot be merged: it is not known how much they weigh"
+            )
+        return Moments(self.size, self.mean, self.covariance * (self.size - 1))
+
+
+def statistics_of(summary: Summary, features: str = INCEPTION) -> Statistics:
+    """Those of a summary; `features` names what they are of."""
+    spatial = None if summary.spatial is None else (summary.spatial.mean, summary.spatial.covariance)
+    return Statistics(summary.moments.mean, summary.moments.covariance, spatial, summary.moments.size, features)
+
+
+def save_statistics(
+    path: str | os.PathLike,
+    statistics: Statistics,
+    pictures: UInt8[np.ndarray, "n h w c"] | None = None,
+    labels: Int[np.ndarray, " n"] | None = None,
+) -> None:
+    """Writes them under the names above, with the pictures if given, whole or not at all."""
+    named = {
+        "mu": statistics.mean,
+        "sigma": statistics.covariance,
+        "mu_s": statistics.spatial and statistics.spatial[0],
+        "sigma_s": statistics.spatial and statistics.spatial[1],
+        "count": statistics.size,
+        "features": statistics.features,
+        "arr_0": pictures,
+        "arr_1": labels,
+    }
+    with replacing(path) as file:
+        np.savez(file, **{name: np.asarray(value) for name, value in named.items() if value is not None})  # type: ignore[arg-type]
+
+
+def load_statistics(path: str | os.PathLike) -> Statistics | None:
+    """The statistics in the file, None if it has none. ValueError for ones that do not fit together, OSError if unread."""
+    found = _arrays(path, (*NAMES, "count", "features"))
+    own, spatial = (_pair(path, found, suffix) for suffix in ("", "_s"))
+    if own is None:
+        return None
+    size = None if found["count"] is None else int(found["count"])
+    features = INCEPTION if found["features"] is None else str(found["features"])
+    return Statistics(own[0], own[1], spatial, size, features)
+
+
+def _pair(path, found, suffix):
+    """(mean, covariance) under mu and sigma with this suffix, None where there are none; ValueError if they do not fit."""
+    pair = [found[name + suffix] for name in ("mu", "sigma")]
+    what = f"mu{suffix} and sigma{suffix} of {path}"
+    if all(part is None for part in pair):
+        return None
+    if any(part is None for part in pair):
+        raise ValueError(f"{what}: one is missing, and both are needed")
+    mean, covariance = (np.asarray(part, np.float64) for part in pair)
+    if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
+        raise ValueError(f"{what} are {mean.shape} and {covariance.shape}; (d,) and (d, d) are expected")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ValueError(f"{what} are not finite")
+    return mean, covariance
+
+
+def _arrays(path: str | os.PathLike, names: Iterable[str]) -> dict[str, np.ndarray | None]:
+    """The arrays of these names, None where there is none; what is wrong with the file in one sentence."""
+    try:
+        with Path(path).open("rb") as raw:
+            if not zipfile.is_zipfile(raw):
+                raise ValueError("it is no zip archive, or cut short")
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] if name in file.files else None for name in names}
+    except OSError as error:
+        raise OSError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # arbitrary bytes, read as an archive of headers and arrays
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{path} is not an npz file of arrays ({reason})") from error
+
+
+class Pictures(NamedTuple):
+    """The pictures of a file, read in chunks; the labels are in memory."""
+
+    path: str
+    size: int
+    shape: tuple[int, ...]  # (H, W, C)
+    labels: Int[np.ndarray, " n"] | None
+
+    def chunks(self, chunk: int) -> Iterator[UInt8[np.ndarray, "_ h w c"]]:
+        """`chunk` pictures at a time, straight from the archive: constant memory, whatever the file's size."""
+        with _member(self.path) as (file, _):
+            for start in range(0, self.size, chunk):
+                rows = min(chunk, self.size - start)
+                content = file.read(rows * math.prod(self.shape))
+                if len(content) < rows * math.prod(self.shape):
+                    raise ValueError(f"arr_0 of {self.path} ends before its last picture; it is damaged")
+                yield np.frombuffer(content, np.uint8).reshape(rows, *self.shape)
+
+
+def open_pictures(path: str | os.PathLike) -> Pictures | None:
+    """`arr_0` of a file and the labels `arr_1`, None if it has no pictures.
+
+    ValueError when they are not uint8 (N, H, W, C) and integers (N,), OSError when the file cannot be read.
+    """
+    labels = _arrays(path, ["arr_1"])["arr_1"]
+    with zipfile.ZipFile(path) as archive:
+        if MEMBER not in archive.namelist():
+            return None
+    with _member(path) as (_, shape):
+        if labels is not None and (labels.shape != shape[:1] or not np.issubdtype(labels.dtype, np.integer)):
+            raise ValueError(f"arr_1 of {path} is {labels.dtype} {labels.shape}, {shape[0]} integers are expected")
+        return Pictures(os.fspath(path), shape[0], shape[1:], labels)
+
+
+@contextlib.contextmanager
+def _member(path: str | os.PathLike) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
+    """(the bytes of arr_0, its shape), after its header."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(MEMBER) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = read(file)
+            if dtype != np.uint8 or len(shape) != 4 or fortran:
+                raise ValueError(f"arr_0 of {path} is {dtype} {shape}, uint8 (N, H, W, C) is expected")
+            yield file, shape
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"arr_0 of {path} is damaged ({error})") from error

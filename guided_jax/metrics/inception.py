@@ -1,0 +1,100 @@
+"""Features by Inception-v3: its published weights, and how pictures of any size are brought to 299 x 299.
+
+Sources: [FID] Heusel et al. 1706.08500 and its TensorFlow network of 2015-12-05; [ADM]'s evaluator, which feeds that
+network and takes sFID's features from it ([sFID] Nash et al. 2103.03841); pytorch-fid, which has its weights in torch.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from guided_jax import adm
+from guided_jax.metrics.features import FeatureFunction, Features
+from guided_jax.metrics.files import INCEPTION
+from guided_jax.models.inception import InceptionV3
+
+SIDE = 299
+# Which network has so many classes: the one of 2015 counts some that are none.
+FID_CLASSES = 1008
+
+
+def load_inception(state_dict: Mapping[str, np.ndarray], width: float = 1.0) -> tuple[InceptionV3, dict[str, Any]]:
+    """(module, params), used as module.apply(params, x) with x (*batch, 299, 299, 3) in [-1, 1].
+
+    state_dict: torch key -> array, of pytorch-fid's weights (1008 classes) or of torchvision's inception_v3, whose
+    auxiliary head is left out. ValueError naming every key missing, surplus or misshapen.
+    """
+    wanted = {key: array for key, array in state_dict.items() if not _unread(key)}
+    bias = wanted.get("fc.bias", np.zeros(FID_CLASSES))
+    module = InceptionV3(len(bias), fid=len(bias) == FID_CLASSES, width=width)
+    picture = jax.ShapeDtypeStruct((SIDE, SIDE, 3), jnp.float32)
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), picture)
+    return module, adm.import_params(shapes, wanted, torch_key)
+
+
+def name_of(module: InceptionV3) -> str:
+    """What its features are called in files: statistics of one network are nothing to the other."""
+    return INCEPTION if module.fid else f"{INCEPTION} of torchvision"
+
+
+def torch_key(path: list[str]) -> str:
+    """["Mixed_5b.branch1x1", "conv", "kernel"] -> "Mixed_5b.branch1x1.conv.weight"."""
+    *modules, leaf = path
+    return ".".join([*modules, {"kernel": "weight", "scale": "weight"}.get(leaf, leaf)])
+
+
+def _unread(key: str) -> bool:
+    """Whether nothing here reads it: the head that helps training, and counts of batches."""
+    return key.startswith("AuxLogits.") or key.endswith(".num_batches_tracked")
+
+
+def inception_features(
+    module: InceptionV3, params: Mapping[str, Any], preprocessing: Literal["tensorflow", "pytorch-fid"] = "tensorflow"
+) -> FeatureFunction:
+    """picture -> `Features` of 2048, 17 x 17 x 7 and the logits without their bias, which [ADM]'s Inception Score takes.
+
+    tensorflow: 0..255 is resized from the corner of the first pixel, then (x - 128) / 128, as the network of 2015 does it
+    itself ([ADM], the original FID). pytorch-fid: resized about half-pixel centres, then x / 127.5 - 1. Grey pictures are
+    repeated three times; ValueError for other channels.
+    """
+    bias = params["params"]["fc"]["bias"]
+
+    def features(picture: UInt8[Array | np.ndarray, "h w c"]) -> Features:
+        x = resize(rgb(picture).astype(jnp.float32), half_pixel=preprocessing == "pytorch-fid")
+        x = (x - 128) / 128 if preprocessing == "tensorflow" else x / 127.5 - 1
+        found: Any = module.apply(params, x)
+        return Features(found.pool, found.spatial.reshape(-1), found.logits - bias)
+
+    return features
+
+
+def rgb(picture: UInt8[Array | np.ndarray, "h w c"]) -> UInt8[Array, "h w 3"]:
+    """Three channels of one or three; ValueError for others."""
+    if picture.shape[-1] not in (1, 3):
+        raise ValueError(f"Inception sees pictures of 1 or 3 channels, these have {picture.shape[-1]}")
+    return jnp.broadcast_to(picture, (*picture.shape[:2], 3))
+
+
+def resize(
+    x: Float[Array | np.ndarray, "h w c"], half_pixel: bool, side: int = SIDE
+) -> Float[Array, "{side} {side} c"]:
+    """Bilinear and without antialiasing, to `side` x `side`."""
+    rows, columns = (interpolation(size, side, half_pixel) for size in x.shape[:2])
+    precise = jax.lax.Precision.HIGHEST
+    return jnp.einsum("ih,jw,hwc->ijc", rows, columns, x, precision=precise)
+
+
+def interpolation(size: int, side: int, half_pixel: bool) -> Float[np.ndarray, "{side} {size}"]:
+    """The weights of `size` pixels in each of `side`: pixel i is at i size / side, or, centres being at half pixels, at
+    (i + 1/2) size / side - 1/2; beyond the ends the last pixel counts."""
+    place = (np.arange(side) + 0.5 * half_pixel) * (size / side) - 0.5 * half_pixel
+    place = np.clip(place, 0, size - 1)
+    low = np.floor(place).astype(int)
+    weights = np.zeros((side, size), np.float32)
+    weights[np.arange(side), low] = 1 - (place - low)
+    weights[np.arange(side), np.minimum(low + 1, size - 1)] += place - low
+    return weights

@@ -1,0 +1,40 @@
+"""A small classifier of clean pictures, which judges samples and guides nothing."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from guided_jax.models.blocks import conv3x3, dense, downsample, group_norm
+
+
+class Judge(nn.Module):
+    """(features, logits) = judge.apply(params, x): x (*batch, h, w, c) in [-1, 1], of any size.
+
+    Two convolutions 3x3 for each of `channels`, halved in between while both sides are at least 4. Features are the means
+    over the positions after the last width but one, so their number does not depend on the size of the picture: after the
+    last, a trained classifier has drawn each class together to nearly a point, which hides what samples lack in variety.
+    It knows no noise level and shares no weights with the noisy classifier. ValueError for fewer than two widths.
+    """
+
+    num_classes: int
+    channels: Sequence[int] = (32, 64, 128)
+    num_groups: int = 8
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*batch h w c"]
+    ) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch {self.num_classes}"]]:
+        if len(self.channels) < 2:
+            raise ValueError(f"a judge has two widths or more, not {tuple(self.channels)}")
+        for level, channels in enumerate(self.channels):
+            if level and min(x.shape[-3:-1]) >= 4:
+                x = downsample(x)
+            for i in range(2):
+                name = f"{level}_{i}"
+                x = nn.silu(
+                    group_norm(conv3x3(x, channels, f"conv_{name}", plain=True), self.num_groups, f"norm_{name}")
+                )
+            if level == len(self.channels) - 2:
+                features = x.mean((-3, -2))
+        return features, dense(x.mean((-3, -2)), self.num_classes, "head")
