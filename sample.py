@@ -22,6 +22,7 @@ from configs.sampling import Method, Sampling, check
 from guided_jax import denoiser, guidance, images, parallel, reverse, sampler, schedule, streaming
 from guided_jax.files import replacing, writable_directory
 
+NUM_SAMPLES = 64  # if no other number is asked for
 Draw = Callable[..., Any]  # (params, key, label, scale, seen=None, low_res=None) -> image
 
 
@@ -127,7 +128,8 @@ def drawer(
     return call
 
 
-NO_MATTER = ("out", "overwrite", "devices", "batch_size", "shard_parameters")  # to the samples, but for rounding
+# To the samples, but for rounding.
+NO_MATTER = ("out", "overwrite", "devices", "batch_size", "shard_parameters", "sweep")
 
 
 def request(options: Sampling) -> dict[str, Any]:
@@ -144,13 +146,24 @@ def destination(options: Sampling) -> Path:
     name = f"{method.guidance}-{scale}-{method.step_name}-seed{options.seed}-{digest}"
     default = options.run / "samples" / name
     out = writable_directory(options.out or default)
-    made = out / "samples.json"
-    same = made.is_file() and made.read_text() == json.dumps(request(options), indent=2)
+    same = noted(out, options)
     if (out / "samples.npz").exists() and not same and not options.overwrite:
         raise ValueError(f"{out} holds other samples; give another --out, or --overwrite")
     for stale in () if same else ("measured.png", "diagnostics.npz", "diagnostics.png"):
         (out / stale).unlink(missing_ok=True)
     return out
+
+
+def noted(out: Path, options: Sampling) -> bool:
+    """Whether the request written down in a folder is this one."""
+    made = out / "samples.json"
+    return made.is_file() and made.read_text() == json.dumps(request(options), indent=2)
+
+
+def answered(out: Path, options: Sampling) -> bool:
+    """Whether a folder holds all samples of this request; what is only begun lies beside in .samples.partial."""
+    whole = (out / "samples.npz").exists() and not (out / ".samples.partial").exists()
+    return whole and noted(out, options)
 
 
 def main(args: Sequence[str]) -> None:
@@ -162,24 +175,44 @@ def main(args: Sequence[str]) -> None:
     parallel.use_cpu_devices()
     run = runs.load(options.run)
     check(options, run)
+    if options.sweep.sweep is not None:
+        from configs import sweeping  # what measures and judges, which drawing alone does not need
+
+        sweeping.sweep(options, run, writer)
+        return
+    options = dataclasses.replace(options, num_samples=options.num_samples or NUM_SAMPLES)
+    out = writer(options, run)(options)
+    print(f"{out / 'samples.npz'} and {out / 'grid.png'}: {options.num_samples} images")
+
+
+def writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
+    """(options, reuse, told) -> the folder with what they ask for, drawn; compiled once for all that differ from these in
+    scale, seed and folder. With `reuse` a whole answer to the same request is not drawn again; `told` names the bar."""
     devices = parallel.choose_devices(options.batch_size, options.devices)
-    look = looking(options, run)
-    out = destination(options)
     sharded = options.shard_parameters
     params = parameters(options, parallel.part_of(devices) if sharded else None)
     call = drawer(run, options.method, params, bool(options.labels), devices, options.diagnose, sharded)
     # No more than is asked for, in whole rounds of the devices.
-    chunk = min(options.batch_size, math.ceil(options.num_samples / len(devices)) * len(devices))
-    stream, done = streaming.begin(out / "samples.npz", options.num_samples, run.facts.image_shape, request(options))
-    draw = rows(options, run, call, look)
-    with tqdm(total=options.num_samples, initial=done, desc="sampling", unit="image") as bar:
-        for indices, pictures, labels, observations in parallel.map_in_chunks(draw, options.num_samples, chunk, done):
-            if options.diagnose and indices[0] == 0:
-                diagnostics.save(out, observations, samplers.levels_of(options.method, run.levels))
-            streaming.put(stream, int(indices[0]), pictures, labels)
-            bar.update(len(pictures))
-    save(stream, out, options, run, look)
-    print(f"{out / 'samples.npz'} and {out / 'grid.png'}: {options.num_samples} images")
+    count = options.num_samples or NUM_SAMPLES
+    chunk = min(options.batch_size, math.ceil(count / len(devices)) * len(devices))
+
+    def write(options: Sampling, reuse: bool = False, told: str = "sampling") -> Path:
+        look = looking(options, run)
+        out = destination(options)
+        if reuse and answered(out, options):
+            return out
+        stream, done = streaming.begin(out / "samples.npz", count, run.facts.image_shape, request(options))
+        draw = rows(options, run, call, look)
+        with tqdm(total=count, initial=done, desc=told, unit="image", leave=not reuse) as bar:
+            for indices, pictures, labels, observations in parallel.map_in_chunks(draw, count, chunk, done):
+                if options.diagnose and indices[0] == 0:
+                    diagnostics.save(out, observations, samplers.levels_of(options.method, run.levels))
+                streaming.put(stream, int(indices[0]), pictures, labels)
+                bar.update(len(pictures))
+        save(stream, out, options, run, look)
+        return out
+
+    return write
 
 
 def rows(

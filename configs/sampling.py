@@ -11,6 +11,7 @@ import tyro
 from configs import methods, samplers
 from configs import run as runs
 from configs.measurement import Measurement, operator_of
+from configs.sweep import Sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +109,9 @@ class Sampling:
     """Classes, in turn over the samples; without them they follow the data's frequencies."""
     base_samples: Path | None = None
     """For an upsampler: the samples.npz of low-resolution pictures, in turn; their labels too, without --labels."""
-    num_samples: int = 64
+    num_samples: int | None = None
+    """64 if not given; of a sweep, at each scale and seed, as many as the reference has, up to 1000."""
+    sweep: tyro.conf.OmitArgPrefixes[Sweep] = dataclasses.field(default_factory=Sweep)
     batch_size: int = 256
     """Images at a time, over all devices."""
     seed: int = 0
@@ -131,11 +134,11 @@ POSITIVE: Rule = (lambda value: 0 < value < math.inf, "a finite number above 0")
 NOT_NEGATIVE: Rule = (lambda value: 0 <= value < math.inf, "0 or a finite number above it")
 FINITE: Rule = (lambda values: all(map(math.isfinite, values)), "finite numbers only")
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("num_samples", "batch_size", "factor", "repeats"), AT_LEAST_1),
+    **dict.fromkeys(("batch_size", "factor", "repeats", "sweep_seeds"), AT_LEAST_1),
+    **dict.fromkeys(("num_samples", "corrections"), (lambda value: value is None or value >= 1, "at least 1")),
     **dict.fromkeys(("temperature", "data_std", "langevin_size", "sigma_max"), POSITIVE),
     **dict.fromkeys(("noise_std", "blur_std", "churn"), NOT_NEGATIVE),
     "scale": (lambda values: bool(values) and FINITE[0](values), "one or more finite numbers, such as --scale 2"),
-    "corrections": (lambda value: value is None or value >= 1, "at least 1"),
     "also_scale": FINITE,
     "eta": (lambda value: 0 <= value <= 1, "a number from 0 (no noise) to 1 (as much as ddpm)"),
 }
@@ -143,12 +146,13 @@ RULES: dict[str, Rule] = {
 
 def check(options: Sampling, run: runs.Run) -> None:
     """What can be wrong before anything is loaded, each in one sentence."""
-    for name, value in _flat(options).items():
+    for name, value in flat(options).items():
         right, words = RULES.get(name, (lambda value: True, ""))
         if not right(value):
             raise ValueError(f"{_option(name)} is {value}; give {words}")
     method, needs = options.method, options.method.row.needs
     check_read(options)
+    _check_sweep(options)
     _check_labels(options, run)
     if method.guidance.startswith("cfg++") and not samplers.row(method).reads_eps:
         raise ValueError(
@@ -178,8 +182,8 @@ def check(options: Sampling, run: runs.Run) -> None:
 
 def check_read(options: Sampling) -> None:
     """ValueError for an option that is not as it comes and that nothing chosen reads."""
-    given, usual = _flat(options), _flat(Sampling(options.run))
-    chosen = _chosen(options.method)
+    given, usual = flat(options), flat(Sampling(options.run))
+    chosen = _chosen(options.method) | ({"--sweep"} if options.sweep.sweep else set())
     for name, readers in _readers().items():
         if given[name] != usual[name] and not chosen & set(readers):
             raise ValueError(f"{_option(name)} has no effect here; it goes with {' or '.join(readers)}")
@@ -205,6 +209,7 @@ def _readers() -> dict[str, list[str]]:
     """option -> who reads it, for all that not everything reads."""
     rows = (
         {f"--guidance {name}": row.reads for name, row in methods.GUIDANCES.items()}
+        | {"--sweep": ("sweep_seeds", "reference", "judge", "inception")}
         | methods.READERS
         | samplers.readers()
     )
@@ -213,6 +218,18 @@ def _readers() -> dict[str, list[str]]:
         for option in options:
             found.setdefault(option, []).append(reader)
     return found
+
+
+def _check_sweep(options: Sampling) -> None:
+    if options.sweep.sweep is None:
+        return
+    scales, first = options.sweep.scales, methods.parse(options.method.guidance)[0]
+    if not options.method.row.scaled:
+        raise ValueError(f"--sweep {options.sweep.sweep} has no effect with --guidance {first}; name a guidance")
+    if options.scale != (1.0,):
+        raise ValueError(f"--sweep goes through {len(scales)} scales by itself; leave out --scale")
+    if options.diagnose:
+        raise ValueError("--diagnose looks at one request; leave out --sweep")
 
 
 def _check_labels(options: Sampling, run: runs.Run) -> None:
@@ -243,12 +260,12 @@ def _check_measurement(method: Method, run: runs.Run) -> None:
     operator_of(method.measurement, run.facts.image_shape)
 
 
-def _flat(settings: Any) -> dict[str, Any]:
+def flat(settings: Any) -> dict[str, Any]:
     """Every option by its name, those of nested settings too."""
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, value in vars(settings).items():
-        flat |= _flat(value) if dataclasses.is_dataclass(value) else {name: value}
-    return flat
+        found |= flat(value) if dataclasses.is_dataclass(value) else {name: value}
+    return found
 
 
 def _option(name: str) -> str:

@@ -10,7 +10,8 @@ import nll
 import sample
 import train
 from benchmarks import digits, samplers
-from configs import command_line, sampling, schema
+from configs import command_line, judge, sampling, schema
+from guided_jax.metrics import command
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -49,6 +50,10 @@ def test_command_line_is_understood(words):
             nll.check_read(command_line.parse(nll.Measuring, "nll.py", rest))
         case ["-m", "benchmarks.digits", *rest]:
             command_line.parse(digits.Demo, "benchmarks.digits", rest)
+        case ["-m", "guided_jax.metrics", *rest]:
+            command.parser().parse_args(rest)
+        case ["-m", "configs.judge", *rest]:
+            command_line.parse(judge.Judging, "configs.judge", rest)
         case ["-m", "benchmarks.samplers", *rest]:
             command_line.parse(samplers.Options, "benchmarks.samplers", rest)
         case _:

@@ -1,0 +1,261 @@
+"""`sample.py --sweep`: samples at each scale and seed, their numbers against real pictures, a curve and one page."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import shlex
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from configs import judge, sweep_curves, sweep_page
+from configs import run as runs
+from configs.sampling import Sampling, flat
+from configs.sweep import HELD_OUT, TRAIN
+from guided_jax import adm, checkpoint, data, images, metrics, parallel
+from guided_jax.files import replacing, writable_directory
+from guided_jax.metrics import evaluation, sets
+from guided_jax.metrics.inception import inception_features, load_inception, name_of
+from guided_jax.metrics.judge import is_trained, judge_features, load_judge
+from guided_jax.metrics.summary import Summary
+
+Write = Callable[..., Path]  # (options, reuse, told) -> the folder with the samples that they ask for
+Numbers = dict[str, float]
+AT_ONCE = 64  # pictures whose features are taken together
+NO_MATTER = ("out", "overwrite", "devices", "batch_size", "shard_parameters")  # to the numbers, but for rounding
+MOST_SAMPLES = 1000  # at each scale and seed, when no number is given
+
+
+class Eyes(NamedTuple):
+    """What samples are seen by: `features` for distances and neighbours, `judge` for the class; at times they are one."""
+
+    name: str
+    features: metrics.Extractor
+    judge: metrics.Extractor
+
+
+class Reference(NamedTuple):
+    """What samples are measured against, real pictures that are not it, and the judge's accuracy on held-out ones."""
+
+    pictures: sets.PictureSet
+    others: data.Source | None
+    accuracy: Numbers
+    summary: Summary
+    statistics: metrics.Statistics
+
+
+def sweep(options: Sampling, run: runs.Run, writer: Callable[[Sampling, runs.Run], Write]) -> None:
+    """Draws, measures, and writes sweep.json, sweep.png and sweep.html; what is there already is not done again."""
+    settings, seeds = options.sweep, range(options.seed, options.seed + options.sweep.sweep_seeds)
+    pictures, others = real_pictures(settings.reference, run)
+    count = options.num_samples or min(MOST_SAMPLES, pictures.size)
+    options = dataclasses.replace(options, num_samples=count)
+    out, said = destination(options), options
+    options = dataclasses.replace(options, labels=labels_of(options, run))
+    eyes = looking(options, run)
+    summary = sets.summary_of(eyes.features, pictures, AT_ONCE)
+    statistics = metrics.statistics_of(summary, eyes.name)
+    reference = Reference(pictures, others, accuracy_of(eyes, run), summary, statistics)
+    write = writer(options, run)
+    drawn = list(all_drawn(options, write, out, seeds))
+    bar = tqdm(drawn, desc="measuring", unit="set")
+    rows = [{"scale": scale, "seed": seed, **of_file(folder, eyes, reference)} for scale, seed, folder in bar]
+    real = [{"seed": seed, **of_real(seed, options, eyes, reference)} for seed in seeds] if others else []
+    found = {**described(said, eyes, reference), "rows": rows, "real": real, "asked": asked(said)}
+    finish(out, found, grids_of(drawn, pictures))
+
+
+def labels_of(options: Sampling, run: runs.Run) -> tuple[int, ...] | None:
+    """The classes to ask for: the given ones, or, where the guidance asks for any, the data's in the data's proportions.
+
+    In turn and not at random: how often a class comes by chance would hide what the scale does.
+    """
+    method, frequencies = options.method, np.asarray(run.facts.class_frequencies)
+    if options.labels or method.any_of or options.base_samples or not method.row.labelled:
+        return options.labels
+    counts, found = np.zeros_like(frequencies), []
+    for i in range(options.num_samples or 0):
+        found.append(int(np.argmax(frequencies * (i + 1) - counts)))  # the one that is most behind
+        counts[found[-1]] += 1
+    return tuple(found)
+
+
+def all_drawn(options: Sampling, write: Write, out: Path, seeds: Sequence[int]) -> Iterator[tuple[float, int, Path]]:
+    """(scale, seed, the folder with its samples) for each, drawn unless they are there."""
+    bare = dataclasses.replace(options.sweep, sweep=None)
+    for scale in options.sweep.scales:
+        for seed in seeds:
+            folder = out / f"scale-{scale:g}" / f"seed-{seed}"
+            one = dataclasses.replace(options, scale=(scale,), seed=seed, out=folder, sweep=bare)
+            yield scale, seed, write(one, reuse=True, told=f"scale {scale:g}, seed {seed}")
+
+
+def real_pictures(name: str, run: runs.Run) -> tuple[sets.PictureSet, data.Source | None]:
+    """(the reference, real pictures to measure against it, if there are any); ValueError for pictures of another shape."""
+    training = run.experiment.data.make()
+    if name == HELD_OUT:
+        return sets.from_source("held-out data", run.experiment.data.make(held_out=True)), training
+    if name == TRAIN:
+        return sets.from_source("training data", training), judge.held_out(run)
+    found = sets.from_file(name)
+    if found is None or found.shape != run.facts.image_shape:
+        shape = None if found is None else found.shape
+        raise ValueError(f"--reference {name} has pictures of {shape}; the run draws {run.facts.image_shape}")
+    return found, training
+
+
+def looking(options: Sampling, run: runs.Run) -> Eyes:
+    """The judge, trained if need be, and Inception if it is asked for."""
+    settings = options.sweep
+    place = settings.judge or options.run / "judge"
+    if not is_trained(place):
+        print(f"no trained judge in {place}: it is trained first, on the run's own clean pictures", flush=True)
+        judge.train(judge.Judging(options.run, out=place), run)
+    judging = load_judge(place)
+    devices = parallel.choose_devices(AT_ONCE)
+    eye = metrics.extractor(judge_features(judging), devices, AT_ONCE)
+    if settings.inception is None:
+        return Eyes(judging.name, eye, eye)
+    network, params = load_inception(adm.read_state_dict(settings.inception))
+    return Eyes(name_of(network), metrics.extractor(inception_features(network, params), devices, AT_ONCE), eye)
+
+
+def of_pictures(pictures: sets.PictureSet, eyes: Eyes, reference: Reference) -> Numbers:
+    """All numbers of one set of pictures."""
+    summary = sets.summary_of(eyes.features, pictures, AT_ONCE, quiet=True)
+    by_judge = summary if eyes.judge is eyes.features else sets.summary_of(eyes.judge, pictures, AT_ONCE, quiet=True)
+    return {**sets.judged(by_judge), **metrics.evaluate(summary, reference.statistics, reference.summary.features)}
+
+
+def accuracy_of(eyes: Eyes, run: runs.Run) -> Numbers:
+    """The judge's accuracy on the run's held-out pictures, nothing where there are none: it has learned the others."""
+    source = judge.held_out(run)
+    if source is None:
+        return {}
+    return sets.judged(sets.summary_of(eyes.judge, sets.from_source("held-out data", source), AT_ONCE, quiet=True))
+
+
+def of_file(folder: Path, eyes: Eyes, reference: Reference) -> Numbers:
+    """The numbers of samples.npz in a folder."""
+    found = sets.from_file(folder / "samples.npz")
+    assert found is not None
+    return of_pictures(found, eyes, reference)
+
+
+def of_real(seed: int, options: Sampling, eyes: Eyes, reference: Reference) -> Numbers:
+    """What as many real pictures of the same classes get, which are not the reference: about the best to be had."""
+    assert reference.others is not None
+    real = sets.from_source("real", reference.others)
+    order = np.random.default_rng(seed).permutation(real.size)
+    rows = order[: options.num_samples]
+    if options.labels and real.labels is not None:
+        wanted = np.resize(options.labels, options.num_samples or 0)
+        each = [order[real.labels[order] == label][: (wanted == label).sum()] for label in np.unique(wanted)]
+        rows = np.concatenate(each)
+    found = of_pictures(sets.from_source("real", reference.others, np.sort(rows)), eyes, reference)
+    found.pop("accuracy", None)
+    return {**found, **reference.accuracy}
+
+
+def asked(options: Sampling) -> dict[str, Any]:
+    """What determines the page, for the file beside it: the options, and how far the networks were trained."""
+    settings = json.loads(json.dumps(dataclasses.asdict(options), default=str))
+    steps = {part: checkpoint.latest(options.run / part / "checkpoints") for part in ("diffusion", "classifier")}
+    return {**{name: value for name, value in settings.items() if name not in NO_MATTER}, "steps": steps}
+
+
+def destination(options: Sampling) -> Path:
+    """The output folder, made; ValueError when it holds another sweep, which --overwrite removes."""
+    method, mine = options.method, asked(options)
+    digest = hashlib.sha256(json.dumps(mine).encode()).hexdigest()[:6]
+    name = f"{method.guidance}-{options.sweep.sweep}-{method.step_name}-seed{options.seed}-{digest}"
+    out = writable_directory(options.out or options.run / "sweeps" / name.replace(":", "-"))
+    made, drawn = out / "sweep.json", list(out.glob("scale-*"))
+    if made.exists() and _read(made).get("asked") == mine:
+        return out
+    if (made.exists() or drawn) and not options.overwrite:
+        raise ValueError(f"{out} holds another sweep; give another --out, or --overwrite")
+    for stale in drawn:
+        shutil.rmtree(stale)
+    with replacing(made) as file:
+        file.write(evaluation.as_json({"asked": mine}))
+    return out
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        return {}
+
+
+def described(options: Sampling, eyes: Eyes, reference: Reference) -> dict[str, Any]:
+    """What the page says of how the numbers came about."""
+    size, dimension = reference.pictures.size, len(reference.statistics.mean)
+    count = options.num_samples or 0
+    others = None if reference.others is None else min(count, len(reference.others))
+    return {
+        "run": options.run.resolve().name,
+        "guidance": options.method.guidance,
+        "sampler": options.method.step_name,
+        "num_samples": count,
+        "labels": f"{' '.join(map(str, options.labels))}, in turn" if options.labels else "in the data's proportions",
+        "features": eyes.name,
+        "dimension": dimension,
+        "reference": reference.pictures.said(),
+        "num_real": others,
+        "notes": evaluation.notes(count, size, size, dimension),
+        "command": command(options),
+    }
+
+
+def command(options: Sampling) -> str:
+    """The command line of these options, of those that are not as they come."""
+    given, usual = flat(options), flat(Sampling(options.run))
+    words = ["python", "sample.py", str(options.run)]
+    for name, value in given.items():
+        if name not in ("run", *NO_MATTER) and value != usual[name]:
+            option = name.replace("_", "-")
+            each = value if isinstance(value, tuple) else (value,)
+            words += [f"--no-{option}"] if value is False else [f"--{option}"]
+            words += [] if isinstance(value, bool) else map(str, each)
+    return shlex.join(words)
+
+
+def finish(out: Path, found: dict[str, Any], grids: Mapping[str, np.ndarray]) -> None:
+    """Writes sweep.json, the grids, sweep.png and sweep.html, and prints the table."""
+    with replacing(out / "sweep.json") as file:
+        file.write(evaluation.as_json(found))
+    with replacing(out / "sweep.png") as file:
+        file.write(sweep_curves.picture(found))
+    with replacing(out / "sweep.html") as file:
+        file.write(sweep_page.page(found, grids).encode())
+    print(f"\n{sweep_page.text(found)}\n\n{out / 'sweep.html'}, sweep.png and sweep.json beside it")
+
+
+def grids_of(drawn: Sequence[tuple[float, int, Path]], reference: sets.PictureSet) -> dict[str, np.ndarray]:
+    """A grid of samples for each scale, all of the first seed, so of the same noise; and one of the reference."""
+    found = {}
+    for scale, seed, folder in drawn:
+        if seed == drawn[0][1]:
+            pictures = sets.from_file(folder / "samples.npz")
+            assert pictures is not None
+            found[f"scale {scale:g}"] = grid_of(pictures)
+    return {**found, "real": grid_of(reference)}
+
+
+def grid_of(pictures: sets.PictureSet, rows: int = 4, columns: int = 10) -> np.ndarray:
+    """The first few of each class, a column a class, where up to 16 classes are known; else the first forty."""
+    first = np.concatenate(list(itertools.islice(pictures.chunks(AT_ONCE), 16)))
+    labels = None if pictures.labels is None else pictures.labels[: len(first)]
+    chosen = np.arange(min(len(first), rows * columns))
+    if labels is not None and (labels >= 0).all() and 2 <= len(classes := np.unique(labels)) <= 16:
+        members = [np.flatnonzero(labels == label) for label in classes]
+        deep = min(rows, min(map(len, members)))
+        chosen, columns = np.array([each[row] for row in range(deep) for each in members]), len(classes)
+    return images.grid(first[chosen], columns, scale=max(1, 32 // first.shape[1]))
