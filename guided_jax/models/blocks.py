@@ -80,7 +80,9 @@ class GroupNorm(nn.Module):
     """(x - mean) / sqrt(var + 1e-5) * scale + bias, statistics of one example over `axes` within a group of channels.
 
     Means are taken over the positions first and over a group's channels then: the same numbers as in one reduction, in
-    an order that keeps the channels contiguous (1.3 to 2.5 times faster on CPU than flax's, gradients included).
+    an order that keeps the channels contiguous. The second mean is a product with a matrix of 1 / size, which gives every
+    channel its group's mean: XLA would repeat a mean within the loop over all positions, which then is no vector
+    loop. On CPU it is 1.6 to 4 times faster than flax's, gradients included.
     """
 
     num_groups: int
@@ -100,7 +102,9 @@ class GroupNorm(nn.Module):
         """The mean of each channel's group, with axes of length 1 where it was taken."""
         means = h.mean(self.axes, keepdims=True) if self.axes else h
         grouped = means.reshape(*means.shape[:-1], self.num_groups, -1)
-        return jnp.broadcast_to(grouped.mean(-1, keepdims=True), grouped.shape).reshape(means.shape)
+        size = grouped.shape[-1]
+        average = jnp.full((size, size), 1 / size, h.dtype)
+        return jnp.matmul(grouped, average, precision="highest").reshape(means.shape)
 
 
 def _last(vector: Array, ndim: int) -> Array:
@@ -172,9 +176,7 @@ def attention_weights(
     q: Float[Array, "*batch length heads ch"], k: Float[Array, "*batch length heads ch"]
 ) -> Float[Array, "*batch heads length length"]:
     """softmax_s(q_t . k_s / sqrt(ch)), float32; q and k each scaled by ch^(-1/4), which keeps half precision in range."""
-    scale = q.shape[-1] ** -0.25
-    logits = jnp.einsum("...thc,...shc->...hts", q * scale, k * scale).astype(jnp.float32)
-    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+    weights = _unnormalised(q, k)
     return weights * (1 / weights.sum(-1, keepdims=True))  # not a division: see `forward.ratio`
 
 
@@ -183,8 +185,22 @@ def attend(
     k: Float[Array, "*batch length heads ch"],
     v: Float[Array, "*batch length heads ch"],
 ) -> Float[Array, "*batch length heads ch"]:
-    """a_t = sum_s weights_ts v_s for every head."""
-    return jnp.einsum("...hts,...shc->...thc", attention_weights(q, k).astype(v.dtype), v)
+    """a_t = sum_s weights_ts v_s for every head.
+
+    The sum is divided by that of the weights afterwards, and the heads stand before the positions in every product: on CPU
+    the same products in the order of the arguments, with the weights divided first, take five times as long.
+    """
+    weights = _unnormalised(q, k)
+    total = jnp.matmul(weights.astype(v.dtype), jnp.moveaxis(v, -2, -3), preferred_element_type=jnp.float32)
+    return jnp.moveaxis(total * (1 / weights.sum(-1, keepdims=True)), -3, -2).astype(v.dtype)
+
+
+def _unnormalised(q: Array, k: Array) -> Array:
+    """exp of the logits less their greatest, (*batch, heads, length, length), float32."""
+    scale = q.shape[-1] ** -0.25
+    q, k = (jnp.moveaxis(each * scale, -2, -3) for each in (q, k))
+    logits = jnp.matmul(q, jnp.swapaxes(k, -1, -2)).astype(jnp.float32)
+    return jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
 
 
 def multi_head_attention(
