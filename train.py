@@ -60,11 +60,7 @@ def by_quarter(name: str, values: Any, level: Any, num_steps: int) -> dict[str, 
 def diffusion_loss(run: runs.Run, dropout: bool = True) -> Loss:
     """Denoising with the label dropped at times: what classifier-free guidance needs."""
     settings, classes = run.experiment.diffusion, run.facts.num_classes
-    unet = run.unet.clone(
-        plain_convolution=True,  # the fast one is for gradients inside a scan; here it costs a quarter
-        remat=settings.remat,
-        remat_keep=settings.remat_keep,
-    )
+    unet = run.unet.clone(remat=settings.remat, remat_keep=settings.remat_keep)
     dropout = dropout and bool(settings.network.dropout)
 
     def loss(params: Any, keys: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
@@ -95,7 +91,7 @@ def diffusion_loss(run: runs.Run, dropout: bool = True) -> Loss:
 def classifier_loss(run: runs.Run, dropout: bool = True) -> Loss:
     """Cross-entropy of the noisy classifier, and how often it is right."""
     settings = run.experiment.classifier
-    classifier = run.classifier.clone(plain_convolution=True, remat=settings.remat, remat_keep=settings.remat_keep)
+    classifier = run.classifier.clone(remat=settings.remat, remat_keep=settings.remat_keep)
     dropout = dropout and bool(settings.network.dropout)
 
     def loss(params: Any, keys: Any, batch: Any) -> tuple[Any, dict[str, Any]]:

@@ -102,6 +102,20 @@ def test_one_kernel_per_example():
         close(ours, theirs)
 
 
+@pytest.mark.parametrize(("part", "most", "convolutions"), [(1, 8, 5), (2 * 6 * 6 * 4, 8, 3), (1, 2, 2), (10**6, 8, 1)])
+def test_the_kernels_gradient_by_parts_of_the_batch(monkeypatch, part, most, convolutions):
+    monkeypatch.setattr(convolution, "PART", part)
+    monkeypatch.setattr(convolution, "MOST_PARTS", most)
+    x, kernel = arrays(batch=5)
+
+    def gradient(conv):
+        return lambda kernel: jax.grad(lambda kernel: jnp.sum(jnp.sin(conv(x, kernel))))(kernel)
+
+    close(gradient(fast)(kernel), gradient(plain)(kernel))
+    text = jax.jit(gradient(fast)).lower(kernel).compile().as_text()
+    assert sum(" convolution(" in line for line in text.splitlines()) == 1 + convolutions  # and the forward one
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_reverse_over_reverse(stride):
     x, kernel = arrays()

@@ -10,6 +10,8 @@ The price is forward-mode differentiation: `jvp`, `jacfwd` and `linearize` refus
 `jacrev`, or the networks' field `plain_convolution=True`). Gradients of gradients in reverse mode work.
 """
 
+import functools
+import math
 from functools import partial
 from typing import Any
 
@@ -19,6 +21,10 @@ from jax import lax
 from jaxtyping import Array, Float
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+# Numbers of a cotangent, 1 MiB in float32; and how many parts at most, each of which is one more convolution to compile.
+PART = 2**18
+MOST_PARTS = 8
 
 
 def conv_general_dilated(
@@ -64,12 +70,31 @@ def _backward(strides, pads, precision, residuals, cotangent):
     fast = partial(_input_gradient, size=x.shape[1:3], **static)
     own = partial(_transposed_input_gradient, shape=x.shape, dtype=x.dtype, **static)
     to_x = lax.platform_dependent(cotangent, kernel, cpu=fast, default=own)
-    # Kept outside the platform switch: a caller that wants only the input gradient has this line removed as dead code.
-    (to_kernel,) = jax.linear_transpose(lambda k: _plain(x, k, **static), kernel)(cotangent)
+    # A switch of its own: a caller that wants only the input gradient has it removed as dead code.
+    weights = partial(_kernel_gradient, shape=kernel.shape, dtype=kernel.dtype, **static)
+    to_kernel = lax.platform_dependent(x, cotangent, cpu=partial(_by_parts, weights), default=weights)
     return to_x, to_kernel
 
 
 _convolve.defvjp(_forward, _backward)
+
+
+def _kernel_gradient(x, cotangent, *, shape, dtype, strides, pads, precision):
+    kernel = jax.ShapeDtypeStruct(shape, dtype)
+    (to_kernel,) = jax.linear_transpose(lambda kernel: _plain(x, kernel, strides, pads, precision), kernel)(cotangent)
+    return to_kernel
+
+
+def _by_parts(gradient, x, cotangent):
+    """The sum of `gradient` over parts of the examples, the cotangent of each small enough to stay in a core's cache.
+
+    XLA makes of a kernel's gradient one product over all positions of all examples, and takes the cotangent anew for each
+    of its rows: at 32x32 the parts are 1.7 times as fast with 64 channels, 3.5 times with 128.
+    """
+    count, each = len(x), math.prod(cotangent.shape[1:])
+    size = max(1, PART // each, -(-count // MOST_PARTS))
+    parts = [gradient(x[i : i + size], cotangent[i : i + size]) for i in range(0, count, size)]
+    return functools.reduce(jnp.add, parts) if parts else gradient(x, cotangent)
 
 
 def _input_gradient(cotangent, kernel, *, size, strides, pads, precision):
