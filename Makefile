@@ -1,12 +1,17 @@
 # make demo: from nothing to guided digits.  make test: the whole suite.  make check: format, lint, types.
+# make bench: speed, beside naive JAX and PyTorch, which it installs.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo bench test test-slow check format clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m benchmarks.digits
+
+bench: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -e '.[bench]' || echo "PyTorch could not be installed and is left out"
+	$(BIN)/python -m benchmarks.speed
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=15

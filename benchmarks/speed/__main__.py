@@ -1,0 +1,185 @@
+"""Speed: guided sampling and training, against naive JAX, against PyTorch, against the machine's own rate of matmul.
+
+    python -m benchmarks.speed
+
+Everybody is a process of its own; in each round each is asked for one timing in turn, so that what else the machine does
+falls on all alike. Tables give medians: of seconds, and of the ratios within a round. The numbers go to
+runs/speed/speed.json beside those of the sizes and jobs measured before. `--sizes` and `--jobs` choose parts.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from benchmarks.sampler_pages import fill
+from benchmarks.speed import tables
+from benchmarks.speed.sizes import JOBS
+from benchmarks.speed.worker import CORES
+from configs import command_line
+from guided_jax.files import replacing
+
+Job = Literal["classifier", "classifier-free", "train"]
+PAGE = Path("docs/performance.md")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Measure, print the tables."""
+
+    sizes: tuple[Literal["digits", "32x32", "wide"], ...] = ("digits", "32x32", "wide")
+    jobs: tuple[Job, ...] = ("classifier", "classifier-free", "train")
+    who: tuple[str, ...] = ()
+    """Only these, by the names in the tables; all when none is given."""
+    rounds: int = 5
+    out: Path = Path("runs/speed")
+    page: bool = False
+    """Put the tables into docs/performance.md too."""
+
+
+class Worker:
+    """The parent's end of a process."""
+
+    def __init__(self, size: str, job: str, who: str):
+        command = [sys.executable, "-m", "benchmarks.speed.worker", size, job, who]
+        self.name = f"{who}, {size}, {job}"
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.ready = self.answer()
+
+    def answer(self) -> dict[str, Any]:
+        """Its next line; RuntimeError when it has ended."""
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended with {self.process.wait()}")
+        return json.loads(line)
+
+    def time(self) -> dict[str, Any]:
+        """One timing."""
+        self.process.stdin.write("time\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def close(self) -> None:
+        """Ends it."""
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def competitors(job: str, options: Options) -> list[str]:
+    """Those of the job that are asked for and whose packages are here."""
+    here = all(find_spec(name) for name in ("torch", "diffusers"))
+    return [who for who in JOBS[job] if (here or "torch" not in who) and (not options.who or who in options.who)]
+
+
+def count(size: str, torch: bool) -> dict[str, Any]:
+    """Operations and passes, of both sides."""
+    found, *others = [Worker(size, "", who).ready for who in ("counts", "counts, torch")[: 1 + torch]]
+    for other in others:
+        found["torch"] = other["torch"]
+        for job, asked in other["passes"].items():
+            found["passes"][job] |= asked
+    return found
+
+
+def measure(size: str, job: str, options: Options, bar: tqdm) -> tuple[list[dict], dict[str, str]]:
+    """A row for each competitor, and the versions of their packages."""
+    names, load = competitors(job, options), os.getloadavg()[0]
+    products = [Worker(size, "matmul", who) for who in ("jax", "torch")[: 1 + any("torch" in who for who in names)]]
+    workers, seconds, matmul = {}, {who: [] for who in names}, []
+    for who in names:
+        workers[who] = Worker(size, job, who)
+        bar.update()
+    for _ in range(options.rounds):
+        matmul.append(min(worker.time()["seconds"] for worker in products))
+        last = {who: worker.time() for who, worker in workers.items()}
+        for who, found in last.items():
+            seconds[who].append(found["seconds"])
+        bar.update()
+    versions: dict[str, str] = {}
+    rows = []
+    for who, worker in workers.items():
+        versions |= worker.ready["versions"]
+        told = {"compile": worker.ready["compile"], "memory": last[who]["memory"]}
+        rows.append(
+            {"size": size, "job": job, "who": who, "seconds": seconds[who], "matmul": matmul, "load": load, **told}
+        )
+    for worker in (*products, *workers.values()):
+        worker.close()
+    return rows, versions
+
+
+def machine() -> dict[str, Any]:
+    """What it is, and how busy."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return {"cpu": (models or [platform.processor()])[0], "cores": CORES, "python": platform.python_version()}
+
+
+def merge(path: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """What was measured before, with what was measured now in its place; kept in the file."""
+    known = json.loads(path.read_text()) if path.is_file() else {"rows": [], "counts": {}}
+    new = {(row["size"], row["job"]) for row in found["rows"]}
+    rows = [row for row in known["rows"] if (row["size"], row["job"]) not in new] + found["rows"]
+    merged = {**found, "rows": rows, "counts": known["counts"] | found["counts"]}
+    with replacing(path) as file:
+        file.write(json.dumps(merged, indent=1).encode())
+    return merged
+
+
+def main(args: Any) -> None:
+    """Measures what is asked for and prints everything that is known."""
+    options = command_line.parse(Options, "python -m benchmarks.speed", args, description=__doc__ or "")
+    if options.rounds < 1:
+        raise ValueError(f"--rounds is {options.rounds}; give at least 1")
+    torch = all(find_spec(name) for name in ("torch", "diffusers"))
+    if not torch:
+        print("PyTorch is left out: torch and diffusers are not installed (the extra 'bench')")
+    start = time.monotonic()
+    found: dict[str, Any] = {"rows": [], "counts": {}, "machine": machine(), "versions": {}}
+    total = sum(len(options.sizes) * (len(competitors(job, options)) + options.rounds) for job in options.jobs)
+    with tqdm(total=total + len(options.sizes), desc="speed", unit="part") as bar:
+        for size in options.sizes:
+            found["counts"][size] = count(size, torch)
+            bar.update()
+            for job in options.jobs:
+                rows, versions = measure(size, job, options, bar)
+                found["rows"] += rows
+                found["versions"] |= versions
+    options.out.mkdir(parents=True, exist_ok=True)
+    report(merge(options.out / "speed.json", found), options)
+    print(f"\nmeasured in {time.monotonic() - start:.0f} s: {options.out / 'speed.json'}")
+
+
+def report(known: dict[str, Any], options: Options) -> None:
+    """Prints the tables, and puts them into the page if that is asked for."""
+    found = tables.pages(known) | {"machine": about(known)}
+    for name, text in found.items():
+        print(f"\n{name}\n\n{text}")
+    if options.page:
+        with replacing(PAGE) as file:
+            file.write(fill(PAGE.read_text(), found).encode())
+
+
+def about(known: dict[str, Any]) -> str:
+    """One paragraph: where, with what, how busy."""
+    place, loads = known["machine"], [row["load"] for row in known["rows"]]
+    packages = ", ".join(f"{name} {version}" for name, version in sorted(known["versions"].items()))
+    seconds = [each for row in known["rows"] for each in row["matmul"]]
+    rate = 2 * tables.MATMUL**3 / tables.median(seconds) / 1e9
+    return (
+        f"{place['cpu']}, {place['cores']} cores, Python {place['python']}; {packages}. The product of two matrices of "
+        f"{tables.MATMUL} x {tables.MATMUL}: {rate:.0f} GFLOP/s. The load average was {min(loads):.1f} to {max(loads):.1f} "
+        "when a part began, the benchmark's own included."
+    )
+
+
+if __name__ == "__main__":
+    command_line.script(main)

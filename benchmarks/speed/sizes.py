@@ -1,0 +1,95 @@
+"""What is measured: three sizes of one network, two ways of guiding it, its training, and who takes part in each."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Size(NamedTuple):
+    """A U-Net, the encoder classifier of the same shape, and how much work one timing is."""
+
+    side: int
+    channels: int  # of a picture
+    width: int  # model_channels
+    channel_mult: tuple[int, ...]
+    num_res_blocks: int
+    attention: tuple[int, ...]  # downsampling factors of the levels that attend
+    head_channels: int
+    num_groups: int
+    resblock_updown: bool
+    images: int  # sampled at a time
+    steps: int  # DDIM steps in one timing
+    batch: int  # of a training step
+    train_steps: int  # in one timing
+    num_classes: int = 10
+
+
+SIZES = {
+    # That of `make demo`, 0.76 M parameters.
+    "digits": Size(8, 1, 32, (1, 2), 1, (2,), 32, 8, False, images=64, steps=10, batch=128, train_steps=2),
+    # An ADM of 8.0 M parameters.
+    "32x32": Size(32, 3, 64, (1, 2, 2), 2, (2, 4), 32, 32, True, images=16, steps=2, batch=16, train_steps=1),
+    # Wide enough that nearly all the time goes into multiplications: 41 M parameters.
+    "wide": Size(32, 3, 192, (1, 2), 2, (2,), 64, 32, True, images=4, steps=2, batch=4, train_steps=1),
+}
+SCALE = 2.0
+LABEL_DROPOUT = 0.15
+EMA_DECAY = 0.999
+LEARNING_RATE = 1e-4
+# Guidance on the less noisy half of the steps, for the variants with an interval.
+INTERVAL = (0.0, 0.5)
+
+# Who takes part, the one that the others are compared with first. `loop` and `scan` are naive JAX.
+JOBS = {
+    "classifier": ("ours", "ours, 1 device", "loop", "scan", "torch", "torch channels-last"),
+    "classifier-free": (
+        "ours",
+        "ours, fused",
+        "ours, 1 device",
+        "ours, 1 device, fused",
+        "ours, 1 device, interval",
+        "loop",
+        "scan",
+        "torch",
+        "torch channels-last",
+    ),
+    "train": ("ours", "ours, 1 device", "loop", "torch", "torch channels-last"),
+}
+
+
+def networks(size: Size, **changes):
+    """Our U-Net, conditional and with a null label, and our classifier."""
+    from guided_jax import models  # not at the top: torch's processes have no use for JAX
+
+    shared = {
+        "model_channels": size.width,
+        "channel_mult": size.channel_mult,
+        "num_res_blocks": size.num_res_blocks,
+        "attention_resolutions": size.attention,
+        "num_head_channels": size.head_channels,
+        "num_groups": size.num_groups,
+        "resblock_updown": size.resblock_updown,
+        **changes,
+    }
+    unet = models.UNet(out_channels=size.channels, num_classes=size.num_classes, null_label=True, **shared)
+    return unet, models.Classifier(num_classes=size.num_classes, **shared)
+
+
+def parameters(size: Size, seed: int = 0):
+    """{"unet": ..., "classifier": ...}: drawn, none of them 0, so that the pictures say something; nothing is compiled."""
+    import jax
+    import jax.numpy as jnp
+
+    rng = np.random.default_rng(seed)
+    x, found = jnp.zeros((1, size.side, size.side, size.channels)), {}
+
+    def draw(path, leaf):
+        spread = 1 / math.sqrt(math.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.1
+        drawn = spread * rng.standard_normal(leaf.shape, np.float32)
+        return jnp.asarray(drawn + (path[-1].key == "scale"))
+
+    for name, network in zip(("unet", "classifier"), networks(size), strict=True):
+        shapes = jax.eval_shape(network.init, jax.random.key(0), x, jnp.zeros(1))
+        found[name] = jax.tree_util.tree_map_with_path(draw, shapes)
+    return found

@@ -1,0 +1,87 @@
+"""What was measured, as tables."""
+
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+from benchmarks.sampler_pages import table
+from benchmarks.speed.sizes import JOBS, SIZES
+from benchmarks.speed.worker import MATMUL
+
+Rows = list[dict[str, Any]]
+
+
+def median(values: Iterable[float]) -> float:
+    """Of those that are there."""
+    return statistics.median(values)
+
+
+def work(row: dict[str, Any], counts: dict[str, Any]) -> float:
+    """Operations of one timing, by the rules of torch's counter."""
+    size = SIZES[row["size"]]
+    if row["job"] == "train":
+        return size.batch * size.train_steps * counts["ours"]["train"]
+    asked = counts["passes"][row["job"]][row["who"]]
+    return size.images * sum(asked[name] * counts["ours"][name] for name in asked)
+
+
+def share(row: dict[str, Any], counts: dict[str, Any]) -> float:
+    """Of the machine's rate of multiplying matrices, each round by its own."""
+    rates = [work(row, counts) / each / (2 * MATMUL**3) for each in row["seconds"]]
+    return median(rate * product for rate, product in zip(rates, row["matmul"], strict=True))
+
+
+def gain(row: dict[str, Any], first: dict[str, Any]) -> float:
+    """How many times longer than the first one: the median of the rounds' ratios."""
+    return median(a / b for a, b in zip(row["seconds"], first["seconds"], strict=True))
+
+
+def asked(row: dict[str, Any], counts: dict[str, Any]) -> str:
+    """Passes of the U-Net, and those of the classifier with its gradient, for a picture."""
+    found = counts["passes"].get(row["job"], {}).get(row["who"], {})
+    return " + ".join(f"{each:g}" for each in found.values())
+
+
+def timings(rows: Rows, counts: dict[str, Any]) -> str:
+    """One size and job: who took how long."""
+    head = ("", "ms a step", "times ours", "GFLOP/s", "of matmul", "compiling, s", "memory, MiB", "passes")
+    size, body = SIZES[rows[0]["size"]], []
+    for row in rows:
+        seconds = median(row["seconds"])
+        steps = size.train_steps if row["job"] == "train" else size.steps
+        body.append(
+            (
+                row["who"],
+                f"{1000 * seconds / steps:.0f}",
+                f"{gain(row, rows[0]):.2f}",
+                f"{work(row, counts) / seconds / 1e9:.0f}",
+                f"{share(row, counts):.0%}",
+                f"{row['compile']:.1f}",
+                f"{row['memory']:.0f}",
+                asked(row, counts),
+            )
+        )
+    return table(head, body)
+
+
+def operations(counts: dict[str, dict[str, Any]]) -> str:
+    """Of every size: operations for one picture, counted at both sides."""
+    head = ("", "network", "ours, torch's rules", "torch", "difference", "ours, XLA's count")
+    body = []
+    for size, found in counts.items():
+        for name, ours in found["ours"].items():
+            theirs = found.get("torch", {}).get(name)
+            there = (f"{theirs / 1e6:.2f}", f"{theirs / ours - 1:+.1%}") if theirs else ("", "")
+            body.append((size, name, f"{ours / 1e6:.2f}", *there, f"{found['xla'][name] / 1e6:.2f}"))
+    return table(head, body)
+
+
+def pages(known: dict[str, Any]) -> dict[str, str]:
+    """The tables by name."""
+    counts, found = known["counts"], {"operations, millions a picture": operations(known["counts"])}
+    for size in counts:
+        for job in JOBS:
+            rows = [row for row in known["rows"] if (row["size"], row["job"]) == (size, job)]
+            if rows:
+                found[f"{size}, {job}"] = timings(rows, counts[size])
+    return found

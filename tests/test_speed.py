@@ -1,0 +1,150 @@
+"""What `benchmarks.speed` compares is the same thing: the same pictures, the same operations, the passes as counted."""
+
+import importlib.util
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.speed import __main__ as speed
+from benchmarks.speed import flops, naive, ours, passes, sizes, tables
+from guided_jax import parallel
+
+TINY = sizes.Size(8, 1, 8, (1, 2), 1, (2,), 8, 4, True, images=2, steps=2, batch=2, train_steps=1)
+TORCH = importlib.util.find_spec("torch") and importlib.util.find_spec("diffusers")
+needs_torch = pytest.mark.skipif(not TORCH, reason="the extra 'bench' is not installed")
+
+
+def test_naive_jax_draws_the_same_pictures():
+    expected = ours.sampling(TINY, "classifier", "plain", parallel.choose_devices(TINY.images))()
+    assert np.abs(expected).max() > 0.1  # not the pictures of a network that says 0
+    found = naive.sampling(TINY, "classifier", False)()
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", ["classifier", "classifier-free"])
+def test_all_loops_of_jax_are_one(kind):
+    """With networks that are the same and cheap: the schedule, the guidance, the steps."""
+    expected = by_ours(kind)
+    for scanned in (False, True):
+        found = naive.sampling(TINY, kind, scanned, smooth(TINY))()
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    assert np.abs(expected - by_ours("classifier" if kind != "classifier" else "classifier-free")).max() > 0.01
+
+
+def by_ours(kind):
+    draw = jax.vmap(ours.drawing(TINY, kind, "plain", *smooth(TINY)), (None, 0, 0))
+    return draw({"unet": 0.0, "classifier": 0.0}, *ours.start(TINY))
+
+
+def smooth(size):
+    """Networks that are cheap and depend on everything they are given, of one picture or a batch."""
+
+    def unet(params, x, t, y):
+        y = jnp.asarray(y, jnp.float32)
+        told = 0.1 * y / size.num_classes + 1e-4 * jnp.asarray(t, jnp.float32)
+        return 0.5 * jnp.tanh(x) + told.reshape(told.shape + (1,) * (x.ndim - told.ndim))
+
+    def classifier(params, x, t):
+        means = x.mean(axis=(-3, -2, -1))
+        return jnp.stack([jnp.sin(c + means) for c in range(size.num_classes)], -1)
+
+    return unet, classifier
+
+
+@needs_torch
+@pytest.mark.parametrize("kind", ["classifier", "classifier-free"])
+def test_pytorchs_loop_is_ours(kind):
+    import torch
+
+    from benchmarks.speed import pytorch
+
+    def unet(x, t, y):
+        return 0.5 * torch.tanh(x) + (0.1 * y / TINY.num_classes + 1e-4 * t)[:, None, None, None]
+
+    def classifier(x, t):
+        return torch.stack([torch.sin(c + x.mean((1, 2, 3))) for c in range(TINY.num_classes)], 1)
+
+    x_T, labels = ours.start(TINY)
+    with torch.no_grad():
+        noise = torch.tensor(x_T).permute(0, 3, 1, 2)
+        found = pytorch.draw(TINY, kind, unet, classifier, noise, torch.tensor(labels.astype(np.int64)))
+    np.testing.assert_allclose(found.permute(0, 2, 3, 1).numpy(), by_ours(kind), rtol=1e-3, atol=1e-3)
+
+
+@needs_torch
+@pytest.mark.parametrize("size", sizes.SIZES)
+def test_pytorch_does_as_many_operations(size):
+    from benchmarks.speed import pytorch
+
+    counted, theirs = flops.of_networks(sizes.SIZES[size], flops.by_torch_rules), pytorch.flops(sizes.SIZES[size])
+    assert set(theirs) == {"unet", "classifier"}
+    for name, count in theirs.items():
+        assert abs(counted[name] / count - 1) < 0.05
+
+
+def test_operations_are_counted_by_torchs_rules():
+    a, b = jnp.zeros((3, 5)), jnp.zeros((5, 7))
+    x, kernel = jnp.zeros((2, 8, 8, 3)), jnp.zeros((3, 3, 3, 4))
+    convolve = lambda x: jax.lax.conv_general_dilated(  # noqa: E731
+        x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    forward = 2 * (2 * 4 * 4 * 4) * (3 * 3 * 3)
+    assert flops.by_torch_rules(jnp.matmul, a, b) == 2 * 3 * 5 * 7
+    assert flops.by_torch_rules(convolve, x) == forward
+    assert (
+        flops.by_torch_rules(jax.grad(lambda x: convolve(x).sum()), x) == 2 * forward
+    )  # the input's gradient once more
+    repeated = jax.jit(lambda a: jax.lax.scan(lambda c, _: (c @ b @ b.T, None), a, None, length=4)[0])
+    assert flops.by_torch_rules(repeated, a) == 4 * 2 * (2 * 3 * 5 * 7)
+    either = lambda a: jax.lax.cond(a.sum() > 0, lambda: a @ b @ b.T, lambda: a)  # noqa: E731
+    assert flops.by_torch_rules(either, a) == 2 * (2 * 3 * 5 * 7)
+
+
+def test_a_training_step_is_about_three_passes():
+    counted = flops.of_networks(TINY, flops.by_torch_rules)
+    assert 2.8 < counted["train"] / counted["unet"] <= 3
+
+
+def test_passes_are_those_of_the_loops():
+    steps = TINY.steps
+    for who in ("ours", "loop", "scan"):
+        assert passes.of_jax(TINY, "classifier", who) == {"unet": steps, "classifier": steps}
+        assert passes.of_jax(TINY, "classifier-free", who) == {"unet": 2 * steps}
+    assert passes.of_jax(TINY, "classifier-free", "ours, fused") == {"unet": 2 * steps}
+    assert passes.of_jax(TINY, "classifier-free", "ours, 1 device, interval") == {"unet": 1.5 * steps}
+
+
+@needs_torch
+def test_pytorch_makes_as_many_passes():
+    for job in ("classifier", "classifier-free"):
+        assert passes.of_torch(TINY, job) == passes.of_jax(TINY, job, "ours")
+
+
+def test_the_table_compares_within_rounds():
+    base = {"size": "digits", "job": "train", "matmul": [1.0, 1.0, 2.0], "compile": 1.0, "memory": 1.0}
+    first, other = (
+        base | {"who": "ours", "seconds": [1.0, 2.0, 8.0]},
+        base | {"who": "loop", "seconds": [3.0, 9.0, 8.0]},
+    )
+    assert tables.gain(other, first) == 3.0  # of 3, 4.5 and 1; the medians alone, 8 / 2, would say 4
+    counts = {"ours": {"train": 2 * tables.MATMUL**3 // (sizes.SIZES["digits"].batch * 2)}, "passes": {}}
+    assert tables.share(first, counts) == pytest.approx(0.5)  # of 1, 0.5, 0.25
+    assert "| loop | 4000 | 3.00 |" in tables.timings([first, other], counts)
+
+
+def test_pytorch_is_left_out_where_it_is_not(monkeypatch):
+    monkeypatch.setattr(speed, "find_spec", lambda name: None)
+    assert speed.competitors("train", speed.Options()) == ["ours", "ours, 1 device", "loop"]
+    assert speed.competitors("train", speed.Options(who=("loop", "torch"))) == ["loop"]
+
+
+def test_what_was_measured_before_is_kept(tmp_path):
+    path = tmp_path / "speed.json"
+    rows = [{"size": size, "job": job, "who": "ours"} for size in ("digits", "wide") for job in ("classifier", "train")]
+    speed.merge(path, {"rows": rows, "counts": {"digits": 1, "wide": 1}})
+    new = {"size": "wide", "job": "train", "who": "loop"}
+    speed.merge(path, {"rows": [new], "counts": {"wide": 2}})
+    assert json.loads(path.read_text()) == {"rows": [*rows[:3], new], "counts": {"digits": 1, "wide": 2}}
