@@ -46,6 +46,7 @@ JOBS = {
     "classifier-free": (
         "ours",
         "ours, fused",
+        "ours, interval",
         "ours, 1 device",
         "ours, 1 device, fused",
         "ours, 1 device, interval",
