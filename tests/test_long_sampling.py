@@ -84,3 +84,31 @@ def test_killed_in_the_middle_three_times_nothing_is_repeated_or_lost(tiny, tmp_
     np.testing.assert_array_equal(pictures, wanted)
     np.testing.assert_array_equal(labels, told)
     assert not (out / ".samples.partial").exists()
+
+
+# As users compile: the tests themselves leave most of XLA's optimizations out.
+BATCHES = """
+import jax, numpy as np
+from benchmarks.speed import sizes
+from guided_jax import denoiser, reverse, sampler, schedule
+
+size = sizes.SIZES["digits"]
+unet, params = sizes.networks(size)[0], sizes.parameters(size)["unet"]
+levels = schedule.respace(schedule.cosine(1000), 2)
+
+def draw(params, key):
+    model = denoiser.from_network(lambda x, t: unet.apply(params, x, t, 0))
+    return sampler.sample(key, model, reverse.ddim(), jax.random.normal(key, (8, 8, 1)), levels)
+
+many = jax.jit(jax.vmap(draw, (None, 0)))
+few, more = (many(params, sampler.keys(jax.random.key(0), np.arange(n))) for n in (4, 32))
+print(np.abs(more[:4] - few).max() / np.abs(few).max())
+"""
+
+
+def test_the_size_of_a_batch_changes_an_image_by_rounding_only():
+    """XLA's CPU backend has computed a product of small matrices in a scan wrongly from 32 images on."""
+    done = subprocess.run(
+        [sys.executable, "-c", BATCHES], capture_output=True, text=True, check=True, cwd=ROOT, env=alone()
+    )
+    assert float(done.stdout) < 1e-4

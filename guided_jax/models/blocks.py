@@ -101,10 +101,12 @@ class GroupNorm(nn.Module):
     def _mean(self, h: Array) -> Array:
         """The mean of each channel's group, with axes of length 1 where it was taken."""
         means = h.mean(self.axes, keepdims=True) if self.axes else h
-        grouped = means.reshape(*means.shape[:-1], self.num_groups, -1)
-        size = grouped.shape[-1]
-        average = jnp.full((size, size), 1 / size, h.dtype)
-        return jnp.matmul(grouped, average, precision="highest").reshape(means.shape)
+        # Two products with a table, not a mean that is repeated: XLA's CPU backend would repeat it for every position.
+        # And not one product of (groups, size) with (size, size): jax 0.10.2 computes it wrongly in a scan of 32 pictures.
+        size = means.shape[-1] // self.num_groups
+        member = np.repeat(np.eye(self.num_groups, dtype=np.float32), size, axis=0)  # (channel, group)
+        averages = jnp.matmul(means, member / size, precision="highest")
+        return jnp.matmul(averages, member.T, precision="highest")
 
 
 def _last(vector: Array, ndim: int) -> Array:
