@@ -15,10 +15,13 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from configs import command_line
+from configs import command_line, schema
 from configs import run as runs
+from configs.measurement import HELD_OUT
+from configs.sampling import NO_MATTER
+from configs.sweep import TRAIN
 from guided_jax import grid, guidance, images, likelihood, parallel, sampler, schedule
-from guided_jax.files import replacing, writable_directory
+from guided_jax.files import answers, replacing, writable_directory
 
 GREY = np.log2(127.5)  # a grey value is 1 / 127.5 wide in [-1, 1]
 
@@ -29,7 +32,7 @@ class Measuring:
 
     run: tyro.conf.Positional[Path]
     """The directory that train.py or convert.py wrote."""
-    pictures: str = "held-out"
+    pictures: str = HELD_OUT
     """held-out, train (the run's own data), or an npz file of pictures and labels as samples.npz."""
     by: Literal["bound", "flow"] = "bound"
     """The variational bound of the chain that ddpm samples, or the exact density along the probability flow."""
@@ -50,6 +53,8 @@ class Measuring:
     seed: int = 0
     out: Path | None = None
     """Where bits.json and terms.npz go; by default RUN/bits/ and what was asked."""
+    overwrite: bool = False
+    """Replace bits.json and terms.npz that answer something else."""
     devices: int | None = None
     """How many devices to use; if not given, the largest count that divides the batch."""
 
@@ -60,8 +65,7 @@ def check(options: Measuring, run: runs.Run) -> None:
     for name in ("num_samples", "batch_size", "probes"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}; give at least 1")
-    if options.variance == "learned" and not diffusion.learned_variance:
-        raise ValueError("this run's network did not learn a variance; use --variance small or large")
+    runs.variance_of(run, options.variance)
     if options.unlabelled and not diffusion.null_label:
         raise ValueError("--unlabelled needs a run with label dropout; leave it out")
     check_read(options)
@@ -79,11 +83,12 @@ def check_read(options: Measuring) -> None:
 
 def pictures_of(options: Measuring, run: runs.Run) -> tuple[np.ndarray, np.ndarray]:
     """(uint8 pictures, labels); ValueError for those that the run's network cannot take."""
-    if options.pictures in ("held-out", "train"):
-        source = run.experiment.data.make(held_out=options.pictures == "held-out")
+    if options.pictures in (HELD_OUT, TRAIN):
+        source = run.experiment.data.make(held_out=options.pictures == HELD_OUT)
         batch = source.read(np.arange(min(options.num_samples, len(source))))
-        return batch["image"], batch["label"]
-    found, labels = images.load_npz(options.pictures)
+        found, labels = batch["image"], batch["label"]
+    else:
+        found, labels = images.load_npz(options.pictures)
     if not len(found) or found.shape[1:] != run.facts.image_shape:
         raise ValueError(f"--pictures has {len(found)} of {found.shape[1:]}; the run draws {run.facts.image_shape}")
     told = run.experiment.diffusion.conditional and not options.unlabelled
@@ -101,12 +106,12 @@ Measure = Callable[..., dict[str, Any]]  # (params, key, picture in [-1, 1], lab
 def by_bound(options: Measuring, run: runs.Run, denoiser_of: Callable[..., Any]) -> Measure:
     """The bound and, of each step from noise to clean, its term and the squared errors: ADM's three tables."""
     levels = schedule.respace(run.levels, options.steps) if options.steps else run.levels
-    learned = "learned" if run.experiment.diffusion.learned_variance else "small"
+    variance = runs.variance_of(run, options.variance)
 
     def measure(params: Any, key: Any, x_0: Any, label: Any) -> dict[str, Any]:
         denoise = denoiser_of(params, label, x_0)
         denoise = guidance.clip(denoise) if options.clip else denoise
-        bound = likelihood.variational_bound(key, denoise, x_0, levels, options.variance or learned)
+        bound = likelihood.variational_bound(key, denoise, x_0, levels, variance)
         bits = lambda nats: likelihood.bits_per_dim(nats, x_0.size)  # noqa: E731
         terms = {"vb": bits(bound.terms), "xstart_mse": bound.mse_x_0, "mse": bound.mse_eps}
         return {"bits": bits(bound.total), "prior": bits(bound.prior), **terms}
@@ -145,7 +150,7 @@ def measured(options: Measuring, run: runs.Run, found: np.ndarray, labels: np.nd
     one = {"bound": by_bound, "flow": by_flow}[options.by](options, run, denoiser_of)
     compiled = parallel.parallel_map(one, devices, in_axes=(None, 0, 0, 0))
     params = parallel.place(runs.params(options.run, "diffusion"), devices)
-    chunk = min(options.batch_size, -(-len(found) // len(devices)) * len(devices))
+    chunk = parallel.chunk_size(len(found), options.batch_size, devices)
 
     def draw(rows: np.ndarray) -> Any:
         keys = sampler.keys(jax.random.key(options.seed), rows)
@@ -159,19 +164,31 @@ def measured(options: Measuring, run: runs.Run, found: np.ndarray, labels: np.nd
     return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
 
 
-def save(options: Measuring, each: dict[str, np.ndarray]) -> tuple[Path, float, float]:
-    """Writes bits.json and terms.npz; (where, the mean, its standard error)."""
+def asked(options: Measuring) -> dict[str, Any]:
+    """What determines the numbers."""
+    return {name: value for name, value in schema.to_dict(options).items() if name not in NO_MATTER}
+
+
+def destination(options: Measuring) -> Path:
+    """The output folder, made; ValueError when it holds the answer to something else."""
     default = options.run / "bits" / f"{options.by}-{options.steps or 'all'}-{Path(options.pictures).stem}"
     out = writable_directory(options.out or default)
+    made = out / "bits.json"
+    if made.exists() and not options.overwrite and not answers(made, asked(options)):
+        raise ValueError(f"{out} holds the bits of something else; give another --out, or --overwrite")
+    return out
+
+
+def save(out: Path, options: Measuring, each: dict[str, np.ndarray]) -> tuple[float, float]:
+    """Writes terms.npz and bits.json; (the mean, its standard error)."""
     mean, count = float(each["bits"].mean(dtype=np.float64)), len(each["bits"])
     error = float(each["bits"].std(ddof=1, dtype=np.float64) / np.sqrt(count)) if count > 1 else float("nan")
     with replacing(out / "terms.npz") as file:
         np.savez(file, **each)
-    asked = {name: value if isinstance(value, int | None) else str(value) for name, value in vars(options).items()}
-    said = {"bits_per_dim": mean, "standard_error": error if count > 1 else None, "num_samples": count, "asked": asked}
+    said = {"bits_per_dim": mean, "standard_error": error if count > 1 else None, "num_samples": count}
     with replacing(out / "bits.json") as file:
-        file.write(json.dumps(said, indent=2).encode())
-    return out, mean, error
+        file.write(json.dumps({**said, "asked": asked(options)}, indent=2).encode())
+    return mean, error
 
 
 def main(args: Sequence[str]) -> None:
@@ -181,7 +198,8 @@ def main(args: Sequence[str]) -> None:
     run = runs.load(options.run)
     check(options, run)
     found, labels = pictures_of(options, run)
-    out, mean, error = save(options, measured(options, run, found, labels))
+    out = destination(options)
+    mean, error = save(out, options, measured(options, run, found, labels))
     print(f"{mean:.4f} +- {error:.4f} bits per dimension of {len(found)} pictures; {out}")
 
 

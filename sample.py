@@ -6,7 +6,6 @@ python sample.py runs/digits --guidance classifier-free --scale 3 --labels 3 7 -
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from configs import command_line, diagnostics, measurement, methods, samplers
+from configs import command_line, diagnostics, measurement, methods, samplers, schema
 from configs import run as runs
-from configs.sampling import Method, Sampling, check
+from configs.sampling import NO_MATTER, Method, Sampling, check
 from guided_jax import denoiser, guidance, images, parallel, reverse, sampler, schedule, streaming
 from guided_jax.files import replacing, writable_directory
 
@@ -37,9 +36,7 @@ def drawing(run: runs.Run, method: Method, labelled: bool, diagnose: bool = Fals
     null = run.facts.num_classes if diffusion.null_label else None
     levels = samplers.levels_of(method, run.levels)
     row, inside = method.row, method.row.clips_inside or method.clip_base
-    method = dataclasses.replace(
-        method, variance=method.variance or ("learned" if diffusion.learned_variance else "small")
-    )
+    method = dataclasses.replace(method, variance=runs.variance_of(run, method.variance))
     other = runs.load(method.bad) if method.bad else run
     operator = measurement.operator_of(method.measurement, shape) if "measurement" in row.needs else None
 
@@ -128,14 +125,10 @@ def drawer(
     return call
 
 
-# To the samples, but for rounding.
-NO_MATTER = ("out", "overwrite", "devices", "batch_size", "shard_parameters", "sweep")
-
-
 def request(options: Sampling) -> dict[str, Any]:
     """What determines the samples, for the file beside them."""
-    settings = json.loads(json.dumps(dataclasses.asdict(options), default=str))
-    return {name: value for name, value in settings.items() if name not in NO_MATTER}
+    unsaid = (*NO_MATTER, "sweep")
+    return {name: value for name, value in schema.to_dict(options).items() if name not in unsaid}
 
 
 def destination(options: Sampling) -> Path:
@@ -192,9 +185,8 @@ def writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
     sharded = options.shard_parameters
     params = parameters(options, parallel.part_of(devices) if sharded else None)
     call = drawer(run, options.method, params, bool(options.labels), devices, options.diagnose, sharded)
-    # No more than is asked for, in whole rounds of the devices.
-    count = options.num_samples or NUM_SAMPLES
-    chunk = min(options.batch_size, math.ceil(count / len(devices)) * len(devices))
+    count = options.num_samples
+    chunk = parallel.chunk_size(count, options.batch_size, devices)
 
     def write(options: Sampling, reuse: bool = False, told: str = "sampling") -> Path:
         look = looking(options, run)

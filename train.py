@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 
 import sample
-from configs import command_line, schema
+from configs import command_line, held_out, schema
 from configs import run as runs
 from guided_jax import data, images, log, loop, losses, parallel, stopping, training
 
@@ -110,26 +110,9 @@ LOSSES: Mapping[str, Callable[..., Loss]] = {"diffusion": diffusion_loss, "class
 
 
 def evaluation(run: runs.Run, part: str, source: data.Source) -> Callable[[Any], dict[str, float]]:
-    """state -> the metrics of its averaged weights on held-out data, with noise that is always the same."""
-    settings = getattr(run.experiment, part)
-    count = min(len(source), settings.eval_examples)
-    chunks = np.array_split(np.arange(count), -(-count // settings.batch_size))
-    size, key = len(chunks[-1]), jax.random.key(run.experiment.seed)  # of one size: at most a few are left out
-    loss = jax.jit(LOSSES[part](run, dropout=False))
-
-    def measure(params: Any, rows: np.ndarray) -> Any:
-        batch = source.read(rows)
-        value, metrics = loss(
-            params, sample.sampler.keys(key, rows), {**batch, "image": images.from_uint8(batch["image"])}
-        )
-        return jax.device_get({"loss": value, **metrics})
-
-    def evaluate(state: Any) -> dict[str, float]:
-        found = [measure(state.ema, rows[:size]) for rows in chunks]
-        means = jax.tree.map(lambda *values: float(np.mean(values)), *found)
-        return {f"held_out_{name}": value for name, value in training.numbers(means).items()}
-
-    return evaluate
+    """As `held_out.evaluation`, of that network of the run."""
+    settings, loss = getattr(run.experiment, part), LOSSES[part](run, dropout=False)
+    return held_out.evaluation(loss, source, settings.eval_examples, settings.batch_size, run.experiment.seed)
 
 
 def fit(run: runs.Run, part: str, sources: Sources, out: Path, hooks: Any = (), stop: Any = loop.never) -> bool:

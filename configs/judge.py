@@ -15,13 +15,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import tyro
 
-from configs import command_line
+from configs import command_line, held_out
 from configs import run as runs
-from guided_jax import data, images, log, loop, parallel, training
+from guided_jax import data, log, loop, parallel, training
 from guided_jax.files import writable_directory
 from guided_jax.metrics.judge import describe
 from guided_jax.models.judge import Judge
@@ -71,26 +70,7 @@ def loss_of(network: Judge, augment: bool = True) -> Loss:
     return loss
 
 
-def evaluation(network: Judge, source: data.Source, batch_size: int) -> Callable[[Any], dict[str, float]]:
-    """state -> loss and accuracy of its averaged weights on at most 10,000 held-out pictures."""
-    loss = jax.jit(loss_of(network, augment=False))
-    count = min(len(source), 10_000)
-    chunks = np.array_split(np.arange(count), -(-count // batch_size))
-    size = len(chunks[-1])  # of one size: at most a few are left out
-
-    def evaluate(state: Any) -> dict[str, float]:
-        found = []
-        for rows in chunks:
-            batch = source.read(rows[:size])
-            value, metrics = loss(state.ema, None, {**batch, "image": images.from_uint8(batch["image"])})
-            found.append({"loss": value, **metrics})
-        means = jax.tree.map(lambda *values: float(np.mean(values)), *found)
-        return {f"held_out_{name}": value for name, value in means.items()}
-
-    return evaluate
-
-
-def held_out(run: runs.Run) -> data.Source | None:
+def pictures_held_out(run: runs.Run) -> data.Source | None:
     """The run's held-out data, None where there is none."""
     try:
         return run.experiment.data.make(held_out=True)
@@ -108,7 +88,10 @@ def train(options: Judging, run: runs.Run) -> Path:
     step = functools.partial(training.train_step, loss=loss_of(network), optimizer=optimizer, ema_decay=0.99)
     key_params, key_noise = jax.random.split(jax.random.key(options.seed))
     params = jax.jit(network.init)(key_params, jnp.zeros((1, *run.facts.image_shape)))
-    test = held_out(run)
+    test, evaluate = pictures_held_out(run), None
+    if test is not None:
+        plain = loss_of(network, augment=False)
+        evaluate = EVERY, held_out.evaluation(plain, test, 10_000, options.batch_size, options.seed)
     loop.fit(
         parallel.data_parallel(step, devices),
         parallel.place(training.init(key_noise, params, optimizer), devices),
@@ -118,7 +101,7 @@ def train(options: Judging, run: runs.Run) -> Path:
         config={"learning_rate": options.learning_rate, "batch_size": options.batch_size, "seed": options.seed},
         save_every=EVERY,
         log_every=25,
-        evaluate=None if test is None else (EVERY, evaluation(network, test, options.batch_size)),
+        evaluate=evaluate,
         label="judge",
     )
     describe(out, network, run.facts.image_shape, options.num_steps)

@@ -119,6 +119,17 @@ def denoiser_of(run: Run, unet: models.UNet, params: Any, label: Any, low_res: A
     return denoiser.from_network(network, diffusion.parameterization, diffusion.learned_variance)
 
 
+def variance_of(run: Run, asked: str | None) -> str:
+    """The step variance that is asked for, or the run's own: "learned" if its network learned one, else "small".
+
+    ValueError for a learned one of a network that learned none.
+    """
+    learned = run.experiment.diffusion.learned_variance
+    if asked == "learned" and not learned:
+        raise ValueError("this run's network did not learn a variance; use --variance small or large")
+    return asked or ("learned" if learned else "small")
+
+
 def params(directory: Path, part: str, sharding: Any = None) -> Any:
     """The averaged parameters of the "diffusion" or the "classifier" network; ValueError when it was not trained.
 

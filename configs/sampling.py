@@ -128,6 +128,8 @@ class Sampling:
     """Divide the parameters over the devices, for networks that do not fit on one."""
 
 
+NO_MATTER = ("out", "overwrite", "devices", "batch_size", "shard_parameters")  # to the samples, but for rounding
+
 Rule = tuple[Callable[[Any], bool], str]  # (whether a value is right, what is)
 AT_LEAST_1: Rule = (lambda value: value >= 1, "at least 1")
 POSITIVE: Rule = (lambda value: 0 < value < math.inf, "a finite number above 0")
@@ -171,8 +173,7 @@ def check(options: Sampling, run: runs.Run) -> None:
             "leave out --base-samples" if options.base_samples else "name low-resolution pictures by --base-samples"
         )
         raise ValueError(f"this run is {'no' if options.base_samples else 'an'} upsampler; {wanted}")
-    if method.variance == "learned" and not run.experiment.diffusion.learned_variance:
-        raise ValueError("this run's network did not learn a variance; use --variance small or large")
+    runs.variance_of(run, method.variance)
     if method.clip_base and (method.dynamic or not method.clip):
         raise ValueError("--clip-base is for one clip before the guidance; leave out +dynamic and --no-clip")
     if method.dynamic and not method.clip:

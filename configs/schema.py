@@ -274,9 +274,9 @@ def named(name: str) -> Experiment:
     return importlib.import_module(f"configs.{name}").EXPERIMENT
 
 
-def to_dict(experiment: Experiment) -> dict[str, Any]:
-    """As JSON holds it: paths as text, tuples as lists."""
-    return json.loads(json.dumps(dataclasses.asdict(experiment), default=str))
+def to_dict(settings: Any) -> dict[str, Any]:
+    """A dataclass as JSON holds it: paths as text, tuples as lists."""
+    return json.loads(json.dumps(dataclasses.asdict(settings), default=str))
 
 
 def from_dict(values: dict[str, Any], kind: Any = Experiment) -> Any:

@@ -5,7 +5,9 @@ import math
 import re
 from pathlib import Path
 
-HELD_OUT, TRAIN = "held-out", "train"
+from configs.measurement import HELD_OUT
+
+TRAIN = "train"
 MOST = 200  # scales in one sweep
 
 

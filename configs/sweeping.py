@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from configs import judge, sweep_curves, sweep_page
+from configs import judge, schema, sweep_curves, sweep_page
 from configs import run as runs
-from configs.sampling import Sampling, flat
+from configs.sampling import NO_MATTER, Sampling, flat
 from configs.sweep import HELD_OUT, TRAIN
 from guided_jax import adm, checkpoint, data, images, metrics, parallel
-from guided_jax.files import replacing, writable_directory
+from guided_jax.files import answers, replacing, writable_directory
 from guided_jax.metrics import evaluation, sets
 from guided_jax.metrics.inception import inception_features, load_inception, name_of
 from guided_jax.metrics.judge import is_trained, judge_features, load_judge
@@ -27,7 +27,6 @@ from guided_jax.metrics.summary import Summary
 Write = Callable[..., Path]  # (options, reuse, told) -> the folder with the samples that they ask for
 Numbers = dict[str, float]
 AT_ONCE = 64  # pictures whose features are taken together
-NO_MATTER = ("out", "overwrite", "devices", "batch_size", "shard_parameters")  # to the numbers, but for rounding
 MOST_SAMPLES = 1000  # at each scale and seed, when no number is given
 
 
@@ -101,7 +100,7 @@ def real_pictures(name: str, run: runs.Run) -> tuple[sets.PictureSet, data.Sourc
     if name == HELD_OUT:
         return sets.from_source("held-out data", run.experiment.data.make(held_out=True)), training
     if name == TRAIN:
-        return sets.from_source("training data", training), judge.held_out(run)
+        return sets.from_source("training data", training), judge.pictures_held_out(run)
     found = sets.from_file(name)
     if found is None or found.shape != run.facts.image_shape:
         shape = None if found is None else found.shape
@@ -134,7 +133,7 @@ def of_pictures(pictures: sets.PictureSet, eyes: Eyes, reference: Reference) -> 
 
 def accuracy_of(eyes: Eyes, run: runs.Run) -> Numbers:
     """The judge's accuracy on the run's held-out pictures, nothing where there are none: it has learned the others."""
-    source = judge.held_out(run)
+    source = judge.pictures_held_out(run)
     if source is None:
         return {}
     return sets.judged(sets.summary_of(eyes.judge, sets.from_source("held-out data", source), AT_ONCE, quiet=True))
@@ -164,9 +163,8 @@ def of_real(seed: int, options: Sampling, eyes: Eyes, reference: Reference) -> N
 
 def asked(options: Sampling) -> dict[str, Any]:
     """What determines the page, for the file beside it: the options, and how far the networks were trained."""
-    settings = json.loads(json.dumps(dataclasses.asdict(options), default=str))
     steps = {part: checkpoint.latest(options.run / part / "checkpoints") for part in ("diffusion", "classifier")}
-    return {**{name: value for name, value in settings.items() if name not in NO_MATTER}, "steps": steps}
+    return {**{name: value for name, value in schema.to_dict(options).items() if name not in NO_MATTER}, "steps": steps}
 
 
 def destination(options: Sampling) -> Path:
@@ -176,7 +174,7 @@ def destination(options: Sampling) -> Path:
     name = f"{method.guidance}-{options.sweep.sweep}-{method.step_name}-seed{options.seed}-{digest}"
     out = writable_directory(options.out or options.run / "sweeps" / name.replace(":", "-"))
     made, drawn = out / "sweep.json", list(out.glob("scale-*"))
-    if made.exists() and _read(made).get("asked") == mine:
+    if answers(made, mine):
         return out
     if (made.exists() or drawn) and not options.overwrite:
         raise ValueError(f"{out} holds another sweep; give another --out, or --overwrite")
@@ -185,13 +183,6 @@ def destination(options: Sampling) -> Path:
     with replacing(made) as file:
         file.write(evaluation.as_json({"asked": mine}))
     return out
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except ValueError:
-        return {}
 
 
 def described(options: Sampling, eyes: Eyes, reference: Reference) -> dict[str, Any]:

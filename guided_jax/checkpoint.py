@@ -211,10 +211,11 @@ def restore(
     state do not fit.
     """
     path, notes = _whole(directory, step)
-    # A setting that a newer version added is no difference: its caller knows what was done before there was one.
-    added = set(_settings(config)) - set(_settings(notes["config"]))
-    if config is not None and (differing := differences(notes["config"], config, {*ignore, *added})):
-        raise ValueError(f"the checkpoint {path} was made with another configuration: {_some(differing)}")
+    if config is not None:
+        # A setting that a newer version added is no difference: its caller knows what was done before there was one.
+        added = set(_settings(config)) - set(_settings(notes["config"]))
+        if differing := differences(notes["config"], config, {*ignore, *added}):
+            raise ValueError(f"the checkpoint {path} was made with another configuration: {_some(differing)}")
     if differing := differences(_shapes(ocp.metadata(path).metadata, template), _shapes(template, template)):
         raise ValueError(f"the checkpoint {path} holds another network or optimizer: {_some(differing)}")
     state = ocp.load(path, jax.tree.map(_abstract, template))

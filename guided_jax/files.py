@@ -1,10 +1,11 @@
 """Files that are whole or absent: everything is written under a temporary name and then moved into place."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 
 @contextlib.contextmanager
@@ -26,6 +27,14 @@ def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def answers(path: str | os.PathLike, asked: Any) -> bool:
+    """Whether the JSON file says under "asked" that this is what it answers; not if it is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_text())["asked"] == asked
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def writable_directory(path: str | os.PathLike) -> Path:

@@ -16,6 +16,7 @@ STD, SHAPE = 0.5, (4, 4, 1)
 NORMAL = analytic.GaussianMixture((1.0,), np.zeros((1, *SHAPE)), (STD,))
 
 
+@pytest.mark.slow  # the density itself is held by tests/test_likelihood.py
 def test_the_flow_has_a_normal_laws_entropy_in_bits(tiny):
     """Of grey values, which are narrow beside the law: E -log2 p + log2(127.5)."""
     run = runs.load(tiny)._replace(levels=schedule.cosine(400))
@@ -44,6 +45,10 @@ def test_the_command_says_and_writes_the_mean_of_every_picture(tiny, tmp_path, c
     }
     # Untold the label the network says something else, and a picture's bits do not depend on those beside it.
     code, _, err = run_script(nll.main, [*asked, "--unlabelled"], capsys)
+    assert code == 2
+    assert "holds the bits of something else; give another --out, or --overwrite" in err
+    np.testing.assert_array_equal(np.load(tmp_path / "terms.npz")["mse"], each["mse"])
+    code, _, err = run_script(nll.main, [*asked, "--unlabelled", "--overwrite"], capsys)
     assert code == 0, err
     assert not np.array_equal(np.load(tmp_path / "terms.npz")["mse"], each["mse"])
 

@@ -66,7 +66,7 @@ def difference(one, other):
     return norm(jax.tree.map(jnp.subtract, one, other)) / norm(other)
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", [pytest.param("diffusion", marks=pytest.mark.slow), "classifier"])
 def test_remat_computes_the_same_gradient(part):
     values, gradients = gradient_of(assembled(remat=True), part)
     assert difference(gradients, plain(part)[1]) < 1e-5

@@ -17,6 +17,7 @@ TORCH = importlib.util.find_spec("torch") and importlib.util.find_spec("diffuser
 needs_torch = pytest.mark.skipif(not TORCH, reason="the extra 'bench' is not installed")
 
 
+@pytest.mark.slow
 def test_naive_jax_draws_the_same_pictures():
     expected = ours.sampling(TINY, "classifier", "plain", parallel.choose_devices(TINY.images))()
     assert np.abs(expected).max() > 0.1  # not the pictures of a network that says 0

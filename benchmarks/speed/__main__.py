@@ -16,6 +16,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 from tqdm import tqdm
@@ -173,7 +174,7 @@ def about(known: dict[str, Any]) -> str:
     place, loads = known["machine"], [row["load"] for row in known["rows"]]
     packages = ", ".join(f"{name} {version}" for name, version in sorted(known["versions"].items()))
     seconds = [each for row in known["rows"] for each in row["matmul"]]
-    rate = 2 * tables.MATMUL**3 / tables.median(seconds) / 1e9
+    rate = 2 * tables.MATMUL**3 / median(seconds) / 1e9
     return (
         f"{place['cpu']}, {place['cores']} cores, Python {place['python']}; {packages}. The product of two matrices of "
         f"{tables.MATMUL} x {tables.MATMUL}: {rate:.0f} GFLOP/s. The load average was {min(loads):.1f} to {max(loads):.1f} "

@@ -1,7 +1,6 @@
 """What was measured, as tables."""
 
-import statistics
-from collections.abc import Iterable
+from statistics import median
 from typing import Any
 
 from benchmarks.sampler_pages import table
@@ -9,11 +8,6 @@ from benchmarks.speed.sizes import JOBS, SIZES
 from benchmarks.speed.worker import MATMUL
 
 Rows = list[dict[str, Any]]
-
-
-def median(values: Iterable[float]) -> float:
-    """Of those that are there."""
-    return statistics.median(values)
 
 
 def work(row: dict[str, Any], counts: dict[str, Any]) -> float:

@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from guided_jax import adm, data, parallel
-from guided_jax.files import replacing
+from guided_jax.files import answers, replacing
 from guided_jax.metrics import evaluation, sets
 from guided_jax.metrics.features import FeatureFunction, extractor, pixels
 from guided_jax.metrics.files import INCEPTION, Statistics, load_statistics, save_statistics, statistics_of
@@ -193,13 +192,8 @@ def statistics_for(options: argparse.Namespace, name: str, other: Summary | None
 def destination(options: argparse.Namespace) -> Path:
     """The JSON file; ValueError when it is there and answers another question."""
     path = options.out or options.samples.with_suffix(".metrics.json")
-    if path.exists() and not options.overwrite:
-        try:
-            same = json.loads(path.read_text())["asked"] == asked(options)
-        except (ValueError, KeyError, TypeError):
-            same = False
-        if not same:
-            raise ValueError(f"{path} holds something else; give another --out, or --overwrite")
+    if path.exists() and not options.overwrite and not answers(path, asked(options)):
+        raise ValueError(f"{path} holds something else; give another --out, or --overwrite")
     return path
 
 

@@ -18,7 +18,7 @@ class Judge(nn.Module):
     """
 
     num_classes: int
-    channels: Sequence[int] = (32, 64, 128)
+    channels: Sequence[int] = (32, 64, 64)
     num_groups: int = 8
 
     @nn.compact

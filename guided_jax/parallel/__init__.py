@@ -1,7 +1,7 @@
 """Several devices, and several processes, known to this package only: the train step and the sampler stay pure, and
 are compiled for them here, by `jax.pmap` with a whole state on each device, or by `jax.jit` with a part of it on each."""
 
-from guided_jax.parallel.chunks import map_in_chunks
+from guided_jax.parallel.chunks import chunk_size, map_in_chunks
 from guided_jax.parallel.devices import choose_devices, use_cpu_devices
 from guided_jax.parallel.processes import alone, asked, join, primary, same_everywhere, share, together
 from guided_jax.parallel.replicated import as_global, data_parallel, parallel_map, place, shard
@@ -12,6 +12,7 @@ __all__ = [
     "as_global",
     "asked",
     "choose_devices",
+    "chunk_size",
     "data_parallel",
     "fully_sharded",
     "join",

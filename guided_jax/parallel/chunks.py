@@ -1,11 +1,16 @@
 """Any number of examples, a chunk of always the same shape at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Int
+
+
+def chunk_size(count: int, batch_size: int, devices: Sequence[jax.Device]) -> int:
+    """batch_size, or fewer where no more are asked for, in whole rounds of the devices."""
+    return min(batch_size, -(-count // len(devices)) * len(devices))
 
 
 def map_in_chunks(

@@ -34,7 +34,7 @@ def place(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
     The copy shares no memory with the original, nor one leaf with another, so donating it destroys nothing else.
     """
     # An explicit copy: `device_put` leaves the first replica in the memory of the original, even with `may_alias=False`.
-    return jax.device_put(jax.tree.map(jnp.copy, tree), _over(devices))
+    return jax.device_put(jax.tree.map(jnp.copy, tree), over(devices))
 
 
 def shard(tree: PyTree, count: int) -> PyTree:
@@ -71,7 +71,7 @@ def data_parallel(
         indices = shard(np.arange(count, dtype=np.int32) + jax.process_index() * count, here)
         parts = [shard(batch, here) for batch in batches]
         whole = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *parts) if len(parts) > 1 else parts[0]
-        return jax.device_put((whole, indices), _over(devices, AXIS))
+        return jax.device_put((whole, indices), over(devices, AXIS))
 
     return stepper(mapped, scanned, shares, devices[0].platform != "cpu" if scan is None else scan)
 
@@ -97,9 +97,7 @@ def parallel_map(fn: Callable, devices: Sequence[jax.Device], in_axes: tuple[int
         pairs = list(zip(arguments, in_axes, strict=True))
         one = [jax.tree.map(_row if axis == 0 else _all, a) for a, axis in pairs]
         example, structure = jax.tree.flatten(one)
-        put = [
-            (shard(a, len(devices)), _over(devices, AXIS)) if axis == 0 else (a, _over(devices)) for a, axis in pairs
-        ]
+        put = [(shard(a, len(devices)), over(devices, AXIS)) if axis == 0 else (a, over(devices)) for a, axis in pairs]
         shares = [jax.device_put(a, sharding) for a, sharding in put]
         return merge(jax.device_get(compiled(structure, tuple(example))(*shares)))
 
@@ -149,6 +147,6 @@ def _here(devices):
     return [device for device in devices if device.process_index == jax.process_index()]
 
 
-def _over(devices, *axes):
+def over(devices, *axes):
     """On every device of this process, or with `AXIS` a row on each."""
     return NamedSharding(Mesh(np.array(_here(devices)), (AXIS,)), PartitionSpec(*axes))

@@ -10,12 +10,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 from jaxtyping import PyTree
 
 from guided_jax.parallel.dispatch import several, stepper
 from guided_jax.parallel.processes import alone
-from guided_jax.parallel.replicated import AXIS
+from guided_jax.parallel.replicated import AXIS, over
 
 
 def part_of(devices: Sequence[jax.Device]) -> Callable[[Any], NamedSharding]:
@@ -26,7 +26,7 @@ def part_of(devices: Sequence[jax.Device]) -> Callable[[Any], NamedSharding]:
     def sharding(leaf):
         axes = [axis for axis, size in enumerate(leaf.shape) if size % len(devices) == 0 and size]
         longest = max(axes, key=lambda axis: (leaf.shape[axis], axis), default=None)
-        return _over(devices, *(AXIS if axis == longest else None for axis in range(len(leaf.shape))))
+        return over(devices, *(AXIS if axis == longest else None for axis in range(len(leaf.shape))))
 
     return sharding
 
@@ -44,7 +44,7 @@ def fully_sharded(
 
     @functools.cache
     def compiled(function, structure, shardings):
-        back = (jax.tree.unflatten(structure, shardings), _over(devices))
+        back = (jax.tree.unflatten(structure, shardings), over(devices))
         return jax.jit(function, donate_argnums=(0,) if donate else (), out_shardings=back)
 
     def wrap(function):
@@ -58,11 +58,11 @@ def fully_sharded(
         count = len(jax.tree.leaves(batches[0])[0])
         if count % len(devices):
             raise ValueError(f"{count} examples do not divide over {len(devices)} devices")
-        indices = jax.device_put(np.arange(count, dtype=np.int32), _over(devices, AXIS))
+        indices = jax.device_put(np.arange(count, dtype=np.int32), over(devices, AXIS))
         if len(batches) == 1:
-            return jax.device_put(batches[0], _over(devices, AXIS)), indices
+            return jax.device_put(batches[0], over(devices, AXIS)), indices
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
-        return jax.device_put(stacked, _over(devices, None, AXIS)), indices
+        return jax.device_put(stacked, over(devices, None, AXIS)), indices
 
     scan = devices[0].platform != "cpu" if scan is None else scan
     return stepper(wrap(train_step), wrap(several(train_step)), shares, scan)
@@ -73,12 +73,8 @@ def sharded_map(fn: Callable, devices: Sequence[jax.Device], in_axes: tuple[int 
     compiled = jax.jit(jax.vmap(fn, in_axes=in_axes))
 
     def call(*arguments):
-        row = _over(devices, AXIS)
+        row = over(devices, AXIS)
         put = [jax.device_put(a, row) if axis == 0 else a for a, axis in zip(arguments, in_axes, strict=True)]
         return jax.device_get(compiled(*put))
 
     return call
-
-
-def _over(devices, *axes):
-    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(*axes))
