@@ -9,7 +9,7 @@ reads them where Debian's package dataset-fashion-mnist puts them (apt-get insta
     python sample.py runs/fashion_mnist --guidance classifier-free --scale 2 --labels 0 1 2 3 4 5 6 7 8 9
 
 Made for two CPU cores and an hour: the networks work on patches of 2x2 pixels, and the diffusion model of 3.3 M
-parameters sees every picture about five times. With an accelerator train it longer: --diffusion.num-steps 50000.
+parameters sees every picture about four times. With an accelerator train it longer: --diffusion.num-steps 50000.
 """
 
 from configs.schema import Classifier, Data, Diffusion, Encoder, Experiment, UNet
@@ -18,7 +18,7 @@ from configs.schema import Classifier, Data, Diffusion, Encoder, Experiment, UNe
 EXPERIMENT = Experiment(
     data=Data(name="idx:/usr/share/datasets/fashion-mnist"),
     diffusion=Diffusion(
-        num_steps=5000,
+        num_steps=4000,
         batch_size=64,
         sample_every=1000,
         eval_every=500,
@@ -27,7 +27,7 @@ EXPERIMENT = Experiment(
         network=UNet(patch=2, model_channels=64, channel_mult=(1, 2), attention_resolutions=(2,)),
     ),
     classifier=Classifier(
-        num_steps=3000,
+        num_steps=2000,
         ema_decay=0.999,
         network=Encoder(patch=2, model_channels=32, channel_mult=(1, 2), attention_resolutions=(2,)),
     ),
