@@ -88,6 +88,16 @@ def test_resampling(ops):
     assert blocks.downsample(jnp.ones((5, 7, 2))).shape == (2, 3, 2)
 
 
+@pytest.mark.parametrize("axes", [(-3, -2), ()])
+def test_group_norm_on_accelerators_is_that_on_cpu(axes, monkeypatch):
+    x = jax.random.normal(jax.random.key(0), (3, 4, 4, 24)) + 5
+    layer = blocks.GroupNorm(8, axes)
+    params = layer.init(jax.random.key(1), x)
+    expected = layer.apply(params, x)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_allclose(layer.apply(params, x), expected, atol=1e-4)  # of three numbers near 5, without axes
+
+
 def test_group_norm(ops):
     layer = blocks.nn.GroupNorm  # parameters by hand: scale and bias of one submodule named "norm"
     params = {"scale": jnp.asarray(ops["groupnorm/weight"]), "bias": jnp.asarray(ops["groupnorm/bias"])}
