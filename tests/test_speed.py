@@ -131,15 +131,16 @@ def test_the_table_compares_within_rounds():
         base | {"who": "loop", "seconds": [3.0, 9.0, 8.0]},
     )
     assert tables.gain(other, first) == 3.0  # of 3, 4.5 and 1; the medians alone, 8 / 2, would say 4
-    counts = {"ours": {"train": 2 * tables.MATMUL**3 // (sizes.SIZES["digits"].batch * 2)}, "passes": {}}
+    digits = sizes.SIZES["digits"]
+    counts = {"ours": {"train": sizes.matmul_flops(digits) // (digits.batch * 2)}, "passes": {}}
     assert tables.share(first, counts) == pytest.approx(0.5)  # of 1, 0.5, 0.25
     assert "| loop | 4000 | 3.00 |" in tables.timings([first, other], counts)
 
 
 def test_pytorch_is_left_out_where_it_is_not(monkeypatch):
     monkeypatch.setattr(speed, "find_spec", lambda name: None)
-    assert speed.competitors("train", speed.Options()) == ["ours", "ours, 1 device", "loop"]
-    assert speed.competitors("train", speed.Options(who=("loop", "torch"))) == ["loop"]
+    assert speed.competitors("digits", "train", speed.Options()) == ["ours", "ours, 1 device", "loop"]
+    assert speed.competitors("digits", "train", speed.Options(who=("loop", "torch"))) == ["loop"]
 
 
 def test_what_was_measured_before_is_kept(tmp_path):

@@ -8,6 +8,7 @@ runs/speed/speed.json beside those of the sizes and jobs measured before. `--siz
 """
 
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -16,19 +17,19 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
 from typing import Any, Literal
 
 from tqdm import tqdm
 
 from benchmarks.sampler_pages import fill
 from benchmarks.speed import tables
-from benchmarks.speed.sizes import JOBS
+from benchmarks.speed.sizes import SIZES, jobs
 from benchmarks.speed.worker import CORES
 from configs import command_line
 from guided_jax.files import replacing
 
 Job = Literal["classifier", "classifier-free", "train"]
+SizeName = Literal["digits", "32x32", "wide", "digits-gpu", "32x32-gpu", "adm64-gpu"]
 PAGE = Path("docs/performance.md")
 
 
@@ -36,7 +37,8 @@ PAGE = Path("docs/performance.md")
 class Options:
     """Measure, print the tables."""
 
-    sizes: tuple[Literal["digits", "32x32", "wide"], ...] = ("digits", "32x32", "wide")
+    sizes: tuple[SizeName, ...] = ("digits", "32x32", "wide")
+    """None: only print what was measured before."""
     jobs: tuple[Job, ...] = ("classifier", "classifier-free", "train")
     who: tuple[str, ...] = ()
     """Only these, by the names in the tables; all when none is given."""
@@ -53,7 +55,11 @@ class Worker:
         command = [sys.executable, "-m", "benchmarks.speed.worker", size, job, who]
         self.name = f"{who}, {size}, {job}"
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.ready = self.answer()
+
+    @functools.cached_property
+    def ready(self) -> dict[str, Any]:
+        """What it says when it has compiled; it is waited for."""
+        return self.answer()
 
     def answer(self) -> dict[str, Any]:
         """Its next line; RuntimeError when it has ended."""
@@ -74,10 +80,11 @@ class Worker:
         self.process.wait()
 
 
-def competitors(job: str, options: Options) -> list[str]:
+def competitors(size: str, job: str, options: Options) -> list[str]:
     """Those of the job that are asked for and whose packages are here."""
     here = all(find_spec(name) for name in ("torch", "diffusers"))
-    return [who for who in JOBS[job] if (here or "torch" not in who) and (not options.who or who in options.who)]
+    known = jobs(SIZES[size])[job]
+    return [who for who in known if (here or "torch" not in who) and (not options.who or who in options.who)]
 
 
 def count(size: str, torch: bool) -> dict[str, Any]:
@@ -90,31 +97,32 @@ def count(size: str, torch: bool) -> dict[str, Any]:
     return found
 
 
-def measure(size: str, job: str, options: Options, bar: tqdm) -> tuple[list[dict], dict[str, str]]:
-    """A row for each competitor, and the versions of their packages."""
-    names, load = competitors(job, options), os.getloadavg()[0]
+def measure(size: str, job: str, options: Options, bar: tqdm) -> list[dict[str, Any]]:
+    """A row for each competitor."""
+    names, load = competitors(size, job, options), os.getloadavg()[0]
     products = [Worker(size, "matmul", who) for who in ("jax", "torch")[: 1 + any("torch" in who for who in names)]]
     workers, seconds, matmul = {}, {who: [] for who in names}, []
     for who in names:
         workers[who] = Worker(size, job, who)
+        if SIZES[size].device == "cpu":  # one after the other: compiling takes all cores
+            _ = workers[who].ready
         bar.update()
+    for worker in (*products, *workers.values()):
+        _ = worker.ready
     for _ in range(options.rounds):
         matmul.append(min(worker.time()["seconds"] for worker in products))
         last = {who: worker.time() for who, worker in workers.items()}
         for who, found in last.items():
             seconds[who].append(found["seconds"])
         bar.update()
-    versions: dict[str, str] = {}
-    rows = []
-    for who, worker in workers.items():
-        versions |= worker.ready["versions"]
-        told = {"compile": worker.ready["compile"], "memory": last[who]["memory"]}
-        rows.append(
-            {"size": size, "job": job, "who": who, "seconds": seconds[who], "matmul": matmul, "load": load, **told}
-        )
+    shared = {"size": size, "job": job, "matmul": matmul, "load": load, "machine": machine()}
+    rows = [
+        {**shared, "who": who, "seconds": seconds[who], "memory": last[who]["memory"], **worker.ready}
+        for who, worker in workers.items()
+    ]
     for worker in (*products, *workers.values()):
         worker.close()
-    return rows, versions
+    return rows
 
 
 def machine() -> dict[str, Any]:
@@ -129,7 +137,7 @@ def merge(path: Path, found: dict[str, Any]) -> dict[str, Any]:
     known = json.loads(path.read_text()) if path.is_file() else {"rows": [], "counts": {}}
     new = {(row["size"], row["job"]) for row in found["rows"]}
     rows = [row for row in known["rows"] if (row["size"], row["job"]) not in new] + found["rows"]
-    merged = {**found, "rows": rows, "counts": known["counts"] | found["counts"]}
+    merged = {"rows": rows, "counts": known["counts"] | found["counts"]}
     with replacing(path) as file:
         file.write(json.dumps(merged, indent=1).encode())
     return merged
@@ -143,43 +151,28 @@ def main(args: Any) -> None:
     torch = all(find_spec(name) for name in ("torch", "diffusers"))
     if not torch:
         print("PyTorch is left out: torch and diffusers are not installed (the extra 'bench')")
-    start = time.monotonic()
-    found: dict[str, Any] = {"rows": [], "counts": {}, "machine": machine(), "versions": {}}
-    total = sum(len(options.sizes) * (len(competitors(job, options)) + options.rounds) for job in options.jobs)
+    start, path = time.monotonic(), options.out / "speed.json"
+    options.out.mkdir(parents=True, exist_ok=True)
+    known = merge(path, {"rows": [], "counts": {}})
+    total = sum(len(competitors(size, job, options)) + options.rounds for size in options.sizes for job in options.jobs)
     with tqdm(total=total + len(options.sizes), desc="speed", unit="part") as bar:
         for size in options.sizes:
-            found["counts"][size] = count(size, torch)
+            counts = {size: count(size, torch)}
             bar.update()
             for job in options.jobs:
-                rows, versions = measure(size, job, options, bar)
-                found["rows"] += rows
-                found["versions"] |= versions
-    options.out.mkdir(parents=True, exist_ok=True)
-    report(merge(options.out / "speed.json", found), options)
-    print(f"\nmeasured in {time.monotonic() - start:.0f} s: {options.out / 'speed.json'}")
+                known = merge(path, {"rows": measure(size, job, options, bar), "counts": counts})
+    report(known, options)
+    print(f"\nmeasured in {time.monotonic() - start:.0f} s: {path}")
 
 
 def report(known: dict[str, Any], options: Options) -> None:
     """Prints the tables, and puts them into the page if that is asked for."""
-    found = tables.pages(known) | {"machine": about(known)}
+    found = tables.pages(known)
     for name, text in found.items():
         print(f"\n{name}\n\n{text}")
     if options.page:
         with replacing(PAGE) as file:
             file.write(fill(PAGE.read_text(), found).encode())
-
-
-def about(known: dict[str, Any]) -> str:
-    """One paragraph: where, with what, how busy."""
-    place, loads = known["machine"], [row["load"] for row in known["rows"]]
-    packages = ", ".join(f"{name} {version}" for name, version in sorted(known["versions"].items()))
-    seconds = [each for row in known["rows"] for each in row["matmul"]]
-    rate = 2 * tables.MATMUL**3 / median(seconds) / 1e9
-    return (
-        f"{place['cpu']}, {place['cores']} cores, Python {place['python']}; {packages}. The product of two matrices of "
-        f"{tables.MATMUL} x {tables.MATMUL}: {rate:.0f} GFLOP/s. The load average was {min(loads):.1f} to {max(loads):.1f} "
-        "when a part began, the benchmark's own included."
-    )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def by_xla(f: Callable, *arguments: Any) -> int:
 
 def of_networks(size: Size, count: Callable[..., int]) -> dict[str, int]:
     """For one picture: "unet" forward, "classifier" with its gradient in the picture, "train" the U-Net's gradient."""
-    unet, classifier = networks(size, plain_convolution=True)
+    unet, classifier = networks(size, plain_convolution=True, attention_kernel="plain")
     x, t, label = jnp.zeros((1, size.side, size.side, size.channels)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
     unet_params = jax.eval_shape(unet.init, jax.random.key(0), x, t)
     classifier_params = jax.eval_shape(classifier.init, jax.random.key(0), x, t)

@@ -40,7 +40,7 @@ def plain(size: Size) -> tuple[Callable, Callable]:
 
         return apply
 
-    unet, classifier = networks(size, plain_convolution=True)
+    unet, classifier = networks(size, plain_convolution=True, attention_kernel="plain")
     return of(unet), of(classifier)
 
 

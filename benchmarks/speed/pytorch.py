@@ -53,7 +53,7 @@ class Encoder(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """x (N, C, H, W), t (N,) -> logits (N, classes)."""
-        emb = self.time_embedding(self.time_proj(t))
+        emb = self.time_embedding(self.time_proj(t).to(x.dtype))
         h = self.conv_in(x)
         for block in self.down_blocks:
             h, _ = block(h, emb)
@@ -76,7 +76,7 @@ def draw(size: Size, kind: str, unet: Callable, classifier: Callable, x: Any, la
     """x_T (N, C, H, W) -> x_0. unet: (x, t, labels) -> eps, classifier: (x, t) -> logits."""
     scheduler, null = scheduler_of(size.steps), torch.full_like(labels, size.num_classes)
     for t in scheduler.timesteps:
-        times = t.expand(len(x))
+        times = t.expand(len(x)).to(x.device)
         if kind == "classifier":
             eps = unet(x, times, null)
             with torch.enable_grad():
@@ -85,59 +85,84 @@ def draw(size: Size, kind: str, unet: Callable, classifier: Callable, x: Any, la
                 gradient = torch.autograd.grad(of_label, leaf)[0]
             eps = eps - SCALE * (1 - scheduler.alphas_cumprod[t]).sqrt() * gradient
         else:  # one call on a batch of both, as diffusers' pipelines do it
-            both = unet(torch.cat([x, x]), t.expand(2 * len(x)), torch.cat([null, labels]))
+            both = unet(torch.cat([x, x]), times.repeat(2), torch.cat([null, labels]))
             u, c = both.chunk(2)
             eps = u + SCALE * (c - u)
         x = scheduler.step(eps, t, x).prev_sample
     return x
 
 
-def layout(channels_last: bool) -> torch.memory_format:
-    """How pictures and kernels lie in memory."""
-    return torch.channels_last if channels_last else torch.contiguous_format
+def layout(who: str) -> torch.memory_format:
+    """How pictures and kernels lie in memory; for compiled networks as is best for them."""
+    return torch.contiguous_format if who == "torch" else torch.channels_last
 
 
-def sampling(size: Size, kind: str, channels_last: bool) -> Callable[[], Any]:
-    """A function that draws `size.images` pictures."""
+def place(size: Size) -> str:
+    """The device's name."""
+    return {"cpu": "cpu", "gpu": "cuda"}[size.device]
+
+
+def finished(result: Any) -> Any:
+    """The result, when the device has it."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return result
+
+
+def prepared(network: torch.nn.Module, size: Size, who: str) -> Any:
+    """On its device, in that layout, compiled if that is asked for."""
+    network = network.to(place(size)).to(memory_format=layout(who))
+    return torch.compile(network) if who == "torch compiled" else network
+
+
+def sampling(size: Size, kind: str, who: str) -> Callable[[], Any]:
+    """A function that draws `size.images` pictures, with the parameters too in the type that is computed in."""
     torch.manual_seed(0)
-    unet, classifier = (make(size).eval().requires_grad_(False) for make in (make_unet, Encoder))
-    for network in (unet, classifier):
-        network.to(memory_format=layout(channels_last))
-    x_T = torch.randn(size.images, size.channels, size.side, size.side).to(memory_format=layout(channels_last))
-    labels = torch.arange(size.images) % size.num_classes
+    dtype = getattr(torch, size.dtype)
+    made = (make(size).eval().requires_grad_(False) for make in (make_unet, Encoder))
+    halved = (each.bfloat16() if size.dtype == "bfloat16" else each for each in made)
+    unet, classifier = (prepared(network, size, who) for network in halved)
+    x_T = torch.randn(size.images, size.channels, size.side, size.side, device=place(size))
+    x_T = x_T.to(memory_format=layout(who))
+    labels = torch.arange(size.images, device=place(size)) % size.num_classes
 
     @torch.no_grad()
     def run() -> torch.Tensor:
-        return draw(size, kind, lambda x, t, y: unet(x, t, y).sample, classifier, x_T, labels)
+        eps = lambda x, t, y: unet(x.to(dtype), t, y).sample.float()  # noqa: E731
+        return draw(size, kind, eps, lambda x, t: classifier(x.to(dtype), t).float(), x_T, labels).cpu()
 
     return run
 
 
-def train(size: Size, channels_last: bool) -> Callable[[], Any]:
+def train(size: Size, who: str) -> Callable[[], Any]:
     """A function that makes `size.train_steps` steps of training the U-Net: AdamW and an average of the weights."""
     torch.manual_seed(0)
-    unet = make_unet(size).train().to(memory_format=layout(channels_last))
+    unet, where = make_unet(size).train().to(place(size)).to(memory_format=layout(who)), place(size)
+    network = torch.compile(unet) if who == "torch compiled" else unet
     average = [parameter.detach().clone() for parameter in unet.parameters()]
     optimizer = torch.optim.AdamW(unet.parameters(), LEARNING_RATE, weight_decay=0.0)
-    bars = scheduler_of(1).alphas_cumprod
-    pictures = torch.rand(size.batch, size.channels, size.side, size.side) * 2 - 1
-    pictures, labels = pictures.to(memory_format=layout(channels_last)), torch.randint(size.num_classes, (size.batch,))
+    bars = scheduler_of(1).alphas_cumprod.to(where)
+    batch = torch.rand(size.batch, size.channels, size.side, size.side).to(memory_format=layout(who)) * 2 - 1
+    classes = torch.randint(size.num_classes, (size.batch,))
 
-    def step() -> float:
-        t, eps = torch.randint(1000, (size.batch,)), torch.randn_like(pictures)
+    def step() -> torch.Tensor:
+        pictures, labels = batch.to(where), classes.to(where)  # a loader's batch comes from the host
+        t, eps = torch.randint(1000, (size.batch,), device=where), torch.randn_like(pictures)
         bar = bars[t][:, None, None, None]
-        told = torch.where(torch.rand(size.batch) < LABEL_DROPOUT, size.num_classes, labels)
+        told = torch.where(torch.rand(size.batch, device=where) < LABEL_DROPOUT, size.num_classes, labels)
         x_t = bar.sqrt() * pictures + (1 - bar).sqrt() * eps
-        loss = functional.mse_loss(unet(x_t, t, told).sample, eps)
+        with torch.autocast(where, torch.bfloat16, enabled=size.dtype == "bfloat16"):
+            output = network(x_t, t, told).sample
+        loss = functional.mse_loss(output.float(), eps)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(average, list(unet.parameters()), 1 - EMA_DECAY)
-        return loss.item()
+        return loss.detach()
 
-    return lambda: [step() for _ in range(size.train_steps)]
+    return lambda: [step() for _ in range(size.train_steps)][-1].item()
 
 
 def flops(size: Size) -> dict[str, int]:
@@ -158,5 +183,4 @@ def flops(size: Size) -> dict[str, int]:
 
 def build(size: Size, job: str, who: str) -> Callable[[], Any]:
     """What is timed."""
-    channels_last = who.endswith("channels-last")
-    return train(size, channels_last) if job == "train" else sampling(size, job, channels_last)
+    return train(size, who) if job == "train" else sampling(size, job, who)

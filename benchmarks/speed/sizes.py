@@ -1,7 +1,7 @@
-"""What is measured: three sizes of one network, two ways of guiding it, its training, and who takes part in each."""
+"""What is measured: sizes of one network on CPU and on a GPU, two ways of guiding it, its training, and who takes part."""
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,9 @@ class Size(NamedTuple):
     batch: int  # of a training step
     train_steps: int  # in one timing
     num_classes: int = 10
+    device: Literal["cpu", "gpu"] = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the networks; their parameters are float32 in training
+    attention_kernel: str = "plain"
 
 
 SIZES = {
@@ -32,6 +35,14 @@ SIZES = {
     "32x32": Size(32, 3, 64, (1, 2, 2), 2, (2, 4), 32, 32, True, images=16, steps=2, batch=16, train_steps=1),
     # Wide enough that nearly all the time goes into multiplications: 41 M parameters.
     "wide": Size(32, 3, 192, (1, 2), 2, (2,), 64, 32, True, images=4, steps=2, batch=4, train_steps=1),
+}
+# Where there is room for more pictures at once, and ADM's network of 64x64 ImageNet, 296 M parameters.
+GPU = {"device": "gpu", "dtype": "bfloat16", "attention_kernel": "cudnn"}
+ADM64 = Size(64, 3, 192, (1, 2, 3, 4), 3, (2, 4, 8), 64, 32, True, images=32, steps=4, batch=32, train_steps=2)
+SIZES |= {
+    "digits-gpu": SIZES["digits"]._replace(device="gpu", images=512, steps=50, train_steps=50),
+    "32x32-gpu": SIZES["32x32"]._replace(images=256, steps=10, batch=128, train_steps=10, **GPU),
+    "adm64-gpu": ADM64._replace(num_classes=1000, **GPU),
 }
 SCALE = 2.0
 LABEL_DROPOUT = 0.15
@@ -57,6 +68,33 @@ JOBS = {
     ),
     "train": ("ours", "ours, 1 device", "loop", "torch", "torch channels-last"),
 }
+GPU_JOBS = {
+    "classifier": ("ours", "loop", "scan", "torch", "torch channels-last", "torch compiled"),
+    "classifier-free": (
+        "ours",
+        "ours, fused",
+        "ours, interval",
+        "loop",
+        "scan",
+        "torch",
+        "torch channels-last",
+        "torch compiled",
+    ),
+    "train": ("ours", "loop", "torch", "torch channels-last", "torch compiled"),
+}
+# The side of the matrices that a machine's own rate is measured with, and how many products one timing is.
+MATMUL = {"cpu": (2048, 1), "gpu": (8192, 20)}
+
+
+def jobs(size: Size) -> dict[str, tuple[str, ...]]:
+    """Who takes part in each job at this size."""
+    return GPU_JOBS if size.device == "gpu" else JOBS
+
+
+def matmul_flops(size: Size) -> int:
+    """Operations of one timing of the matrix product."""
+    side, repeats = MATMUL[size.device]
+    return 2 * side**3 * repeats
 
 
 def networks(size: Size, **changes):
@@ -71,6 +109,8 @@ def networks(size: Size, **changes):
         "num_head_channels": size.head_channels,
         "num_groups": size.num_groups,
         "resblock_updown": size.resblock_updown,
+        "dtype": size.dtype,
+        "attention_kernel": size.attention_kernel,
         **changes,
     }
     unet = models.UNet(out_channels=size.channels, num_classes=size.num_classes, null_label=True, **shared)
@@ -90,7 +130,7 @@ def parameters(size: Size, seed: int = 0):
         drawn = spread * rng.standard_normal(leaf.shape, np.float32)
         return jnp.asarray(drawn + (path[-1].key == "scale"))
 
-    for name, network in zip(("unet", "classifier"), networks(size), strict=True):
+    for name, network in zip(("unet", "classifier"), networks(size, attention_kernel="plain"), strict=True):
         shapes = jax.eval_shape(network.init, jax.random.key(0), x, jnp.zeros(1))
         found[name] = jax.tree_util.tree_map_with_path(draw, shapes)
     return found

@@ -4,8 +4,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.sampler_pages import table
-from benchmarks.speed.sizes import JOBS, SIZES
-from benchmarks.speed.worker import MATMUL
+from benchmarks.speed.sizes import MATMUL, SIZES, jobs, matmul_flops
 
 Rows = list[dict[str, Any]]
 
@@ -21,7 +20,7 @@ def work(row: dict[str, Any], counts: dict[str, Any]) -> float:
 
 def share(row: dict[str, Any], counts: dict[str, Any]) -> float:
     """Of the machine's rate of multiplying matrices, each round by its own."""
-    rates = [work(row, counts) / each / (2 * MATMUL**3) for each in row["seconds"]]
+    rates = [work(row, counts) / each / matmul_flops(SIZES[row["size"]]) for each in row["seconds"]]
     return median(rate * product for rate, product in zip(rates, row["matmul"], strict=True))
 
 
@@ -36,6 +35,11 @@ def asked(row: dict[str, Any], counts: dict[str, Any]) -> str:
     return " + ".join(f"{each:g}" for each in found.values())
 
 
+def three(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def timings(rows: Rows, counts: dict[str, Any]) -> str:
     """One size and job: who took how long."""
     head = ("", "ms a step", "times ours", "GFLOP/s", "of matmul", "compiling, s", "memory, MiB", "passes")
@@ -46,7 +50,7 @@ def timings(rows: Rows, counts: dict[str, Any]) -> str:
         body.append(
             (
                 row["who"],
-                f"{1000 * seconds / steps:.0f}",
+                three(1000 * seconds / steps),
                 f"{gain(row, rows[0]):.2f}",
                 f"{work(row, counts) / seconds / 1e9:.0f}",
                 f"{share(row, counts):.0%}",
@@ -59,7 +63,7 @@ def timings(rows: Rows, counts: dict[str, Any]) -> str:
 
 
 def operations(counts: dict[str, dict[str, Any]]) -> str:
-    """Of every size: operations for one picture, counted at both sides."""
+    """Of these sizes: operations for one picture, counted at both sides."""
     head = ("", "network", "ours, torch's rules", "torch", "difference", "ours, XLA's count")
     body = []
     for size, found in counts.items():
@@ -70,12 +74,33 @@ def operations(counts: dict[str, dict[str, Any]]) -> str:
     return table(head, body)
 
 
+def about(rows: Rows) -> str:
+    """One paragraph: where these were measured, with what, how busy it was."""
+    size, place, loads = SIZES[rows[0]["size"]], rows[-1]["machine"], [row["load"] for row in rows]
+    packages: dict[str, str] = {}
+    for row in rows:
+        packages |= row["versions"]
+    rate = matmul_flops(size) / median(each for row in rows for each in row["matmul"]) / 1e9
+    gpu = f"{rows[-1]['device']}; " if size.device == "gpu" else ""
+    return (
+        f"{gpu}{place['cpu']}, {place['cores']} cores, Python {place['python']}; "
+        f"{', '.join(f'{name} {version}' for name, version in sorted(packages.items()))}. "
+        f"The product of two matrices of {' x '.join([str(MATMUL[size.device][0])] * 2)}: {rate:.0f} GFLOP/s. "
+        f"The load average was {min(loads):.1f} to {max(loads):.1f} when a part began, the benchmark's own included."
+    )
+
+
 def pages(known: dict[str, Any]) -> dict[str, str]:
     """The tables by name."""
-    counts, found = known["counts"], {"operations, millions a picture": operations(known["counts"])}
-    for size in counts:
-        for job in JOBS:
-            rows = [row for row in known["rows"] if (row["size"], row["job"]) == (size, job)]
-            if rows:
-                found[f"{size}, {job}"] = timings(rows, counts[size])
+    found = {}
+    for device in MATMUL:
+        counts = {size: count for size, count in known["counts"].items() if SIZES[size].device == device}
+        rows = [row for row in known["rows"] if row["size"] in counts]
+        if rows:
+            found |= {f"machine, {device}": about(rows), f"operations, {device}": operations(counts)}
+        for size in counts:
+            for job in jobs(SIZES[size]):
+                chosen = [row for row in rows if (row["size"], row["job"]) == (size, job)]
+                if chosen:
+                    found[f"{size}, {job}"] = timings(chosen, counts[size])
     return found

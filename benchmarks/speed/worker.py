@@ -15,24 +15,25 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.speed.sizes import JOBS, SIZES, Size
+from benchmarks.speed.sizes import MATMUL, SIZES, Size, jobs
 
-MATMUL = 2048  # the side of the matrices that the machine's own rate is measured with
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def matmul(size: Size, job: str, who: str) -> Callable[[], Any]:
-    """A product of two square float32 matrices, by JAX with one device or by torch."""
+    """Products of two square matrices of the networks' own type, by JAX with one device or by torch."""
+    side, repeats = MATMUL[size.device]
     if who == "torch":
         import torch
 
-        a = torch.ones(MATMUL, MATMUL)
-        return lambda: a @ a
-    import jax
-    import jax.numpy as jnp
+        from benchmarks.speed import pytorch
 
-    a, product = jnp.ones((MATMUL, MATMUL)), jax.jit(jnp.matmul)
-    return lambda: product(a, a).block_until_ready()
+        a = torch.randn(side, side, dtype=getattr(torch, size.dtype), device=pytorch.place(size))
+        return lambda: pytorch.finished([a @ a for _ in range(repeats)])
+    import jax
+
+    a, product = jax.random.normal(jax.random.key(0), (side, side), size.dtype), jax.jit(lambda a: a @ a)
+    return lambda: jax.block_until_ready([product(a) for _ in range(repeats)])
 
 
 def module_of(who: str) -> Any:
@@ -41,8 +42,9 @@ def module_of(who: str) -> Any:
     return importlib.import_module(f"benchmarks.speed.{name}")
 
 
-def prepare(who: str) -> None:
-    """As many threads as there are cores, or as many devices, before either is first used."""
+def prepare(size: Size, who: str) -> None:
+    """As many threads as there are cores, or as many devices, before either is first used; and no more memory of a GPU
+    than is needed, for all are there at once."""
     if "torch" in who:
         # Its threads wait for one another by turning round, by default long enough to stop everything where another
         # process wants a core too; this short they were never slower, on idle cores either.
@@ -50,7 +52,11 @@ def prepare(who: str) -> None:
         import torch
 
         torch.set_num_threads(CORES)
-    elif who.startswith("ours"):
+        torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as JAX has it; without effect on CPU
+        return
+    os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda"}[size.device]
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    if who.startswith("ours"):
         from guided_jax import parallel
 
         parallel.use_cpu_devices()
@@ -61,11 +67,12 @@ def counts(size: Size, who: str) -> dict[str, Any]:
     from benchmarks.speed import passes
 
     torch = "torch" in who
-    asked: dict[str, Any] = {job: {} for job in JOBS if job != "train"}
+    few = size._replace(images=2)  # how often a picture asks does not depend on how many there are
+    asked: dict[str, Any] = {job: {} for job in jobs(size) if job != "train"}
     for job, found in asked.items():
-        for each in JOBS[job]:
+        for each in jobs(size)[job]:
             if ("torch" in each) == torch:
-                found[each] = passes.of_torch(size, job) if torch else passes.of_jax(size, job, each)
+                found[each] = passes.of_torch(few, job) if torch else passes.of_jax(few, job, each)
     if torch:
         return {"torch": module_of(who).flops(size), "passes": asked}
     from benchmarks.speed import flops
@@ -74,8 +81,12 @@ def counts(size: Size, who: str) -> dict[str, Any]:
     return {"ours": ours, "xla": xla, "passes": asked}
 
 
-def resident() -> float:
-    """The most memory that this process has held at once, in MiB."""
+def held(size: Size) -> float:
+    """The most memory that this process has held at once, of the device, in MiB."""
+    if size.device == "gpu" and "jax" in sys.modules:
+        return sys.modules["jax"].devices()[0].memory_stats()["peak_bytes_in_use"] / 2**20
+    if size.device == "gpu":
+        return sys.modules["torch"].cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
@@ -97,19 +108,32 @@ def say(message: dict[str, Any]) -> None:
     print(json.dumps(message), flush=True)
 
 
-def main(size: str, job: str, who: str) -> None:
+def main(name: str, job: str, who: str) -> None:
     """Prepares, and answers until the parent closes the pipe."""
+    size = SIZES[name]
     if who.startswith("counts"):
-        say(counts(SIZES[size], who))
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        say(counts(size, who))
         return
-    prepare(who)
+    prepare(size, who)
     build = matmul if job == "matmul" else module_of(who).build
-    before = resident()  # with the libraries loaded
-    run = build(SIZES[size], job, who)
+    before = held(size) if size.device == "cpu" else 0  # with the libraries loaded
+    run = build(size, job, who)
     first, again = timed(run), timed(run)
-    say({"compile": max(0.0, first - again), "versions": versions()})
+    say({"compile": max(0.0, first - again), "versions": versions(), "device": device(size)})
     for _ in sys.stdin:
-        say({"seconds": timed(run), "memory": resident() - before})
+        say({"seconds": timed(run), "memory": held(size) - before})
+
+
+def device(size: Size) -> str | None:
+    """What the GPU is called."""
+    if size.device == "cpu":
+        return None
+    return (
+        sys.modules["jax"].devices()[0].device_kind
+        if "jax" in sys.modules
+        else sys.modules["torch"].cuda.get_device_name()
+    )
 
 
 if __name__ == "__main__":
