@@ -35,7 +35,7 @@ def test_the_papers_own_pairs():
 
 @pytest.mark.parametrize("sigma_rel", [0.0, -0.1, 0.3, float("nan")])
 def test_a_length_that_cannot_be_is_refused(sigma_rel):
-    with pytest.raises(ValueError, match="up to 0.288"):
+    with pytest.raises(ValueError, match=r"up to 0\.288"):
         averaging.exponent(sigma_rel)
 
 
