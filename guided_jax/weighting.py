@@ -69,7 +69,7 @@ def of_loss(log_weight: LogWeight, level: NoiseLevel, target: str = "eps") -> Fl
 
 
 def per_log_snr(levels: NoiseLevel) -> Weight:
-    """-1/2 d(log SNR) / d(t / T), by central differences of the table: what a uniform t leaves out ([KG] eq. 2).
+    """-1/2 d(log SNR) / d(t / T), by central differences of the table: what a uniform t leaves out of [KG]'s weighted loss.
 
     Times this, a weighting of levels drawn uniformly in t is one of levels drawn uniformly in log SNR. levels: the table
     that is trained on, of two noisy levels or more. The differences stay within the levels where alpha is not 0.

@@ -2,15 +2,12 @@
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from scipy.special import logit, ndtr
 
-from configs import objective, schema
-from guided_jax import data, losses, parallel, schedule, times, training
+from guided_jax import losses, schedule, times
 
 LEVELS = schedule.cosine(100)
 
@@ -73,38 +70,3 @@ def test_an_example_keeps_its_own_noise():
     plain = losses.corrupt(keys, x_0, LEVELS)
     for law, strata in ((times.logit_normal, None), (None, times.Strata(jnp.arange(8), 8))):
         np.testing.assert_array_equal(losses.corrupt(keys, x_0, LEVELS, law, strata).truth.eps, plain.truth.eps)
-
-
-NETWORK = nn.Dense(64)
-OPTIMIZER = training.optimizer(3e-3, 100)
-SETTINGS = schema.Diffusion(batch_size=16, times=schema.Times(stratified=True))
-
-
-def loss(params, keys, batch):
-    """Of one layer, at the steps of the whole batch's strata."""
-    strata = times.Strata(batch["index"], SETTINGS.batch_size)
-    x_0 = batch["image"].reshape(len(keys), -1)
-    noisy = losses.corrupt(keys, x_0, LEVELS, times.logit_normal, strata)
-    each = losses.denoising(lambda x, t, label, keys: NETWORK.apply(params, x), noisy, None, LEVELS)
-    return each.mean(), {"t": noisy.level.t.mean()}
-
-
-@pytest.mark.parametrize(("devices", "microbatches"), [(2, 1), (4, 1), (1, 4), (2, 2)])
-def test_the_loss_does_not_depend_on_devices_or_microbatches(devices, microbatches):
-    rng = np.random.default_rng(0)
-    source = data.in_memory(rng.integers(0, 256, (64, 8, 8, 1)), rng.integers(0, 10, 64), num_classes=10)
-    batch = next(data.loader(source, 16, seed=0))
-
-    def made(devices, microbatches):
-        step = functools.partial(
-            training.train_step, loss=loss, optimizer=OPTIMIZER, ema_decay=0.9, microbatches=microbatches
-        )
-        compiled = parallel.data_parallel(objective.numbered(step, SETTINGS), jax.devices()[:devices])
-        params = NETWORK.init(jax.random.key(0), jnp.zeros(64))
-        state = training.init(jax.random.key(1), params, OPTIMIZER)
-        state, metrics = compiled(parallel.place(state, jax.devices()[:devices]), batch)
-        return jax.device_get((state.params, metrics))
-
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), made(devices, microbatches), made(1, 1)
-    )

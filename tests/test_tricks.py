@@ -1,8 +1,11 @@
 """The training tricks as settings: one tiny run with all of them, what it leaves, and what wrong use is told."""
 
+import functools
 import json
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,7 +15,7 @@ import train
 from configs import objective, posthoc, samplers, schema
 from configs import run as runs
 from configs.sampling import Method
-from guided_jax import checkpoint, images, sampler, schedule
+from guided_jax import checkpoint, data, images, losses, parallel, sampler, schedule, times, training
 from tests.oracle import MIXTURE
 from tests.scripts import NETWORKS, run_script
 
@@ -209,3 +212,39 @@ def test_every_sampler_begins_at_pure_noise_and_ends_finite(name):
     x_T = jax.random.normal(jax.random.key(0), (2,))
     draw = jax.jit(lambda x: sampler.sample(jax.random.key(1), MIXTURE.denoiser(), step, x, levels))
     assert np.isfinite(draw(x_T)).all()
+
+
+PLAIN = schedule.cosine(100)
+NETWORK = nn.Dense(64)
+OPTIMIZER = training.optimizer(3e-3, 100)
+STRATIFIED = schema.Diffusion(batch_size=16, times=schema.Times(stratified=True))
+
+
+def loss(params, keys, batch):
+    """Of one layer, at the steps of the whole batch's strata."""
+    strata = times.Strata(batch["index"], STRATIFIED.batch_size)
+    x_0 = batch["image"].reshape(len(keys), -1)
+    noisy = losses.corrupt(keys, x_0, PLAIN, times.logit_normal, strata)
+    each = losses.denoising(lambda x, t, label, keys: NETWORK.apply(params, x), noisy, None, PLAIN)
+    return each.mean(), {"t": noisy.level.t.mean()}
+
+
+@pytest.mark.parametrize(("devices", "microbatches"), [(2, 1), (4, 1), (1, 4), (2, 2)])
+def test_the_loss_does_not_depend_on_devices_or_microbatches(devices, microbatches):
+    rng = np.random.default_rng(0)
+    source = data.in_memory(rng.integers(0, 256, (64, 8, 8, 1)), rng.integers(0, 10, 64), num_classes=10)
+    batch = next(data.loader(source, 16, seed=0))
+
+    def made(devices, microbatches):
+        step = functools.partial(
+            training.train_step, loss=loss, optimizer=OPTIMIZER, ema_decay=0.9, microbatches=microbatches
+        )
+        compiled = parallel.data_parallel(objective.numbered(step, STRATIFIED), jax.devices()[:devices])
+        params = NETWORK.init(jax.random.key(0), jnp.zeros(64))
+        state = training.init(jax.random.key(1), params, OPTIMIZER)
+        state, metrics = compiled(parallel.place(state, jax.devices()[:devices]), batch)
+        return jax.device_get((state.params, metrics))
+
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), made(devices, microbatches), made(1, 1)
+    )
