@@ -9,6 +9,7 @@ What it makes is a run of its own, which sample.py draws from like any other. do
 
 import dataclasses
 import json
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def load_snapshot(path: Path) -> dict[float, Any]:
     try:
         with np.load(path) as file:
             tree = traverse_util.unflatten_dict(dict(file), sep="/")
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it, or train again with another --out") from None
     return {float(name): average for name, average in tree.items()}
 

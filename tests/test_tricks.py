@@ -12,6 +12,8 @@ import pytest
 import nll
 import sample
 import train
+from benchmarks import sampler_pages
+from benchmarks import tricks as benchmark
 from configs import objective, posthoc, samplers, schema
 from configs import run as runs
 from configs.sampling import Method
@@ -134,6 +136,52 @@ def test_bits_are_of_the_network_that_is_told_zeros(tricky, tmp_path, capsys):
     code, out, err = run_script(nll.main, arguments, capsys)
     assert code == 0, err
     assert np.isfinite(float(out.split()[0]))
+
+
+@pytest.mark.slow
+def test_interrupted_and_resumed_is_uninterrupted(tricky, tmp_path):
+    """Stopped after two of four steps: the same averages, weights and rows, bit for bit."""
+    asked, run = iter(range(9)), runs.load(tricky)
+    assert not train.train(run.experiment, tmp_path, stop=lambda: next(asked) >= 2)
+    assert posthoc.stored(tmp_path) == [2]
+    assert train.train(run.experiment, tmp_path)
+    for name in ("metrics.jsonl", "power_ema/2.npz", "power_ema/4.npz"):
+        if name.endswith("npz"):
+            got, want = (posthoc.load_snapshot(place / "diffusion" / name) for place in (tmp_path, tricky))
+            jax.tree.map(np.testing.assert_array_equal, got, want)
+        else:
+            assert (tmp_path / "diffusion" / name).read_bytes() == (tricky / "diffusion" / name).read_bytes()
+    jax.tree.map(np.testing.assert_array_equal, *(runs.params(place, "diffusion") for place in (tmp_path, tricky)))
+
+
+def test_a_stored_file_that_is_damaged_is_named(tricky, tmp_path):
+    path = tmp_path / "4.npz"
+    path.write_bytes((tricky / "diffusion" / "power_ema" / "4.npz").read_bytes()[:-300])
+    with pytest.raises(ValueError, match=r"4\.npz is damaged"):
+        posthoc.load_snapshot(path)
+
+
+@pytest.mark.parametrize("name", benchmark.VARIANTS)
+def test_every_variant_of_the_benchmark_can_be_trained(name):
+    """And only what it names differs from the baseline."""
+    settings = benchmark.experiment(name, 1, 30)
+    train.check(settings)
+    assert settings.schedule.make().t.size == 1001
+    plain = benchmark.experiment("v" if name.startswith("v") else "eps", 1, 30)
+    assert (settings == plain) == (name in ("v", "eps"))
+
+
+def test_the_tables_of_the_benchmark_have_means_and_deviations():
+    rows = [{"weights": "usual", "scale": 1.0, "accuracy": 0.9, "fd": 0.1, "precision": 0.8, "recall": 0.7}]
+    found = [
+        {"asked": {"variant": "p2", "seed": seed}, "held_out_loss": 0.1 * seed, "rows": rows, "real": rows[0]}
+        for seed in (1, 2, 3)
+    ]
+    (text,) = benchmark.tables(found).values()
+    assert "| eps, P2 | 3 | 0.2000 ± 0.1000 | 0.9000 ± 0.0000 | 0.1000 ± 0.0000 |" in text
+    assert "| held-out digits |  |  | 0.9 |" in text
+    filled = sampler_pages.fill(benchmark.PAGE.read_text(), benchmark.tables(found))
+    assert text in filled
 
 
 WRONG = [
