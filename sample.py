@@ -43,46 +43,62 @@ def drawing(run: runs.Run, method: Method, labelled: bool, diagnose: bool = Fals
     def draw(params: Any, key: Any, label: Any, scale: Any, seen: Any = None, low_res: Any = None) -> Any:
         key_noise, key_run, key_method = jax.random.split(key, 3)
 
-        def model(y: Any, perturb: Any = None) -> denoiser.Denoiser:
-            unet = run.unet if perturb is None else run.unet.clone(perturb=perturb)
-            found = runs.denoiser_of(run, unet, params["diffusion"], y, low_res)
-            return guidance.clip(found) if inside and method.clip else found
-
         def logits(x: Any, level: schedule.NoiseLevel) -> Any:
             return run.classifier.apply(params["classifier"], x, denoiser.network_time(level))
 
         wanted, sureness = jnp.asarray(method.any_of) if method.any_of else label, 1 / method.temperature
-        parts = methods.Parts(
-            model=model,
-            # The label itself where the network has no null label: then the scale counts from the conditional model.
-            base=model(label if null is None else null),
-            bad=lambda y: runs.denoiser_of(other, other.unet, params["bad"], y),
-            log_prob=guidance.from_logits(logits, wanted, joint=sureness, marginal=sureness),
-            label=label,
-            null=null,
-            labelled=labelled,
-            scale=scale,
-            key=key_method,
-            num_classes=run.facts.num_classes,
-            num_steps=run.levels.t[-1],
-            knobs=method,
-            operator=operator,
-            seen=seen,
-        )
-        step = samplers.row(method).make(method, run.levels)
-        if method.shifts_mean:
-            guided, step = parts.base, reverse.classifier_ddpm(parts.log_prob, scale, method.at, method.variance)
-        else:
-            guided, step = methods.build(method.guidance, parts, step)
-        # Guided first, then clipped, unlike ADM's code: where alpha is 5e-5 a learned classifier's gradient, which is not
-        # quite 0 there, shifts x_0 by thousands, and a few steps of ddim never come back from that.
-        if method.clip and not inside:
-            guided = methods.upon(guided, guidance.dynamic_threshold if method.dynamic else guidance.clip)
+        log_prob = guidance.from_logits(logits, wanted, joint=sureness, marginal=sureness)
+
+        def parts_of(estimate: Any = None) -> methods.Parts:
+            """What the run offers, its networks told their last x_0 if they take any."""
+
+            def model(y: Any, perturb: Any = None) -> denoiser.Denoiser:
+                unet = run.unet if perturb is None else run.unet.clone(perturb=perturb)
+                found = runs.denoiser_of(run, unet, params["diffusion"], y, low_res, estimate)
+                return guidance.clip(found) if inside and method.clip else found
+
+            return methods.Parts(
+                model=model,
+                # The label itself where the network has no null label: then the scale counts from the conditional model.
+                base=model(label if null is None else null),
+                bad=lambda y: runs.denoiser_of(other, other.unet, params["bad"], y, None, estimate),
+                log_prob=log_prob,
+                label=label,
+                null=null,
+                labelled=labelled,
+                scale=scale,
+                key=key_method,
+                num_classes=run.facts.num_classes,
+                num_steps=run.levels.t[-1],
+                knobs=method,
+                operator=operator,
+                seen=seen,
+            )
+
+        plain = samplers.row(method).make(method, run.levels)
+
+        def built(estimate: Any = None) -> tuple[Any, reverse.ReverseStep]:
+            """(the guided denoiser, the step); the step asks no network of its own."""
+            parts = parts_of(estimate)
+            if method.shifts_mean:
+                step = reverse.classifier_ddpm(parts.log_prob, scale, method.at, method.variance)
+                guided = parts.base
+            else:
+                guided, step = methods.build(method.guidance, parts, plain)
+            # Guided first, then clipped, unlike ADM's code: where alpha is 5e-5 a learned classifier's gradient, which is
+            # not quite 0 there, shifts x_0 by thousands, and a few steps of ddim never come back from that.
+            if method.clip and not inside:
+                guided = methods.upon(guided, guidance.dynamic_threshold if method.dynamic else guidance.clip)
+            return guided, step
+
+        guided, step = built()
+        if diffusion.self_conditioning:
+            guided = guidance.self_conditioned(lambda estimate: built(estimate)[0])
         if isinstance(guided, guidance.Stateful):
             step, guided = reverse.with_state(guided, step), guidance.first_state(guided)
         x_T = schedule.at(levels, -1).sigma * jax.random.normal(key_noise, shape)
         judged = "classifier" in params and (labelled or row.labelled)
-        observe = diagnostics.observer(parts, method, judged) if diagnose else None
+        observe = diagnostics.observer(parts_of(), method, judged) if diagnose else None
         return sampler.sample(key_run, guided, step, x_T, levels, observe)
 
     return draw

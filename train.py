@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,9 +17,9 @@ import numpy as np
 import tyro
 
 import sample
-from configs import command_line, held_out, schema
+from configs import command_line, held_out, objective, posthoc, schema
 from configs import run as runs
-from guided_jax import data, images, log, loop, losses, parallel, stopping, training
+from guided_jax import data, images, log, loop, parallel, stopping, training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,73 +45,12 @@ class Training:
     distributed: Distributed = dataclasses.field(default_factory=Distributed)
 
 
-Loss = Callable[[Any, Any, Any], tuple[Any, dict[str, Any]]]  # (params, keys, batch) -> (mean loss, metrics)
-
-
 Sources = Callable[[bool], data.Source]  # what to train with, or what is held out
-
-
-def by_quarter(name: str, values: Any, level: Any, num_steps: int) -> dict[str, training.Part]:
-    """The mean of values (B,) in each quarter of the steps 1..T: name_q1, nearly clean, to name_q4, nearly noise."""
-    quarter = jnp.ceil(4 * level.t / num_steps)
-    return {f"{name}_q{q}": training.part(values, quarter == q) for q in (1, 2, 3, 4)}
-
-
-def diffusion_loss(run: runs.Run, dropout: bool = True) -> Loss:
-    """Denoising with the label dropped at times: what classifier-free guidance needs."""
-    settings, classes = run.experiment.diffusion, run.facts.num_classes
-    unet = run.unet.clone(remat=settings.remat, remat_keep=settings.remat_keep)
-    dropout = dropout and bool(settings.network.dropout)
-
-    def loss(params: Any, keys: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
-        low_res = images.shrink(batch["image"], settings.low_res) if settings.low_res else None
-
-        def network(x: Any, t: Any, label: Any, keys: Any) -> Any:
-            return unet.apply(params, x, t, label, low_res, dropout_keys=keys if dropout else None)
-
-        label = batch["label"] if settings.conditional else None
-        if settings.null_label:
-            label = losses.drop(keys, label, jnp.int32(classes), settings.label_dropout)
-        each = losses.diffusion(
-            network,
-            keys,
-            batch["image"],
-            label,
-            run.levels,
-            settings.parameterization,
-            learned_variance=settings.learned_variance,
-        )
-        # The levels that the loss drew: XLA merges the two draws.
-        level = losses.corrupt(keys, batch["image"], run.levels).level
-        return each.mean(), by_quarter("loss", each, level, run.levels.t.size - 1)
-
-    return loss
-
-
-def classifier_loss(run: runs.Run, dropout: bool = True) -> Loss:
-    """Cross-entropy of the noisy classifier, and how often it is right."""
-    settings = run.experiment.classifier
-    classifier = run.classifier.clone(remat=settings.remat, remat_keep=settings.remat_keep)
-    dropout = dropout and bool(settings.network.dropout)
-
-    def loss(params: Any, keys: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
-        def network(x: Any, t: Any, keys: Any) -> Any:
-            return classifier.apply(params, x, t, dropout_keys=keys if dropout else None)
-
-        each, right = losses.classification(network, keys, batch["image"], batch["label"], run.levels)
-        level, last = losses.corrupt(keys, batch["image"], run.levels).level, run.levels.t.size - 1
-        quarters = {**by_quarter("loss", each, level, last), **by_quarter("accuracy", right, level, last)}
-        return each.mean(), {"accuracy": right.mean(), **quarters}
-
-    return loss
-
-
-LOSSES: Mapping[str, Callable[..., Loss]] = {"diffusion": diffusion_loss, "classifier": classifier_loss}
 
 
 def evaluation(run: runs.Run, part: str, source: data.Source) -> Callable[[Any], dict[str, float]]:
     """As `held_out.evaluation`, of that network of the run."""
-    settings, loss = getattr(run.experiment, part), LOSSES[part](run, dropout=False)
+    settings, loss = getattr(run.experiment, part), objective.LOSSES[part](run, training=False)
     return held_out.evaluation(loss, source, settings.eval_examples, settings.batch_size, run.experiment.seed)
 
 
@@ -121,11 +60,12 @@ def fit(run: runs.Run, part: str, sources: Sources, out: Path, hooks: Any = (), 
     devices = parallel.choose_devices(settings.batch_size, experiment.devices)
     step = functools.partial(
         training.train_step,
-        loss=LOSSES[part](run),
-        optimizer=settings.optimizer.make(settings.num_steps),
+        loss=objective.LOSSES[part](run),
+        optimizer=settings.make_optimizer(),
         ema_decay=settings.ema_decay,
         microbatches=settings.microbatches,
     )
+    step = objective.numbered(step, settings)
     share, start = parallel.share(), functools.partial(beginning, run, part)
     if experiment.shard_parameters:
         compiled, state = parallel.fully_sharded(step, devices), parallel.spread(start, devices)
@@ -144,7 +84,11 @@ def fit(run: runs.Run, part: str, sources: Sources, out: Path, hooks: Any = (), 
         keep=settings.keep,
         keep_best="held_out_loss" if settings.keep_best else None,
         evaluate=(settings.eval_every, evaluation(run, part, sources(True))) if settings.eval_every else None,
-        hooks=[(settings.checkpoint_every, lambda done, state: _plot(directory)), *hooks],
+        hooks=[
+            (settings.checkpoint_every, lambda done, state: _plot(directory)),
+            *hooks,
+            *posthoc.hooks(settings, directory),
+        ],
         dispatch=settings.steps_per_dispatch,
         stop=stop,
         label=part,
@@ -162,8 +106,9 @@ def beginning(run: runs.Run, part: str) -> training.TrainState:
     key_params, key_noise = jax.random.split(key)
     example = jnp.zeros((1, *run.facts.image_shape))
     given = conditions(run.experiment.diffusion, example) if part == "diffusion" else ()
-    params = jax.jit(network.init)(key_params, example, jnp.zeros(1), *given)
-    return training.init(key_noise, params, settings.optimizer.make(settings.num_steps))
+    shown = runs.beside(run.experiment.diffusion, example) if part == "diffusion" else example
+    params = jax.jit(network.init)(key_params, shown, jnp.zeros(1), *given)
+    return training.init(key_noise, params, settings.make_optimizer())
 
 
 def conditions(settings: schema.Diffusion, example: Any) -> tuple[Any, Any]:
@@ -202,7 +147,7 @@ def sample_hook(run: runs.Run, out: Path) -> list[tuple[int, Callable[[int, Any]
 LEAST = {
     **dict.fromkeys(("num_steps", "sample_every", "eval_every"), 0),
     **dict.fromkeys(("batch_size", "checkpoint_every", "log_every", "eval_examples", "keep"), 1),
-    **dict.fromkeys(("microbatches", "steps_per_dispatch"), 1),
+    **dict.fromkeys(("microbatches", "steps_per_dispatch", "snapshot_every"), 1),
 }
 
 
@@ -218,6 +163,7 @@ def check(experiment: schema.Experiment) -> None:
             value = getattr(settings, name, 0)
             if not 0 <= value <= 1:
                 raise ValueError(f"--{part}.{name.replace('_', '-')} is {value}; give a number from 0 to 1")
+    objective.check(experiment)
 
 
 def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = loop.never) -> bool:

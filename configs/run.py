@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from configs import schema
@@ -108,15 +109,27 @@ def load(directory: Path) -> Run:
     return assemble(schema.from_dict(found["experiment"]), kept)
 
 
-def denoiser_of(run: Run, unet: models.UNet, params: Any, label: Any, low_res: Any = None) -> denoiser.Denoiser:
-    """The denoiser that the run's network is with these parameters, told this label and picture if it takes any."""
-    told = label if run.experiment.diffusion.conditional else None
+def denoiser_of(
+    run: Run, unet: models.UNet, params: Any, label: Any, low_res: Any = None, estimate: Any = None
+) -> denoiser.Denoiser:
+    """The denoiser that the run's network is with these parameters, told this label and picture if it takes any.
+
+    estimate: the last x_0, for a network with self-conditioning; None is zeros, which is what its first step is told.
+    """
+    diffusion = run.experiment.diffusion
+    told = label if diffusion.conditional else None
 
     def network(x: Any, t: Any) -> Any:
-        return unet.apply(params, x, t, told, low_res)
+        return unet.apply(params, beside(diffusion, x, estimate), t, told, low_res)
 
-    diffusion = run.experiment.diffusion
     return denoiser.from_network(network, diffusion.parameterization, diffusion.learned_variance)
+
+
+def beside(diffusion: schema.Diffusion, x: Any, estimate: Any = None) -> Any:
+    """[x_t, the last x_0] channel by channel, for a network with self-conditioning; x_t alone for another."""
+    if not diffusion.self_conditioning:
+        return x
+    return jnp.concatenate([x, jnp.zeros_like(x) if estimate is None else estimate.astype(x.dtype)], axis=-1)
 
 
 def variance_of(run: Run, asked: str | None) -> str:

@@ -7,6 +7,8 @@ steps and the grids are what docs/samplers.md measured.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from guided_jax import grid, reverse, schedule
 from guided_jax.schedule import NoiseLevel
 
@@ -144,15 +146,36 @@ def grid_name(knobs: Any) -> str:
 
 
 def levels_of(knobs: Any, table: NoiseLevel) -> NoiseLevel:
-    """The levels that a run visits; ValueError for steps or a grid that cannot be."""
+    """The levels that a run visits; ValueError for steps or a grid that cannot be.
+
+    A table that ends in pure noise is always begun there: x_T is noise, and x of any other level is not.
+    """
     name, steps = grid_name(knobs), knobs.steps or str(row(knobs).steps)
     if name == "respaced":
-        return schedule.respace(table, steps)
+        found = schedule.respace(table, steps)
+        if _pure(table) and not _pure(found):
+            last = f"t = {float(found.t[-1]):g}"
+            raise ValueError(
+                f"--steps is {steps}, which begins at {last}; this run has to begin at its end: give a number"
+            )
+        return found
     if name not in GRIDS:
         raise ValueError(f"there is no grid {name!r}; there is respaced, {', '.join(GRIDS)}")
     if not steps.isdecimal() or int(steps) < 1:
         raise ValueError(f"--steps is {steps}; on the grid {name} give a number of steps, such as 20")
-    return GRIDS[name][1](table, int(steps), knobs)
+    found = GRIDS[name][1](table, int(steps), knobs)
+    return found if _pure(found) or not _pure(table) else _from_the_end(name, table, int(steps), knobs)
+
+
+def _pure(levels: NoiseLevel) -> bool:
+    """Whether the table ends where alpha is 0."""
+    return float(levels.alpha[-1]) == 0
+
+
+def _from_the_end(name: str, table: NoiseLevel, steps: int, knobs: Any) -> NoiseLevel:
+    """A grid that ends below --sigma-max, of one level less, and the table's last level, which lies beyond."""
+    below = GRIDS[name][1](table, steps - 1, knobs) if steps > 1 else schedule.at(table, jnp.arange(1))
+    return NoiseLevel(*(jnp.append(column, end) for column, end in zip(below, schedule.at(table, -1), strict=True)))
 
 
 def readers() -> dict[str, tuple[str, ...]]:

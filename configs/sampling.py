@@ -174,6 +174,8 @@ def check(options: Sampling, run: runs.Run) -> None:
         )
         raise ValueError(f"this run is {'no' if options.base_samples else 'an'} upsampler; {wanted}")
     runs.variance_of(run, method.variance)
+    if options.diagnose and run.experiment.diffusion.self_conditioning:
+        raise ValueError("--diagnose asks a network that is not told its last x_0; leave it out for this run")
     if method.clip_base and (method.dynamic or not method.clip):
         raise ValueError("--clip-base is for one clip before the guidance; leave out +dynamic and --no-clip")
     if method.dynamic and not method.clip:

@@ -1,6 +1,7 @@
 """The settings of an experiment: frozen dataclasses whose `make` turns them into what the library works with."""
 
 import dataclasses
+import functools
 import importlib
 import json
 import pkgutil
@@ -13,7 +14,7 @@ import optax
 import tyro
 
 import configs
-from guided_jax import data, models, schedule, training
+from guided_jax import averaging, data, models, schedule, times, training, weighting
 
 CHANNELS = {"as-is": None, "grey": 1, "grey-alpha": 2, "rgb": 3, "rgba": 4}
 
@@ -57,9 +58,59 @@ class Schedule:
 
     name: Literal["linear", "cosine"] = "cosine"
     num_steps: int = 1000
+    zero_terminal_snr: bool = False
+    """Move the last level to pure noise and the others along; for x_0 and v, since an eps network says nothing there."""
 
     def make(self) -> schedule.NoiseLevel:
-        return {"linear": schedule.linear, "cosine": schedule.cosine}[self.name](self.num_steps)
+        levels = {"linear": schedule.linear, "cosine": schedule.cosine}[self.name](self.num_steps)
+        return schedule.zero_terminal_snr(levels) if self.zero_terminal_snr else levels
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighting:
+    """How much the loss of each level counts."""
+
+    name: Literal["none", "min-snr", "p2", "sigmoid", "edm"] = "none"
+    """none: the plain mean square of what the network predicts."""
+    min_snr_gamma: float = 5.0
+    """min-snr: min(SNR, gamma) on the loss of x_0."""
+    p2_gamma: float = 1.0
+    """p2: 1 / (k + SNR)^gamma on the loss of eps."""
+    p2_k: float = 1.0
+    sigmoid_bias: float = 2.0
+    """sigmoid: s(bias - log SNR) on the loss of eps, per unit of log SNR."""
+    sigma_data: float = 0.5
+    """edm: SNR + 1 / sigma_data^2 on the loss of x_0."""
+
+    def make(self, levels: schedule.NoiseLevel, target: str) -> weighting.Weight | None:
+        """level -> the weight of the loss that the network is trained on, None for the plain one."""
+        if self.name == "none":
+            return None
+        of_x_0: dict[str, weighting.LogWeight] = {
+            "min-snr": functools.partial(weighting.min_snr, gamma=self.min_snr_gamma),
+            "p2": functools.partial(weighting.p2, gamma=self.p2_gamma, k=self.p2_k),
+            "sigmoid": functools.partial(weighting.sigmoid, bias=self.sigmoid_bias),
+            "edm": functools.partial(weighting.edm, sigma_data=self.sigma_data),
+        }
+        density = weighting.per_log_snr(levels) if self.name == "sigmoid" else lambda level: jnp.ones_like(level.t)
+        return lambda level: density(level) * weighting.of_loss(of_x_0[self.name], level, target)
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """Which steps the examples are noised to."""
+
+    law: Literal["uniform", "logit-normal"] = "uniform"
+    mean: float = 0.0
+    """logit-normal: of log(t / (T - t)); above 0 nearer to noise."""
+    std: float = 1.0
+    """logit-normal: the smaller, the nearer to the middle."""
+    stratified: bool = False
+    """Each example of a batch draws from its own part of the law, as many equal parts as examples."""
+
+    def make(self) -> times.Law | None:
+        """u -> t / T; None for the uniform law."""
+        return None if self.law == "uniform" else functools.partial(times.logit_normal, mean=self.mean, std=self.std)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,8 +229,17 @@ class Diffusion:
     steps_per_dispatch: int = 1
     """Training steps compiled into one call, for accelerators that outrun Python; without effect on CPU."""
     ema_decay: float = 0.995
+    power_ema: tuple[float, ...] = ()
+    """sigma_rel of averages by a power of the step, kept beside the usual one; with two, such as 0.05 0.1, configs.posthoc
+    makes one of any length."""
+    snapshot_every: int = 100
+    """With power_ema: the averages are stored every so many steps, and at the end."""
     parameterization: Literal["eps", "x_0", "v"] = "eps"
     """What the network predicts."""
+    weighting: Weighting = dataclasses.field(default_factory=Weighting)
+    times: Times = dataclasses.field(default_factory=Times)
+    self_conditioning: bool = False
+    """Whether the network is told its last x_0, in as many channels again; half as much again of a training step."""
     learned_variance: bool = False
     """Whether the network also tells the variance of a step, in as many channels again."""
     conditional: bool = True
@@ -190,6 +250,11 @@ class Diffusion:
     """Side of the low-resolution picture that the network is given too; None for a network that is given none."""
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     network: UNet = dataclasses.field(default_factory=UNet)
+
+    def make_optimizer(self) -> optax.GradientTransformation:
+        """The optimizer, with the averages that it keeps."""
+        made = self.optimizer.make(self.num_steps)
+        return averaging.averaged(made, self.power_ema) if self.power_ema else made
 
     @property
     def null_label(self) -> bool:
@@ -225,6 +290,10 @@ class Classifier:
     optimizer: Optimizer = dataclasses.field(default_factory=lambda: Optimizer(weight_decay=0.05))
     network: Encoder = dataclasses.field(default_factory=Encoder)
 
+    def make_optimizer(self) -> optax.GradientTransformation:
+        """The optimizer."""
+        return self.optimizer.make(self.num_steps)
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -249,7 +318,7 @@ MAY_CHANGE = (
         for part in ("diffusion", "classifier")
         for name in (
             *("num_steps", "checkpoint_every", "log_every", "sample_every", "eval_every", "eval_examples"),
-            *("keep", "keep_best"),
+            *("keep", "keep_best", "snapshot_every"),
             *(
                 "microbatches",
                 "remat",

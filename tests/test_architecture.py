@@ -6,9 +6,16 @@ import pathlib
 ROOT = pathlib.Path(__file__).parent.parent
 # Each layer may import from those before it. guidance.strength is a type alias that the samplers' signatures name.
 LAYERS = ("schedule", "grid", "forward", "prediction", "denoiser", "guidance", "reverse", "sampler")
-ASIDE = {"losses": (*LAYERS[:5], "likelihood"), "importance": (), "analytic": LAYERS[:6], "likelihood": LAYERS[:7]}
+ASIDE = {
+    "losses": (*LAYERS[:5], "likelihood", "times", "weighting"),
+    "importance": (),
+    "times": (),
+    "weighting": ("schedule",),
+    "analytic": LAYERS[:6],
+    "likelihood": LAYERS[:7],
+}
 MACHINERY = (
-    *("training", "loop", "parallel", "checkpoint", "manifest", "stopping"),
+    *("training", "averaging", "loop", "parallel", "checkpoint", "manifest", "stopping"),
     *("data", "images", "files", "wrong_use", "log", "streaming", "models", "adm", "metrics"),
 )
 

@@ -10,8 +10,8 @@ import pytest
 
 import sample
 import train
+from configs import objective, schema
 from configs import run as runs
-from configs import schema
 from guided_jax import checkpoint, data, log, loop, parallel, training
 from guided_jax.models import UNet, blocks, fused
 from tests import tiny
@@ -49,7 +49,7 @@ def params_of(part):
 def gradient_of(run, part):
     """((loss, metrics), gradients) of some examples."""
     keys = sample.sampler.keys(jax.random.key(0), INDICES)
-    loss = jax.value_and_grad(train.LOSSES[part](run), has_aux=True)
+    loss = jax.value_and_grad(objective.LOSSES[part](run), has_aux=True)
     return jax.jit(loss)(params_of(part), keys, LITTLE)
 
 
@@ -78,7 +78,11 @@ def test_remat_keeps_less_for_the_gradient(part):
     """What is kept of the forward computation, besides the parameters themselves."""
 
     def kept(run):
-        keys, loss, params = sample.sampler.keys(jax.random.key(0), INDICES), train.LOSSES[part](run), params_of(part)
+        keys, loss, params = (
+            sample.sampler.keys(jax.random.key(0), INDICES),
+            objective.LOSSES[part](run),
+            params_of(part),
+        )
         backward = jax.eval_shape(lambda params: jax.vjp(lambda p: loss(p, keys, LITTLE)[0], params)[1], params)
         return sum(leaf.size for leaf in jax.tree.leaves(backward)) - sum(leaf.size for leaf in jax.tree.leaves(params))
 
@@ -125,7 +129,9 @@ def test_bfloat16_computes_nearly_the_same_and_keeps_the_state_in_float32(part):
     np.testing.assert_allclose(value, plain(part)[0][0], rtol=0.02)
     assert 1e-4 < difference(gradients, plain(part)[1]) < 0.05  # rounded, and not by much
     state = training.init(jax.random.key(0), params_of(part), tiny.OPTIMIZER)
-    step = functools.partial(training.train_step, loss=train.LOSSES[part](run), optimizer=tiny.OPTIMIZER, ema_decay=0.9)
+    step = functools.partial(
+        training.train_step, loss=objective.LOSSES[part](run), optimizer=tiny.OPTIMIZER, ema_decay=0.9
+    )
     after, metrics = jax.eval_shape(step, state, LITTLE, INDICES)
     chex.assert_trees_all_equal_shapes_and_dtypes(after, jax.eval_shape(lambda: state))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((after.params, after.ema, metrics)))

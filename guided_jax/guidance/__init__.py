@@ -19,6 +19,7 @@ from guided_jax.guidance.projected import projected
 from guided_jax.guidance.ramp import cosine_ramp, linear_ramp
 from guided_jax.guidance.rescale import rescale
 from guided_jax.guidance.self_attention import blurred, self_attention
+from guided_jax.guidance.self_conditioning import self_conditioned
 from guided_jax.guidance.share import fused, share
 from guided_jax.guidance.stateful import Stateful, first_state, lift, stateless
 from guided_jax.guidance.strength import LogProb, Scale
@@ -56,6 +57,7 @@ __all__ = [
     "push",
     "rescale",
     "self_attention",
+    "self_conditioned",
     "share",
     "stateless",
     "universal",

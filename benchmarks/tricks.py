@@ -1,0 +1,265 @@
+"""What each training trick brings on the digits: one run a variant and seed, measured by the judge that guided nothing.
+
+    python -m benchmarks.tricks                                      # all of them, one after the other
+    python -m benchmarks.tricks --variants eps min-snr --seeds 0 1   # some: several such commands may work at once
+    python -m benchmarks.tricks --page                               # puts what is measured into docs/training.md
+
+Each (variant, seed) has a file of its own in runs/tricks/measured; one that is there is not made again, and
+runs/tricks/tricks.json has them all. Samples are drawn with the averaged weights, classifier-free at each scale, and
+compared with the training data. On one accelerator processes share the memory and the compiled programs.
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import sample
+import train
+from benchmarks import sampler_pages
+from configs import command_line, judge, posthoc, schema
+from configs import run as runs
+from guided_jax import images, log, metrics, parallel
+from guided_jax.files import answers, replacing, writable_directory
+from guided_jax.metrics import sets
+from guided_jax.metrics.judge import is_trained, judge_features, load_judge
+
+PAGE = Path(__file__).parent.parent / "docs" / "training.md"
+AT_ONCE = 64  # pictures whose features are taken together
+USUAL = "usual"  # the weights that sample.py draws from
+LENGTHS = (0.05, 0.1, 0.15, 0.2)  # sigma_rel of averages made afterwards
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """How the table calls it, and what of the experiment's diffusion settings and schedule it changes."""
+
+    title: str
+    diffusion: dict[str, Any]
+    schedule: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def weighted(name: str) -> dict[str, Any]:
+    """The weighting of that name, as it comes."""
+    return {"weighting": dataclasses.replace(schema.Weighting(), name=name)}
+
+
+V = {"parameterization": "v"}
+VARIANTS: dict[str, Variant] = {
+    "eps": Variant("eps, plain", {"power_ema": (0.05, 0.1)}),
+    "min-snr": Variant("eps, min-SNR", weighted("min-snr")),
+    "p2": Variant("eps, P2", weighted("p2")),
+    "sigmoid": Variant("eps, sigmoid", weighted("sigmoid")),
+    "logit-normal": Variant("eps, logit-normal times", {"times": schema.Times(law="logit-normal")}),
+    "stratified": Variant("eps, stratified times", {"times": schema.Times(stratified=True)}),
+    "self-conditioning": Variant("eps, self-conditioning", {"self_conditioning": True}),
+    "v": Variant("v, plain", V),
+    "v-min-snr": Variant("v, min-SNR", V | weighted("min-snr")),
+    "v-sigmoid": Variant("v, sigmoid", V | weighted("sigmoid")),
+    "v-edm": Variant("v, EDM", V | weighted("edm")),
+    "v-zero-terminal": Variant("v, zero terminal SNR", V, {"zero_terminal_snr": True}),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Measure what each training trick brings on the digits."""
+
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    """Which to measure; eps is the baseline, and its runs store the averages of every length."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    num_steps: int = 1500
+    """Training steps."""
+    num_samples: int = 1000
+    """Pictures for each scale."""
+    scales: tuple[float, ...] = (1.0, 2.0)
+    steps: str = "15"
+    """Of DPM-Solver++."""
+    out: Path = Path("runs/tricks")
+    page: bool = False
+    """Measure nothing; put the tables of what is measured into docs/training.md."""
+
+
+def experiment(name: str, seed: int, num_steps: int) -> schema.Experiment:
+    """The digits with one variant's settings; checkpoints and held-out numbers at the end alone."""
+    base, variant = schema.named("digits"), VARIANTS[name]
+    often = {"checkpoint_every": num_steps, "eval_every": num_steps, "sample_every": 0, "num_steps": num_steps}
+    diffusion = dataclasses.replace(
+        base.diffusion, **often, keep_best=False, snapshot_every=max(1, num_steps // 15), **variant.diffusion
+    )
+    return dataclasses.replace(
+        base,
+        seed=seed,
+        diffusion=diffusion,
+        classifier=dataclasses.replace(base.classifier, num_steps=0),
+        schedule=dataclasses.replace(base.schedule, **variant.schedule),
+    )
+
+
+class Eyes(NamedTuple):
+    """What samples are seen by, and the training data as it sees them."""
+
+    features: metrics.Extractor
+    reference: metrics.Summary
+    statistics: metrics.Statistics
+
+
+def looking(out: Path, run: runs.Run) -> Eyes:
+    """The judge of all variants, trained by the first process that asks; the others wait."""
+    place = out / "judge"
+    with (writable_directory(out) / "judge.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not is_trained(place):
+            judge.train(judge.Judging(out, out=place), run)
+    judging = load_judge(place)
+    features = metrics.extractor(judge_features(judging), parallel.choose_devices(AT_ONCE), AT_ONCE)
+    pictures = sets.from_source("training data", run.experiment.data.make())
+    summary = sets.summary_of(features, pictures, AT_ONCE, quiet=True)
+    return Eyes(features, summary, metrics.statistics_of(summary, judging.name))
+
+
+def numbers(eyes: Eyes, pictures: sets.PictureSet) -> dict[str, float]:
+    """Accuracy, distance, precision and recall of one set of pictures."""
+    summary = sets.summary_of(eyes.features, pictures, AT_ONCE, quiet=True)
+    found = {**sets.judged(summary), **metrics.evaluate(summary, eyes.statistics, eyes.reference.features)}
+    return {name: float(found[name]) for name in ("accuracy", "fd", "precision", "recall")}
+
+
+def drawer(options: Options, run: runs.Run, seed: int) -> Callable[[Any, float], sets.PictureSet]:
+    """(weights, scale) -> samples, classes in turn; one program for all weights and scales."""
+    method = sample.Method(guidance="classifier-free", sampler="dpm++", steps=options.steps)
+    devices = parallel.choose_devices(options.num_samples)
+    compiled = parallel.parallel_map(sample.drawing(run, method, True), devices, in_axes=(None, 0, 0, 0))
+    indices = np.arange(options.num_samples)
+    labels = (indices % run.facts.num_classes).astype(np.int32)
+    keys = sample.sampler.keys(jax.random.key(1000 + seed), indices)
+
+    def draw(params: Any, scale: float) -> sets.PictureSet:
+        placed = parallel.place({"diffusion": params}, devices)
+        found = compiled(placed, keys, labels, np.full(len(indices), scale, np.float32))
+        pictures = images.to_uint8(found)
+        chunks = lambda size: (pictures[start : start + size] for start in range(0, len(pictures), size))  # noqa: E731
+        return sets.PictureSet("samples", len(pictures), pictures.shape[1:], labels, chunks)
+
+    return draw
+
+
+def weights_of(out: Path, run: runs.Run) -> dict[str, Any]:
+    """The averaged weights by name: the usual ones, and those of every length where averages were stored."""
+    found = {USUAL: runs.params(out, "diffusion")}
+    if run.experiment.diffusion.power_ema:
+        found |= {f"power {length:g}": posthoc.reconstruct(out, length)[1] for length in LENGTHS}
+    return found
+
+
+def measure(options: Options, name: str, seed: int) -> dict[str, Any]:
+    """Trains, draws and judges one variant of one seed."""
+    start, out = time.monotonic(), options.out / "runs" / f"{name}-{seed}"
+    settings = experiment(name, seed, options.num_steps)
+    if not train.train(settings, out):
+        raise RuntimeError(f"{out} was stopped")
+    trained, run = time.monotonic() - start, runs.load(out)
+    eyes, draw = looking(options.out, run), drawer(options, run, seed)
+    rows = [
+        {"weights": weights, "scale": scale, **numbers(eyes, draw(params, scale))}
+        for weights, params in weights_of(out, run).items()
+        for scale in options.scales
+    ]
+    held_out = [row for row in log.read(out / "diffusion" / "metrics.jsonl") if "held_out_loss" in row][-1]
+    real = numbers(eyes, sets.from_source("held-out data", settings.data.make(held_out=True)))
+    return {
+        "held_out_loss": held_out["held_out_loss"],
+        "rows": rows,
+        "real": real,
+        "seconds": {"training": round(trained, 1), "all": round(time.monotonic() - start, 1)},
+    }
+
+
+def place_of(options: Options, name: str, seed: int) -> Path:
+    """The file of one variant and seed."""
+    return options.out / "measured" / f"{name}-{seed}.json"
+
+
+def asked(options: Options, name: str, seed: int) -> dict[str, Any]:
+    """What determines its numbers."""
+    said = {field: getattr(options, field) for field in ("num_steps", "num_samples", "scales", "steps")}
+    return json.loads(json.dumps({"variant": name, "seed": seed, **said}))
+
+
+def collect(options: Options) -> list[dict[str, Any]]:
+    """All that is measured, of every variant and seed; written into one file too."""
+    found = [json.loads(path.read_text()) for path in sorted((options.out / "measured").glob("*.json"))]
+    with replacing(options.out / "tricks.json") as file:
+        file.write(json.dumps(found, indent=1).encode())
+    return found
+
+
+def spread(values: Sequence[float]) -> str:
+    """mean ± standard deviation, to the digits that the deviation leaves."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return f"{mean:.4g}"
+    return f"{mean:.4f} ± {statistics.stdev(values):.4f}"
+
+
+NUMBERS = {"accuracy": "accuracy", "fd": "distance", "precision": "precision", "recall": "recall"}
+
+
+def body(found: Sequence[dict[str, Any]], scale: float) -> list[list[str]]:
+    """The rows of the table of one scale: a variant each, and a length of the average each."""
+    rows = []
+    for name, variant in VARIANTS.items():
+        mine = [each for each in found if each["asked"]["variant"] == name]
+        for weights in dict.fromkeys(row["weights"] for each in mine for row in each["rows"]):
+            title = variant.title if weights == USUAL else f"{variant.title}, {weights} average"
+            losses = [each["held_out_loss"] for each in mine]
+            taken = [row for each in mine for row in each["rows"] if (row["weights"], row["scale"]) == (weights, scale)]
+            cells = [spread([row[number] for row in taken]) for number in NUMBERS]
+            rows.append([title, str(len(mine)), spread(losses) if weights == USUAL else "", *cells])
+    real = [each["real"] for each in found][:1]
+    return [*rows, *(["held-out digits", "", "", *(spread([each[number]]) for number in NUMBERS)] for each in real)]
+
+
+def tables(found: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Markdown by the mark of its place in the page."""
+    scales = sorted({row["scale"] for each in found for row in each["rows"]})
+    head = ["run", "seeds", "held-out loss", *NUMBERS.values()]
+    return {f"tricks, scale {scale:g}": sampler_pages.table(head, body(found, scale)) for scale in scales}
+
+
+def main(args: Sequence[str]) -> None:
+    """Measures what is asked for and not there yet, and prints the tables; with --page they go into docs/training.md."""
+    options = command_line.parse(Options, "python -m benchmarks.tricks", args, description=__doc__ or "")
+    unknown = [name for name in options.variants if name not in VARIANTS]
+    if unknown:
+        raise ValueError(f"there is no variant {unknown[0]!r}; there is {', '.join(VARIANTS)}")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes on one accelerator
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(writable_directory(options.out / "compiled")))
+    parallel.use_cpu_devices()
+    for seed in () if options.page else options.seeds:
+        for name in options.variants:
+            place, mine = place_of(options, name, seed), asked(options, name, seed)
+            if not answers(place, mine):
+                found = {"asked": mine, **measure(options, name, seed)}
+                with replacing(place) as file:
+                    file.write(json.dumps(found, indent=1).encode())
+                print(f"{name}, seed {seed}: {found['seconds']} s", flush=True)
+    texts = tables(collect(options))
+    for name, text in texts.items():
+        print(f"\n{name}\n\n{text}")
+    if options.page:
+        with replacing(PAGE) as file:
+            file.write(sampler_pages.fill(PAGE.read_text(), texts).encode())
+
+
+if __name__ == "__main__":
+    command_line.script(main)

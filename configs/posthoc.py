@@ -1,0 +1,127 @@
+"""Make the averaged weights of another length, after training, from the averages by a power of the step that a run stored.
+
+    python train.py digits --out runs/digits --diffusion.power-ema 0.05 0.1
+    python -m configs.posthoc runs/digits --sigma-rel 0.15
+    python sample.py runs/digits/posthoc/sigma-0.15
+
+What it makes is a run of its own, which sample.py draws from like any other. docs/training.md has the formulas.
+"""
+
+import dataclasses
+import json
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+from flax import traverse_util
+
+from configs import command_line, schema
+from configs import run as runs
+from guided_jax import averaging, checkpoint
+from guided_jax.files import replacing, writable_directory
+
+SNAPSHOTS = "power_ema"  # the folder of a network's stored averages, a file a step
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstructing:
+    """Make the averaged weights of another length from what a run stored."""
+
+    run: tyro.conf.Positional[Path]
+    """The directory that train.py wrote, with --diffusion.power-ema."""
+    sigma_rel: float = 0.1
+    """The average's standard deviation, as a share of the training up to its step; above 0, up to 0.288."""
+    step: int | None = None
+    """The training step that it ends at; the last stored one, if not given."""
+    out: Path | None = None
+    """The run that is made; RUN/posthoc/sigma-SIGMA_REL if not given."""
+
+
+def hooks(settings: Any, directory: Path) -> list[tuple[int, Callable[[int, Any], None]]]:
+    """For `loop.fit`: the averages of a diffusion network are stored every so often and at the end."""
+    sigma_rels = getattr(settings, "power_ema", ())
+    if not sigma_rels:
+        return []
+
+    def store(done: int, state: Any) -> None:
+        averages = zip(sigma_rels, state.opt_state.averages, strict=True)
+        save_snapshot(directory, done, {f"{sigma:g}": tree for sigma, tree in averages})
+
+    return [(every, store) for every in {settings.snapshot_every, settings.num_steps}]
+
+
+def save_snapshot(directory: Path, step: int, averages: Mapping[str, Any]) -> None:
+    """Writes the averages of a step, by their sigma_rel, into DIRECTORY/power_ema/STEP.npz."""
+    flat = traverse_util.flatten_dict(jax.device_get(dict(averages)), sep="/")
+    with replacing(directory / SNAPSHOTS / f"{step}.npz") as file:
+        np.savez(file, **flat)
+
+
+def load_snapshot(path: Path) -> dict[float, Any]:
+    """sigma_rel -> the average; ValueError for a file that is not whole."""
+    try:
+        with np.load(path) as file:
+            tree = traverse_util.unflatten_dict(dict(file), sep="/")
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it, or train again with another --out") from None
+    return {float(name): average for name, average in tree.items()}
+
+
+def stored(run: Path) -> list[int]:
+    """The steps whose averages a run has, ascending."""
+    folder = run / "diffusion" / SNAPSHOTS
+    return sorted(int(path.stem) for path in folder.glob("*.npz") if path.stem.isdigit())
+
+
+def reconstruct(run: Path, sigma_rel: float, step: int | None = None) -> tuple[int, Any]:
+    """(its step, the average of this sigma_rel); ValueError when the run stored none, or none up to the step."""
+    steps = stored(run)
+    if not steps:
+        raise ValueError(f"{run} has stored no averages; train with --diffusion.power-ema 0.05 0.1")
+    end = steps[-1] if step is None else step
+    if steps[0] > end:
+        raise ValueError(f"--step is {end}; {run} has stored averages of the steps {steps[0]} to {steps[-1]}")
+    found = [
+        (at, sigma, tree)
+        for at in steps
+        if at <= end
+        for sigma, tree in load_snapshot(run / "diffusion" / SNAPSHOTS / f"{at}.npz").items()
+    ]
+    weights = averaging.mixture([at for at, _, _ in found], [sigma for _, sigma, _ in found], end, sigma_rel)
+    return end, averaging.combine([tree for _, _, tree in found], weights)
+
+
+def write(options: Reconstructing) -> Path:
+    """The run that was made: config.json, the reconstructed weights, and the classifier of the run it was made from."""
+    averaging.exponent(options.sigma_rel)
+    made = runs.load(options.run)
+    step, params = reconstruct(options.run, options.sigma_rel, options.step)
+    ending = "" if options.step is None else f"-step-{step}"
+    out = writable_directory(options.out or options.run / "posthoc" / f"sigma-{options.sigma_rel:g}{ending}")
+    if any(out.iterdir()):
+        raise ValueError(f"{out} is not empty; give another --out, or delete it")
+    settings = dataclasses.replace(made.experiment.diffusion, num_steps=0)
+    experiment = dataclasses.replace(made.experiment, diffusion=settings)
+    runs.create(out, experiment, made.facts)
+    with checkpoint.opened(out / "diffusion" / "checkpoints", keep=1) as saved:
+        checkpoint.save(saved, step, {"ema": params}, config=schema.to_dict(experiment))
+    if (options.run / "classifier").is_dir():
+        (out / "classifier").symlink_to((options.run / "classifier").absolute(), target_is_directory=True)
+    with replacing(out / "posthoc.json") as file:
+        file.write(json.dumps(schema.to_dict(dataclasses.replace(options, step=step)), indent=2).encode())
+    return out
+
+
+def main(args: Sequence[str]) -> None:
+    """Makes the run and says how to draw from it."""
+    options = command_line.parse(Reconstructing, "python -m configs.posthoc", args, description=__doc__ or "")
+    out = write(options)
+    print(f"{out}: the average of sigma_rel {options.sigma_rel:g}; now draw: python sample.py {out} --help")
+
+
+if __name__ == "__main__":
+    command_line.script(main)

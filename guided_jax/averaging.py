@@ -1,0 +1,106 @@
+"""Averages of the weights by a power of the step, and any other such average made of them afterwards.
+
+The usual average forgets at one rate for ever; this one is always a fixed share sigma_rel of the training so far. Two of
+them, stored every now and then, are enough to make that of any sigma_rel and any step when the training is over.
+
+Source: [EDM2] Karras et al. 2312.02696 section 3 and appendix C.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+
+WIDEST = 12**-0.5  # sigma_rel of the plain mean of all steps, gamma = 0
+
+
+class Averaged(NamedTuple):
+    """The state of an optimizer beside the averages of the weights that it makes."""
+
+    inner: Any
+    step: Int[Array, ""]
+    averages: tuple[PyTree, ...]
+
+
+def width(gamma: ArrayLike) -> Float[np.ndarray, "..."]:
+    """sigma_rel = sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2): a profile's standard deviation over t ([EDM2] eq. 123)."""
+    gamma = np.asarray(gamma, np.float64)
+    return np.asarray(np.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2))
+
+
+def exponent(sigma_rel: float) -> float:
+    """The gamma of a sigma_rel: (gamma + 2)^2 (gamma + 3) = (gamma + 1) / sigma_rel^2 ([EDM2] eq. 126, algorithm 2).
+
+    sigma_rel: above 0, up to 0.2886, the plain mean of all steps. Raises ValueError for another.
+    """
+    if not 0 < sigma_rel <= WIDEST + 1e-4:
+        raise ValueError(f"sigma_rel is {sigma_rel:g}; give a number above 0, up to 0.288, such as 0.1")
+    square = sigma_rel**-2
+    return float(np.roots([1, 7, 16 - square, 12 - square]).real.max())
+
+
+def decay(step: Int[Array, ""], gamma: float) -> Float[Array, ""]:
+    """beta = (1 - 1 / t)^(gamma + 1), what is kept of the average at step t = 1, 2, ... ([EDM2] eq. 127)."""
+    return jnp.exp((gamma + 1) * jnp.log1p(-1 / step))
+
+
+def averaged(optimizer: optax.GradientTransformation, sigma_rels: Sequence[float]) -> optax.GradientTransformation:
+    """The optimizer, keeping theta_hat(t) = beta theta_hat(t - 1) + (1 - beta) theta(t) for each sigma_rel.
+
+    The averages are part of its state, an `Averaged`: saved, restored and divided over devices with it.
+    """
+    gammas = [exponent(sigma_rel) for sigma_rel in sigma_rels]
+
+    def init(params: PyTree) -> Averaged:
+        averages = tuple(jax.tree.map(jnp.copy, params) for _ in gammas)  # copies, so that all can be donated
+        return Averaged(optimizer.init(params), jnp.zeros((), jnp.int32), averages)
+
+    def update(updates: PyTree, state: Averaged, params: PyTree = None) -> tuple[PyTree, Averaged]:
+        updates, inner = optimizer.update(updates, state.inner, params)
+        after, step = optax.apply_updates(params, updates), state.step + 1
+        kept = zip(gammas, state.averages, strict=True)
+        averages = tuple(optax.incremental_update(after, one, 1 - decay(step, gamma)) for gamma, one in kept)
+        return updates, Averaged(inner, step, averages)
+
+    return optax.GradientTransformation(init, update)
+
+
+def overlap(step_a: ArrayLike, gamma_a: ArrayLike, step_b: ArrayLike, gamma_b: ArrayLike) -> Float[np.ndarray, "..."]:
+    """int p_a(x) p_b(x) dx of two profiles p(x) = (gamma + 1) x^gamma / t^(gamma + 1) on (0, t) ([EDM2] eq. 151).
+
+    With t the smaller step, T the larger and c the gamma of that: (a + 1) (b + 1) / (a + b + 1) (t / T)^c / T.
+    """
+    a, b, at, bt = (np.asarray(value, np.float64) for value in (gamma_a, gamma_b, step_a, step_b))
+    longer, its = np.maximum(at, bt), np.where(at < bt, b, a)
+    return np.asarray((a + 1) * (b + 1) / (a + b + 1) * (np.minimum(at, bt) / longer) ** its / longer)
+
+
+def mixture(
+    steps: Sequence[int], sigma_rels: Sequence[float], step: int, sigma_rel: float
+) -> Float[np.ndarray, " snapshots"]:
+    """The weights of stored averages that come nearest to another: least squares between profiles ([EDM2] algorithm 3).
+
+    steps, sigma_rels: of each snapshot. They add up to 1. Raises ValueError where there is none, or none so early.
+    """
+    if not len(steps) or min(steps) > step:
+        raise ValueError(f"no average was stored up to step {step}; the stored ones are of {sorted(set(steps))}")
+    t, gammas = np.asarray(steps, np.float64), np.array([exponent(one) for one in sigma_rels])
+    among = overlap(t[:, None], gammas[:, None], t, gammas)
+    with_other = overlap(t, gammas, float(step), exponent(sigma_rel))
+    # Many snapshots are nearly dependent: the least of all solutions amplifies their rounding least.
+    found = np.linalg.lstsq(among, with_other, rcond=1e-12)[0]
+    return found / found.sum()
+
+
+def combine(snapshots: Sequence[PyTree], weights: Sequence[float] | Float[np.ndarray, " snapshots"]) -> PyTree:
+    """sum of weight times snapshot, leaf by leaf, in float64 on the host, as float32 arrays."""
+
+    def one(*leaves: ArrayLike) -> np.ndarray:
+        pairs = zip(leaves, weights, strict=True)
+        return np.sum([weight * np.asarray(leaf, np.float64) for leaf, weight in pairs], axis=0).astype(np.float32)
+
+    return jax.tree.map(one, *snapshots)

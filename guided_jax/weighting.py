@@ -1,0 +1,98 @@
+"""How much the loss of each noise level counts: the weightings of the literature, the same loss whatever a network says.
+
+A weighting is a function of log SNR = log(alpha^2 / sigma^2). It gives log w, where the loss is w |x_0 - predicted x_0|^2,
+whatever its paper writes it for; `of_loss` turns it into the weight of the loss that a network is trained on. It is the
+logarithm because the ends of a schedule belong to it: SNR is 0 or infinite there, and its logarithm is neither
+(`schedule.log_snr_of`).
+
+Sources: [MinSNR] Hang et al. 2303.09556, [P2] Choi et al. 2204.00227, [KG] Kingma & Gao 2303.00848, [SiD2] Hoogeboom et al.
+2410.19324, [EDM] Karras et al. 2206.00364.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from guided_jax.schedule import NoiseLevel, log_snr_of
+
+LogWeight = Callable[[Float[Array, "*levels"]], Float[Array, "*levels"]]  # log SNR -> log w
+Weight = Callable[[NoiseLevel], Float[Array, "*levels"]]
+
+# The logarithm of the greatest weight: float32 ends at 88, and a loss and its gradient are still to be multiplied.
+MOST = 60.0
+
+
+def min_snr(log_snr: Float[Array, "*levels"], gamma: float = 5.0) -> Float[Array, "*levels"]:
+    """w = min(SNR, gamma) on the loss of x_0 ([MinSNR] section 3.4). gamma: above 0; 5 in the paper."""
+    return jnp.minimum(log_snr, jnp.log(gamma))
+
+
+def p2(log_snr: Float[Array, "*levels"], gamma: float = 1.0, k: float = 1.0) -> Float[Array, "*levels"]:
+    """w = SNR / (k + SNR)^gamma, which is 1 / (k + SNR)^gamma on the loss of eps ([P2] section 3.2).
+
+    gamma: 0 is the plain loss of eps, 0.5 and 1 are the paper's. k: above 0; 1 in the paper.
+    """
+    return log_snr - gamma * jnp.logaddexp(log_snr, jnp.log(k))
+
+
+def sigmoid(log_snr: Float[Array, "*levels"], bias: float = 2.0) -> Float[Array, "*levels"]:
+    """w = e^b s(log SNR - b), which is s(b - log SNR) on the loss of eps, s(u) = 1 / (1 + e^-u) ([KG] section 5, [SiD2]).
+
+    It is meant per unit of log SNR: `per_log_snr` is the factor for a table. bias: 2 for small pictures ([KG]), less the
+    larger they are, -1 to -3 from 128 to 512 pixels ([SiD2]).
+    """
+    return bias + jax.nn.log_sigmoid(log_snr - bias)
+
+
+def edm(log_snr: Float[Array, "*levels"], sigma_data: float = 0.5) -> Float[Array, "*levels"]:
+    """w = SNR + 1 / sigma_data^2 on the loss of x_0 ([EDM] table 1: (s^2 + sigma_data^2) / (s sigma_data)^2).
+
+    s^2 = 1 / SNR. sigma_data: the standard deviation of the data. On the loss of v the weight lies between 1 and
+    1 / sigma_data^2; on that of eps it grows without bound towards pure noise.
+    """
+    return jnp.logaddexp(log_snr, -2 * jnp.log(sigma_data))
+
+
+def of_loss(log_weight: LogWeight, level: NoiseLevel, target: str = "eps") -> Float[Array, "*levels"]:
+    """The weight of (output - target)^2 that makes it w (x_0 - predicted x_0)^2.
+
+    An error d of x_0 is one of -alpha / sigma d in eps and of -(alpha^2 + sigma^2) / sigma d in v. target: "eps", "x_0" or
+    "v". Finite at both ends of every table, at most e^60.
+    """
+    if target not in SHARES:
+        raise ValueError(f"unknown target {target!r}; choose one of {', '.join(SHARES)}")
+    level = NoiseLevel(*(jnp.asarray(column) for column in level))
+    return jnp.exp(jnp.minimum(log_weight(log_snr_of(level)) + SHARES[target](level), MOST))
+
+
+def per_log_snr(levels: NoiseLevel) -> Weight:
+    """-1/2 d(log SNR) / d(t / T), by central differences of the table: what a uniform t leaves out of [KG]'s weighted loss.
+
+    Times this, a weighting of levels drawn uniformly in t is one of levels drawn uniformly in log SNR. levels: the table
+    that is trained on, of two noisy levels or more. The differences stay within the levels where alpha is not 0.
+    """
+    t, alpha, sigma = (np.asarray(column, np.float64)[1:] for column in levels)
+    told = alpha > 0
+    if told.sum() < 2:
+        raise ValueError(f"a table of {told.sum()} noisy levels above alpha = 0 has no slope; give two or more")
+    slope = -t[-1] / 2 * np.gradient(2 * np.log(alpha[told] / sigma[told]), t[told])
+    times, slopes = (jnp.asarray(column, jnp.float32) for column in (t[told], slope))
+    return lambda level: jnp.interp(level.t, times, slopes)
+
+
+SHARES: dict[str, Weight] = {
+    "eps": lambda level: -log_snr_of(level),
+    "x_0": lambda level: jnp.zeros_like(level.t),
+    "v": lambda level: 2 * jnp.log(_positive(level.sigma) / _power(level)),
+}
+
+
+def _power(level: NoiseLevel) -> Array:
+    return jnp.square(level.alpha) + jnp.square(level.sigma)
+
+
+def _positive(value: Array) -> Array:
+    return jnp.maximum(value, jnp.finfo(jnp.float32).tiny)
