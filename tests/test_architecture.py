@@ -9,7 +9,7 @@ LAYERS = ("schedule", "grid", "forward", "prediction", "denoiser", "guidance", "
 ASIDE = {"losses": (*LAYERS[:5], "likelihood"), "importance": (), "analytic": LAYERS[:6], "likelihood": LAYERS[:7]}
 MACHINERY = (
     *("training", "loop", "parallel", "checkpoint", "manifest", "stopping"),
-    *("data", "images", "files", "wrong_use", "log", "streaming", "models", "adm", "metrics"),
+    *("data", "images", "files", "wrong_use", "log", "events", "streaming", "models", "adm", "metrics"),
 )
 
 

@@ -218,7 +218,7 @@ def test_what_is_held_out_joins_the_rows_and_decides_what_is_kept(tmp_path):
         tmp_path,
         27,
         save_every=5,
-        evaluate=(5, lambda state: {"held_out_loss": worth[int(state.step)]}),
+        evaluate=[(5, lambda state: {"held_out_loss": worth[int(state.step)]})],
         keep_best="held_out_loss",
     )
     rows = {row["step"]: row for row in log.read(tmp_path / "metrics.jsonl")}
