@@ -10,7 +10,7 @@ import nll
 import sample
 import train
 from benchmarks import digits, samplers
-from configs import command_line, judge, sampling, schema
+from configs import command_line, judge, sampling, schema, watching
 from guided_jax.metrics import command
 
 ROOT = Path(__file__).parent.parent
@@ -54,6 +54,8 @@ def test_command_line_is_understood(words):
             command.parser().parse_args(rest)
         case ["-m", "configs.judge", *rest]:
             command_line.parse(judge.Judging, "configs.judge", rest)
+        case ["-m", "configs.watching", *rest]:
+            command_line.parse(watching.Watching, "configs.watching", rest)
         case ["-m", "benchmarks.samplers", *rest]:
             command_line.parse(samplers.Options, "benchmarks.samplers", rest)
         case _:
