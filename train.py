@@ -187,7 +187,6 @@ LEAST = {
     **dict.fromkeys(("num_steps", "sample_every", "eval_every", "measure_every"), 0),
     **dict.fromkeys(("batch_size", "checkpoint_every", "log_every", "eval_examples", "keep"), 1),
     **dict.fromkeys(("microbatches", "steps_per_dispatch"), 1),
-    "measure_samples": 10,
 }
 
 

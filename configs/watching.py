@@ -7,6 +7,7 @@ writes the curves and the event files of a run again, from its metrics.jsonl.
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from guided_jax import data, events, images, log, metrics, parallel, sampler
 from guided_jax.metrics import evaluation, eyes, sets
 
 AT_ONCE = 64  # pictures whose features are taken together
+LEAST = 10  # pictures on either side, for neighbours and subsets
 Draw = Callable[..., Any]  # what sample.py makes: `drawing` of one example, `any_drawer` of many
 Hook = tuple[int, Callable[[int, Any], None]]  # (every so many steps, what is called with (steps done, state))
 # Metric -> the panel of curves.png that it shares with others; those of no panel here have one of their own.
@@ -82,8 +84,9 @@ def measuring(run: runs.Run, held_out: Callable[[], data.Source], any_drawer: Dr
     settings = run.experiment.diffusion
     if not settings.measure_every or not settings.num_steps:
         return None
-    _check(run)
-    found, reference = eyes.choose(settings.measure_judge, settings.measure_inception), held_out()
+    reference = held_out()
+    _check(run, len(reference))
+    found = eyes.choose(settings.measure_judge, settings.measure_inception)
     names = frozenset(f"{keeping.MEASURED}{name}" for name in names_of(found, run))
     pictures = sets.from_source("held-out data", reference)
     devices = parallel.here(parallel.choose_devices(settings.batch_size, run.experiment.devices))
@@ -91,8 +94,15 @@ def measuring(run: runs.Run, held_out: Callable[[], data.Source], any_drawer: Dr
     return Measuring(names, _said(run, found, pictures), _evaluation(run, found, pictures, draw, devices))
 
 
-def _check(run: runs.Run) -> None:
+def _check(run: runs.Run, held_out: int) -> None:
     settings = run.experiment.diffusion
+    if min(settings.measure_samples, held_out) < LEAST:
+        raise ValueError(
+            f"{settings.measure_samples} samples and {held_out} held-out pictures are too few to be measured; give "
+            f"--diffusion.measure-samples and the held-out data at least {LEAST}"
+        )
+    if not math.isfinite(settings.measure_scale):
+        raise ValueError(f"--diffusion.measure-scale is {settings.measure_scale}; give a finite number")
     if settings.low_res:
         raise ValueError(
             "--diffusion.measure-every is for networks that start from noise, and an upsampler starts from other pictures; "

@@ -7,17 +7,21 @@ import struct
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
 import sample
 import train
-from configs import judge, keeping, schema, watching
+from configs import keeping, schema, watching
 from configs import run as runs
-from guided_jax import checkpoint, events, log, metrics, parallel
+from guided_jax import checkpoint, events, log, metrics, parallel, training
 from guided_jax.metrics import __main__ as metrics_command
 from guided_jax.metrics import evaluation
+from guided_jax.metrics.judge import describe
+from guided_jax.models.judge import Judge
 from tests.scripts import SMALL, run_script
 
 COUNT = 20
@@ -32,12 +36,21 @@ def asked(tiny, out, place):
     return ["digits", *data, *SMALL, *often, *by, "--classifier.num-steps", 0]
 
 
+def make_judge(place, shape):
+    """One that has learned nothing: its numbers are as good as any to be compared."""
+    network = Judge(10, (8, 8))
+    state = training.init(jax.random.key(1), network.init(jax.random.key(0), jnp.zeros((1, *shape))), optax.sgd(0.1))
+    with checkpoint.opened(place / "checkpoints") as saved:
+        checkpoint.save(saved, 1, state)
+    describe(place, network, shape, trained=1)
+
+
 @pytest.fixture(scope="module")
 def watched(tiny, tmp_path_factory):
-    """(the run, the folder with its judge of two steps); the tests copy what they change."""
+    """(the run, the folder with its judge); the tests copy what they change."""
     place = tmp_path_factory.mktemp("watched")
     run = runs.load(tiny)
-    judge.train(judge.Judging(tiny, out=place / "judge", num_steps=2, batch_size=16, channels=(8, 8)), run)
+    make_judge(place / "judge", run.facts.image_shape)
     train.main([str(word) for word in asked(tiny, place / "run", place)])
     return place / "run", place
 
@@ -256,8 +269,22 @@ def test_on_parts_the_numbers_are_the_same(watched, tiny):
     devices = parallel.choose_devices(8)
     source = lambda: run.experiment.data.make(held_out=True)  # noqa: E731
     params = runs.params(watched[0], "diffusion", parallel.part_of(devices))
-    found = watching.measuring(parts, source, sample.any_drawer).evaluate(SimpleNamespace(ema=params))
+    measure = watching.measuring(parts, source, sample.any_drawer)
+    found = measure.evaluate(SimpleNamespace(ema=params))
     assert found == pytest.approx(measured_rows(watched[0])[4], rel=2e-3)
+    assert set(found) == measure.names
+
+
+def test_what_will_be_measured_is_known_before(watched):
+    run = runs.load(watched[0])
+    source = run.experiment.data.make(held_out=True)
+    names = lambda **settings: watching.measuring(changed(run, **settings), lambda: source, sample.any_drawer).names  # noqa: E731
+    plain = {"samples_fd", "samples_kid", "samples_precision", "samples_recall", "samples_density", "samples_coverage"}
+    assert names(measure_judge=None) == plain
+    assert names(measure_judge=None, measure_samples=256) == {*plain, "samples_fd_infinity"}
+    seen = {*plain, "samples_inception_score", "samples_fd_infinity"}  # by the judge's eight features
+    assert names(measure_samples=32) == {*seen, "samples_accuracy"}
+    assert names(measure_samples=32, conditional=False) == seen  # nobody asked for a class
 
 
 def test_a_run_that_knows_nothing_of_this_goes_on(tiny, tmp_path, capsys):
@@ -297,7 +324,8 @@ WRONG = {
     ],
     "nowhere is no trained judge": [*OFTEN, "--diffusion.measure-judge", "nowhere"],
     "there is no file nowhere.pt": [*OFTEN, "--diffusion.measure-inception", "nowhere.pt"],
-    "--diffusion.measure-samples is 3; give at least 10": [*OFTEN, "--diffusion.measure-samples", 3],
+    "3 samples and 360 held-out pictures are too few": [*OFTEN, "--diffusion.measure-samples", 3],
+    "--diffusion.measure-scale is inf; give a finite": [*OFTEN, "--diffusion.measure-scale", "inf"],
     "--diffusion.measure-every is -1": ["--diffusion.measure-every", -1],
     "no split 'validation'": [*OFTEN, "--data.held-out", "validation"],
 }
