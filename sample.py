@@ -4,6 +4,7 @@ python sample.py runs/digits --guidance classifier-free --scale 3 --labels 3 7 -
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -122,20 +123,34 @@ def drawer(
     diagnose: bool = False,
     sharded: bool = False,
 ) -> Callable[..., Any]:
-    """(indices, labels, scales, seed, seen, low_res) -> uint8 images: `drawing`, compiled once for a chunk.
+    """(indices, labels, scales, seed, seen, low_res) -> uint8 images: `any_drawer` with these params."""
+    placed = params if sharded else parallel.place(params, devices)
+    return functools.partial(any_drawer(run, method, labelled, devices, diagnose, sharded), placed)
 
-    With `diagnose` (uint8 images, observations). sharded: every device has a part of the params, as `part_of` says.
+
+def any_drawer(
+    run: runs.Run, method: Method, labelled: bool, devices: list, diagnose: bool = False, sharded: bool = False
+) -> Callable[..., Any]:
+    """(params, indices, labels, scales, seed, seen, low_res) -> uint8 images: `drawing`, compiled once for a chunk.
+
+    The params are placed on the devices. With `diagnose` (uint8 images, observations). sharded: every device has a part of
+    the params, as `part_of` says.
     """
     drawn = drawing(run, method, labelled, diagnose)
     mapped = parallel.sharded_map if sharded else parallel.parallel_map
     compiled = mapped(drawn, devices, in_axes=(None, 0, 0, 0, 0, 0))
-    placed = params if sharded else parallel.place(params, devices)
 
     def call(
-        indices: np.ndarray, labels: np.ndarray, scales: np.ndarray, seed: int, seen: Any = None, low_res: Any = None
+        params: Any,
+        indices: np.ndarray,
+        labels: np.ndarray,
+        scales: np.ndarray,
+        seed: int,
+        seen: Any = None,
+        low_res: Any = None,
     ) -> Any:
         keys = sampler.keys(jax.random.fold_in(jax.random.key(seed), 0), indices)
-        found = compiled(placed, keys, labels.astype(np.int32), scales.astype(np.float32), seen, low_res)
+        found = compiled(params, keys, labels.astype(np.int32), scales.astype(np.float32), seen, low_res)
         return (images.to_uint8(found[0]), found[1]) if diagnose else images.to_uint8(found)
 
     return call
@@ -265,9 +280,10 @@ def parameters(options: Sampling, sharding: Any = None) -> dict[str, Any]:
     sharding: leaf -> where it goes; one device if None.
     """
     method = options.method
-    found = {"diffusion": runs.params(options.run, "diffusion", sharding)}
+    which = options.checkpoint
+    found = {"diffusion": runs.params(options.run, "diffusion", sharding, which)}
     if "classifier" in method.row.needs or (options.diagnose and (options.run / "classifier" / "checkpoints").is_dir()):
-        found["classifier"] = runs.params(options.run, "classifier", sharding)
+        found["classifier"] = runs.params(options.run, "classifier", sharding, which)
     return {**found, "bad": runs.params(method.bad, "diffusion", sharding)} if method.bad else found
 
 
@@ -283,18 +299,13 @@ def save(
 ) -> None:
     """Writes a grid of the first hundred, what was seen of them, the request that drew them, and last the samples."""
     first = np.array(stream.images[:100])
-    images.save_png(out / "grid.png", images.grid(first, columns=10, scale=zoom(run.facts)))
+    images.save_png(out / "grid.png", images.grid(first, columns=10, scale=runs.zoom(run.facts)))
     if look:
         seen = measurement.picture(look(np.arange(len(first))), run.facts.image_shape)
-        images.save_png(out / "measured.png", images.grid(seen, columns=10, scale=zoom(run.facts)))
+        images.save_png(out / "measured.png", images.grid(seen, columns=10, scale=runs.zoom(run.facts)))
     with replacing(out / "samples.json") as file:
         file.write(json.dumps(request(options), indent=2).encode())
     streaming.finish(stream, out / "samples.npz")
-
-
-def zoom(facts: runs.Facts) -> int:
-    """How many times to enlarge a picture so that small ones can be looked at."""
-    return max(1, 48 // facts.image_shape[0])
 
 
 if __name__ == "__main__":

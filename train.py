@@ -13,13 +13,12 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
 
 import sample
-from configs import command_line, held_out, objective, posthoc, schema
+from configs import command_line, held_out, keeping, objective, posthoc, schema, watching
 from configs import run as runs
-from guided_jax import data, images, log, loop, parallel, stopping, training
+from guided_jax import data, images, loop, parallel, stopping, training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +53,15 @@ def evaluation(run: runs.Run, part: str, source: data.Source) -> Callable[[Any],
     return held_out.evaluation(loss, source, settings.eval_examples, settings.batch_size, run.experiment.seed)
 
 
-def fit(run: runs.Run, part: str, sources: Sources, out: Path, hooks: Any = (), stop: Any = loop.never) -> bool:
+def fit(
+    run: runs.Run,
+    part: str,
+    sources: Sources,
+    out: Path,
+    hooks: Sequence[watching.Hook] = (),
+    stop: Any = loop.never,
+    measure: watching.Measuring | None = None,
+) -> bool:
     """Trains one network of the run, "diffusion" or "classifier", into out/part; False when it was stopped."""
     settings, experiment, directory = getattr(run.experiment, part), run.experiment, out / part
     devices = parallel.choose_devices(settings.batch_size, experiment.devices)
@@ -71,6 +78,9 @@ def fit(run: runs.Run, part: str, sources: Sources, out: Path, hooks: Any = (), 
         compiled, state = parallel.fully_sharded(step, devices), parallel.spread(start, devices)
     else:
         compiled, state = parallel.data_parallel(step, devices), parallel.place(start(), devices)
+    evaluate = [(settings.eval_every, evaluation(run, part, sources(True)))] if settings.eval_every else []
+    evaluate += [(settings.measure_every, measure.evaluate)] if measure else []
+    curves = watching.curves(directory, experiment.tensorboard)
     state = loop.fit(
         compiled,
         state,
@@ -82,19 +92,17 @@ def fit(run: runs.Run, part: str, sources: Sources, out: Path, hooks: Any = (), 
         save_every=settings.checkpoint_every,
         log_every=settings.log_every,
         keep=settings.keep,
-        keep_best="held_out_loss" if settings.keep_best else None,
-        evaluate=(settings.eval_every, evaluation(run, part, sources(True))) if settings.eval_every else None,
-        hooks=[
-            (settings.checkpoint_every, lambda done, state: _plot(directory)),
-            *hooks,
-            *posthoc.hooks(settings, directory),
-        ],
+        keep_best=settings.keep_best_by if settings.keep_best else None,
+        keep_highest=keeping.highest(settings.keep_best_by),
+        evaluate=evaluate,
+        # The curves last: they show the others' pictures.
+        hooks=[*hooks, *posthoc.hooks(settings, directory), (settings.checkpoint_every, curves)],
         dispatch=settings.steps_per_dispatch,
         stop=stop,
         label=part,
     )
     if parallel.primary():
-        _plot(directory)
+        curves(int(state.step), state)
     return int(state.step) >= settings.num_steps
 
 
@@ -117,35 +125,8 @@ def conditions(settings: schema.Diffusion, example: Any) -> tuple[Any, Any]:
     return label, images.shrink(example, settings.low_res) if settings.low_res else None
 
 
-def _plot(directory: Path) -> None:
-    if log.read(directory / "metrics.jsonl"):
-        log.plot(directory / "metrics.jsonl", directory / "curves.png")
-
-
-def sample_hook(run: runs.Run, out: Path) -> list[tuple[int, Callable[[int, Any], None]]]:
-    """Every so many steps a grid, a column a class: guided where the network can be, drawn from the averaged weights."""
-    settings, classes = run.experiment.diffusion, min(run.facts.num_classes, 16)
-    if not settings.sample_every or settings.low_res:  # an upsampler has nothing to start from here
-        return []
-    method = sample.Method(
-        "classifier-free" if settings.null_label else "none", steps=str(min(25, run.levels.t.size - 1))
-    )
-    draw = jax.jit(jax.vmap(sample.drawing(run, method, settings.conditional), (None, 0, 0, None)))
-
-    def hook(done: int, state: Any) -> None:
-        indices = np.arange(4 * classes)
-        keys = sample.sampler.keys(jax.random.key(run.experiment.seed), indices)
-        # Replicated parameters from the host, or every device would draw the same; divided ones stay where they are.
-        params = {"diffusion": state.ema if run.experiment.shard_parameters else jax.device_get(state.ema)}
-        pictures = images.to_uint8(draw(params, keys, jnp.asarray(indices % classes), 2.0))
-        path = out / "diffusion" / f"samples-{done:06d}.png"
-        images.save_png(path, images.grid(pictures, columns=classes, scale=sample.zoom(run.facts)))
-
-    return [(settings.sample_every, hook)]
-
-
 LEAST = {
-    **dict.fromkeys(("num_steps", "sample_every", "eval_every"), 0),
+    **dict.fromkeys(("num_steps", "sample_every", "eval_every", "measure_every"), 0),
     **dict.fromkeys(("batch_size", "checkpoint_every", "log_every", "eval_examples", "keep"), 1),
     **dict.fromkeys(("microbatches", "steps_per_dispatch", "snapshot_every"), 1),
 }
@@ -173,8 +154,19 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
     sources = functools.cache(lambda held_out: experiment.data.make(held_out))
     run = runs.create(out, experiment, runs.facts_of(sources(False), data.class_frequencies(sources(False))))
     parts = [part for part in ("diffusion", "classifier") if getattr(experiment, part).num_steps]
-    hooks = {"diffusion": functools.partial(sample_hook, run, out), "classifier": list}
-    return all(fit(run, part, sources, out, hooks[part](), stop) for part in parts)
+    measure = watching.measuring(run, functools.partial(sources, True), sample.any_drawer)
+    for part in parts:
+        keeping.check(part, getattr(experiment, part), measure.names if measure and part == "diffusion" else ())
+    if measure and parallel.primary():
+        print(measure.said)
+
+    def one(part: str) -> bool:
+        looked_at = (
+            (watching.sample_hook(run, out, sample.drawing), stop, measure) if part == "diffusion" else ((), stop)
+        )
+        return fit(run, part, sources, out, *looked_at)
+
+    return all(map(one, parts))
 
 
 def main(args: Sequence[str]) -> None:

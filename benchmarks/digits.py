@@ -93,7 +93,7 @@ def picture(options: Demo, drawn: dict, run: runs.Run) -> Path:
     rows = np.concatenate([drawn[kind, scale][:20] for kind in KINDS for scale in options.scales])
     names = [f"{kind} {scale:g}" for kind in KINDS for scale in options.scales]
     path = options.out / "demo" / "digits.png"
-    images.save_png(path, images.grid(rows, columns=20, scale=sample.zoom(run.facts) // 2 + 1, labels=names))
+    images.save_png(path, images.grid(rows, columns=20, scale=runs.zoom(run.facts) // 2 + 1, labels=names))
     return path
 
 

@@ -88,10 +88,10 @@ def train(options: Judging, run: runs.Run) -> Path:
     step = functools.partial(training.train_step, loss=loss_of(network), optimizer=optimizer, ema_decay=0.99)
     key_params, key_noise = jax.random.split(jax.random.key(options.seed))
     params = jax.jit(network.init)(key_params, jnp.zeros((1, *run.facts.image_shape)))
-    test, evaluate = pictures_held_out(run), None
+    test, evaluate = pictures_held_out(run), []
     if test is not None:
         plain = loss_of(network, augment=False)
-        evaluate = EVERY, held_out.evaluation(plain, test, 10_000, options.batch_size, options.seed)
+        evaluate = [(EVERY, held_out.evaluation(plain, test, 10_000, options.batch_size, options.seed))]
     loop.fit(
         parallel.data_parallel(step, devices),
         parallel.place(training.init(key_noise, params, optimizer), devices),

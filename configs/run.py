@@ -3,14 +3,16 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from configs import schema
+from configs import keeping, schema
 from guided_jax import checkpoint, denoiser, models, schedule
 from guided_jax.files import replacing, writable_directory
+
+Which = Literal["last", "best"]  # of the checkpoints of a network
 
 
 class Facts(NamedTuple):
@@ -143,20 +145,40 @@ def variance_of(run: Run, asked: str | None) -> str:
     return asked or ("learned" if learned else "small")
 
 
-def params(directory: Path, part: str, sharding: Any = None) -> Any:
-    """The averaged parameters of the "diffusion" or the "classifier" network; ValueError when it was not trained.
+def params(directory: Path, part: str, sharding: Any = None, which: Which = "last") -> Any:
+    """The averaged parameters of the "diffusion" or the "classifier" network; ValueError when it was not trained, or the
+    best of its checkpoints is asked for and none was measured.
 
     sharding: where each leaf goes, as for `checkpoint.load_params`.
     """
-    adopted = _read(directory / "config.json")["experiment"].get("diffusion", {}).get("from_run")
-    if part == "diffusion" and adopted:
-        directory = Path(adopted)
+    directory = _home(directory, part)
+    step = None if which == "last" else step_of(directory, part, which)
+    if which == "best" and step is None and checkpoint.latest(directory / part / "checkpoints") is not None:
+        metric = _settings(directory, part).keep_best_by
+        raise ValueError(f"{directory} has no {part} checkpoint with {metric}; leave out --checkpoint best")
     try:
-        return checkpoint.load_params(directory / part / "checkpoints", "ema", sharding=sharding)
+        return checkpoint.load_params(directory / part / "checkpoints", "ema", step, sharding)
     except FileNotFoundError:
         raise ValueError(
             f"{directory} has no trained {part} network; train it with --{part}.num-steps above 0"
         ) from None
+
+
+def step_of(directory: Path, part: str, which: Which) -> int | None:
+    """The step of the last or the best checkpoint of a network, None where there is none."""
+    directory = _home(directory, part)
+    place, metric = directory / part / "checkpoints", _settings(directory, part).keep_best_by
+    return checkpoint.latest(place) if which == "last" else checkpoint.best(place, metric, keeping.highest(metric))
+
+
+def _settings(directory: Path, part: str) -> Any:
+    return getattr(schema.from_dict(_read(directory / "config.json")["experiment"]), part)
+
+
+def _home(directory: Path, part: str) -> Path:
+    """Where that network was trained: at times in another run."""
+    adopted = _read(directory / "config.json")["experiment"].get("diffusion", {}).get("from_run")
+    return Path(adopted) if part == "diffusion" and adopted else directory
 
 
 def facts_of(source: Any, frequencies: np.ndarray) -> Facts:
@@ -164,6 +186,11 @@ def facts_of(source: Any, frequencies: np.ndarray) -> Facts:
     height, width, channels = (int(size) for size in source.image_shape)
     shares = tuple(float(share) for share in frequencies)
     return Facts((height, width, channels), int(source.num_classes), shares, len(source))
+
+
+def zoom(facts: Facts) -> int:
+    """How many times to enlarge a picture so that small ones can be looked at."""
+    return max(1, 48 // facts.image_shape[0])
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -112,6 +112,8 @@ class Sampling:
     num_samples: int | None = None
     """64 if not given; of a sweep, at each scale and seed, as many as the reference has, up to 1000."""
     sweep: tyro.conf.OmitArgPrefixes[Sweep] = dataclasses.field(default_factory=Sweep)
+    checkpoint: runs.Which = "last"
+    """The weights of the last checkpoint, or of the best, by the keep-best-by that the run was trained with."""
     batch_size: int = 256
     """Images at a time, over all devices."""
     seed: int = 0

@@ -216,10 +216,23 @@ class Diffusion:
     """Held-out loss of the averaged weights every so many steps, and at the end; 0 for none."""
     eval_examples: int = 1000
     """How many held-out examples that takes, at most."""
+    measure_every: int = 0
+    """Samples of the averaged weights are measured against held-out data every so many steps, and at the end; 0: never."""
+    measure_samples: int = 500
+    """How many that takes, of all classes alike."""
+    measure_scale: float = 1.0
+    """Their guidance strength; other than 1 for a network with a null label."""
+    measure_judge: Path | None = None
+    """A clean classifier by 'python -m configs.judge': class accuracy, and the features, instead of pixels."""
+    measure_inception: Path | None = None
+    """Inception-v3's weights (.pt, .pth, .safetensors, .npz): its features, instead of the judge's or of pixels."""
     keep: int = 2
     """How many of the last checkpoints stay."""
     keep_best: bool = True
-    """Keep the checkpoint with the lowest held-out loss as well."""
+    """Keep the best checkpoint as well."""
+    keep_best_by: str = "held_out_loss"
+    """The metric by which it is the best, one of metrics.jsonl's: a held-out one, or of the measured samples, such as
+    samples_fd."""
     microbatches: int = 1
     """Parts in which each device works through its share of a batch: less memory, the same gradient. Slow on CPU."""
     remat: bool = False
@@ -277,7 +290,9 @@ class Classifier:
     keep: int = 2
     """How many of the last checkpoints stay."""
     keep_best: bool = True
-    """Keep the checkpoint with the lowest held-out loss as well."""
+    """Keep the best checkpoint as well."""
+    keep_best_by: str = "held_out_loss"
+    """The metric by which it is the best, one of metrics.jsonl's, such as held_out_accuracy."""
     microbatches: int = 1
     """Parts in which each device works through its share of a batch: less memory, the same gradient. Slow on CPU."""
     remat: bool = False
@@ -306,19 +321,22 @@ class Experiment:
     seed: int = 0
     devices: int | None = None
     """How many devices to use; if not given, the largest count that divides the batch."""
+    tensorboard: bool = True
+    """Keep an event file for TensorBoard beside each metrics.jsonl."""
     shard_parameters: bool = False
     """Divide parameters and optimizer over the devices, for networks that do not fit on one; in one process."""
 
 
 # What may change between two starts of one run: none of these changes what the network is or what it has learned.
 MAY_CHANGE = (
-    *("devices", "shard_parameters", "data.dir", "data.corrupt", "data.held_out", "diffusion.from_run"),
+    *("devices", "shard_parameters", "tensorboard", "data.dir", "data.corrupt", "data.held_out", "diffusion.from_run"),
     *(
         f"{part}.{name}"
         for part in ("diffusion", "classifier")
         for name in (
             *("num_steps", "checkpoint_every", "log_every", "sample_every", "eval_every", "eval_examples"),
-            *("keep", "keep_best", "snapshot_every"),
+            *("measure_every", "measure_samples", "measure_scale", "measure_judge", "measure_inception"),
+            *("keep", "keep_best", "keep_best_by", "snapshot_every"),
             *(
                 "microbatches",
                 "remat",

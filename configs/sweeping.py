@@ -17,12 +17,10 @@ from configs import judge, schema, sweep_curves, sweep_page
 from configs import run as runs
 from configs.sampling import NO_MATTER, Sampling, flat
 from configs.sweep import HELD_OUT, TRAIN
-from guided_jax import adm, checkpoint, data, images, metrics, parallel
+from guided_jax import data, images, metrics, parallel
 from guided_jax.files import answers, replacing, writable_directory
-from guided_jax.metrics import evaluation, sets
-from guided_jax.metrics.inception import inception_features, load_inception, name_of
-from guided_jax.metrics.judge import is_trained, judge_features, load_judge
-from guided_jax.metrics.summary import Summary
+from guided_jax.metrics import evaluation, eyes, sets
+from guided_jax.metrics.judge import is_trained
 
 Write = Callable[..., Path]  # (options, reuse, told) -> the folder with the samples that they ask for
 Numbers = dict[str, float]
@@ -30,22 +28,15 @@ AT_ONCE = 64  # pictures whose features are taken together
 MOST_SAMPLES = 1000  # at each scale and seed, when no number is given
 
 
-class Eyes(NamedTuple):
-    """What samples are seen by: `features` for distances and neighbours, `judge` for the class; at times they are one."""
-
-    name: str
-    features: metrics.Extractor
-    judge: metrics.Extractor
-
-
 class Reference(NamedTuple):
-    """What samples are measured against, real pictures that are not it, and the judge's accuracy on held-out ones."""
+    """What samples are measured against, in which features, real pictures that are not it, and the judge's accuracy on
+    held-out ones."""
 
+    features: str
     pictures: sets.PictureSet
     others: data.Source | None
     accuracy: Numbers
-    summary: Summary
-    statistics: metrics.Statistics
+    prepared: metrics.Reference
 
 
 def sweep(options: Sampling, run: runs.Run, writer: Callable[[Sampling, runs.Run], Write]) -> None:
@@ -56,16 +47,17 @@ def sweep(options: Sampling, run: runs.Run, writer: Callable[[Sampling, runs.Run
     options = dataclasses.replace(options, num_samples=count)
     out, said = destination(options), options
     options = dataclasses.replace(options, labels=labels_of(options, run))
-    eyes = looking(options, run)
-    summary = sets.summary_of(eyes.features, pictures, AT_ONCE)
-    statistics = metrics.statistics_of(summary, eyes.name)
-    reference = Reference(pictures, others, accuracy_of(eyes, run), summary, statistics)
+    by = looking(options, run)
+    see = eyes.seeing(by, parallel.choose_devices(AT_ONCE), AT_ONCE)
+    summary = see.features(pictures)
+    prepared = metrics.prepare(metrics.statistics_of(summary, by.name), summary.features)
+    reference = Reference(by.name, pictures, others, accuracy_of(see, run), prepared)
     write = writer(options, run)
     drawn = list(all_drawn(options, write, out, seeds))
     bar = tqdm(drawn, desc="measuring", unit="set")
-    rows = [{"scale": scale, "seed": seed, **of_file(folder, eyes, reference)} for scale, seed, folder in bar]
-    real = [{"seed": seed, **of_real(seed, options, eyes, reference)} for seed in seeds] if others else []
-    found = {**described(said, eyes, reference), "rows": rows, "real": real, "asked": asked(said)}
+    rows = [{"scale": scale, "seed": seed, **of_file(folder, see, reference)} for scale, seed, folder in bar]
+    real = [{"seed": seed, **of_real(seed, options, see, reference)} for seed in seeds] if others else []
+    found = {**described(said, reference), "rows": rows, "real": real, "asked": asked(said)}
     finish(out, found, grids_of(drawn, pictures))
 
 
@@ -108,45 +100,31 @@ def real_pictures(name: str, run: runs.Run) -> tuple[sets.PictureSet, data.Sourc
     return found, training
 
 
-def looking(options: Sampling, run: runs.Run) -> Eyes:
+def looking(options: Sampling, run: runs.Run) -> eyes.Eyes:
     """The judge, trained if need be, and Inception if it is asked for."""
-    settings = options.sweep
-    place = settings.judge or options.run / "judge"
+    place = options.sweep.judge or options.run / "judge"
     if not is_trained(place):
         print(f"no trained judge in {place}: it is trained first, on the run's own clean pictures", flush=True)
         judge.train(judge.Judging(options.run, out=place), run)
-    judging = load_judge(place)
-    devices = parallel.choose_devices(AT_ONCE)
-    eye = metrics.extractor(judge_features(judging), devices, AT_ONCE)
-    if settings.inception is None:
-        return Eyes(judging.name, eye, eye)
-    network, params = load_inception(adm.read_state_dict(settings.inception))
-    return Eyes(name_of(network), metrics.extractor(inception_features(network, params), devices, AT_ONCE), eye)
+    return eyes.choose(place, options.sweep.inception)
 
 
-def of_pictures(pictures: sets.PictureSet, eyes: Eyes, reference: Reference) -> Numbers:
-    """All numbers of one set of pictures."""
-    summary = sets.summary_of(eyes.features, pictures, AT_ONCE, quiet=True)
-    by_judge = summary if eyes.judge is eyes.features else sets.summary_of(eyes.judge, pictures, AT_ONCE, quiet=True)
-    return {**sets.judged(by_judge), **metrics.evaluate(summary, reference.statistics, reference.summary.features)}
-
-
-def accuracy_of(eyes: Eyes, run: runs.Run) -> Numbers:
+def accuracy_of(see: eyes.Seeing, run: runs.Run) -> Numbers:
     """The judge's accuracy on the run's held-out pictures, nothing where there are none: it has learned the others."""
     source = judge.pictures_held_out(run)
-    if source is None:
+    if source is None or see.judge is None:
         return {}
-    return sets.judged(sets.summary_of(eyes.judge, sets.from_source("held-out data", source), AT_ONCE, quiet=True))
+    return sets.judged(see.judge(sets.from_source("held-out data", source), quiet=True))
 
 
-def of_file(folder: Path, eyes: Eyes, reference: Reference) -> Numbers:
+def of_file(folder: Path, see: eyes.Seeing, reference: Reference) -> Numbers:
     """The numbers of samples.npz in a folder."""
     found = sets.from_file(folder / "samples.npz")
     assert found is not None
-    return of_pictures(found, eyes, reference)
+    return eyes.numbers(see, found, reference.prepared)
 
 
-def of_real(seed: int, options: Sampling, eyes: Eyes, reference: Reference) -> Numbers:
+def of_real(seed: int, options: Sampling, see: eyes.Seeing, reference: Reference) -> Numbers:
     """What as many real pictures of the same classes get, which are not the reference: about the best to be had."""
     assert reference.others is not None
     real = sets.from_source("real", reference.others)
@@ -156,14 +134,14 @@ def of_real(seed: int, options: Sampling, eyes: Eyes, reference: Reference) -> N
         wanted = np.resize(options.labels, options.num_samples or 0)
         each = [order[real.labels[order] == label][: (wanted == label).sum()] for label in np.unique(wanted)]
         rows = np.concatenate(each)
-    found = of_pictures(sets.from_source("real", reference.others, np.sort(rows)), eyes, reference)
+    found = eyes.numbers(see, sets.from_source("real", reference.others, np.sort(rows)), reference.prepared)
     found.pop("accuracy", None)
     return {**found, **reference.accuracy}
 
 
 def asked(options: Sampling) -> dict[str, Any]:
     """What determines the page, for the file beside it: the options, and how far the networks were trained."""
-    steps = {part: checkpoint.latest(options.run / part / "checkpoints") for part in ("diffusion", "classifier")}
+    steps = {part: runs.step_of(options.run, part, options.checkpoint) for part in ("diffusion", "classifier")}
     return {**{name: value for name, value in schema.to_dict(options).items() if name not in NO_MATTER}, "steps": steps}
 
 
@@ -185,9 +163,9 @@ def destination(options: Sampling) -> Path:
     return out
 
 
-def described(options: Sampling, eyes: Eyes, reference: Reference) -> dict[str, Any]:
+def described(options: Sampling, reference: Reference) -> dict[str, Any]:
     """What the page says of how the numbers came about."""
-    size, dimension = reference.pictures.size, len(reference.statistics.mean)
+    size, dimension = reference.pictures.size, len(reference.prepared.statistics.mean)
     count = options.num_samples or 0
     others = None if reference.others is None else min(count, len(reference.others))
     return {
@@ -196,7 +174,7 @@ def described(options: Sampling, eyes: Eyes, reference: Reference) -> dict[str, 
         "sampler": options.method.step_name,
         "num_samples": count,
         "labels": f"{' '.join(map(str, options.labels))}, in turn" if options.labels else "in the data's proportions",
-        "features": eyes.name,
+        "features": reference.features,
         "dimension": dimension,
         "reference": reference.pictures.said(),
         "num_real": others,

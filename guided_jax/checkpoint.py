@@ -50,15 +50,18 @@ class Checkpoints:
     directory: Path
     keep: int
     keep_best: str | None
+    keep_highest: bool
     last: int | None
     worker: concurrent.futures.Executor
     pending: concurrent.futures.Future | None = None
 
 
 @contextlib.contextmanager
-def opened(directory: str | os.PathLike, keep: int = 2, keep_best: str | None = None) -> Iterator[Checkpoints]:
+def opened(
+    directory: str | os.PathLike, keep: int = 2, keep_best: str | None = None, keep_highest: bool = False
+) -> Iterator[Checkpoints]:
     """A place to `save` to, for one writer. The last `keep` checkpoints stay, and the one whose metric `keep_best` is
-    lowest.
+    lowest, or with `keep_highest` highest.
 
     The directory is made if missing, what an interrupted save or deletion left behind is removed. Saves under way are
     finished when it closes. OSError in one sentence when it cannot be written, then or at any save; what was saved
@@ -70,7 +73,7 @@ def opened(directory: str | os.PathLike, keep: int = 2, keep_best: str | None = 
             for left in directory.glob(pattern):
                 shutil.rmtree(left, ignore_errors=True)
     with concurrent.futures.ThreadPoolExecutor(1) as worker, _quiet():
-        checkpoints = Checkpoints(directory, keep, keep_best, latest(directory), worker)
+        checkpoints = Checkpoints(directory, keep, keep_best, keep_highest, latest(directory), worker)
         try:
             yield checkpoints
         except BaseException:
@@ -131,7 +134,8 @@ def _finish(checkpoints):
 
 def _prune(checkpoints):
     folders = steps(checkpoints.directory)
-    kept = {*folders[-checkpoints.keep :], best(checkpoints.directory, checkpoints.keep_best)}
+    best_one = best(checkpoints.directory, checkpoints.keep_best, checkpoints.keep_highest)
+    kept = {*folders[-checkpoints.keep :], best_one}
     for step in (step for step in folders if step not in kept):
         leaving = checkpoints.directory / f"{DELETING}{step}"
         os.replace(checkpoints.directory / str(step), leaving)
@@ -176,13 +180,15 @@ def latest(directory: str | os.PathLike) -> int | None:
     return max(steps(directory), default=None)
 
 
-def best(directory: str | os.PathLike, metric: str | None) -> int | None:
-    """The step whose saved `metric` is lowest; None when no checkpoint has it."""
-    values = {}
+def best(directory: str | os.PathLike, metric: str | None, highest: bool = False) -> int | None:
+    """The step whose saved `metric` is lowest, or with `highest` highest, the earlier of two alike; None when no
+    checkpoint has it."""
+    values: dict[int, float] = {}
     for step in steps(directory) if metric is not None else []:
         with contextlib.suppress(ValueError):  # a damaged one is not the best
-            values[step] = manifest.read_notes(Path(directory) / str(step))["metrics"].get(metric)
-    return min((step for step in values if values[step] is not None), key=lambda step: values[step], default=None)
+            metrics = manifest.read_notes(Path(directory) / str(step))["metrics"]
+            values |= {step: metrics[metric]} if metric in metrics else {}
+    return min(values, key=lambda step: -values[step] if highest else values[step], default=None)
 
 
 def set_aside(checkpoints: Checkpoints, last: int) -> None:

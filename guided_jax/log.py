@@ -39,11 +39,12 @@ def truncate(path: str | os.PathLike, step: int) -> None:
         file.writelines(json.dumps(row).encode() + b"\n" for row in rows if row["step"] <= step)
 
 
-def plot(path: str | os.PathLike, png: str | os.PathLike) -> None:
+def plot(path: str | os.PathLike, png: str | os.PathLike, shared: Mapping[str, str] | None = None) -> None:
     """Draws every metric against the step, raw and as a running mean over a fiftieth of its rows.
 
-    One panel for each metric, with its quarters (`_q1` .. `_q4`) and what it is on held-out data (`held_out_`).
-    Raises ValueError when the log has no rows.
+    One panel for each metric, with its quarters (`_q1` .. `_q4`) and what it is on held-out data (`held_out_`). shared:
+    metric -> the title of another panel, which it shares with those of the same title. Raises ValueError when the log has
+    no rows.
     """
     from matplotlib.figure import Figure  # slow to import, and only needed here
 
@@ -52,9 +53,12 @@ def plot(path: str | os.PathLike, png: str | os.PathLike) -> None:
         raise ValueError(f"{path} holds no metrics yet")
     panels: dict[str, list[str]] = {}
     for name in dict.fromkeys(name for row in rows for name in row if name != "step"):
-        panels.setdefault(re.sub(r"^held_out_|_q[1-4]$", "", name), []).append(name)
-    figure = Figure(figsize=(7, 3 * len(panels)), layout="constrained")
-    for axes, (title, names) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
+        panels.setdefault((shared or {}).get(name) or re.sub(r"^held_out_|_q[1-4]$", "", name), []).append(name)
+    columns = 1 if len(panels) < 4 else 2
+    height = -(-len(panels) // columns)
+    figure = Figure(figsize=(7 * columns, 3 * height), layout="constrained")
+    for place, (title, names) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(height, columns, place)
         for name in names:
             _curve(axes, name, *np.array([(row["step"], row[name]) for row in rows if name in row], float).T)
         axes.set(xlabel="step", ylabel=title)
@@ -70,5 +74,6 @@ def _curve(axes, name, steps, values):
         "linestyle": "--" if name.startswith("held_out_") else "-",
         "linewidth": 1.0 if name[-3:-1] == "_q" else 2.0,
     }
+    style |= {"marker": "."} if len(values) < 50 else {}  # so few that each is one measurement
     (line,) = axes.plot(steps[width - 1 :], np.convolve(values, np.ones(width) / width, "valid"), label=name, **style)
     axes.plot(steps, values, color=line.get_color(), alpha=0.15)

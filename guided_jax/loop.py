@@ -34,7 +34,8 @@ def fit(
     log_every: int = 50,
     keep: int = 2,
     keep_best: str | None = None,
-    evaluate: tuple[int, Callable[[TrainState], Mapping[str, float]]] | None = None,
+    keep_highest: bool = False,
+    evaluate: Sequence[tuple[int, Callable[[TrainState], Mapping[str, float]]]] = (),
     hooks: Sequence[tuple[int, Callable[[int, TrainState], Any]]] = (),
     dispatch: int = 1,
     stop: Callable[[], Any] = never,
@@ -45,10 +46,10 @@ def fit(
     `state` is placed on its devices, and destroyed if `step` donates. `batches` is an iterator with `get_state()` and
     `set_state()`, such as `data.loader` gives. `directory` receives `metrics.jsonl`, a row every `log_every` steps, and
     `checkpoints/`, one every `save_every` steps and at the end, with the position of `batches` and `config`; the last
-    `keep` stay, and the one whose metric `keep_best` was lowest. A resumed run repeats an uninterrupted one bit for bit
-    on the same devices.
+    `keep` stay, and the one whose metric `keep_best` was lowest, or with `keep_highest` highest. A resumed run repeats an
+    uninterrupted one bit for bit on the same devices.
 
-    `evaluate` is (every, function): what it says of the state, then and at the end, joins the row of that step and the
+    `evaluate` are (every, function): what they say of the state, then and at the end, joins the row of that step and the
     metrics of its checkpoint. `hooks` are (every, function): called with (steps done, state). Neither may keep the
     state, whose memory the next step reuses. With `dispatch` = k, `step(state, batch_1, ..., batch_k)` makes k steps
     wherever nothing falls due in between, and returns metrics (k,). When `stop()` is true the state is saved and
@@ -58,8 +59,8 @@ def fit(
     the data ends, FloatingPointError when the loss, the gradients or the parameters are no longer finite, OSError when
     `directory` cannot be written. What was saved before stays as it is.
     """
-    cadence = [num_steps, save_every, *(every for every, _ in [*hooks, *([evaluate] if evaluate else [])])]
-    with checkpoint.opened(Path(directory) / "checkpoints", keep, keep_best) as saved:
+    cadence = [num_steps, save_every, *(every for every, _ in [*hooks, *evaluate])]
+    with checkpoint.opened(Path(directory) / "checkpoints", keep, keep_best, keep_highest) as saved:
         state = _resume(saved, state, batches, config, ignore)
         report = _Report(Path(directory) / "metrics.jsonl", log_every, num_steps, saved)
         report.start()
@@ -121,8 +122,8 @@ def _next(batches, number, num_steps):
 
 
 def _evaluate(evaluate, done, num_steps, state):
-    due = evaluate is not None and (done % evaluate[0] == 0 or done == num_steps) and parallel.primary()
-    return {name: float(value) for name, value in evaluate[1](state).items()} if due else {}
+    due = [said for every, said in evaluate if done % every == 0 or done == num_steps] if parallel.primary() else []
+    return {name: float(value) for said in due for name, value in said(state).items()}
 
 
 def _save(report, done, state, batches, config, held_out):

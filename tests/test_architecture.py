@@ -16,7 +16,7 @@ ASIDE = {
 }
 MACHINERY = (
     *("training", "averaging", "loop", "parallel", "checkpoint", "manifest", "stopping"),
-    *("data", "images", "files", "wrong_use", "log", "streaming", "models", "adm", "metrics"),
+    *("data", "images", "files", "wrong_use", "log", "events", "streaming", "models", "adm", "metrics"),
 )
 
 

@@ -153,6 +153,7 @@ def test_the_script_itself_in_two_processes(tmp_path):
         **{"diffusion.log-every": 1, "diffusion.sample-every": 3, "diffusion.eval-every": 3, "schedule.num-steps": 20},
         **{"diffusion.network.model-channels": 16, "diffusion.network.num-groups": 8, "classifier.num-steps": 2},
         **{"classifier.batch-size": 8, "classifier.network.model-channels": 16, "data.dir": tmp_path / "data"},
+        **{"diffusion.measure-every": 3, "diffusion.measure-samples": 20, "diffusion.keep-best-by": "samples_kid"},
     }
     words = [sys.executable, "train.py", "digits", *(f"--{name}={value}" for name, value in settings.items())]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
@@ -170,6 +171,7 @@ def test_the_script_itself_in_two_processes(tmp_path):
         ends.append(
             {part: log.read(tmp_path / str(count) / part / "metrics.jsonl") for part in ("diffusion", "classifier")}
         )
+    assert "samples_kid" in ends[1]["diffusion"][-1]
     for part, rows in ends[0].items():
         for row, other in zip(rows, ends[1][part], strict=True):
             assert row.keys() == other.keys()

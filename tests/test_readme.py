@@ -9,8 +9,8 @@ import pytest
 import nll
 import sample
 import train
-from benchmarks import digits, samplers, tricks
-from configs import command_line, judge, posthoc, sampling, schema
+from benchmarks import digits, results, samplers, tricks
+from configs import command_line, judge, posthoc, sampling, schema, watching
 from guided_jax.metrics import command
 
 ROOT = Path(__file__).parent.parent
@@ -56,8 +56,12 @@ def test_command_line_is_understood(words):
             command_line.parse(judge.Judging, "configs.judge", rest)
         case ["-m", "configs.posthoc", *rest]:
             command_line.parse(posthoc.Reconstructing, "configs.posthoc", rest)
+        case ["-m", "benchmarks.results", *rest]:
+            command_line.parse(results.Results, "benchmarks.results", rest)
         case ["-m", "benchmarks.tricks", *rest]:
             command_line.parse(tricks.Options, "benchmarks.tricks", rest)
+        case ["-m", "configs.watching", *rest]:
+            command_line.parse(watching.Watching, "configs.watching", rest)
         case ["-m", "benchmarks.samplers", *rest]:
             command_line.parse(samplers.Options, "benchmarks.samplers", rest)
         case _:

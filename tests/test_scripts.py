@@ -46,7 +46,7 @@ def test_interrupted_and_resumed_is_uninterrupted(tiny, tmp_path, capsys):
     class Killed(BaseException):
         pass
 
-    def hook(run, out):
+    def hook(run, out, drawing):
         def stop(done, state):
             stopped["steps"] = done
             raise Killed
@@ -55,7 +55,7 @@ def test_interrupted_and_resumed_is_uninterrupted(tiny, tmp_path, capsys):
 
     patched = pytest.MonkeyPatch()
     with patched.context() as patch:
-        patch.setattr(train, "sample_hook", hook)
+        patch.setattr(train.watching, "sample_hook", hook)
         with pytest.raises(Killed):
             train.main([str(argument) for argument in short])
     assert stopped["steps"] == 3

@@ -16,6 +16,7 @@ from configs import judge, sweep, sweeping
 from configs import run as runs
 from guided_jax import images, metrics
 from guided_jax.metrics import sets
+from guided_jax.metrics.judge import judge_features, load_judge
 from tests.scripts import run_script
 
 ASKED = ["--guidance", "classifier-free", "--steps", "3", "--sweep", "scale=0,2", "--sweep-seeds", "2"]
@@ -75,7 +76,7 @@ def test_every_row_is_what_the_library_measures(swept, tiny):
     assert [(row["scale"], row["seed"]) for row in found["rows"]] == [(0, 0), (0, 1), (2, 0), (2, 1)]
     pictures, labels = images.load_npz(out / "scale-2" / "seed-1" / "samples.npz")
     assert np.bincount(labels).tolist() == [2] * 10
-    judging = sweeping.load_judge(place)
+    judging = load_judge(place)
     network = jax.jit(lambda x: judging.network.apply(judging.params, x))
     features, logits = (np.asarray(part) for part in network(images.from_uint8(pictures)))
     row = found["rows"][3]
@@ -128,16 +129,16 @@ def test_wrong_sweeps_are_told_in_one_sentence(words, arguments, tiny, tmp_path,
 
 def test_a_judge_of_other_pictures_or_half_trained_is_refused(swept, tmp_path):
     place = swept[1]
-    function = sweeping.judge_features(sweeping.load_judge(place))
+    function = judge_features(load_judge(place))
     with pytest.raises(ValueError, match=r"trained on pictures of \(8, 8, 1\), these are \(4, 4, 1\)"):
         function(np.zeros((4, 4, 1), np.uint8))
     copy = shutil.copytree(place, tmp_path / "judge")
     said = json.loads((copy / "judge.json").read_text())
     (copy / "judge.json").write_text(json.dumps({**said, "trained": None}))
     with pytest.raises(ValueError, match="no trained judge"):
-        sweeping.load_judge(copy)
+        load_judge(copy)
     with pytest.raises(ValueError, match="another judge"):
-        judge.describe(copy, sweeping.load_judge(place).network.clone(num_classes=3), (8, 8, 1))
+        judge.describe(copy, load_judge(place).network.clone(num_classes=3), (8, 8, 1))
 
 
 def test_a_picture_is_moved_by_an_eighth_at_most():

@@ -218,7 +218,7 @@ def test_what_is_held_out_joins_the_rows_and_decides_what_is_kept(tmp_path):
         tmp_path,
         27,
         save_every=5,
-        evaluate=(5, lambda state: {"held_out_loss": worth[int(state.step)]}),
+        evaluate=[(5, lambda state: {"held_out_loss": worth[int(state.step)]})],
         keep_best="held_out_loss",
     )
     rows = {row["step"]: row for row in log.read(tmp_path / "metrics.jsonl")}
@@ -227,6 +227,26 @@ def test_what_is_held_out_joins_the_rows_and_decides_what_is_kept(tmp_path):
     assert checkpoint.steps(tmp_path / "checkpoints") == [10, 25, 27]
     assert checkpoint.best(tmp_path / "checkpoints", "held_out_loss") == 10
     log.plot(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+
+
+@pytest.mark.parametrize(("highest", "kept"), [(False, 15), (True, 10)])
+def test_the_best_is_kept_by_any_metric_and_in_its_direction(tmp_path, highest, kept):
+    """Two functions at their own intervals; a checkpoint that was not measured is not the best."""
+    worth = {10: 0.9, 15: 0.1, 20: 0.4, 25: 0.3, 30: 0.5}
+    asked = []
+    measure = lambda state: asked.append(int(state.step)) or {"samples_precision": worth[int(state.step)]}  # noqa: E731
+    evaluate = [
+        (10, lambda state: {"held_out_loss": 1.0}),
+        (5, lambda state: {} if state.step < 10 else measure(state)),
+    ]
+    options = {"keep_best": "samples_precision", "keep_highest": highest, "keep": 1}
+    fit(tmp_path, 30, save_every=5, log_every=100, evaluate=evaluate, **options)
+    assert asked == list(worth)
+    rows = {row["step"]: row for row in log.read(tmp_path / "metrics.jsonl")}
+    assert [step for step, row in rows.items() if "held_out_loss" in row] == [10, 20, 30]
+    assert {step: row["samples_precision"] for step, row in rows.items()} == worth
+    assert checkpoint.steps(tmp_path / "checkpoints") == [kept, 30]
+    assert checkpoint.best(tmp_path / "checkpoints", "samples_precision", highest) == kept
 
 
 def test_a_part_is_divided_when_it_is_logged_and_left_out_when_it_is_empty(tmp_path):

@@ -4,7 +4,7 @@
 """
 
 from guided_jax.metrics.classes import accuracy, balance, inception_score, softmax
-from guided_jax.metrics.evaluation import evaluate
+from guided_jax.metrics.evaluation import Reference, compare, evaluate, prepare
 from guided_jax.metrics.features import Extractor, FeatureFunction, Features, extractor, pixels
 from guided_jax.metrics.files import (
     Statistics,
@@ -24,12 +24,14 @@ __all__ = [
     "FeatureFunction",
     "Features",
     "Moments",
+    "Reference",
     "Spread",
     "Statistics",
     "Summary",
     "accumulate",
     "accuracy",
     "balance",
+    "compare",
     "density_coverage",
     "evaluate",
     "extractor",
@@ -45,6 +47,7 @@ __all__ = [
     "open_pictures",
     "pixels",
     "precision_recall",
+    "prepare",
     "radii_squared",
     "save_statistics",
     "softmax",

@@ -4,17 +4,14 @@ import argparse
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from guided_jax import adm, data, parallel
+from guided_jax import data, parallel
 from guided_jax.files import answers, replacing
-from guided_jax.metrics import evaluation, sets
-from guided_jax.metrics.features import FeatureFunction, extractor, pixels
+from guided_jax.metrics import evaluation, eyes, sets
 from guided_jax.metrics.files import INCEPTION, Statistics, load_statistics, save_statistics, statistics_of
-from guided_jax.metrics.inception import inception_features, load_inception, name_of
-from guided_jax.metrics.judge import judge_features, load_judge
 from guided_jax.metrics.summary import Summary
 
 MOST_STORED = 10_000
@@ -57,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     )
     option(
         "--features",
-        choices=("pixels", "judge", INCEPTION),
+        choices=(eyes.PIXELS, eyes.JUDGE, INCEPTION),
         help="what to measure in; by default inception or judge, if given, else pixels",
     )
     option(
@@ -94,33 +91,6 @@ def _is_file(place: str) -> bool:
     return place.endswith(".npz") and not place.startswith("npz:")
 
 
-class Asked(NamedTuple):
-    """What to measure in, and who judges: (name, function), or None."""
-
-    features: tuple[str, FeatureFunction]
-    judge: tuple[str, FeatureFunction] | None
-
-
-def functions(options: argparse.Namespace) -> Asked:
-    """The feature functions that the options ask for. ValueError for options that do not go together."""
-    kind = options.features or (INCEPTION if options.inception else "judge" if options.judge else "pixels")
-    if kind in (INCEPTION, "judge") and getattr(options, kind) is None:
-        raise ValueError(f"--features {kind} needs --{kind}; say where it is")
-    if options.inception and kind != INCEPTION:
-        raise ValueError(f"--inception is not read with --features {kind}; leave out one of the two")
-    if options.preprocessing and kind != INCEPTION:
-        raise ValueError("--preprocessing is for --inception; leave it out")
-    judge = None
-    if options.judge:
-        judging = load_judge(options.judge)
-        judge = (judging.name, judge_features(judging))
-    if kind == INCEPTION:
-        network, params = load_inception(adm.read_state_dict(options.inception))
-        features = inception_features(network, params, options.preprocessing or "tensorflow")
-        return Asked((name_of(network), features), judge)
-    return Asked(judge if kind == "judge" and judge else ("pixels", pixels), judge)
-
-
 def measured(options: argparse.Namespace) -> dict[str, Any]:
     """Everything that the table and the JSON file hold."""
     devices = parallel.choose_devices(options.batch_size, options.devices)
@@ -128,25 +98,17 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     if samples is None:
         raise ValueError(f"{options.samples} has no pictures under arr_0; they are what is measured")
     reference = pictures_of(options.reference, options.split, options.data_dir)
-    (name, function), judge = functions(options)
-
-    def seen(by: FeatureFunction) -> tuple[Summary, Summary | None]:
-        """Of both sets."""
-        extract = extractor(by, devices, options.batch_size)
-        mine = sets.summary_of(extract, samples, options.batch_size)
-        return mine, reference and sets.summary_of(extract, reference, options.batch_size)
-
-    mine, other = seen(function)
-    statistics = statistics_for(options, name, other)
+    found = eyes.choose(options.judge, options.inception, options.features, options.preprocessing)
+    see = eyes.seeing(found, devices, options.batch_size)
+    mine, mine_judged = eyes.both(see, samples)
+    other, other_judged = (None, None) if reference is None else eyes.both(see, reference)
+    statistics = statistics_for(options, found.name, other)
     if options.save_statistics:
         save_statistics(options.save_statistics, statistics, *stored(reference))
     numbers = evaluation.evaluate(mine, statistics, None if other is None else other.features, seed=options.seed)
-    judged: tuple[Summary | None, Summary | None] = (None, None)
-    if judge is not None:
-        judged = (mine, other) if judge[0] == name else seen(judge[1])
-    right, real = ({} if each is None else sets.judged(each) for each in judged)
+    right, real = ({} if each is None else sets.judged(each) for each in (mine_judged, other_judged))
     return {
-        "features": name,
+        "features": found.name,
         "dimension": len(statistics.mean),
         "samples": {**right, **numbers},
         "reference": real,

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -27,8 +27,37 @@ TITLES: Mapping[str, str] = {
 }
 # What those of Inception's features are called.
 OF_INCEPTION = {"fd": "FID", "sfd": "sFID", "fd_infinity": "FID∞", "kid": "KID"}
+# Those of which more is better; of the others less.
+HIGHER = frozenset({"accuracy", "precision", "recall", "density", "coverage", "inception_score"})
 # name -> the name of its standard deviation
 DEVIATIONS = {"kid": "kid_std", "inception_score": "inception_score_std"}
+
+
+class Reference(NamedTuple):
+    """What samples are measured against, with what is the same for any of them. root: C^(1/2). features, and the squared
+    radii of their balls for precision and for density: None where only the statistics are known."""
+
+    statistics: Statistics
+    root: Float[np.ndarray, "d d"]
+    features: Float[np.ndarray, "n d"] | None = None
+    radii: Float[np.ndarray, " n"] | None = None
+    radii_density: Float[np.ndarray, " n"] | None = None
+    nearest: int = 3
+    nearest_density: int = 5
+
+
+def prepare(
+    statistics: Statistics,
+    features: Float[np.ndarray, "n d"] | None = None,
+    nearest: int = 3,
+    nearest_density: int = 5,
+) -> Reference:
+    """A reference for `compare`, where many sets are measured against one."""
+    root = frechet.matrix_root(statistics.covariance)
+    if features is None:
+        return Reference(statistics, root)
+    near, dense = (neighbours.radii_squared(features, k) for k in (nearest, nearest_density))
+    return Reference(statistics, root, features, near, dense, nearest, nearest_density)
 
 
 def evaluate(
@@ -43,30 +72,51 @@ def evaluate(
     split_size: int = 5000,
     seed: int = 0,
 ) -> dict[str, float]:
+    """`compare` with what `prepare` makes of a reference: its statistics, and its features if they are there."""
+    _check(samples, statistics)
+    prepared = prepare(statistics, reference, nearest, nearest_density)
+    return compare(samples, prepared, kid_subsets, kid_subset_size, split_size, seed)
+
+
+def compare(
+    samples: Summary,
+    reference: Reference,
+    kid_subsets: int = 100,
+    kid_subset_size: int | None = None,
+    split_size: int = 5000,
+    seed: int = 0,
+) -> dict[str, float]:
     """The numbers by the names of `TITLES`, those that can be had; standard deviations by the names of `DEVIATIONS`.
 
-    statistics: of the reference. reference: its features, for all that is not a Fréchet distance. The extrapolated distance
-    needs 4 d samples. kid_subset_size: by default 1000 or half of the smaller set, whichever is less. ValueError when the
-    features of both are not equally many.
+    The extrapolated distance needs 4 d samples; what is no Fréchet distance needs the reference's features.
+    kid_subset_size: by default 1000 or half of the smaller set, whichever is less. ValueError when the features of both
+    are not equally many.
     """
+    statistics, root = reference.statistics, reference.root
     _check(samples, statistics)
-    mean, covariance = statistics.mean, statistics.covariance
-    found = {"fd": frechet.frechet_distance(samples.moments.mean, samples.moments.covariance, mean, covariance)}
+    law = statistics.mean, statistics.covariance
+    found = {"fd": frechet.frechet_distance(*law, samples.moments.mean, samples.moments.covariance, root)}
     if samples.spatial is not None and statistics.spatial is not None:
         spatial = samples.spatial
         found["sfd"] = frechet.frechet_distance(spatial.mean, spatial.covariance, *statistics.spatial)
-    if len(samples.features) >= 4 * len(mean):
-        found["fd_infinity"] = frechet.frechet_infinity(samples.features, mean, covariance, seed=seed)
-    if reference is not None:
-        half = min(len(reference), len(samples.features)) // 2
+    if has_extrapolated(*samples.features.shape):
+        found["fd_infinity"] = frechet.frechet_infinity(samples.features, *law, seed=seed, root=root)
+    if reference.features is not None:
+        both = reference.features, samples.features
+        half = min(map(len, both)) // 2
         size = min(1000, half) if kid_subset_size is None else kid_subset_size
-        found["kid"], found["kid_std"] = kernel.kernel_distance(reference, samples.features, kid_subsets, size, seed)
-        found |= neighbours.precision_recall(reference, samples.features, nearest)._asdict()
-        found |= neighbours.density_coverage(reference, samples.features, nearest_density)._asdict()
+        found["kid"], found["kid_std"] = kernel.kernel_distance(*both, kid_subsets, size, seed)
+        found |= neighbours.precision_recall(*both, reference.nearest, reference.radii)._asdict()
+        found |= neighbours.density_coverage(*both, reference.nearest_density, reference.radii_density)._asdict()
     if samples.logits is not None:
         score = classes.inception_score(classes.softmax(samples.logits), split_size)
         found["inception_score"], found["inception_score_std"] = score
     return found
+
+
+def has_extrapolated(samples: int, dimension: int) -> bool:
+    """Whether so many samples are enough for the extrapolated distance."""
+    return samples >= 4 * dimension
 
 
 def _check(samples, statistics):

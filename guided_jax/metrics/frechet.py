@@ -70,15 +70,19 @@ def frechet_distance(
     covariance: Float[np.ndarray, "d d"],
     other_mean: Float[np.ndarray, " d"],
     other_covariance: Float[np.ndarray, "d d"],
+    root: Float[np.ndarray, "d d"] | None = None,
 ) -> float:
     """|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)), in squared units of the features ([FID] eq. 6).
 
-    The trace of the root is the sum of the roots of the eigenvalues of C^(1/2) C' C^(1/2), which is symmetric.
+    The trace of the root is the sum of the roots of the eigenvalues of C^(1/2) C' C^(1/2), which is symmetric. root:
+    C^(1/2), where it is known.
     """
-    return _distance(mean, covariance, _root(covariance), other_mean, other_covariance)
+    root = matrix_root(covariance) if root is None else root
+    return _distance(mean, covariance, root, other_mean, other_covariance)
 
 
-def _root(covariance):
+def matrix_root(covariance: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
+    """C^(1/2), symmetric; what rounding made negative counts as 0."""
     values, vectors = np.linalg.eigh(covariance)
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
@@ -95,13 +99,14 @@ def frechet_infinity(
     sizes: int = 15,
     smallest: int | None = None,
     seed: int = 0,
+    root: Float[np.ndarray, "d d"] | None = None,
 ) -> float:
     """The value at 1 / N = 0 of the line through the distances of N of the features: FD∞ ([FID∞]).
 
     The distance of N samples exceeds that of their law by about c / N. N goes in `sizes` even steps from `smallest` to all
     of them, each a draw without replacement; `smallest` is by default a tenth of them, as there, and no less than 2 d, for
     below about d the bias is no multiple of 1 / N. What the finite sample behind `mean` and `covariance` adds stays in it.
-    ValueError for fewer features than twice `smallest`.
+    root: that of `covariance`, where it is known. ValueError for fewer features than twice `smallest`.
     """
     count, dimension = features.shape
     smallest = max(count // 10, 2 * dimension) if smallest is None else smallest
@@ -109,7 +114,7 @@ def frechet_infinity(
         raise ValueError(
             f"a line from {smallest} features of {dimension} numbers needs twice as many, here are {count}"
         )
-    generator, root = np.random.default_rng(seed), _root(covariance)
+    generator, root = np.random.default_rng(seed), matrix_root(covariance) if root is None else root
     numbers = np.unique(np.linspace(smallest, count, sizes).astype(int))
     chosen = (features[generator.choice(count, number, replace=False)] for number in numbers)
     found = [_distance(mean, covariance, root, *moments(rows)) for rows in chosen]

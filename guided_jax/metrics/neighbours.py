@@ -39,13 +39,19 @@ def radii_squared(features: Num[np.ndarray, "n d"], k: int) -> Float[np.ndarray,
     return np.concatenate(found)
 
 
-def precision_recall(reference: Num[np.ndarray, "n d"], samples: Num[np.ndarray, "m d"], k: int = 3) -> PrecisionRecall:
+def precision_recall(
+    reference: Num[np.ndarray, "n d"],
+    samples: Num[np.ndarray, "m d"],
+    k: int = 3,
+    radii: Float[np.ndarray, " n"] | None = None,
+) -> PrecisionRecall:
     """The share of samples within any reference ball, and of reference points within any sample's ball ([PR] eq. 1, 2).
 
-    Both depend on the numbers of points: compare only those of equal n and equal m.
+    Both depend on the numbers of points: compare only those of equal n and equal m. radii: `radii_squared` of the
+    reference, where they are known.
     """
     reference, samples = (np.asarray(cloud, np.float64) for cloud in (reference, samples))
-    of_reference, of_samples = radii_squared(reference, k), radii_squared(samples, k)
+    of_reference, of_samples = _known(radii, reference, k), radii_squared(samples, k)
     inside, reached = [], np.zeros(len(reference), bool)
     for _, distances in _blocks(samples, reference):
         inside.append((distances <= of_reference).any(1))
@@ -54,19 +60,29 @@ def precision_recall(reference: Num[np.ndarray, "n d"], samples: Num[np.ndarray,
     return PrecisionRecall(float(np.concatenate(inside).mean()), float(reached.mean()))
 
 
-def density_coverage(reference: Num[np.ndarray, "n d"], samples: Num[np.ndarray, "m d"], k: int = 5) -> DensityCoverage:
+def density_coverage(
+    reference: Num[np.ndarray, "n d"],
+    samples: Num[np.ndarray, "m d"],
+    k: int = 5,
+    radii: Float[np.ndarray, " n"] | None = None,
+) -> DensityCoverage:
     """How many reference balls a sample is in, over k, and the share of reference balls with a sample in ([DC] section 3).
 
-    One far reference point with a large ball spoils precision and not density; only the reference has balls here.
+    One far reference point with a large ball spoils precision and not density; only the reference has balls here. radii: of
+    them, squared, where they are known.
     """
     reference, samples = (np.asarray(cloud, np.float64) for cloud in (reference, samples))
-    radii = radii_squared(reference, k)
+    radii = _known(radii, reference, k)
     within, covered = 0, np.zeros(len(reference), bool)
     for _, distances in _blocks(samples, reference):
         inside = distances <= radii
         within += inside.sum()
         covered |= inside.any(0)
     return DensityCoverage(float(within / (k * len(samples))), float(covered.mean()))
+
+
+def _known(radii, features, k):
+    return radii_squared(features, k) if radii is None else radii
 
 
 def _blocks(rows: np.ndarray, columns: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:

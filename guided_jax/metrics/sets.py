@@ -37,6 +37,14 @@ def from_file(path: str | os.PathLike) -> PictureSet | None:
     return None if found is None else PictureSet(str(path), *found[1:], found.chunks)
 
 
+def from_arrays(
+    name: str, pictures: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarray, " n"] | None = None
+) -> PictureSet:
+    """Those that are in memory."""
+    chunks = lambda size: (pictures[start : start + size] for start in range(0, len(pictures), size))  # noqa: E731
+    return PictureSet(name, len(pictures), pictures.shape[1:], labels, chunks)
+
+
 def from_source(name: str, source: data.Source, rows: Int[np.ndarray, " n"] | None = None) -> PictureSet:
     """Those of a data set, or only the given rows of it."""
     rows = np.arange(len(source)) if rows is None else rows

@@ -2,7 +2,7 @@
 are compiled for them here, by `jax.pmap` with a whole state on each device, or by `jax.jit` with a part of it on each."""
 
 from guided_jax.parallel.chunks import chunk_size, map_in_chunks
-from guided_jax.parallel.devices import choose_devices, use_cpu_devices
+from guided_jax.parallel.devices import choose_devices, dividing, here, use_cpu_devices
 from guided_jax.parallel.processes import alone, asked, join, primary, same_everywhere, share, together
 from guided_jax.parallel.replicated import as_global, data_parallel, parallel_map, place, shard
 from guided_jax.parallel.sharded import fully_sharded, part_of, sharded_map, spread
@@ -14,7 +14,9 @@ __all__ = [
     "choose_devices",
     "chunk_size",
     "data_parallel",
+    "dividing",
     "fully_sharded",
+    "here",
     "join",
     "map_in_chunks",
     "parallel_map",

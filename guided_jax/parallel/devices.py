@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Sequence
 
 import jax
 
@@ -44,3 +45,13 @@ def choose_devices(batch_size: int, requested: int | None = None) -> list[jax.De
     if batch_size % requested:
         raise ValueError(f"a batch of {batch_size} examples does not divide over {requested} devices")
     return [device for group in groups for device in group[: requested // len(groups)]]
+
+
+def here(devices: Sequence[jax.Device]) -> list[jax.Device]:
+    """Those of them that belong to this process."""
+    return [device for device in devices if device.process_index == jax.process_index()]
+
+
+def dividing(devices: Sequence[jax.Device], count: int) -> list[jax.Device]:
+    """The first of the devices, the largest number of them that divides `count`."""
+    return list(devices[: max(n for n in range(1, len(devices) + 1) if count % n == 0)])

@@ -20,6 +20,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from guided_jax.parallel.devices import here
 from guided_jax.parallel.dispatch import several, stepper
 from guided_jax.parallel.processes import alone
 
@@ -59,7 +60,7 @@ def data_parallel(
     its metrics are (k,). They are one dispatch, a `scan`, but on CPU, where loops slow convolutions down tenfold, they
     are made one by one unless `scan` is given. With `donate` the state passed in is destroyed: `place` it first.
     """
-    here = len(_here(devices))
+    own = len(here(devices))
     one = functools.partial(train_step, average=functools.partial(jax.lax.pmean, axis_name=AXIS))
     donated = (0,) if donate else ()
     wrap = functools.partial(jax.pmap, axis_name=AXIS, in_axes=(None, 0, 0), out_axes=(None, None), devices=devices)
@@ -68,8 +69,8 @@ def data_parallel(
     def shares(*batches):
         """(the batch or, of several, their stack; the indices), a row a device."""
         count = len(jax.tree.leaves(batches[0])[0])
-        indices = shard(np.arange(count, dtype=np.int32) + jax.process_index() * count, here)
-        parts = [shard(batch, here) for batch in batches]
+        indices = shard(np.arange(count, dtype=np.int32) + jax.process_index() * count, own)
+        parts = [shard(batch, own) for batch in batches]
         whole = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *parts) if len(parts) > 1 else parts[0]
         return jax.device_put((whole, indices), over(devices, AXIS))
 
@@ -143,10 +144,6 @@ def _global_leaf(leaf):
     return jax.make_array_from_single_device_arrays(leaf.shape, everywhere, shards)
 
 
-def _here(devices):
-    return [device for device in devices if device.process_index == jax.process_index()]
-
-
 def over(devices, *axes):
     """On every device of this process, or with `AXIS` a row on each."""
-    return NamedSharding(Mesh(np.array(_here(devices)), (AXIS,)), PartitionSpec(*axes))
+    return NamedSharding(Mesh(np.array(here(devices)), (AXIS,)), PartitionSpec(*axes))
