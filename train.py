@@ -49,7 +49,7 @@ Sources = Callable[[bool], data.Source]  # what to train with, or what is held o
 
 def evaluation(run: runs.Run, part: str, source: data.Source) -> Callable[[Any], dict[str, float]]:
     """As `held_out.evaluation`, of that network of the run."""
-    settings, loss = getattr(run.experiment, part), objective.LOSSES[part](run, training=False)
+    settings, loss = getattr(run.experiment, part), objective.LOSSES[part](run, plain=True)
     return held_out.evaluation(loss, source, settings.eval_examples, settings.batch_size, run.experiment.seed)
 
 

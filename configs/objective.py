@@ -8,30 +8,29 @@ import jax.numpy as jnp
 
 from configs import run as runs
 from configs import schema
-from guided_jax import averaging, images, losses, times
-from guided_jax import training as steps
+from guided_jax import averaging, images, losses, times, training
 
 Loss = Callable[[Any, Any, Any], tuple[Any, dict[str, Any]]]  # (params, keys, batch) -> (mean loss, metrics)
 
 
-def by_quarter(name: str, values: Any, level: Any, num_steps: int) -> dict[str, steps.Part]:
+def by_quarter(name: str, values: Any, level: Any, num_steps: int) -> dict[str, training.Part]:
     """The mean of values (B,) in each quarter of the steps 1..T: name_q1, nearly clean, to name_q4, nearly noise."""
     quarter = jnp.ceil(4 * level.t / num_steps)
-    return {f"{name}_q{q}": steps.part(values, quarter == q) for q in (1, 2, 3, 4)}
+    return {f"{name}_q{q}": training.part(values, quarter == q) for q in (1, 2, 3, 4)}
 
 
-def diffusion_loss(run: runs.Run, training: bool = True) -> Loss:
+def diffusion_loss(run: runs.Run, plain: bool = False) -> Loss:
     """Denoising with the label dropped at times: what classifier-free guidance needs.
 
-    Without `training` nothing is dropped out, and it is the plain loss at uniform steps, whatever the network was trained
-    on: one number to compare runs of a parameterization by.
+    plain: nothing in the network is dropped, and every level counts the same, whatever the network was trained on: one
+    number to compare runs of a parameterization by.
     """
     settings, classes = run.experiment.diffusion, run.facts.num_classes
     unet = run.unet.clone(remat=settings.remat, remat_keep=settings.remat_keep)
-    dropout = training and bool(settings.network.dropout)
-    weight = settings.weighting.make(run.levels, settings.parameterization) if training else None
-    law = settings.times.make() if training else None
-    told = settings.parameterization
+    dropout = bool(settings.network.dropout) and not plain
+    target, stratified = settings.parameterization, settings.times.stratified and not plain
+    weight = None if plain else settings.weighting.make(run.levels, target)
+    law = None if plain else settings.times.make()
 
     def loss(params: Any, keys: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
         low_res = images.shrink(batch["image"], settings.low_res) if settings.low_res else None
@@ -46,17 +45,17 @@ def diffusion_loss(run: runs.Run, training: bool = True) -> Loss:
         label = batch["label"] if settings.conditional else None
         if settings.null_label:
             label = losses.drop(keys, label, jnp.int32(classes), settings.label_dropout)
-        strata = times.Strata(batch["index"], settings.batch_size) if training and settings.times.stratified else None
+        strata = times.Strata(batch["index"], settings.batch_size) if stratified else None
         noisy = losses.corrupt(keys, batch["image"], run.levels, law, strata)
         estimate = None
         if settings.self_conditioning:
-            estimate = losses.first_estimate(network(None), keys, noisy, label, told)
+            estimate = losses.first_estimate(network(None), keys, noisy, label, target)
         each = losses.denoising(
             network(estimate),
             noisy,
             label,
             run.levels,
-            told,
+            target,
             learned_variance=settings.learned_variance,
             weight=weight,
         )
@@ -65,11 +64,11 @@ def diffusion_loss(run: runs.Run, training: bool = True) -> Loss:
     return loss
 
 
-def classifier_loss(run: runs.Run, training: bool = True) -> Loss:
-    """Cross-entropy of the noisy classifier, and how often it is right; without `training` nothing is dropped out."""
+def classifier_loss(run: runs.Run, plain: bool = False) -> Loss:
+    """Cross-entropy of the noisy classifier, and how often it is right; plain: nothing in the network is dropped."""
     settings = run.experiment.classifier
     classifier = run.classifier.clone(remat=settings.remat, remat_keep=settings.remat_keep)
-    dropout = training and bool(settings.network.dropout)
+    dropout = bool(settings.network.dropout) and not plain
 
     def loss(params: Any, keys: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
         def network(x: Any, t: Any, keys: Any) -> Any:
