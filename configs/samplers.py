@@ -154,9 +154,9 @@ def levels_of(knobs: Any, table: NoiseLevel) -> NoiseLevel:
     if name == "respaced":
         found = schedule.respace(table, steps)
         if _pure(table) and not _pure(found):
-            last = f"t = {float(found.t[-1]):g}"
             raise ValueError(
-                f"--steps is {steps}, which begins at {last}; this run has to begin at its end: give a number"
+                f"--steps is {steps}, which begins at t = {float(found.t[-1]):g}; a run of zero terminal SNR begins in "
+                f"pure noise at t = {float(table.t[-1]):g}: give a number above 1, such as 50"
             )
         return found
     if name not in GRIDS:

@@ -252,7 +252,7 @@ class Diffusion:
     weighting: Weighting = dataclasses.field(default_factory=Weighting)
     times: Times = dataclasses.field(default_factory=Times)
     self_conditioning: bool = False
-    """Whether the network is told its last x_0, in as many channels again; half as much again of a training step."""
+    """Whether the network is told its last x_0, in as many channels again; a training step takes a third longer."""
     learned_variance: bool = False
     """Whether the network also tells the variance of a step, in as many channels again."""
     conditional: bool = True

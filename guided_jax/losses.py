@@ -132,7 +132,9 @@ def first_estimate(
 
     What self-conditioning gives the network beside x_t. network: the one that is told an estimate of zeros. The result is
     clipped to [-1, 1], as pictures are, since an eps network's x_0 is huge where alpha is small; it passes no gradient.
+    Raises ValueError for another target.
     """
+    _check_target(target)
     output = network(noisy.x_t, time(noisy.level), condition, noisy.keys)
     mean = output[..., : noisy.x_t.shape[-1]]  # the other half of the channels is a learned variance
     found = jax.vmap(PARAMETERIZATIONS[target])(mean, noisy.x_t, noisy.level).x_0
