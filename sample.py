@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from configs import command_line, diagnostics, measurement, methods, samplers, schema
+from configs import command_line, diagnostics, measurement, methods, samplers
 from configs import run as runs
-from configs.sampling import NO_MATTER, Method, Sampling, check
+from configs.sampling import Method, Sampling, check, determining
 from guided_jax import denoiser, guidance, images, parallel, reverse, sampler, schedule, streaming
 from guided_jax.files import replacing, writable_directory
 
@@ -93,7 +93,7 @@ def drawing(run: runs.Run, method: Method, labelled: bool, diagnose: bool = Fals
             return guided, step
 
         guided, step = built()
-        if diffusion.self_conditioning:
+        if diffusion.self_conditioning or other.experiment.diffusion.self_conditioning:
             guided = guidance.self_conditioned(lambda estimate: built(estimate)[0])
         if isinstance(guided, guidance.Stateful):
             step, guided = reverse.with_state(guided, step), guidance.first_state(guided)
@@ -158,8 +158,7 @@ def any_drawer(
 
 def request(options: Sampling) -> dict[str, Any]:
     """What determines the samples, for the file beside them."""
-    unsaid = (*NO_MATTER, "sweep")
-    return {name: value for name, value in schema.to_dict(options).items() if name not in unsaid}
+    return {name: value for name, value in determining(options).items() if name != "sweep"}
 
 
 def destination(options: Sampling) -> Path:

@@ -152,11 +152,13 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
     check(experiment)
     experiment = runs.adopt(experiment)
     sources = functools.cache(lambda held_out: experiment.data.make(held_out))
-    run = runs.create(out, experiment, runs.facts_of(sources(False), data.class_frequencies(sources(False))))
+    facts = runs.facts_of(sources(False), data.class_frequencies(sources(False)))
+    run = runs.assemble(experiment, facts)
     parts = [part for part in ("diffusion", "classifier") if getattr(experiment, part).num_steps]
     measure = watching.measuring(run, functools.partial(sources, True), sample.any_drawer)
     for part in parts:
         keeping.check(part, getattr(experiment, part), measure.names if measure and part == "diffusion" else ())
+    runs.create(out, experiment, facts)  # after all that may be refused
     if measure and parallel.primary():
         print(measure.said)
 

@@ -22,7 +22,7 @@ import tyro
 from benchmarks.sampler_pages import fill, table
 from configs import command_line, sweep_curves, sweep_page, sweeping
 from configs import run as runs
-from guided_jax import data, forward, images, parallel, sampler, schedule
+from guided_jax import data, denoiser, forward, images, parallel, sampler, schedule
 from guided_jax.files import replacing
 from guided_jax.metrics import evaluation, sets
 
@@ -37,7 +37,7 @@ SWEEPS = {
     "classifier-250": "classifier, ddpm 250",
 }
 SHOWN = (0.0, 1.0, 2.0, 4.0, 8.0)  # scales whose pictures are shown
-LEVELS = (1, *range(50, 1001, 50))
+LEVELS = 20  # noise levels that the classifier is asked at, and the first
 AT_ONCE = 500
 
 
@@ -53,9 +53,10 @@ class Results:
 
 
 def sweeps_of(run: Path) -> dict[str, dict[str, Any]]:
-    """sweep.json of those that there are."""
+    """sweep.json of those that are there and whole."""
     paths = {name: run / "sweeps" / name / "sweep.json" for name in SWEEPS}
-    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
+    found = {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
+    return {name: sweep for name, sweep in found.items() if "rows" in sweep}
 
 
 def curves(found: Mapping[str, dict[str, Any]]) -> Any:
@@ -102,11 +103,12 @@ def by_level(run: runs.Run, params: Any, source: data.Source, count: int) -> dic
         level = schedule.at(run.levels, position)
         eps = jax.vmap(lambda key, x: jax.random.normal(key, x.shape))(keys, x_0)
         x_t = jax.vmap(forward.diffuse, (0, 0, None))(x_0, eps, level)
-        logits = run.classifier.apply(params, x_t, jnp.full(len(x_t), level.t))
+        logits = run.classifier.apply(params, x_t, jnp.full(len(x_t), denoiser.network_time(level)))
         return logits.argmax(-1) == labels
 
     keys, found = sampler.keys(jax.random.key(0), np.arange(len(x_0))), {}
-    for position in LEVELS:
+    last = len(run.levels.t) - 1
+    for position in (1, *(round(last * i / LEVELS) for i in range(1, LEVELS + 1))):
         call = functools.partial(right, params)
         parts = [slice(i, i + AT_ONCE) for i in range(0, len(x_0), AT_ONCE)]
         each = [call(keys[part], x_0[part], batch["label"][part], jnp.int32(position)) for part in parts]
@@ -114,11 +116,11 @@ def by_level(run: runs.Run, params: Any, source: data.Source, count: int) -> dic
     return found
 
 
-def level_curve(found: Mapping[int, float]) -> Any:
+def level_curve(found: Mapping[int, float], chance: float) -> Any:
     """A figure of the classifier's accuracy."""
     figure, axes = pyplot.subplots(figsize=(5.2, 3.2), layout="constrained")
     axes.plot(list(found), list(found.values()), marker="o", markersize=3)
-    axes.axhline(0.1, color="0.4", linestyle="--", linewidth=1)
+    axes.axhline(chance, color="0.4", linestyle="--", linewidth=1)
     axes.set(xlabel="t", title="accuracy of the noisy classifier", ylim=(0, 1))
     axes.grid(alpha=0.3)
     return figure
@@ -138,14 +140,15 @@ def main(args: Any) -> None:
     tables = {name: sweep_page.text(sweep) for name, sweep in found.items()}
     source = run.experiment.data.make(held_out=True)
     levels = by_level(run, runs.params(options.run, "classifier"), source, options.held_out)
-    chosen = [t for t in LEVELS if t == 1 or t % 100 == 0]
+    chosen = list(levels)[::2]
     tables["levels"] = table(("t", *map(str, chosen)), [("accuracy", *(f"{levels[t]:.3f}" for t in chosen))])
     for name, text in tables.items():
         print(f"\n{name}\n\n{text}")
     if not options.page:
         return
-    save(curves(found), "results-curves.png")
-    save(level_curve(levels), "results-levels.png")
+    if found:
+        save(curves(found), "results-curves.png")
+    save(level_curve(levels, 1 / run.facts.num_classes), "results-levels.png")
     for name in SWEEPS:
         grid = pictures(options.run, name)
         if grid is not None:

@@ -11,6 +11,7 @@ compared with the training data. On one accelerator processes share the memory a
 
 import dataclasses
 import fcntl
+import hashlib
 import json
 import os
 import statistics
@@ -162,7 +163,7 @@ def weights_of(out: Path, run: runs.Run) -> dict[str, Any]:
 
 def measure(options: Options, name: str, seed: int) -> dict[str, Any]:
     """Trains, draws and judges one variant of one seed."""
-    start, out = time.monotonic(), options.out / "runs" / f"{name}-{seed}"
+    start, out = time.monotonic(), options.out / "runs" / f"{name}-{seed}-{options.num_steps}"
     settings = experiment(name, seed, options.num_steps)
     if not train.train(settings, out):
         raise RuntimeError(f"{out} was stopped")
@@ -185,7 +186,8 @@ def measure(options: Options, name: str, seed: int) -> dict[str, Any]:
 
 def place_of(options: Options, name: str, seed: int) -> Path:
     """The file of one variant and seed."""
-    return options.out / "measured" / f"{name}-{seed}.json"
+    digest = hashlib.sha256(json.dumps(asked(options, name, seed)).encode()).hexdigest()[:6]
+    return options.out / "measured" / f"{name}-{seed}-{digest}.json"
 
 
 def asked(options: Options, name: str, seed: int) -> dict[str, Any]:
@@ -195,8 +197,15 @@ def asked(options: Options, name: str, seed: int) -> dict[str, Any]:
 
 
 def collect(options: Options) -> list[dict[str, Any]]:
-    """All that is measured, of every variant and seed; written into one file too."""
-    found = [json.loads(path.read_text()) for path in sorted((options.out / "measured").glob("*.json"))]
+    """All that is measured with these settings, of every variant and seed; written into one file too.
+
+    ValueError when it was not one judge that measured all.
+    """
+    every = [json.loads(path.read_text()) for path in sorted((options.out / "measured").glob("*.json"))]
+    found = [each for each in every if each["asked"] == asked(options, each["asked"]["variant"], each["asked"]["seed"])]
+    seen = {round(each["real"]["fd"], 3) for each in found}  # of the same pictures
+    if len(seen) > 1:
+        raise ValueError(f"{options.out / 'measured'} has numbers of several judges; measure all of them with one")
     with replacing(options.out / "tricks.json") as file:
         file.write(json.dumps(found, indent=1).encode())
     return found
@@ -222,6 +231,8 @@ def body(found: Sequence[dict[str, Any]], scale: float) -> list[list[str]]:
             title = variant.title if weights == USUAL else f"{variant.title}, {weights} average"
             losses = [each["held_out_loss"] for each in mine]
             taken = [row for each in mine for row in each["rows"] if (row["weights"], row["scale"]) == (weights, scale)]
+            if not taken:
+                continue
             cells = [spread([row[number] for row in taken]) for number in NUMBERS]
             rows.append([title, str(len(mine)), spread(losses) if weights == USUAL else "", *cells])
     real = [each["real"] for each in found][:1]

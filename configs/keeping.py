@@ -26,15 +26,20 @@ def check(part: str, settings: Any, measured: Collection[str]) -> None:
     """ValueError for a `keep_best_by` that no checkpoint of the network will have."""
     metric, option = settings.keep_best_by, f"--{part}.keep-best-by"
     usual = metric == type(settings)().keep_best_by  # which then keeps none, without held-out data
-    if not settings.keep_best or usual or metric in held_out(part, settings):
+    if not settings.keep_best or usual:
         return
-    if metric not in measured:
+    on_held_out = metric in held_out(part, settings)
+    if not on_held_out and metric not in measured:
         there = sorted(held_out(part, settings)) + sorted(measured)
         raise ValueError(
             f"{option} is {metric}, which this run never measures; there is {', '.join(there) or 'nothing'}"
         )
-    if settings.measure_every % settings.checkpoint_every:
+    every = settings.eval_every if on_held_out else settings.measure_every
+    at_every_checkpoint = (
+        on_held_out and settings.checkpoint_every % every == 0
+    )  # cheap, so often more often than saved
+    if every % settings.checkpoint_every and not at_every_checkpoint:
         raise ValueError(
-            f"{option} {metric} chooses among checkpoints, and samples are measured every {settings.measure_every} steps; "
+            f"{option} {metric} chooses among checkpoints, and it is measured every {every} steps; "
             f"give a multiple of --{part}.checkpoint-every, which is {settings.checkpoint_every}"
         )

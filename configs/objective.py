@@ -126,5 +126,5 @@ def check(experiment: schema.Experiment) -> None:
     if diffusion.weighting.name == "edm":
         raise ValueError(
             "--diffusion.weighting.name edm grows without bound towards noise on the loss of an eps network; "
-            "use --diffusion.parameterization v or x_0"
+            "use --diffusion.parameterization v"
         )

@@ -9,6 +9,8 @@ What it makes is a run of its own, which sample.py draws from like any other. do
 
 import dataclasses
 import json
+import math
+import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -48,10 +50,11 @@ def hooks(settings: Any, directory: Path) -> list[tuple[int, Callable[[int, Any]
         return []
 
     def store(done: int, state: Any) -> None:
-        averages = zip(sigma_rels, state.opt_state.averages, strict=True)
-        save_snapshot(directory, done, {f"{sigma:g}": tree for sigma, tree in averages})
+        if done % settings.snapshot_every == 0 or done == settings.num_steps:
+            averages = zip(sigma_rels, state.opt_state.averages, strict=True)
+            save_snapshot(directory, done, {repr(sigma): tree for sigma, tree in averages})
 
-    return [(every, store) for every in {settings.snapshot_every, settings.num_steps}]
+    return [(math.gcd(settings.snapshot_every, settings.num_steps), store)]
 
 
 def save_snapshot(directory: Path, step: int, averages: Mapping[str, Any]) -> None:
@@ -83,7 +86,7 @@ def reconstruct(run: Path, sigma_rel: float, step: int | None = None) -> tuple[i
     if not steps:
         raise ValueError(f"{run} has stored no averages; train with --diffusion.power-ema 0.05 0.1")
     end = steps[-1] if step is None else step
-    if steps[0] > end:
+    if not steps[0] <= end <= steps[-1]:
         raise ValueError(f"--step is {end}; {run} has stored averages of the steps {steps[0]} to {steps[-1]}")
     found = [
         (at, sigma, tree)
@@ -110,7 +113,8 @@ def write(options: Reconstructing) -> Path:
     with checkpoint.opened(out / "diffusion" / "checkpoints", keep=1) as saved:
         checkpoint.save(saved, step, {"ema": params}, config=schema.to_dict(experiment))
     if (options.run / "classifier").is_dir():
-        (out / "classifier").symlink_to((options.run / "classifier").absolute(), target_is_directory=True)
+        its = os.path.relpath(options.run / "classifier", out)  # so that the run may be moved
+        (out / "classifier").symlink_to(its, target_is_directory=True)
     with replacing(out / "posthoc.json") as file:
         file.write(json.dumps(schema.to_dict(dataclasses.replace(options, step=step)), indent=2).encode())
     return out

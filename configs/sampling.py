@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import tyro
 
-from configs import methods, samplers
+from configs import methods, samplers, schema
 from configs import run as runs
 from configs.measurement import Measurement, operator_of
 from configs.sweep import Sweep
@@ -131,6 +131,14 @@ class Sampling:
 
 
 NO_MATTER = ("out", "overwrite", "devices", "batch_size", "shard_parameters")  # to the samples, but for rounding
+
+
+def determining(options: Sampling) -> dict[str, Any]:
+    """What determines the samples, as JSON holds it. The last checkpoint is not named: it was the only one there was when
+    other requests were written."""
+    unsaid = {*NO_MATTER, *(("checkpoint",) if options.checkpoint == "last" else ())}
+    return {name: value for name, value in schema.to_dict(options).items() if name not in unsaid}
+
 
 Rule = tuple[Callable[[Any], bool], str]  # (whether a value is right, what is)
 AT_LEAST_1: Rule = (lambda value: value >= 1, "at least 1")

@@ -246,13 +246,13 @@ class Diffusion:
     """sigma_rel of averages by a power of the step, kept beside the usual one; with two, such as 0.05 0.1, configs.posthoc
     makes one of any length."""
     snapshot_every: int = 100
-    """With power_ema: the averages are stored every so many steps, and at the end."""
+    """With power_ema: the averages are stored every so many steps, and at the end; all of them stay."""
     parameterization: Literal["eps", "x_0", "v"] = "eps"
     """What the network predicts."""
     weighting: Weighting = dataclasses.field(default_factory=Weighting)
     times: Times = dataclasses.field(default_factory=Times)
     self_conditioning: bool = False
-    """Whether the network is told its last x_0, in as many channels again; a training step takes a third longer."""
+    """Whether the network is told its last x_0, in as many channels again; a third more operations a step."""
     learned_variance: bool = False
     """Whether the network also tells the variance of a step, in as many channels again."""
     conditional: bool = True
@@ -337,12 +337,7 @@ MAY_CHANGE = (
             *("num_steps", "checkpoint_every", "log_every", "sample_every", "eval_every", "eval_examples"),
             *("measure_every", "measure_samples", "measure_scale", "measure_judge", "measure_inception"),
             *("keep", "keep_best", "keep_best_by", "snapshot_every"),
-            *(
-                "microbatches",
-                "remat",
-                "remat_keep",
-                "steps_per_dispatch",
-            ),  # to rounding: sums are taken in another order
+            *("microbatches", "remat", "remat_keep", "steps_per_dispatch"),  # to rounding: another order of sums
         )
     ),
 )

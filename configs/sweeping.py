@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from configs import judge, schema, sweep_curves, sweep_page
+from configs import judge, sweep_curves, sweep_page
 from configs import run as runs
-from configs.sampling import NO_MATTER, Sampling, flat
+from configs.sampling import NO_MATTER, Sampling, determining, flat
 from configs.sweep import HELD_OUT, TRAIN
 from guided_jax import data, images, metrics, parallel
 from guided_jax.files import answers, replacing, writable_directory
@@ -142,7 +142,7 @@ def of_real(seed: int, options: Sampling, see: eyes.Seeing, reference: Reference
 def asked(options: Sampling) -> dict[str, Any]:
     """What determines the page, for the file beside it: the options, and how far the networks were trained."""
     steps = {part: runs.step_of(options.run, part, options.checkpoint) for part in ("diffusion", "classifier")}
-    return {**{name: value for name, value in schema.to_dict(options).items() if name not in NO_MATTER}, "steps": steps}
+    return {**determining(options), "steps": steps}
 
 
 def destination(options: Sampling) -> Path:

@@ -201,7 +201,7 @@ def curves(directory: Path, tensorboard: bool) -> Callable[[int, Any], None]:
 
 def record(directory: Path, rows: Sequence[dict[str, Any]], until: int, after: int | None = None) -> None:
     """The event file of one network: its rows and grids, up to a step and after another."""
-    grids = [(int(path.stem.partition("-")[2]), path) for path in directory.glob("samples-*[0-9].png")]
+    grids = [(int(path.stem[8:]), path) for path in directory.glob("samples-*.png") if path.stem[8:].isdigit()]
     pictures = [events.Picture(step, "samples/grid", path) for step, path in grids if step <= until]
     tagged = [{tag(name): value for name, value in row.items()} for row in rows if row["step"] <= until]
     events.write(directory / events.NAME, tagged, pictures, after)

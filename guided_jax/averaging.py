@@ -43,9 +43,9 @@ def exponent(sigma_rel: float) -> float:
     return float(np.roots([1, 7, 16 - square, 12 - square]).real.max())
 
 
-def decay(step: Int[Array, ""], gamma: float) -> Float[Array, ""]:
-    """beta = (1 - 1 / t)^(gamma + 1), what is kept of the average at step t = 1, 2, ... ([EDM2] eq. 127)."""
-    return jnp.exp((gamma + 1) * jnp.log1p(-1 / step))
+def taken(step: Int[Array, ""], gamma: float) -> Float[Array, ""]:
+    """1 - beta, beta = (1 - 1 / t)^(gamma + 1) what is kept of the average at step t = 1, 2, ... ([EDM2] eq. 127)."""
+    return -jnp.expm1((gamma + 1) * jnp.log1p(-1 / step))  # not 1 - beta, which loses digits when t is large
 
 
 def averaged(optimizer: optax.GradientTransformation, sigma_rels: Sequence[float]) -> optax.GradientTransformation:
@@ -63,7 +63,7 @@ def averaged(optimizer: optax.GradientTransformation, sigma_rels: Sequence[float
         updates, inner = optimizer.update(updates, state.inner, params)
         after, step = optax.apply_updates(params, updates), state.step + 1
         kept = zip(gammas, state.averages, strict=True)
-        averages = tuple(optax.incremental_update(after, one, 1 - decay(step, gamma)) for gamma, one in kept)
+        averages = tuple(optax.incremental_update(after, one, taken(step, gamma)) for gamma, one in kept)
         return updates, Averaged(inner, step, averages)
 
     return optax.GradientTransformation(init, update)

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -187,7 +188,8 @@ def best(directory: str | os.PathLike, metric: str | None, highest: bool = False
     for step in steps(directory) if metric is not None else []:
         with contextlib.suppress(ValueError):  # a damaged one is not the best
             metrics = manifest.read_notes(Path(directory) / str(step))["metrics"]
-            values |= {step: metrics[metric]} if metric in metrics else {}
+            value = metrics.get(metric, math.nan)
+            values |= {step: value} if math.isfinite(value) else {}
     return min(values, key=lambda step: -values[step] if highest else values[step], default=None)
 
 

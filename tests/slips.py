@@ -581,7 +581,7 @@ SLIPS = (
         "averaging",
         ("np.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2)", "np.sqrt((gamma + 1) / (gamma + 2)) / (gamma + 3)"),
         ("[1, 7, 16 - square, 12 - square]", "[1, 7, 16 - square, 12 + square]"),
-        ("jnp.exp((gamma + 1) * jnp.log1p(-1 / step))", "jnp.exp(gamma * jnp.log1p(-1 / step))"),
+        ("jnp.expm1((gamma + 1) * jnp.log1p(-1 / step))", "jnp.expm1(gamma * jnp.log1p(-1 / step))"),
         ("after, step = optax.apply_updates(params, updates)", "after, step = params"),
         ("state.step + 1\n", "state.step\n"),
         ("its = np.maximum(at, bt), np.where(at < bt, b, a)", "its = np.maximum(at, bt), np.where(at < bt, a, b)"),

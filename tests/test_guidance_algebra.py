@@ -378,6 +378,7 @@ def test_the_table_names_every_guidance():
         "likelihood",
         "observe",
         "operators",
+        "self_conditioned",  # of networks that take their own last answer: tests/test_self_conditioning.py
         "stateless",
     }
     for name in set(guidance.__all__) - helpers:

@@ -38,7 +38,7 @@ class Options:
     """Measure, print the tables."""
 
     sizes: tuple[SizeName, ...] = ("digits", "32x32", "wide")
-    """None: only print what was measured before."""
+    """With nothing after it only what was measured before is printed."""
     jobs: tuple[Job, ...] = ("classifier", "classifier-free", "train")
     who: tuple[str, ...] = ()
     """Only these, by the names in the tables; all when none is given."""
