@@ -18,7 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,13 +30,13 @@ from configs import command_line, judge, posthoc, schema
 from configs import run as runs
 from guided_jax import images, log, metrics, parallel
 from guided_jax.files import answers, replacing, writable_directory
-from guided_jax.metrics import sets
-from guided_jax.metrics.judge import is_trained, judge_features, load_judge
+from guided_jax.metrics import eyes, sets
+from guided_jax.metrics.judge import is_trained
 
 PAGE = Path(__file__).parent.parent / "docs" / "training.md"
-AT_ONCE = 64  # pictures whose features are taken together
 USUAL = "usual"  # the weights that sample.py draws from
 LENGTHS = (0.05, 0.1, 0.15, 0.2)  # sigma_rel of averages made afterwards
+NUMBERS = {"accuracy": "accuracy", "fd": "distance", "precision": "precision", "recall": "recall"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,33 +105,27 @@ def experiment(name: str, seed: int, num_steps: int) -> schema.Experiment:
     )
 
 
-class Eyes(NamedTuple):
-    """What samples are seen by, and the training data as it sees them."""
-
-    features: metrics.Extractor
-    reference: metrics.Summary
-    statistics: metrics.Statistics
+Numbers = Callable[[sets.PictureSet], dict[str, float]]  # pictures -> accuracy, distance, precision, recall
 
 
-def looking(out: Path, run: runs.Run) -> Eyes:
-    """The judge of all variants, trained by the first process that asks; the others wait."""
+def looking(out: Path, run: runs.Run) -> Numbers:
+    """What the judge of all variants says of pictures, beside the training data. It is trained by the first process that
+    asks; the others wait."""
     place = out / "judge"
     with (writable_directory(out) / "judge.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not is_trained(place):
             judge.train(judge.Judging(out, out=place), run)
-    judging = load_judge(place)
-    features = metrics.extractor(judge_features(judging), parallel.choose_devices(AT_ONCE), AT_ONCE)
-    pictures = sets.from_source("training data", run.experiment.data.make())
-    summary = sets.summary_of(features, pictures, AT_ONCE, quiet=True)
-    return Eyes(features, summary, metrics.statistics_of(summary, judging.name))
+    found = eyes.choose(place)
+    see = eyes.seeing(found, parallel.choose_devices(eyes.AT_ONCE), eyes.AT_ONCE)
+    summary = see.features(sets.from_source("training data", run.experiment.data.make()), quiet=True)
+    reference = metrics.prepare(metrics.statistics_of(summary, found.name), summary.features)
 
+    def numbers(pictures: sets.PictureSet) -> dict[str, float]:
+        said = eyes.numbers(see, pictures, reference)
+        return {name: float(said[name]) for name in NUMBERS}
 
-def numbers(eyes: Eyes, pictures: sets.PictureSet) -> dict[str, float]:
-    """Accuracy, distance, precision and recall of one set of pictures."""
-    summary = sets.summary_of(eyes.features, pictures, AT_ONCE, quiet=True)
-    found = {**sets.judged(summary), **metrics.evaluate(summary, eyes.statistics, eyes.reference.features)}
-    return {name: float(found[name]) for name in ("accuracy", "fd", "precision", "recall")}
+    return numbers
 
 
 def drawer(options: Options, run: runs.Run, seed: int) -> Callable[[Any, float], sets.PictureSet]:
@@ -146,9 +140,7 @@ def drawer(options: Options, run: runs.Run, seed: int) -> Callable[[Any, float],
     def draw(params: Any, scale: float) -> sets.PictureSet:
         placed = parallel.place({"diffusion": params}, devices)
         found = compiled(placed, keys, labels, np.full(len(indices), scale, np.float32))
-        pictures = images.to_uint8(found)
-        chunks = lambda size: (pictures[start : start + size] for start in range(0, len(pictures), size))  # noqa: E731
-        return sets.PictureSet("samples", len(pictures), pictures.shape[1:], labels, chunks)
+        return sets.from_arrays("samples", images.to_uint8(found), labels)
 
     return draw
 
@@ -168,14 +160,14 @@ def measure(options: Options, name: str, seed: int) -> dict[str, Any]:
     if not train.train(settings, out):
         raise RuntimeError(f"{out} was stopped")
     trained, run = time.monotonic() - start, runs.load(out)
-    eyes, draw = looking(options.out, run), drawer(options, run, seed)
+    numbers, draw = looking(options.out, run), drawer(options, run, seed)
     rows = [
-        {"weights": weights, "scale": scale, **numbers(eyes, draw(params, scale))}
+        {"weights": weights, "scale": scale, **numbers(draw(params, scale))}
         for weights, params in weights_of(out, run).items()
         for scale in options.scales
     ]
     held_out = [row for row in log.read(out / "diffusion" / "metrics.jsonl") if "held_out_loss" in row][-1]
-    real = numbers(eyes, sets.from_source("held-out data", settings.data.make(held_out=True)))
+    real = numbers(sets.from_source("held-out data", settings.data.make(held_out=True)))
     return {
         "held_out_loss": held_out["held_out_loss"],
         "rows": rows,
@@ -217,9 +209,6 @@ def spread(values: Sequence[float]) -> str:
     if len(values) < 2:
         return f"{mean:.4g}"
     return f"{mean:.4f} ± {statistics.stdev(values):.4f}"
-
-
-NUMBERS = {"accuracy": "accuracy", "fd": "distance", "precision": "precision", "recall": "recall"}
 
 
 def body(found: Sequence[dict[str, Any]], scale: float) -> list[list[str]]:

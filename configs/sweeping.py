@@ -24,7 +24,6 @@ from guided_jax.metrics.judge import is_trained
 
 Write = Callable[..., Path]  # (options, reuse, told) -> the folder with the samples that they ask for
 Numbers = dict[str, float]
-AT_ONCE = 64  # pictures whose features are taken together
 MOST_SAMPLES = 1000  # at each scale and seed, when no number is given
 
 
@@ -48,7 +47,7 @@ def sweep(options: Sampling, run: runs.Run, writer: Callable[[Sampling, runs.Run
     out, said = destination(options), options
     options = dataclasses.replace(options, labels=labels_of(options, run))
     by = looking(options, run)
-    see = eyes.seeing(by, parallel.choose_devices(AT_ONCE), AT_ONCE)
+    see = eyes.seeing(by, parallel.choose_devices(eyes.AT_ONCE), eyes.AT_ONCE)
     summary = see.features(pictures)
     prepared = metrics.prepare(metrics.statistics_of(summary, by.name), summary.features)
     reference = Reference(by.name, pictures, others, accuracy_of(see, run), prepared)
@@ -220,7 +219,7 @@ def grids_of(drawn: Sequence[tuple[float, int, Path]], reference: sets.PictureSe
 
 def grid_of(pictures: sets.PictureSet, rows: int = 4, columns: int = 10) -> np.ndarray:
     """The first few of each class, a column a class, where up to 16 classes are known; else the first forty."""
-    first = np.concatenate(list(itertools.islice(pictures.chunks(AT_ONCE), 16)))
+    first = np.concatenate(list(itertools.islice(pictures.chunks(eyes.AT_ONCE), 16)))
     labels = None if pictures.labels is None else pictures.labels[: len(first)]
     chosen = np.arange(min(len(first), rows * columns))
     if labels is not None and (labels >= 0).all() and 2 <= len(classes := np.unique(labels)) <= 16:

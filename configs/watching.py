@@ -24,7 +24,6 @@ from configs.sampling import Method
 from guided_jax import data, events, images, log, metrics, parallel, sampler
 from guided_jax.metrics import evaluation, eyes, sets
 
-AT_ONCE = 64  # pictures whose features are taken together
 LEAST = 10  # pictures on either side, for neighbours and subsets
 Draw = Callable[..., Any]  # what sample.py makes: `drawing` of one example, `any_drawer` of many
 Hook = tuple[int, Callable[[int, Any], None]]  # (every so many steps, what is called with (steps done, state))
@@ -151,7 +150,7 @@ def labels_of(run: runs.Run) -> np.ndarray:
 def _evaluation(
     run: runs.Run, found: eyes.Eyes, pictures: sets.PictureSet, draw: Draw, devices: list[jax.Device]
 ) -> Callable[[Any], dict[str, float]]:
-    see, labels = eyes.seeing(found, parallel.dividing(devices, AT_ONCE), AT_ONCE), labels_of(run)
+    see, labels = eyes.seeing(found, parallel.dividing(devices, eyes.AT_ONCE), eyes.AT_ONCE), labels_of(run)
 
     @functools.cache
     def reference() -> metrics.Reference:

@@ -16,6 +16,7 @@ from guided_jax.metrics.judge import judge_features, load_judge
 from guided_jax.metrics.summary import Summary
 
 PIXELS, JUDGE = "pixels", "judge"
+AT_ONCE = 64  # pictures whose features are taken together, where nobody says otherwise
 
 
 class Eyes(NamedTuple):
