@@ -80,8 +80,12 @@ def stored(run: Path) -> list[int]:
     return sorted(int(path.stem) for path in folder.glob("*.npz") if path.stem.isdigit())
 
 
+FAR = 0.05  # of the sigma_rel asked for
+
+
 def reconstruct(run: Path, sigma_rel: float, step: int | None = None) -> tuple[int, Any]:
-    """(its step, the average of this sigma_rel); ValueError when the run stored none, or none up to the step."""
+    """(its step, the average of this sigma_rel); ValueError when the run stored none, none up to the step, or none near
+    enough to this length."""
     steps = stored(run)
     if not steps:
         raise ValueError(f"{run} has stored no averages; train with --diffusion.power-ema 0.05 0.1")
@@ -94,7 +98,15 @@ def reconstruct(run: Path, sigma_rel: float, step: int | None = None) -> tuple[i
         if at <= end
         for sigma, tree in load_snapshot(run / "diffusion" / SNAPSHOTS / f"{at}.npz").items()
     ]
-    weights = averaging.mixture([at for at, _, _ in found], [sigma for _, sigma, _ in found], end, sigma_rel)
+    steps, sigma_rels = [at for at, _, _ in found], [sigma for _, sigma, _ in found]
+    weights = averaging.mixture(steps, sigma_rels, end, sigma_rel)
+    there = averaging.reached(steps, sigma_rels, weights, end)
+    if not abs(there / sigma_rel - 1) < FAR:
+        known = ", ".join(f"{each:g}" for each in sorted(set(sigma_rels)))
+        raise ValueError(
+            f"sigma_rel {sigma_rel:g} is too far from {known}, which {run} has stored: "
+            f"{there:.3g} would come of it; ask for one nearer to them"
+        )
     return end, averaging.combine([tree for _, _, tree in found], weights)
 
 
