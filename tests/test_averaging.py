@@ -111,6 +111,22 @@ def test_an_average_made_afterwards_is_the_one_computed_step_by_step(sigma_rel, 
     assert np.abs(found - want).max() < within < 0.02 * np.abs(theta[step - 1] - want).max()
 
 
+@pytest.mark.parametrize(("sigma_rel", "want"), [(0.02, 0.0180), (0.1, 0.1), (0.25, 0.2406), (0.28, 0.2618)])
+def test_the_length_that_a_mixture_reaches_is_that_of_its_profile(sigma_rel, want):
+    """Beside the standard deviation of the steps under the mixture's own weights."""
+    steps, sigma_rels, _ = snapshots(walk(), 100)
+    weights = averaging.mixture(steps, sigma_rels, 1500, sigma_rel)
+    found = averaging.reached(steps, sigma_rels, weights, 1500)
+    assert abs(found - want) < 1e-4
+    # The mean of x and of x^2 under each average: weighted sums of the steps' own numbers.
+    at = np.arange(1, 1501.0)[:, None]
+    each = [
+        [weighted(at**power, sigma, step)[0] for step, sigma in zip(steps, sigma_rels, strict=True)] for power in (1, 2)
+    ]
+    mean, square = np.asarray(each) @ weights
+    np.testing.assert_allclose(found, np.sqrt(square - mean**2) / 1500, rtol=5e-3)
+
+
 def test_more_snapshots_come_nearer():
     theta = walk()
     errors = []

@@ -44,6 +44,15 @@ def test_a_run_carries_the_last_clipped_x_0_and_begins_with_zeros():
     assert np.abs(want - forgetful).max() > 0.01
 
 
+def test_what_is_carried_is_clipped_as_in_training():
+    beyond = guidance.self_conditioned(lambda estimate: lambda x_t, level: from_x_0(3 + estimate, x_t, level))
+    level = schedule.at(LEVELS, 1)
+    first, state = beyond.denoise(beyond.init(X_T), X_T, level)
+    second, _ = beyond.denoise(state, X_T, level)
+    np.testing.assert_allclose(first.x_0, 3.0)
+    np.testing.assert_allclose(second.x_0, 4.0)
+
+
 def test_both_of_a_classifier_free_pair_are_told_what_the_pair_predicted():
     def pair(estimate):
         return guidance.classifier_free(told(estimate), told(estimate, 0.5), 2.0)
