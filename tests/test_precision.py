@@ -199,7 +199,7 @@ def test_with_several_steps_a_dispatch_everything_falls_due_when_it_did(tmp_path
             save_every=10,
             log_every=3,
             keep=9,
-            evaluate=(13, lambda state: {"held_out_loss": float(state.step)}),
+            evaluate=[(13, lambda state: {"held_out_loss": float(state.step)})],
             hooks=[(7, lambda done, state, called=called: called.append((done, int(state.step))))],
             dispatch=dispatch,
         )
