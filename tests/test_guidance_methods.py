@@ -43,11 +43,11 @@ def test_and_of_independent_conditions_is_exact_at_every_level(name, position):
     level = schedule.at(SCHEDULES[name], position)
     both = guidance.compose([BY_A.denoiser(1), BY_B.denoiser(0)], BY_A.denoiser(), [1.0, 1.0])
     x_t = level.alpha * GRID + level.sigma * jax.random.normal(jax.random.key(0), GRID.shape)
-    got, want = (jax.vmap(denoise, (0, None))(x_t, level) for denoise in (both, BY_BOTH.denoiser(2)))
+    got, want = (jax.jit(jax.vmap(denoise, (0, None)))(x_t, level) for denoise in (both, BY_BOTH.denoiser(2)))
     np.testing.assert_allclose(got.x_0, want.x_0, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(got.eps, want.eps, rtol=1e-3, atol=1e-4 * (1 + 1 / float(level.sigma)) ** 0.5)
     two = guidance.classifier(BY_A.denoiser(), guidance.all_of([BY_A.log_prob(1), BY_B.log_prob(0)]), 1.0)
-    np.testing.assert_allclose(jax.vmap(two, (0, None))(x_t, level).x_0, want.x_0, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(jax.vmap(two, (0, None)))(x_t, level).x_0, want.x_0, rtol=1e-3, atol=1e-4)
 
 
 def test_not_is_a_negative_scale():
@@ -60,8 +60,8 @@ def test_not_is_a_negative_scale():
 
     weighed = guidance.all_of([BY_A.log_prob(1), BY_B.log_prob(0)], [1.0, -0.5])
     for guided in (denoise, guidance.classifier(BY_A.denoiser(), weighed, 1.0)):
-        found = jax.vmap(lambda x, guided=guided: prediction.score(guided(x, LEVEL), LEVEL))(x_t)
-        np.testing.assert_allclose(found, jax.vmap(jax.grad(log_tilted))(x_t), rtol=1e-3, atol=1e-3)
+        found = jax.jit(jax.vmap(lambda x, guided=guided: prediction.score(guided(x, LEVEL), LEVEL)))(x_t)
+        np.testing.assert_allclose(found, jax.jit(jax.vmap(jax.grad(log_tilted)))(x_t), rtol=1e-3, atol=1e-3)
 
 
 def test_and_of_dependent_conditions_is_exact_at_t_0_only():
@@ -73,8 +73,8 @@ def test_and_of_dependent_conditions_is_exact_at_t_0_only():
     # The product p(x | a) p(x | b) / p(x), normalised and diffused on a fine grid.
     grid = jnp.linspace(-8, 8, 8001)[:, None]
     clean = schedule.at(COSINE, 0)._replace(sigma=jnp.float32(1e-6))
-    log_product = jax.vmap(
-        lambda x: line.log_density()(x, clean) + line.log_prob(1)(x, clean) + parity.log_prob(1)(x, clean)
+    log_product = jax.jit(
+        jax.vmap(lambda x: line.log_density()(x, clean) + line.log_prob(1)(x, clean) + parity.log_prob(1)(x, clean))
     )(grid)
     for sigma in (0.02, 1.0):
         level = schedule.NoiseLevel(jnp.float32(1), jnp.float32(1), jnp.float32(sigma))
@@ -82,8 +82,8 @@ def test_and_of_dependent_conditions_is_exact_at_t_0_only():
         def log_diffused(x, sigma=sigma):
             return jax.nn.logsumexp(log_product - jnp.square(x - grid[:, 0]) / (2 * sigma**2))
 
-        exact = jax.vmap(jax.grad(log_diffused))(x_t[:, 0])
-        found = jax.vmap(lambda x, level=level: prediction.score(both(x, level), level))(x_t)[:, 0]
+        exact = jax.jit(jax.vmap(jax.grad(log_diffused)))(x_t[:, 0])
+        found = jax.jit(jax.vmap(lambda x, level=level: prediction.score(both(x, level), level)))(x_t)[:, 0]
         gaps.append(float(jnp.abs(found - exact).max() / jnp.abs(exact).max()))
     assert gaps[0] < 0.02
     assert gaps[1] > 0.05

@@ -134,7 +134,7 @@ class Small(nn.Module):
 
 def test_a_tiny_network_approaches_the_oracle():
     """Trained with label dropout, it comes near the exact denoisers of both classes and of no class."""
-    net, count = Small(), 1024
+    net, count = Small(), 512
     params = net.init(jax.random.key(0), jnp.zeros((1, 2)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
     optimizer = optax.adam(optax.cosine_decay_schedule(4e-3, 1500))
 

@@ -56,7 +56,9 @@ def test_queries_are_blurred_over_the_picture(std):
     np.testing.assert_allclose(blurred_queries(std)(q, k, v, (3, 4)), want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("names", [("middle_block",), ("input_blocks_3", "output_blocks_1")])
+@pytest.mark.parametrize(
+    "names", [pytest.param(("middle_block",), marks=pytest.mark.slow), ("input_blocks_3", "output_blocks_1")]
+)
 def test_only_the_named_blocks_are_perturbed_and_the_parameters_stay(params, names):
     plain = called(UNET, params)
     perturbed = [UNET.clone(perturb=p, perturb_blocks=names) for p in (identity_attention, blurred_queries())]

@@ -21,7 +21,7 @@ SOURCE = data.in_memory(RNG.integers(0, 256, (100, 8, 8, 1)), RNG.integers(0, 10
 BATCH = next(data.loader(SOURCE, 16, seed=0))
 INDICES = np.arange(16)
 FACTS = runs.Facts((4, 4, 1), 10, (0.1,) * 10)
-SMALL = {"model_channels": 8, "channel_mult": (1,), "num_head_channels": 8, "num_groups": 4}
+SMALL = {"model_channels": 8, "channel_mult": (1,), "num_res_blocks": 1, "num_head_channels": 8, "num_groups": 4}
 LITTLE = jax.tree.map(jnp.asarray, {"image": BATCH["image"][:, :4, :4], "label": BATCH["label"]})
 PARTS = ("diffusion", "classifier")
 
@@ -106,14 +106,15 @@ def test_jaxs_own_attention_kernel_is_ours(batch):
 
 
 def test_a_network_attends_by_the_kernel_that_it_is_told(monkeypatch):
-    net = UNet(1, **SMALL, attention_resolutions=(1,), num_res_blocks=1)
+    net = UNet(1, **SMALL, attention_resolutions=(1,))
     x, t = jax.random.normal(jax.random.key(1), (2, 4, 4, 1)), jnp.zeros(2)
-    params = jax.tree.map(lambda leaf: leaf + 0.1, net.init(jax.random.key(2), x, t))
+    params = jax.tree.map(lambda leaf: leaf + 0.1, jax.jit(net.init)(jax.random.key(2), x, t))
     own, asked = jax.nn.dot_product_attention, []
     monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *a, **k: asked.append(k) or own(*a, **k))
-    want = net.apply(params, x, t)
+    want = jax.jit(net.apply)(params, x, t)
     assert not asked
-    np.testing.assert_allclose(net.clone(attention_kernel="xla").apply(params, x, t), want, atol=1e-4)
+    by_kernel = jax.jit(net.clone(attention_kernel="xla").apply)(params, x, t)
+    np.testing.assert_allclose(by_kernel, want, atol=1e-4)
     assert len(asked) == 4  # down, middle, and two on the way up
     for name, words in (("flash", "there is no attention kernel 'flash'"), ("cudnn", "needs an NVIDIA GPU")):
         with pytest.raises(ValueError, match=words):

@@ -197,7 +197,7 @@ def test_an_image_depends_on_the_seed_and_its_index_alone(tiny, tmp_path, capsys
         other, same = drawn(tiny, tmp_path / name, capsys, *extra)
         np.testing.assert_array_equal(same, labels)
         np.testing.assert_allclose(other.astype(int), whole.astype(int), atol=1)
-    assert (drawn(tiny, tmp_path / "b", capsys, "--seed", 1)[0] != whole).any()
+    assert (drawn(tiny, tmp_path / "b", capsys, "--batch-size", 8, "--seed", 1)[0] != whole).any()
 
 
 def test_a_killed_request_goes_on_without_repeating_or_losing_an_image(tiny, tmp_path, capsys, monkeypatch):

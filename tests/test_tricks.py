@@ -17,7 +17,7 @@ from benchmarks import tricks as benchmark
 from configs import objective, posthoc, samplers, schema
 from configs import run as runs
 from configs.sampling import Method
-from guided_jax import checkpoint, data, images, losses, parallel, sampler, schedule, times, training
+from guided_jax import checkpoint, data, images, losses, parallel, sampler, schedule, times, training, weighting
 from tests.oracle import MIXTURE
 from tests.scripts import NETWORKS, run_script
 
@@ -68,23 +68,12 @@ def test_a_run_with_all_tricks_trains_and_stores_its_averages(tricky):
         jax.tree.map(np.testing.assert_array_equal, stored[sigma_rel], average)
 
 
+DRAWN = ["--scale", 2, "--steps", 3, "--num-samples", 2, "--devices", 1]  # one compiled program for both tests
+
+
 @pytest.mark.parametrize("guidance", ["classifier-free", pytest.param("projected", marks=pytest.mark.slow)])
 def test_it_draws_finite_pictures(tricky, tmp_path, capsys, guidance):
-    arguments = [
-        tricky,
-        "--guidance",
-        guidance,
-        "--scale",
-        "2",
-        "--labels",
-        "3",
-        "--steps",
-        "3",
-        "--num-samples",
-        "2",
-        "--out",
-        tmp_path / "out",
-    ]
+    arguments = [tricky, "--guidance", guidance, *DRAWN, "--labels", 3, "--out", tmp_path / "out"]
     code, _, err = run_script(sample.main, arguments, capsys)
     assert code == 0, err
     pictures, _ = images.load_npz(tmp_path / "out" / "samples.npz")
@@ -113,7 +102,8 @@ def test_an_average_of_another_length_is_a_run_to_draw_from(tricky, tmp_path, ca
     assert f"python sample.py {made}" in out
     want = posthoc.load_snapshot(tricky / "diffusion" / "power_ema" / "4.npz")[0.1]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), runs.params(made, "diffusion"), want)
-    assert run_script(sample.main, [made, "--num-samples", "1", "--steps", "2"], capsys)[0] == 0
+    code, _, err = run_script(sample.main, [made, "--guidance", "classifier-free", *DRAWN], capsys)
+    assert code == 0, err
     for words, said in (
         (["--out", made], "is not empty; give another --out"),
         (["--step", "1"], "has stored averages of the steps 2 to 4"),
@@ -131,6 +121,23 @@ def test_a_run_without_averages_says_how_to_store_them(tricky, tmp_path, capsys)
     assert "has stored no averages; train with --diffusion.power-ema 0.05 0.1" in err
 
 
+class Echo:
+    """In place of the network: its output is what it is shown, the last channel and the last but one."""
+
+    def apply(self, params, shown, t, label, low_res):
+        assert shown.shape == (8, 8, 2)
+        return params * shown[..., :1] + shown[..., 1:]
+
+
+def test_a_network_that_is_told_no_estimate_is_told_zeros(tricky):
+    """As nll.py does, which has no last x_0."""
+    run, x = runs.load(tricky), jnp.linspace(-1, 1, 64).reshape(8, 8, 1)
+    said = lambda estimate: runs.denoiser_of(run, Echo(), 0.5, 3, None, estimate)(x, schedule.at(run.levels, 10)).x_0  # noqa: E731
+    np.testing.assert_array_equal(said(None), said(jnp.zeros_like(x)))
+    assert np.abs(said(None) - said(0.5 * jnp.ones_like(x))).max() > 0.01
+
+
+@pytest.mark.slow
 def test_bits_are_of_the_network_that_is_told_zeros(tricky, tmp_path, capsys):
     arguments = [tricky, "--num-samples", "2", "--batch-size", "2", "--steps", "5", "--out", tmp_path / "bits"]
     code, out, err = run_script(nll.main, arguments, capsys)
@@ -161,14 +168,26 @@ def test_a_stored_file_that_is_damaged_is_named(tricky, tmp_path):
         posthoc.load_snapshot(path)
 
 
-@pytest.mark.parametrize("name", benchmark.VARIANTS)
-def test_every_variant_of_the_benchmark_can_be_trained(name):
-    """And only what it names differs from the baseline."""
-    settings = benchmark.experiment(name, 1, 30)
-    train.check(settings)
-    assert settings.schedule.make().t.size == 1001
-    plain = benchmark.experiment("v" if name.startswith("v") else "eps", 1, 30)
-    assert (settings == plain) == (name in ("v", "eps"))
+def test_every_variant_of_the_benchmark_can_be_trained_and_changes_what_it_names(monkeypatch):
+    """A field for each of its settings and no other, of what is the digits but for how long and how often."""
+    monkeypatch.setitem(benchmark.VARIANTS, "nothing", benchmark.Variant("", {}))
+    settings = {name: benchmark.experiment(name, 1, 30) for name in benchmark.VARIANTS}
+    found = {name: fields(settings["nothing"], each) for name, each in settings.items()}
+    for name, variant in benchmark.VARIANTS.items():
+        train.check(settings[name])
+        assert settings[name].schedule.make().t.size == 1001
+        named = [*(f"diffusion.{key}" for key in variant.diffusion), *(f"schedule.{key}" for key in variant.schedule)]
+        assert sorted(".".join(field.split(".")[:2]) for field in found[name]) == sorted(named), name
+    assert found["v-min-snr"] == {"diffusion.parameterization", "diffusion.weighting.name"}
+    assert found["stratified"] == {"diffusion.times.stratified"}
+    often = ("num_steps", "checkpoint_every", "eval_every", "sample_every", "keep_best", "snapshot_every")
+    expected = {"seed", "classifier.num_steps", *(f"diffusion.{name}" for name in often)}
+    assert fields(schema.named("digits"), settings["nothing"]) == expected
+
+
+def fields(one, other):
+    """The settings in which two experiments differ."""
+    return {line.split(":")[0] for line in checkpoint.differences(schema.to_dict(one), schema.to_dict(other))}
 
 
 def test_the_tables_of_the_benchmark_have_means_and_deviations():
@@ -251,9 +270,14 @@ def test_a_grid_that_would_begin_below_pure_noise_is_refused():
         samplers.levels_of(Method(steps="ddim8"), schedule.zero_terminal_snr(schedule.cosine(100)))
 
 
-@pytest.mark.parametrize("name", samplers.SAMPLERS)
+OFTEN = ("heun", "dpm++2s", "unipc", "deis")  # those whose coefficients are of another kind each
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in samplers.SAMPLERS]
+)
 def test_every_sampler_begins_at_pure_noise_and_ends_finite(name):
-    method = Method(sampler=name, steps="4", variance="small")
+    method = Method(sampler=name, steps="2", variance="small")
     levels, step = samplers.levels_of(method, TABLE), samplers.row(method).make(method, TABLE)
     x_T = jax.random.normal(jax.random.key(0), (2,))
     draw = jax.jit(lambda x: sampler.sample(jax.random.key(1), MIXTURE.denoiser(), step, x, levels))
@@ -275,22 +299,67 @@ def loss(params, keys, batch):
     return each.mean(), {"t": noisy.level.t.mean()}
 
 
-@pytest.mark.parametrize(("devices", "microbatches"), [(2, 1), (4, 1), (1, 4), (2, 2)])
-def test_the_loss_does_not_depend_on_devices_or_microbatches(devices, microbatches):
+@functools.cache
+def stepped(devices, microbatches):
+    """The parameters after one step, and its metrics."""
     rng = np.random.default_rng(0)
     source = data.in_memory(rng.integers(0, 256, (64, 8, 8, 1)), rng.integers(0, 10, 64), num_classes=10)
     batch = next(data.loader(source, 16, seed=0))
-
-    def made(devices, microbatches):
-        step = functools.partial(
-            training.train_step, loss=loss, optimizer=OPTIMIZER, ema_decay=0.9, microbatches=microbatches
-        )
-        compiled = parallel.data_parallel(objective.numbered(step, STRATIFIED), jax.devices()[:devices])
-        params = NETWORK.init(jax.random.key(0), jnp.zeros(64))
-        state = training.init(jax.random.key(1), params, OPTIMIZER)
-        state, metrics = compiled(parallel.place(state, jax.devices()[:devices]), batch)
-        return jax.device_get((state.params, metrics))
-
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), made(devices, microbatches), made(1, 1)
+    step = functools.partial(
+        training.train_step, loss=loss, optimizer=OPTIMIZER, ema_decay=0.9, microbatches=microbatches
     )
+    compiled = parallel.data_parallel(objective.numbered(step, STRATIFIED), jax.devices()[:devices])
+    params = NETWORK.init(jax.random.key(0), jnp.zeros(64))
+    state = training.init(jax.random.key(1), params, OPTIMIZER)
+    state, metrics = compiled(parallel.place(state, jax.devices()[:devices]), batch)
+    return jax.device_get((state.params, metrics))
+
+
+@pytest.mark.parametrize(("devices", "microbatches"), [(1, 4), (2, 2)])
+def test_the_loss_does_not_depend_on_devices_or_microbatches(devices, microbatches):
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+    jax.tree.map(same, stepped(devices, microbatches), stepped(1, 1))
+
+
+class Silent:
+    """In place of the network: whatever it is shown, 0."""
+
+    def clone(self, **settings):
+        return self
+
+    def apply(self, params, x, *told, **options):
+        return jnp.zeros_like(x)
+
+
+def test_the_loss_is_by_the_weighting_and_the_law_that_were_asked_for():
+    """And that of held-out data by neither. Of a network that says 0 it is the weighted mean square of the target."""
+    settings = schema.Diffusion(
+        batch_size=16,
+        parameterization="v",
+        weighting=schema.Weighting(name="min-snr", min_snr_gamma=3.0),
+        times=schema.Times(law="logit-normal", mean=-0.5, std=0.7, stratified=True),
+    )
+    experiment = schema.Experiment(schedule=schema.Schedule(num_steps=50), diffusion=settings)
+    run = runs.assemble(experiment, runs.Facts((4, 4, 1), 10, (0.1,) * 10))._replace(unet=Silent())
+    index = jnp.arange(4, 8)
+    keys, x_0 = sampler.keys(jax.random.key(0), index), jax.random.normal(jax.random.key(1), (4, 4, 4, 1))
+    batch = {"image": x_0, "label": jnp.arange(4), "index": index}
+
+    def want(law, strata, weight):
+        noisy = losses.corrupt(keys, x_0, run.levels, law, strata)
+        each = jnp.mean(jax.vmap(losses.TARGETS["v"])(noisy.truth, noisy.level) ** 2, axis=(1, 2, 3))
+        return (each if weight is None else weight(noisy.level) * each).mean()
+
+    @jax.jit
+    def all_of_them():
+        strata, law = times.Strata(index, 16), functools.partial(times.logit_normal, mean=-0.5, std=0.7)
+        law_of_weight = functools.partial(weighting.min_snr, gamma=3.0)
+        weight = functools.partial(weighting.of_loss, law_of_weight, target="v")
+        trained, plain = (objective.diffusion_loss(run, plain)(None, keys, batch)[0] for plain in (False, True))
+        wrong = [want(None, strata, weight), want(law, None, weight), want(law, strata, None)]
+        return trained, want(law, strata, weight), plain, want(None, None, None), wrong
+
+    trained, asked, plain, unweighted, wrong = all_of_them()
+    np.testing.assert_allclose(trained, asked, rtol=1e-6)
+    np.testing.assert_allclose(plain, unweighted, rtol=1e-6)
+    assert all(abs(other / asked - 1) > 0.01 for other in (*wrong, unweighted))  # each of the three is seen

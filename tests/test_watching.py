@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import math
+import re
 import shutil
 import struct
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -32,7 +35,7 @@ def asked(tiny, out, place):
     """The command line of a run of four steps that is measured at the second and the fourth."""
     by = ["--diffusion.measure-judge", place / "judge", "--diffusion.keep-best-by", "samples_fd"]
     often = ["--diffusion.measure-every", 2, "--diffusion.measure-samples", COUNT, "--diffusion.sample-every", 2]
-    data = ["--out", out, "--data.dir", tiny.parent / "data"]
+    data = ["--out", out, "--data.dir", tiny.parent / "data", "--devices", 1]
     return ["digits", *data, *SMALL, *often, *by, "--classifier.num-steps", 0]
 
 
@@ -67,7 +70,7 @@ def test_the_numbers_are_those_of_the_metrics_command_on_the_same_samples(watche
     rows = measured_rows(out)
     assert list(rows) == [2, 4]
     assert rows[2] != rows[4]
-    ask = ["--labels", *range(10), "--num-samples", COUNT, "--batch-size", 8, "--out", tmp_path]
+    ask = ["--labels", *range(10), "--num-samples", COUNT, "--batch-size", 8, "--devices", 1, "--out", tmp_path]
     assert run_script(sample.main, [out, *ask], capsys)[0] == 0
     words = [tmp_path / "samples.npz", "digits", "--data-dir", tiny.parent / "data", "--judge", place / "judge"]
     metrics_command.script([str(word) for word in words])
@@ -78,6 +81,7 @@ def test_the_numbers_are_those_of_the_metrics_command_on_the_same_samples(watche
         assert rows[4][f"samples_{name}"] == pytest.approx(want["samples"][name], rel=1e-6, abs=1e-9), name
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_writes_the_same_numbers_and_events_again(watched, tiny, tmp_path, capsys):
     """Back at step 2, with rows, pictures and events of later steps lying about."""
     whole, place = watched
@@ -241,7 +245,7 @@ def test_without_tensorboard_there_is_no_event_file(watched, tmp_path):
 
 
 def changed(run, **settings):
-    diffusion = dataclasses.replace(run.experiment.diffusion, measure_every=2, **settings)
+    diffusion = dataclasses.replace(run.experiment.diffusion, **{"measure_every": 2, **settings})
     return runs.assemble(dataclasses.replace(run.experiment, diffusion=diffusion), run.facts)
 
 
@@ -262,6 +266,7 @@ def test_guidance_is_used_where_it_does_something(tiny):
     assert watching.method_of(changed(run, label_dropout=0.0), 1.0).guidance == "none"
 
 
+@pytest.mark.slow
 def test_on_parts_the_numbers_are_the_same(watched, tiny):
     """Every device holds a part of the averaged weights; pictures may differ by a grey value."""
     run = runs.load(watched[0])
@@ -311,21 +316,7 @@ WRONG = {
     "--diffusion.keep-best-by is speed, which this run never measures; there is held_out_loss,": [
         *("--diffusion.keep-best-by", "speed"),
     ],
-    "--diffusion.keep-best-by is samples_fd, which this run": ["--diffusion.keep-best-by", "samples_fd"],
-    "--diffusion.keep-best-by is samples_accuracy, which": [*OFTEN, "--diffusion.keep-best-by", "samples_accuracy"],
-    "--diffusion.keep-best-by is samples_kid_std, which": [*OFTEN, "--diffusion.keep-best-by", "samples_kid_std"],
-    "--classifier.keep-best-by is samples_fd, which": [*OFTEN, "--classifier.keep-best-by", "samples_fd"],
-    "give a multiple of --diffusion.checkpoint-every, which is 2": [
-        *("--diffusion.measure-every", 3, "--diffusion.keep-best-by", "samples_fd"),
-    ],
-    "an upsampler starts from other pictures": [*OFTEN, "--diffusion.low-res", 4],
-    "--diffusion.measure-scale is 2.0, and a network without": [
-        *(*OFTEN, "--diffusion.measure-scale", 2, "--diffusion.label-dropout", 0),
-    ],
     "nowhere is no trained judge": [*OFTEN, "--diffusion.measure-judge", "nowhere"],
-    "there is no file nowhere.pt": [*OFTEN, "--diffusion.measure-inception", "nowhere.pt"],
-    "3 samples and 360 held-out pictures are too few": [*OFTEN, "--diffusion.measure-samples", 3],
-    "--diffusion.measure-scale is inf; give a finite": [*OFTEN, "--diffusion.measure-scale", "inf"],
     "--diffusion.measure-every is -1": ["--diffusion.measure-every", -1],
     "no split 'validation'": [*OFTEN, "--data.held-out", "validation"],
 }
@@ -340,11 +331,50 @@ def test_wrong_settings_are_told_in_one_sentence_before_training(words, argument
     assert not list(tmp_path.glob("run/*/checkpoints"))
 
 
-def test_a_judge_of_other_pictures_is_refused_before_training(watched, tiny, tmp_path, capsys):
-    settings = ["--data.image-size", 4, *OFTEN, "--diffusion.measure-judge", watched[1] / "judge"]
-    place = ["--out", tmp_path / "run", "--data.dir", tiny.parent / "data"]
-    code, _, err = run_script(train.main, ["digits", *place, *SMALL, *settings], capsys)
-    assert (code, "the judge was trained on pictures of (8, 8, 1), these are (4, 4, 1)" in err) == (2, True), err
+# As above by the functions that train.py calls, without the script around them.
+UNMEASURED = {
+    "--diffusion.keep-best-by is samples_fd, which this run": {"measure_every": 0, "keep_best_by": "samples_fd"},
+    "--diffusion.keep-best-by is samples_accuracy, which": {"keep_best_by": "samples_accuracy"},
+    "--diffusion.keep-best-by is samples_kid_std, which": {"keep_best_by": "samples_kid_std"},
+    "give a multiple of --diffusion.checkpoint-every, which is 2": {"measure_every": 3, "keep_best_by": "samples_fd"},
+    "an upsampler starts from other pictures": {"low_res": 4},
+    "--diffusion.measure-scale is 2.0, and a network without": {"measure_scale": 2.0, "label_dropout": 0.0},
+    "there is no file nowhere.pt": {"measure_inception": Path("nowhere.pt")},
+    "3 samples and 360 held-out pictures are too few": {"measure_samples": 3},
+    "--diffusion.measure-scale is inf; give a finite": {"measure_scale": math.inf},
+}
+
+
+def checked(run):
+    """What train.py looks at before it trains."""
+    source = lambda: run.experiment.data.make(held_out=True)  # noqa: E731
+    measure = watching.measuring(run, source, sample.any_drawer)
+    keeping.check("diffusion", run.experiment.diffusion, measure.names if measure else ())
+
+
+@pytest.mark.parametrize(("words", "settings"), UNMEASURED.items(), ids=UNMEASURED)
+def test_what_cannot_be_measured_or_kept_is_told_in_one_sentence(words, settings, tiny):
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(words)) as told:
+        checked(changed(runs.load(tiny), **settings))
+    assert len(str(told.value).splitlines()) == 1
+
+
+def test_what_can_be_measured_and_kept_is_not_refused(tiny):
+    checked(changed(runs.load(tiny), keep_best_by="samples_fd"))
+    checked(changed(runs.load(tiny), keep_best_by="held_out_loss", measure_every=3))
+
+
+def test_a_classifier_is_not_kept_by_samples(tiny):
+    settings = dataclasses.replace(runs.load(tiny).experiment.classifier, keep_best_by="samples_fd")
+    with pytest.raises(ValueError, match=r"--classifier\.keep-best-by is samples_fd, which"):
+        keeping.check("classifier", settings, ())
+
+
+def test_a_judge_of_other_pictures_is_refused(watched, tiny):
+    run = changed(runs.load(tiny), measure_judge=watched[1] / "judge")
+    other = run._replace(facts=run.facts._replace(image_shape=(4, 4, 1)))
+    with pytest.raises(ValueError, match=r"the judge was trained on pictures of \(8, 8, 1\), these are \(4, 4, 1\)"):
+        checked(other)
 
 
 def test_what_may_change_between_two_starts_is_named():

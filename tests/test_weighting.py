@@ -21,7 +21,6 @@ WEIGHTINGS = {
     "edm": weighting.edm,
 }
 VE = schedule.karras(20, 0.01, 50.0)
-NAMES = pytest.mark.parametrize("name", WEIGHTINGS)
 
 # Each as its paper writes it, for the loss that its paper writes it for.
 PAPERS = [
@@ -49,10 +48,9 @@ def test_edms_weight_undoes_what_its_preconditioning_does_to_the_output():
     np.testing.assert_allclose(found * c_out**2, 1, rtol=2e-4)
 
 
-@NAMES
 @pytest.mark.parametrize("table", ["VP", "VE"])
-def test_the_loss_is_the_same_whatever_the_network_predicts(name, table):
-    """One wrong x_0, told as eps and as v: the same number from `losses.denoising` of each."""
+def test_the_loss_is_the_same_whatever_the_network_predicts(table):
+    """One wrong x_0, told as eps and as v: the same number from `losses.denoising` of each, by every weighting."""
     levels = {"VP": LEVELS, "VE": VE}[table]
     position = jnp.array([2, 5, 9, 15, 18])
     level, rng = schedule.at(levels, position), np.random.default_rng(0)
@@ -65,29 +63,42 @@ def test_the_loss_is_the_same_whatever_the_network_predicts(name, table):
         level.alpha[:, None] * x_0 + level.sigma[:, None] * eps, Prediction(x_0, eps), level, keys, position
     )
 
-    def found(target):
+    def found(name, target):
         network = lambda x, t, condition, keys: jnp.asarray(said[target], jnp.float32)  # noqa: E731
         weight = lambda level: weighting.of_loss(WEIGHTINGS[name], level, target)  # noqa: E731
         return losses.denoising(network, noisy, None, levels, target, weight=weight)
 
-    want = jnp.exp(WEIGHTINGS[name](schedule.log_snr_of(level))) * jnp.mean(error**2, axis=1)
-    for target in ("x_0", "eps", "v"):
-        np.testing.assert_allclose(found(target), want, rtol=5e-3)
+    @jax.jit
+    def all_of_them():
+        logs = schedule.log_snr_of(level)
+        want = {name: jnp.exp(law(logs)) * jnp.mean(error**2, axis=1) for name, law in WEIGHTINGS.items()}
+        return {(name, target): (found(name, target), want[name]) for name in WEIGHTINGS for target in said}
+
+    for case, (got, want) in all_of_them().items():
+        np.testing.assert_allclose(got, want, rtol=5e-3, err_msg=str(case))
 
 
-@NAMES
-@pytest.mark.parametrize("target", ["x_0", "eps", "v"])
-def test_at_both_ends_it_is_finite(name, target):
+def test_at_both_ends_it_is_finite():
     """SNR is infinite at the clean level and 0 at the last one of a zero terminal SNR table."""
-    for levels in (schedule.zero_terminal_snr(LEVELS), VE):
-        found = np.asarray(weighting.of_loss(WEIGHTINGS[name], levels, target))
-        assert np.isfinite(found).all()
-        assert (found >= 0).all()
     ends = schedule.NoiseLevel(jnp.array([0.0, 9.0]), jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]))
-    if (name, target) == ("min-snr", "v"):
-        np.testing.assert_allclose(weighting.of_loss(weighting.min_snr, ends, target), 0, atol=1e-12)
-    if (name, target) == ("edm", "v"):  # alpha^2 + sigma^2 / sigma_data^2
-        np.testing.assert_allclose(weighting.of_loss(weighting.edm, ends, target), [1, 4], rtol=1e-4)
+    tables = {"VP": schedule.zero_terminal_snr(LEVELS), "VE": VE, "ends": ends}
+
+    @jax.jit
+    def all_of_them():
+        return {
+            (name, target, table): weighting.of_loss(law, levels, target)
+            for name, law in WEIGHTINGS.items()
+            for target in losses.TARGETS
+            for table, levels in tables.items()
+        }
+
+    found = jax.device_get(all_of_them())
+    assert len(found) == 5 * 3 * 3
+    for case, weights in found.items():
+        assert np.isfinite(weights).all(), case
+        assert (weights >= 0).all(), case
+    np.testing.assert_allclose(found["min-snr", "v", "ends"], 0, atol=1e-12)
+    np.testing.assert_allclose(found["edm", "v", "ends"], [1, 4], rtol=1e-4)  # alpha^2 + sigma^2 / sigma_data^2
 
 
 def test_another_target_is_refused():
