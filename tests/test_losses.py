@@ -132,6 +132,7 @@ class Small(nn.Module):
         return nn.Dense(2)(h)
 
 
+@pytest.mark.slow
 def test_a_tiny_network_approaches_the_oracle():
     """Trained with label dropout, it comes near the exact denoisers of both classes and of no class."""
     net, count = Small(), 512

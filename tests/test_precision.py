@@ -123,7 +123,7 @@ def test_a_network_attends_by_the_kernel_that_it_is_told(monkeypatch):
         fused.attend_fused(x, x, x, (1, 4), implementation="cudnn")
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", [pytest.param("diffusion", marks=pytest.mark.slow), "classifier"])
 def test_bfloat16_computes_nearly_the_same_and_keeps_the_state_in_float32(part):
     run = assembled("bfloat16")
     (value, _), gradients = gradient_of(run, part)

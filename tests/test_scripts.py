@@ -163,6 +163,7 @@ def test_what_was_seen_is_kept_and_shown(tiny, tmp_path, capsys):
     assert (seen[2:50, 2:26] == 127).all()
 
 
+@pytest.mark.slow
 def test_diagnostics_of_any_of_several_labels(tiny, tmp_path, capsys):
     """A row for each sample of the first batch, a column for each step; scale 0 is no guidance."""
     arguments = ["--guidance", "classifier", "--any-of", 3, 5, "--temperature", 0.5, "--scale", 0, 1e6, "--diagnose"]

@@ -71,7 +71,8 @@ def test_a_run_with_all_tricks_trains_and_stores_its_averages(tricky):
 DRAWN = ["--scale", 2, "--steps", 3, "--num-samples", 2, "--devices", 1]  # one compiled program for both tests
 
 
-@pytest.mark.parametrize("guidance", ["classifier-free", pytest.param("projected", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("guidance", ["classifier-free", "projected"])
 def test_it_draws_finite_pictures(tricky, tmp_path, capsys, guidance):
     arguments = [tricky, "--guidance", guidance, *DRAWN, "--labels", 3, "--out", tmp_path / "out"]
     code, _, err = run_script(sample.main, arguments, capsys)
@@ -107,6 +108,8 @@ def test_an_average_of_another_length_is_a_run_to_draw_from(tricky, tmp_path, ca
     for words, said in (
         (["--out", made], "is not empty; give another --out"),
         (["--step", "1"], "has stored averages of the steps 2 to 4"),
+        (["--step", "5"], "has stored averages of the steps 2 to 4"),
+        (["--sigma-rel", "0.15"], "sigma_rel 0.15 is too far from 0.05, 0.1"),
         (["--sigma-rel", "0.4"], "sigma_rel is 0.4; give a number above 0, up to 0.288"),
     ):
         code, _, err = run_script(posthoc.main, [tricky, *words], capsys)
@@ -205,7 +208,7 @@ def test_the_tables_of_the_benchmark_have_means_and_deviations():
 
 WRONG = [
     (["--schedule.zero-terminal-snr"], "--diffusion.parameterization is eps, which says nothing of x_0 at the end"),
-    (["--diffusion.weighting.name", "edm"], "use --diffusion.parameterization v or x_0"),
+    (["--diffusion.weighting.name", "edm"], "use --diffusion.parameterization v"),
     (
         ["--diffusion.weighting.min-snr-gamma", "0"],
         "--diffusion.weighting.min-snr-gamma is 0.0; give a finite number above 0",

@@ -292,6 +292,7 @@ def test_what_will_be_measured_is_known_before(watched):
     assert names(measure_samples=32, conditional=False) == seen  # nobody asked for a class
 
 
+@pytest.mark.slow
 def test_a_run_that_knows_nothing_of_this_goes_on(tiny, tmp_path, capsys):
     """As it was done before: never measured, the best by held-out loss, and an event file is added."""
     out = shutil.copytree(tiny, tmp_path / "run")
