@@ -14,7 +14,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.speed
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=15
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=15
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow --durations=15
