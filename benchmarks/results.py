@@ -7,7 +7,6 @@ classifier at every noise level, and puts the tables into the page with `--page`
 """
 
 import dataclasses
-import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,11 +66,15 @@ def curves(found: Mapping[str, dict[str, Any]]) -> Any:
         for i, (each, sweep) in enumerate(found.items()):
             means = sweep_curves.averages(sweep)
             y = [means[scale][name] for scale in means]
-            bars = [0.0 if np.isnan(spread.std) else spread.std for spread in y]
             style = {"marker": "o", "markersize": 3, "capsize": 2, "color": f"C{i % 2}"}
             line = "-" if each.endswith("fast") else ":"
             panel.errorbar(
-                list(means), [spread.mean for spread in y], yerr=bars, linestyle=line, label=SWEEPS[each], **style
+                list(means),
+                [spread.mean for spread in y],
+                yerr=sweep_curves.deviations(y),
+                linestyle=line,
+                label=SWEEPS[each],
+                **style,
             )
         others = sweep_curves.real(next(iter(found.values())))
         if name in others:
@@ -109,9 +112,8 @@ def by_level(run: runs.Run, params: Any, source: data.Source, count: int) -> dic
     keys, found = sampler.keys(jax.random.key(0), np.arange(len(x_0))), {}
     last = len(run.levels.t) - 1
     for position in (1, *(round(last * i / LEVELS) for i in range(1, LEVELS + 1))):
-        call = functools.partial(right, params)
         parts = [slice(i, i + AT_ONCE) for i in range(0, len(x_0), AT_ONCE)]
-        each = [call(keys[part], x_0[part], batch["label"][part], jnp.int32(position)) for part in parts]
+        each = [right(params, keys[part], x_0[part], batch["label"][part], jnp.int32(position)) for part in parts]
         found[position] = float(np.concatenate(each).mean())
     return found
 

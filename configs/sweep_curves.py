@@ -45,10 +45,10 @@ def _trade(axes: Axes, found: Found) -> None:
 def _points(axes: Axes, x: Sequence[Spread], y: Sequence[Spread], **style: Any) -> None:
     """A line through the means, with bars of one standard deviation."""
     across, up = ([spread.mean for spread in each] for each in (x, y))
-    axes.errorbar(across, up, yerr=_deviations(y), xerr=_deviations(x), **style)
+    axes.errorbar(across, up, yerr=deviations(y), xerr=deviations(x), **style)
 
 
-def _deviations(spreads: Sequence[Spread]) -> list[float]:
+def deviations(spreads: Sequence[Spread]) -> list[float]:
     """Those of a single seed are 0: there are none."""
     return [spread.std if spread.std > 0 else 0.0 for spread in spreads]
 
@@ -60,7 +60,7 @@ def _against_scale(*names: str) -> Callable[[Axes, Found], None]:
             title, colour = evaluation.title(name, found["features"]), f"C{i}"
             curve = [each[name] for each in means.values()]
             style = {"marker": "o", "capsize": 2, "label": title, "color": colour}
-            axes.errorbar(list(means), [spread.mean for spread in curve], yerr=_deviations(curve), **style)
+            axes.errorbar(list(means), [spread.mean for spread in curve], yerr=deviations(curve), **style)
             if name in others:
                 axes.axhline(others[name].mean, linestyle="--", color=colour, alpha=0.6, label=f"{title}, real")
         axes.set(xlabel="scale", title=", ".join(evaluation.title(name, found["features"]) for name in names))

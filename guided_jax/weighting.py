@@ -62,10 +62,10 @@ def of_loss(log_weight: LogWeight, level: NoiseLevel, target: str = "eps") -> Fl
     An error d of x_0 is one of -alpha / sigma d in eps and of -(alpha^2 + sigma^2) / sigma d in v. target: "eps", "x_0" or
     "v". Finite at both ends of every table, at most e^60.
     """
-    if target not in SHARES:
-        raise ValueError(f"unknown target {target!r}; choose one of {', '.join(SHARES)}")
+    if target not in LOG_FACTORS:
+        raise ValueError(f"unknown target {target!r}; choose one of {', '.join(LOG_FACTORS)}")
     level = NoiseLevel(*(jnp.asarray(column) for column in level))
-    return jnp.exp(jnp.minimum(log_weight(log_snr_of(level)) + SHARES[target](level), MOST))
+    return jnp.exp(jnp.minimum(log_weight(log_snr_of(level)) + LOG_FACTORS[target](level), MOST))
 
 
 def per_log_snr(levels: NoiseLevel) -> Weight:
@@ -83,7 +83,8 @@ def per_log_snr(levels: NoiseLevel) -> Weight:
     return lambda level: jnp.interp(level.t, times, slopes)
 
 
-SHARES: dict[str, Weight] = {
+# log (d error of x_0 / d error of the target)^2: from the loss of x_0 to that of the target.
+LOG_FACTORS: dict[str, Weight] = {
     "eps": lambda level: -log_snr_of(level),
     "x_0": lambda level: jnp.zeros_like(level.t),
     "v": lambda level: 2 * jnp.log(_positive(level.sigma) / _power(level)),

@@ -561,7 +561,10 @@ SLIPS = (
         ('"eps": lambda level: -log_snr_of(level)', '"eps": lambda level: log_snr_of(level)'),
         ("_positive(level.sigma) / _power(level)", "_positive(level.alpha) / _power(level)"),
         ("_positive(level.sigma) / _power(level)", "_positive(level.sigma)"),
-        ("jnp.minimum(log_weight(log_snr_of(level)) + SHARES[target](level), MOST)", "log_weight(log_snr_of(level))"),
+        (
+            "jnp.minimum(log_weight(log_snr_of(level)) + LOG_FACTORS[target](level), MOST)",
+            "log_weight(log_snr_of(level))",
+        ),
         ("slope = -t[-1] / 2", "slope = -t[-1]"),
         ("told = alpha > 0", "told = alpha >= 0"),
     ),

@@ -68,27 +68,15 @@ JOBS = {
     ),
     "train": ("ours", "ours, 1 device", "loop", "torch", "torch channels-last"),
 }
-GPU_JOBS = {
-    "classifier": ("ours", "loop", "scan", "torch", "torch channels-last", "torch compiled"),
-    "classifier-free": (
-        "ours",
-        "ours, fused",
-        "ours, interval",
-        "loop",
-        "scan",
-        "torch",
-        "torch channels-last",
-        "torch compiled",
-    ),
-    "train": ("ours", "loop", "torch", "torch channels-last", "torch compiled"),
-}
 # The side of the matrices that a machine's own rate is measured with, and how many products one timing is.
 MATMUL = {"cpu": (2048, 1), "gpu": (8192, 20)}
 
 
 def jobs(size: Size) -> dict[str, tuple[str, ...]]:
-    """Who takes part in each job at this size."""
-    return GPU_JOBS if size.device == "gpu" else JOBS
+    """Who takes part in each job at this size: a GPU is one device, and there torch compiles too."""
+    if size.device == "cpu":
+        return JOBS
+    return {job: (*(who for who in names if "1 device" not in who), "torch compiled") for job, names in JOBS.items()}
 
 
 def matmul_flops(size: Size) -> int:
