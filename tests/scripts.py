@@ -32,6 +32,9 @@ def run_script(main, argv, capsys):
     return code, out, err
 
 
+OURS = ("JAX_COMPILATION_CACHE_DIR", "JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")  # of tests/conftest.py
+
+
 def alone(**settings):
-    """The environment of a process that compiles for itself, as a user's does, and not from what the tests have."""
-    return {**{name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}, **settings}
+    """The environment of a process that compiles for itself, as a user's does, and not as the tests do."""
+    return {**{name: value for name, value in os.environ.items() if name not in OURS}, **settings}
