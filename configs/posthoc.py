@@ -7,12 +7,13 @@
 What it makes is a run of its own, which sample.py draws from like any other. docs/training.md has the formulas.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,26 @@ def save_snapshot(directory: Path, step: int, averages: Mapping[str, Any]) -> No
         np.savez(file, **flat)
 
 
-def load_snapshot(path: Path) -> dict[float, Any]:
-    """sigma_rel -> the average; ValueError for a file that is not whole."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The arrays of a file by name; ValueError for a file that is not whole."""
     try:
         with np.load(path) as file:
-            tree = traverse_util.unflatten_dict(dict(file), sep="/")
+            yield file
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it, or train again with another --out") from None
+
+
+def lengths(path: Path) -> list[float]:
+    """The sigma_rels of a file's averages, in its order; ValueError for a file that is not whole."""
+    with _opened(path) as file:
+        return list(dict.fromkeys(float(name.partition("/")[0]) for name in file.files))
+
+
+def load_snapshot(path: Path) -> dict[float, Any]:
+    """sigma_rel -> the average, in the file's order; ValueError for a file that is not whole."""
+    with _opened(path) as file:
+        tree = traverse_util.unflatten_dict(dict(file), sep="/")
     return {float(name): average for name, average in tree.items()}
 
 
@@ -92,22 +106,19 @@ def reconstruct(run: Path, sigma_rel: float, step: int | None = None) -> tuple[i
     end = steps[-1] if step is None else step
     if not steps[0] <= end <= steps[-1]:
         raise ValueError(f"--step is {end}; {run} has stored averages of the steps {steps[0]} to {steps[-1]}")
-    found = [
-        (at, sigma, tree)
-        for at in steps
-        if at <= end
-        for sigma, tree in load_snapshot(run / "diffusion" / SNAPSHOTS / f"{at}.npz").items()
-    ]
-    steps, sigma_rels = [at for at, _, _ in found], [sigma for _, sigma, _ in found]
-    weights = averaging.mixture(steps, sigma_rels, end, sigma_rel)
-    there = averaging.reached(steps, sigma_rels, weights, end)
+    files = {step: run / "diffusion" / SNAPSHOTS / f"{step}.npz" for step in steps if step <= end}
+    # Of the files' names of arrays alone: all averages of a long run together need not fit in memory.
+    each = [(step, sigma) for step, path in files.items() for sigma in lengths(path)]
+    at, sigma_rels = [step for step, _ in each], [sigma for _, sigma in each]
+    weights = averaging.mixture(at, sigma_rels, end, sigma_rel)
+    there = averaging.reached(at, sigma_rels, weights, end)
     if not abs(there / sigma_rel - 1) < FAR:
         known = ", ".join(f"{each:g}" for each in sorted(set(sigma_rels)))
         raise ValueError(
             f"sigma_rel {sigma_rel:g} is too far from {known}, which {run} has stored: "
             f"{there:.3g} would come of it; ask for one nearer to them"
         )
-    return end, averaging.combine([tree for _, _, tree in found], weights)
+    return end, averaging.combine((tree for path in files.values() for tree in load_snapshot(path).values()), weights)
 
 
 def write(options: Reconstructing) -> Path:

@@ -6,7 +6,7 @@ them, stored every now and then, are enough to make that of any sigma_rel and an
 Source: [EDM2] Karras et al. 2312.02696 section 3 and appendix C.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -109,11 +109,15 @@ def reached(steps: Sequence[int], sigma_rels: Sequence[float], weights: ArrayLik
     return float(np.sqrt(square - mean**2)) / step if square >= mean**2 else float("nan")
 
 
-def combine(snapshots: Sequence[PyTree], weights: Sequence[float] | Float[np.ndarray, " snapshots"]) -> PyTree:
-    """sum of weight times snapshot, leaf by leaf, in float64 on the host, as float32 arrays."""
+def combine(snapshots: Iterable[PyTree], weights: Sequence[float] | Float[np.ndarray, " snapshots"]) -> PyTree:
+    """sum of weight times snapshot, leaf by leaf, in float64 on the host, as float32 arrays.
 
-    def one(*leaves: ArrayLike) -> np.ndarray:
-        pairs = zip(leaves, weights, strict=True)
-        return np.sum([weight * np.asarray(leaf, np.float64) for leaf, weight in pairs], axis=0).astype(np.float32)
-
-    return jax.tree.map(one, *snapshots)
+    snapshots are read one after the other, so that a generator holds one at a time. ValueError where there is none.
+    """
+    total = None
+    for weight, snapshot in zip(weights, snapshots, strict=True):
+        part = jax.tree.map(lambda leaf, weight=weight: weight * np.asarray(leaf, np.float64), snapshot)
+        total = part if total is None else jax.tree.map(np.add, total, part)
+    if total is None:
+        raise ValueError("there is no average to combine")
+    return jax.tree.map(np.float32, total)
