@@ -4,7 +4,6 @@ python sample.py runs/digits --guidance classifier-free --scale 3 --labels 3 7 -
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -18,91 +17,12 @@ from tqdm import tqdm
 
 from configs import command_line, diagnostics, measurement, methods, samplers
 from configs import run as runs
-from configs.sampling import Method, Sampling, check, determining
-from guided_jax import denoiser, guidance, images, parallel, reverse, sampler, schedule, streaming
+from configs.drawing import drawer
+from configs.sampling import Sampling, check, determining
+from guided_jax import images, parallel, sampler, streaming
 from guided_jax.files import replacing, writable_directory
 
 NUM_SAMPLES = 64  # if no other number is asked for
-Draw = Callable[..., Any]  # (params, key, label, scale, seen=None, low_res=None) -> image
-
-
-def drawing(run: runs.Run, method: Method, labelled: bool, diagnose: bool = False) -> Draw:
-    """(params, key, label, scale, seen, low_res) -> one image (H, W, C) in [-1, 1].
-
-    params has "diffusion" and perhaps "classifier". seen: the measurement of this example, for the guidances by one.
-    low_res: what an upsampler starts from. labelled: whether the label counts when there is no
-    guidance. With `diagnose` (image, observations) is returned.
-    """
-    diffusion, shape = run.experiment.diffusion, run.facts.image_shape
-    null = run.facts.num_classes if diffusion.null_label else None
-    levels = samplers.levels_of(method, run.levels)
-    row, inside = method.row, method.row.clips_inside or method.clip_base
-    method = dataclasses.replace(method, variance=runs.variance_of(run, method.variance))
-    other = runs.load(method.bad) if method.bad else run
-    operator = measurement.operator_of(method.measurement, shape) if "measurement" in row.needs else None
-
-    def draw(params: Any, key: Any, label: Any, scale: Any, seen: Any = None, low_res: Any = None) -> Any:
-        key_noise, key_run, key_method = jax.random.split(key, 3)
-
-        def logits(x: Any, level: schedule.NoiseLevel) -> Any:
-            return run.classifier.apply(params["classifier"], x, denoiser.network_time(level))
-
-        wanted, sureness = jnp.asarray(method.any_of) if method.any_of else label, 1 / method.temperature
-        log_prob = guidance.from_logits(logits, wanted, joint=sureness, marginal=sureness)
-
-        def parts_of(estimate: Any = None) -> methods.Parts:
-            """What the run offers, its networks told their last x_0 if they take any."""
-
-            def model(y: Any, perturb: Any = None) -> denoiser.Denoiser:
-                unet = run.unet if perturb is None else run.unet.clone(perturb=perturb)
-                found = runs.denoiser_of(run, unet, params["diffusion"], y, low_res, estimate)
-                return guidance.clip(found) if inside and method.clip else found
-
-            return methods.Parts(
-                model=model,
-                # The label itself where the network has no null label: then the scale counts from the conditional model.
-                base=model(label if null is None else null),
-                bad=lambda y: runs.denoiser_of(other, other.unet, params["bad"], y, None, estimate),
-                log_prob=log_prob,
-                label=label,
-                null=null,
-                labelled=labelled,
-                scale=scale,
-                key=key_method,
-                num_classes=run.facts.num_classes,
-                num_steps=run.levels.t[-1],
-                knobs=method,
-                operator=operator,
-                seen=seen,
-            )
-
-        plain = samplers.row(method).make(method, run.levels)
-
-        def built(estimate: Any = None) -> tuple[Any, reverse.ReverseStep]:
-            """(the guided denoiser, the step); the step asks no network of its own."""
-            parts = parts_of(estimate)
-            if method.shifts_mean:
-                step = reverse.classifier_ddpm(parts.log_prob, scale, method.at, method.variance)
-                guided = parts.base
-            else:
-                guided, step = methods.build(method.guidance, parts, plain)
-            # Guided first, then clipped, unlike ADM's code: where alpha is 5e-5 a learned classifier's gradient, which is
-            # not quite 0 there, shifts x_0 by thousands, and a few steps of ddim never come back from that.
-            if method.clip and not inside:
-                guided = methods.upon(guided, guidance.dynamic_threshold if method.dynamic else guidance.clip)
-            return guided, step
-
-        guided, step = built()
-        if diffusion.self_conditioning or other.experiment.diffusion.self_conditioning:
-            guided = guidance.self_conditioned(lambda estimate: built(estimate)[0])
-        if isinstance(guided, guidance.Stateful):
-            step, guided = reverse.with_state(guided, step), guidance.first_state(guided)
-        x_T = schedule.at(levels, -1).sigma * jax.random.normal(key_noise, shape)
-        judged = "classifier" in params and (labelled or row.labelled)
-        observe = diagnostics.observer(parts_of(), method, judged) if diagnose else None
-        return sampler.sample(key_run, guided, step, x_T, levels, observe)
-
-    return draw
 
 
 def labels_for(indices: np.ndarray, labels: Sequence[int] | None, facts: runs.Facts, seed: int) -> np.ndarray:
@@ -112,48 +32,6 @@ def labels_for(indices: np.ndarray, labels: Sequence[int] | None, facts: runs.Fa
     keys = sampler.keys(jax.random.fold_in(jax.random.key(seed), 1), indices)
     choose = jax.vmap(lambda key: jax.random.categorical(key, jnp.log(jnp.asarray(facts.class_frequencies))))
     return np.asarray(choose(keys))
-
-
-def drawer(
-    run: runs.Run,
-    method: Method,
-    params: Any,
-    labelled: bool,
-    devices: list,
-    diagnose: bool = False,
-    sharded: bool = False,
-) -> Callable[..., Any]:
-    """(indices, labels, scales, seed, seen, low_res) -> uint8 images: `any_drawer` with these params."""
-    placed = params if sharded else parallel.place(params, devices)
-    return functools.partial(any_drawer(run, method, labelled, devices, diagnose, sharded), placed)
-
-
-def any_drawer(
-    run: runs.Run, method: Method, labelled: bool, devices: list, diagnose: bool = False, sharded: bool = False
-) -> Callable[..., Any]:
-    """(params, indices, labels, scales, seed, seen, low_res) -> uint8 images: `drawing`, compiled once for a chunk.
-
-    The params are placed on the devices. With `diagnose` (uint8 images, observations). sharded: every device has a part of
-    the params, as `part_of` says.
-    """
-    drawn = drawing(run, method, labelled, diagnose)
-    mapped = parallel.sharded_map if sharded else parallel.parallel_map
-    compiled = mapped(drawn, devices, in_axes=(None, 0, 0, 0, 0, 0))
-
-    def call(
-        params: Any,
-        indices: np.ndarray,
-        labels: np.ndarray,
-        scales: np.ndarray,
-        seed: int,
-        seen: Any = None,
-        low_res: Any = None,
-    ) -> Any:
-        keys = sampler.keys(jax.random.fold_in(jax.random.key(seed), 0), indices)
-        found = compiled(params, keys, labels.astype(np.int32), scales.astype(np.float32), seen, low_res)
-        return (images.to_uint8(found[0]), found[1]) if diagnose else images.to_uint8(found)
-
-    return call
 
 
 def request(options: Sampling) -> dict[str, Any]:

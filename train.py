@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-import sample
 from configs import command_line, held_out, keeping, objective, posthoc, schema, watching
 from configs import run as runs
 from guided_jax import data, images, loop, parallel, stopping, training
@@ -60,7 +59,7 @@ def fit(
     out: Path,
     hooks: Sequence[watching.Hook] = (),
     stop: Any = loop.never,
-    measure: watching.Measuring | None = None,
+    measure: watching.Measures | None = None,
 ) -> bool:
     """Trains one network of the run, "diffusion" or "classifier", into out/part; False when it was stopped."""
     settings, experiment, directory = getattr(run.experiment, part), run.experiment, out / part
@@ -155,7 +154,7 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
     facts = runs.facts_of(sources(False), data.class_frequencies(sources(False)))
     run = runs.assemble(experiment, facts)
     parts = [part for part in ("diffusion", "classifier") if getattr(experiment, part).num_steps]
-    measure = watching.measuring(run, functools.partial(sources, True), sample.any_drawer)
+    measure = watching.measuring(run, functools.partial(sources, True))
     for part in parts:
         keeping.check(part, getattr(experiment, part), measure.names if measure and part == "diffusion" else ())
     runs.create(out, experiment, facts)  # after all that may be refused
@@ -163,9 +162,7 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
         print(measure.said)
 
     def one(part: str) -> bool:
-        looked_at = (
-            (watching.sample_hook(run, out, sample.drawing), stop, measure) if part == "diffusion" else ((), stop)
-        )
+        looked_at = (watching.sample_hook(run, out), stop, measure) if part == "diffusion" else ((), stop)
         return fit(run, part, sources, out, *looked_at)
 
     return all(map(one, parts))

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import sample
 import train
-from configs import command_line
+from configs import command_line, drawing
 from configs import run as runs
+from configs.sampling import Method
 from guided_jax import data, images, metrics, parallel
 from guided_jax.files import replacing
 
@@ -68,8 +68,8 @@ def compare(options: Demo, run: runs.Run, source: data.Source, held_out: data.So
     rows, drawn = [], {}
     with tqdm(total=len(KINDS) * len(options.scales), desc="sampling", unit="scale") as bar:
         for kind in KINDS:
-            method = sample.Method(guidance=kind, sampler="ddim", steps=options.steps)
-            call = sample.drawer(run, method, params, True, devices)
+            method = Method(guidance=kind, sampler="ddim", steps=options.steps)
+            call = drawing.drawer(run, method, params, True, devices)
             for scale in options.scales:
                 drawn[kind, scale] = call(indices, labels, np.full(len(indices), scale), 0)
                 right = svm.predict(pixels(drawn[kind, scale])) == labels

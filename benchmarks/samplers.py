@@ -34,10 +34,10 @@ from tqdm import tqdm
 from benchmarks import digits, mixture, sampler_pages
 from configs import command_line, samplers
 from configs import run as runs
+from configs.sampling import Method
 from guided_jax import data, denoiser, grid, guidance, images, parallel, reverse, sampler, schedule
 from guided_jax.files import replacing
 from guided_jax.schedule import NoiseLevel, at
-from sample import Method
 
 Part = Literal["flow", "law", "digits", "quality"]
 PARTS: tuple[Part, ...] = ("flow", "law", "digits", "quality")

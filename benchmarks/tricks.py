@@ -23,12 +23,12 @@ from typing import Any
 import jax
 import numpy as np
 
-import sample
 import train
 from benchmarks import sampler_pages
-from configs import command_line, judge, posthoc, schema
+from configs import command_line, drawing, judge, posthoc, schema
 from configs import run as runs
-from guided_jax import images, log, metrics, parallel
+from configs.sampling import Method
+from guided_jax import images, log, metrics, parallel, sampler
 from guided_jax.files import answers, replacing, writable_directory
 from guided_jax.metrics import eyes, sets
 from guided_jax.metrics.judge import is_trained
@@ -130,12 +130,12 @@ def looking(out: Path, run: runs.Run) -> Numbers:
 
 def drawer(options: Options, run: runs.Run, seed: int) -> Callable[[Any, float], sets.PictureSet]:
     """(weights, scale) -> samples, classes in turn; one program for all weights and scales."""
-    method = sample.Method(guidance="classifier-free", sampler="dpm++", steps=options.steps)
+    method = Method(guidance="classifier-free", sampler="dpm++", steps=options.steps)
     devices = parallel.choose_devices(options.num_samples)
-    compiled = parallel.parallel_map(sample.drawing(run, method, True), devices, in_axes=(None, 0, 0, 0))
+    compiled = parallel.parallel_map(drawing.drawing(run, method, True), devices, in_axes=(None, 0, 0, 0))
     indices = np.arange(options.num_samples)
     labels = (indices % run.facts.num_classes).astype(np.int32)
-    keys = sample.sampler.keys(jax.random.key(1000 + seed), indices)
+    keys = sampler.keys(jax.random.key(1000 + seed), indices)
 
     def draw(params: Any, scale: float) -> sets.PictureSet:
         placed = parallel.place({"diffusion": params}, devices)

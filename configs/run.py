@@ -13,6 +13,7 @@ from guided_jax import checkpoint, denoiser, models, schedule
 from guided_jax.files import replacing, writable_directory
 
 Which = Literal["last", "best"]  # of the checkpoints of a network
+Variance = Literal["small", "large", "learned"]  # of a step of ddpm
 
 
 class Facts(NamedTuple):
@@ -134,7 +135,7 @@ def beside(diffusion: schema.Diffusion, x: Any, estimate: Any = None) -> Any:
     return jnp.concatenate([x, jnp.zeros_like(x) if estimate is None else estimate.astype(x.dtype)], axis=-1)
 
 
-def variance_of(run: Run, asked: str | None) -> str:
+def variance_of(run: Run, asked: Variance | None) -> Variance:
     """The step variance that is asked for, or the run's own: "learned" if its network learned one, else "small".
 
     ValueError for a learned one of a network that learned none.

@@ -40,7 +40,7 @@ class Method:
     """langevin, predictor-corrector: length of a Langevin step, over sigma^2."""
     corrections: int | None = None
     """langevin (10 without it), predictor-corrector (1): Langevin steps at each level."""
-    variance: Literal["small", "large", "learned"] | None = None
+    variance: runs.Variance | None = None
     """Step variance of ddpm; without it the learned one of a network that learned it, else small."""
     at: Literal["x_t", "mean"] = "x_t"
     """Where algorithm 1 takes the classifier's gradient."""

@@ -18,14 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from configs import command_line, keeping
+from configs import command_line, drawing, keeping
 from configs import run as runs
 from configs.sampling import Method
 from guided_jax import data, events, images, log, metrics, parallel, sampler
 from guided_jax.metrics import evaluation, eyes, sets
 
 LEAST = 10  # pictures on either side, for neighbours and subsets
-Draw = Callable[..., Any]  # what sample.py makes: `drawing` of one example, `any_drawer` of many
 Hook = tuple[int, Callable[[int, Any], None]]  # (every so many steps, what is called with (steps done, state))
 # Metric -> the panel of curves.png that it shares with others; those of no panel here have one of their own.
 PANELS = {
@@ -45,13 +44,13 @@ def method_of(run: runs.Run, scale: float, steps: str | None = None) -> Method:
     return Method("classifier-free" if guided else "none", steps=steps)
 
 
-def sample_hook(run: runs.Run, out: Path, drawing: Draw) -> list[Hook]:
+def sample_hook(run: runs.Run, out: Path) -> list[Hook]:
     """Every so many steps a grid, a column a class: guided where the network can be, drawn from the averaged weights."""
     settings, classes = run.experiment.diffusion, min(run.facts.num_classes, 16)
     if not settings.sample_every or settings.low_res:  # an upsampler has nothing to start from here
         return []
     method = method_of(run, 2.0, str(min(25, run.levels.t.size - 1)))
-    draw = jax.jit(jax.vmap(drawing(run, method, settings.conditional), (None, 0, 0, None)))
+    draw = jax.jit(jax.vmap(drawing.drawing(run, method, settings.conditional), (None, 0, 0, None)))
 
     def hook(done: int, state: Any) -> None:
         indices = np.arange(4 * classes)
@@ -65,7 +64,7 @@ def sample_hook(run: runs.Run, out: Path, drawing: Draw) -> list[Hook]:
     return [(settings.sample_every, hook)]
 
 
-class Measuring(NamedTuple):
+class Measures(NamedTuple):
     """names: of the numbers that there will be, as rows have them. said: how they come about, in words. evaluate: state ->
     the numbers."""
 
@@ -74,7 +73,7 @@ class Measuring(NamedTuple):
     evaluate: Callable[[Any], dict[str, float]]
 
 
-def measuring(run: runs.Run, held_out: Callable[[], data.Source], any_drawer: Draw) -> Measuring | None:
+def measuring(run: runs.Run, held_out: Callable[[], data.Source]) -> Measures | None:
     """What measures samples of the averaged weights against held-out data; None where nobody asks for it.
 
     As many of every class, the same noise every time: what `sample.py` draws with its default sampler, these labels and
@@ -89,8 +88,8 @@ def measuring(run: runs.Run, held_out: Callable[[], data.Source], any_drawer: Dr
     names = frozenset(f"{keeping.MEASURED}{name}" for name in names_of(found, run))
     pictures = sets.from_source("held-out data", reference)
     devices = parallel.here(parallel.choose_devices(settings.batch_size, run.experiment.devices))
-    draw = _drawing(run, devices, any_drawer)
-    return Measuring(names, _said(run, found, pictures), _evaluation(run, found, pictures, draw, devices))
+    draw = _drawing(run, devices)
+    return Measures(names, _said(run, found, pictures), _evaluation(run, found, pictures, draw, devices))
 
 
 def _check(run: runs.Run, held_out: int) -> None:
@@ -148,7 +147,11 @@ def labels_of(run: runs.Run) -> np.ndarray:
 
 
 def _evaluation(
-    run: runs.Run, found: eyes.Eyes, pictures: sets.PictureSet, draw: Draw, devices: list[jax.Device]
+    run: runs.Run,
+    found: eyes.Eyes,
+    pictures: sets.PictureSet,
+    draw: Callable[[Any], np.ndarray],
+    devices: list[jax.Device],
 ) -> Callable[[Any], dict[str, float]]:
     see, labels = eyes.seeing(found, parallel.dividing(devices, eyes.AT_ONCE), eyes.AT_ONCE), labels_of(run)
 
@@ -164,12 +167,12 @@ def _evaluation(
     return evaluate
 
 
-def _drawing(run: runs.Run, devices: list[jax.Device], any_drawer: Draw) -> Callable[[Any], np.ndarray]:
+def _drawing(run: runs.Run, devices: list[jax.Device]) -> Callable[[Any], np.ndarray]:
     """Averaged weights -> uint8 samples, with the same keys every time; compiled once."""
     experiment, labels = run.experiment, labels_of(run)
     settings, sharded = experiment.diffusion, experiment.shard_parameters
     method = method_of(run, settings.measure_scale)
-    call = any_drawer(run, method, settings.conditional, devices, sharded=sharded)
+    call = drawing.any_drawer(run, method, settings.conditional, devices, sharded=sharded)
     scales = np.full(len(labels), settings.measure_scale)
     chunk = parallel.chunk_size(len(labels), settings.batch_size, devices)
 

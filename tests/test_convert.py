@@ -11,7 +11,7 @@ import pytest
 
 import convert
 import sample
-from configs import command_line, published, sampling
+from configs import command_line, drawing, published, sampling
 from configs import run as runs
 from configs.sampling import Method
 from guided_jax import adm, images, schedule
@@ -60,7 +60,7 @@ def test_a_converted_run_samples_as_adm_did(key, converted, monkeypatch):
     kind, steps = case["sampler"], case["respacing"]
     method = Method("classifier", sampler=kind, steps=steps, clip_base=True)
     params = {part: runs.params(converted, part) for part in ("diffusion", "classifier")}
-    draw = sample.drawing(run, method, labelled=True)
+    draw = drawing.drawing(run, method, labelled=True)
     for item, y in enumerate(LOOPS[f"{key}/y"].astype(int)):
         noises = [nhwc(LOOPS[f"{key}/noises"][i][item]) for i in range(case["num_timesteps"])]
         drawn = iter([nhwc(LOOPS[f"{key}/x_T"][item]) / schedule.at(run.levels, -1).sigma, *noises])

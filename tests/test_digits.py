@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-import sample
 import train
 from benchmarks import digits
+from configs import drawing, schema
 from configs import run as runs
-from configs import schema
+from configs.sampling import Method
 from guided_jax import data, parallel
 
 COUNT = 500
@@ -28,7 +28,7 @@ def drawn(place, kind, scale, labels):
     run = runs.load(place / "run")
     params = {part: runs.params(place / "run", part) for part in ("diffusion", "classifier")}
     devices = parallel.choose_devices(COUNT, 2)
-    call = sample.drawer(run, sample.Method(guidance=kind, sampler="ddim"), params, True, devices)
+    call = drawing.drawer(run, Method(guidance=kind, sampler="ddim"), params, True, devices)
     return call(np.arange(COUNT), labels, np.full(COUNT, scale), 0)
 
 

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import sample
 import train
-from configs import objective, schema
+from configs import drawing, objective, schema
 from configs import run as runs
-from guided_jax import checkpoint, data, log, loop, parallel, training
+from configs.sampling import Method
+from guided_jax import checkpoint, data, log, loop, parallel, sampler, training
 from guided_jax.models import UNet, blocks, fused
 from tests import tiny
 
@@ -48,7 +48,7 @@ def params_of(part):
 
 def gradient_of(run, part):
     """((loss, metrics), gradients) of some examples."""
-    keys = sample.sampler.keys(jax.random.key(0), INDICES)
+    keys = sampler.keys(jax.random.key(0), INDICES)
     loss = jax.value_and_grad(objective.LOSSES[part](run), has_aux=True)
     return jax.jit(loss)(params_of(part), keys, LITTLE)
 
@@ -79,7 +79,7 @@ def test_remat_keeps_less_for_the_gradient(part):
 
     def kept(run):
         keys, loss, params = (
-            sample.sampler.keys(jax.random.key(0), INDICES),
+            sampler.keys(jax.random.key(0), INDICES),
             objective.LOSSES[part](run),
             params_of(part),
         )
@@ -147,7 +147,7 @@ def test_bfloat16_is_what_the_network_computes_in():
 
 
 def test_samples_of_a_bfloat16_network_are_float32():
-    drawn = sample.drawing(assembled("bfloat16"), sample.Method(steps="3"), True)
+    drawn = drawing.drawing(assembled("bfloat16"), Method(steps="3"), True)
     params = {"diffusion": params_of("diffusion")}
     image = jax.eval_shape(drawn, params, jax.random.key(0), jnp.int32(3), jnp.float32(1))
     assert image.dtype == jnp.float32

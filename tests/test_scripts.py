@@ -46,7 +46,7 @@ def test_interrupted_and_resumed_is_uninterrupted(tiny, tmp_path, capsys):
     class Killed(BaseException):
         pass
 
-    def hook(run, out, drawing):
+    def hook(run, out):
         def stop(done, state):
             stopped["steps"] = done
             raise Killed

@@ -14,6 +14,7 @@ import pytest
 import sample
 from configs import judge, sweep, sweeping
 from configs import run as runs
+from configs.sampling import Method
 from guided_jax import images, metrics
 from guided_jax.metrics import sets
 from guided_jax.metrics.judge import judge_features, load_judge
@@ -63,7 +64,7 @@ def test_words_that_name_none_are_refused(words):
 def test_classes_are_asked_for_in_the_datas_proportions(tiny):
     run = runs.load(tiny)
     facts = run.facts._replace(num_classes=3, class_frequencies=(0.5, 0.25, 0.25))
-    options = sample.Sampling(tiny, sample.Method(guidance="classifier"), num_samples=8)
+    options = sample.Sampling(tiny, Method(guidance="classifier"), num_samples=8)
     labels = sweeping.labels_of(options, run._replace(facts=facts))
     assert sorted(labels) == [0, 0, 0, 0, 1, 1, 2, 2]
     assert sorted(labels[:4]) == [0, 0, 1, 2]

@@ -14,7 +14,7 @@ import sample
 import train
 from benchmarks import sampler_pages
 from benchmarks import tricks as benchmark
-from configs import objective, posthoc, samplers, schema
+from configs import drawing, objective, posthoc, samplers, schema
 from configs import run as runs
 from configs.sampling import Method
 from guided_jax import checkpoint, data, images, losses, parallel, sampler, schedule, times, training, weighting
@@ -86,7 +86,7 @@ def test_its_last_x_0_changes_the_pictures(tricky):
     """The same weights and noise, told zeros at every step: other pictures."""
     run, method = runs.load(tricky), Method(steps="4", clip=False)
     params = {"diffusion": jax.tree.map(lambda leaf: leaf + 0.02, runs.params(tricky, "diffusion"))}
-    draw = jax.jit(sample.drawing(run, method, True))
+    draw = jax.jit(drawing.drawing(run, method, True))
     told = draw(params, jax.random.key(0), 3, 1.0)
     diffusion = run.experiment.diffusion
     kernel = params["diffusion"]["params"]["input_blocks_0_0"]["kernel"]

@@ -274,7 +274,7 @@ def test_on_parts_the_numbers_are_the_same(watched, tiny):
     devices = parallel.choose_devices(8)
     source = lambda: run.experiment.data.make(held_out=True)  # noqa: E731
     params = runs.params(watched[0], "diffusion", parallel.part_of(devices))
-    measure = watching.measuring(parts, source, sample.any_drawer)
+    measure = watching.measuring(parts, source)
     found = measure.evaluate(SimpleNamespace(ema=params))
     assert found == pytest.approx(measured_rows(watched[0])[4], rel=2e-3)
     assert set(found) == measure.names
@@ -283,7 +283,7 @@ def test_on_parts_the_numbers_are_the_same(watched, tiny):
 def test_what_will_be_measured_is_known_before(watched):
     run = runs.load(watched[0])
     source = run.experiment.data.make(held_out=True)
-    names = lambda **settings: watching.measuring(changed(run, **settings), lambda: source, sample.any_drawer).names  # noqa: E731
+    names = lambda **settings: watching.measuring(changed(run, **settings), lambda: source).names  # noqa: E731
     plain = {"samples_fd", "samples_kid", "samples_precision", "samples_recall", "samples_density", "samples_coverage"}
     assert names(measure_judge=None) == plain
     assert names(measure_judge=None, measure_samples=256) == {*plain, "samples_fd_infinity"}
@@ -349,7 +349,7 @@ UNMEASURED = {
 def checked(run):
     """What train.py looks at before it trains."""
     source = lambda: run.experiment.data.make(held_out=True)  # noqa: E731
-    measure = watching.measuring(run, source, sample.any_drawer)
+    measure = watching.measuring(run, source)
     keeping.check("diffusion", run.experiment.diffusion, measure.names if measure else ())
 
 
