@@ -40,7 +40,7 @@ class Measuring:
     """How many pictures, at most."""
     steps: str | None = None
     """How many steps: of the chain, all of training's if not given, by the rules of sample.py; of the flow, 50."""
-    variance: Literal["small", "large", "learned"] | None = None
+    variance: runs.Variance | None = None
     """bound: step variance; without it the learned one of a network that learned it, else small."""
     clip: bool = True
     """bound: clip the predicted clean picture to [-1, 1]."""

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from configs import command_line, diagnostics, measurement, methods, samplers
 from configs import run as runs
 from configs.drawing import drawer
-from configs.sampling import Sampling, check, determining
+from configs.sampling import Sampling, check, determining, trained
 from guided_jax import images, parallel, sampler, streaming
 from guided_jax.files import replacing, writable_directory
 
@@ -90,7 +90,7 @@ def writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
     """(options, reuse, told) -> the folder with what they ask for, drawn; compiled once for all that differ from these in
     scale, seed and folder. With `reuse` a whole answer to the same request is not drawn again; `told` names the bar."""
     devices = parallel.choose_devices(options.batch_size, options.devices)
-    sharded = options.shard_parameters
+    sharded, steps = options.shard_parameters, trained(options)
     params = parameters(options, parallel.part_of(devices) if sharded else None)
     call = drawer(run, options.method, params, bool(options.labels), devices, options.diagnose, sharded)
     count = options.num_samples
@@ -101,7 +101,8 @@ def writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
         out = destination(options)
         if reuse and answered(out, options):
             return out
-        stream, done = streaming.begin(out / "samples.npz", count, run.facts.image_shape, request(options))
+        begun = {**request(options), "steps": steps}  # what other weights began these do not finish
+        stream, done = streaming.begin(out / "samples.npz", count, run.facts.image_shape, begun)
         draw = rows(options, run, call, look)
         with tqdm(total=count, initial=done, desc=told, unit="image", leave=not reuse) as bar:
             for indices, pictures, labels, observations in parallel.map_in_chunks(draw, count, chunk, done):

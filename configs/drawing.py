@@ -33,7 +33,7 @@ class Shared(NamedTuple):
 
     @property
     def self_conditioning(self) -> bool:
-        """Whether a network of the two takes its last x_0."""
+        """Whether the run's network or that of --bad takes its last x_0."""
         return any(run.experiment.diffusion.self_conditioning for run in (self.run, self.bad))
 
 
@@ -100,7 +100,7 @@ def guided_by(shared: Shared, parts: methods.Parts) -> tuple[Any, reverse.Revers
     else:
         plain = samplers.row(method).make(method, shared.run.levels)
         guided, step = methods.build(method.guidance, parts, plain)
-    # Guided first, then clipped, unlike ADM's code: where alpha is 5e-5 a learned classifier's gradient, which is
+    # Guided first, then clipped, unlike [ADM]'s code: where alpha is 5e-5 a learned classifier's gradient, which is
     # not quite 0 there, shifts x_0 by thousands, and a few steps of ddim never come back from that.
     if method.clip and not shared.clips_inside:
         guided = methods.upon(guided, guidance.dynamic_threshold if method.dynamic else guidance.clip)
@@ -141,7 +141,7 @@ def any_drawer(
 ) -> Callable[..., Any]:
     """(params, indices, labels, scales, seed, seen, low_res) -> uint8 images: `drawing`, compiled once for a chunk.
 
-    The params are placed on the devices. With `diagnose` (uint8 images, observations). sharded: every device has a part of
+    The params have to be on the devices. With `diagnose` (uint8 images, observations). sharded: every device has a part of
     the params, as `part_of` says.
     """
     drawn = drawing(run, method, labelled, diagnose)

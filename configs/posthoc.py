@@ -10,7 +10,6 @@ What it makes is a run of its own, which sample.py draws from like any other. do
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,11 +50,11 @@ def hooks(settings: Any, directory: Path) -> list[tuple[int, Callable[[int, Any]
         return []
 
     def store(done: int, state: Any) -> None:
-        if done % settings.snapshot_every == 0 or done == settings.num_steps:
-            averages = zip(sigma_rels, state.opt_state.averages, strict=True)
-            save_snapshot(directory, done, {repr(sigma): tree for sigma, tree in averages})
+        pairs = zip(sigma_rels, state.opt_state.averages, strict=True)
+        save_snapshot(directory, done, {repr(sigma): tree for sigma, tree in pairs})
 
-    return [(math.gcd(settings.snapshot_every, settings.num_steps), store)]
+    every, last = settings.snapshot_every, settings.num_steps
+    return [(every, store), *([(last, store)] if last % every else [])]
 
 
 def save_snapshot(directory: Path, step: int, averages: Mapping[str, Any]) -> None:
@@ -75,17 +74,31 @@ def _opened(path: Path) -> Iterator[Any]:
         raise ValueError(f"{path} is damaged ({error}); delete it, or train again with another --out") from None
 
 
+def _names(file: Any) -> dict[str, list[str]]:
+    """sigma_rel, as it is written -> the names of its arrays."""
+    found: dict[str, list[str]] = {}
+    for name in file.files:
+        found.setdefault(name.partition("/")[0], []).append(name)
+    return found
+
+
 def lengths(path: Path) -> list[float]:
-    """The sigma_rels of a file's averages, in its order; ValueError for a file that is not whole."""
+    """The sigma_rels of a file's averages, in its order, without reading them; ValueError for what is no such file."""
     with _opened(path) as file:
-        return list(dict.fromkeys(float(name.partition("/")[0]) for name in file.files))
+        return [float(sigma) for sigma in _names(file)]
+
+
+def averages(path: Path) -> Iterator[tuple[float, Any]]:
+    """(sigma_rel, average) of a file, each read when it is asked for; ValueError for a file that is not whole."""
+    with _opened(path) as file:
+        for sigma, names in _names(file).items():
+            flat = {name.removeprefix(f"{sigma}/"): file[name] for name in names}
+            yield float(sigma), traverse_util.unflatten_dict(flat, sep="/")
 
 
 def load_snapshot(path: Path) -> dict[float, Any]:
-    """sigma_rel -> the average, in the file's order; ValueError for a file that is not whole."""
-    with _opened(path) as file:
-        tree = traverse_util.unflatten_dict(dict(file), sep="/")
-    return {float(name): average for name, average in tree.items()}
+    """sigma_rel -> the average; ValueError for a file that is not whole."""
+    return dict(averages(path))
 
 
 def stored(run: Path) -> list[int]:
@@ -107,18 +120,18 @@ def reconstruct(run: Path, sigma_rel: float, step: int | None = None) -> tuple[i
     if not steps[0] <= end <= steps[-1]:
         raise ValueError(f"--step is {end}; {run} has stored averages of the steps {steps[0]} to {steps[-1]}")
     files = {step: run / "diffusion" / SNAPSHOTS / f"{step}.npz" for step in steps if step <= end}
-    # Of the files' names of arrays alone: all averages of a long run together need not fit in memory.
+    # From the names of the arrays: the averages of a long run together need not fit in memory.
     each = [(step, sigma) for step, path in files.items() for sigma in lengths(path)]
     at, sigma_rels = [step for step, _ in each], [sigma for _, sigma in each]
     weights = averaging.mixture(at, sigma_rels, end, sigma_rel)
     there = averaging.reached(at, sigma_rels, weights, end)
     if not abs(there / sigma_rel - 1) < FAR:
-        known = ", ".join(f"{each:g}" for each in sorted(set(sigma_rels)))
+        known = ", ".join(f"{sigma:g}" for sigma in sorted(set(sigma_rels)))
         raise ValueError(
             f"sigma_rel {sigma_rel:g} is too far from {known}, which {run} has stored: "
             f"{there:.3g} would come of it; ask for one nearer to them"
         )
-    return end, averaging.combine((tree for path in files.values() for tree in load_snapshot(path).values()), weights)
+    return end, averaging.combine((tree for path in files.values() for _, tree in averages(path)), weights)
 
 
 def write(options: Reconstructing) -> Path:

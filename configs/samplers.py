@@ -17,7 +17,7 @@ class Sampler(NamedTuple):
     """One --sampler."""
 
     line: str  # what it does and where it is from
-    make: Callable[[Any, NoiseLevel], reverse.ReverseStep]  # (sample.Method, the run's table) -> step
+    make: Callable[[Any, NoiseLevel], reverse.ReverseStep]  # (sampling.Method, the run's table) -> step
     steps: int  # how many there are without --steps
     grid: str = "log-snr"  # and on what, without --grid
     reads: tuple[str, ...] = ()  # the options that only it reads

@@ -140,6 +140,13 @@ def determining(options: Sampling) -> dict[str, Any]:
     return {name: value for name, value in schema.to_dict(options).items() if name not in unsaid}
 
 
+def trained(options: Sampling) -> dict[str, int | None]:
+    """How far each network was trained whose weights draw the samples; None for one that there is not."""
+    steps = {part: runs.step_of(options.run, part, options.checkpoint) for part in ("diffusion", "classifier")}
+    bad = options.method.bad
+    return steps | ({"bad": runs.step_of(bad, "diffusion", "last")} if bad else {})
+
+
 Rule = tuple[Callable[[Any], bool], str]  # (whether a value is right, what is)
 AT_LEAST_1: Rule = (lambda value: value >= 1, "at least 1")
 POSITIVE: Rule = (lambda value: 0 < value < math.inf, "a finite number above 0")

@@ -140,8 +140,7 @@ def of_real(seed: int, options: Sampling, see: eyes.Seeing, reference: Reference
 
 def asked(options: Sampling) -> dict[str, Any]:
     """What determines the page, for the file beside it: the options, and how far the networks were trained."""
-    steps = {part: runs.step_of(options.run, part, options.checkpoint) for part in ("diffusion", "classifier")}
-    return {**determining(options), "steps": steps}
+    return {**determining(options), "steps": trained(options)}
 
 
 def destination(options: Sampling) -> Path:

@@ -112,12 +112,14 @@ def reached(steps: Sequence[int], sigma_rels: Sequence[float], weights: ArrayLik
 def combine(snapshots: Iterable[PyTree], weights: Sequence[float] | Float[np.ndarray, " snapshots"]) -> PyTree:
     """sum of weight times snapshot, leaf by leaf, in float64 on the host, as float32 arrays.
 
-    snapshots are read one after the other, so that a generator holds one at a time. ValueError where there is none.
+    snapshots are asked for one after the other, so a generator may read each when its turn comes. ValueError for none.
     """
     total = None
     for weight, snapshot in zip(weights, snapshots, strict=True):
-        part = jax.tree.map(lambda leaf, weight=weight: weight * np.asarray(leaf, np.float64), snapshot)
-        total = part if total is None else jax.tree.map(np.add, total, part)
+        if total is None:
+            total = jax.tree.map(lambda leaf: np.zeros(np.shape(leaf)), snapshot)
+        for sums, leaf in zip(jax.tree.leaves(total), jax.tree.leaves(snapshot), strict=True):
+            sums += weight * np.asarray(leaf, np.float64)
     if total is None:
         raise ValueError("there is no average to combine")
-    return jax.tree.map(np.float32, total)
+    return jax.tree.map(lambda sums: sums.astype(np.float32), total)

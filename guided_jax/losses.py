@@ -135,7 +135,8 @@ def first_estimate(
     Raises ValueError for another target.
     """
     _check_target(target)
-    output = network(noisy.x_t, time(noisy.level), condition, noisy.keys)
+    own = jax.vmap(lambda key: jax.random.fold_in(key, 0))(noisy.keys)  # or both passes would drop the same
+    output = network(noisy.x_t, time(noisy.level), condition, own)
     mean = output[..., : noisy.x_t.shape[-1]]  # the other half of the channels is a learned variance
     found = jax.vmap(PARAMETERIZATIONS[target])(mean, noisy.x_t, noisy.level).x_0
     given = jax.vmap(lambda key: jax.random.bernoulli(_streams(key)[4], rate))(keys)

@@ -54,7 +54,7 @@ def arguments(files, out, **changes):
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["ddpm_guided", "ddim_eta0_guided"])
 def test_a_converted_run_samples_as_adm_did(key, converted, monkeypatch):
-    """sample.py's own drawing, in ADM's order of clip and guidance, from its x_T with its noise: its stored picture."""
+    """`drawing`, in ADM's order of clip and guidance, from its x_T with its noise: its stored picture."""
     case = next(case for case in META["cases"] if case["key"] == key)
     run = runs.load(converted)
     kind, steps = case["sampler"], case["respacing"]

@@ -10,7 +10,7 @@ import pytest
 from guided_jax import images, metrics
 from guided_jax.metrics import __main__ as command_line
 from guided_jax.metrics.inception import inception_features, interpolation, load_inception, resize
-from guided_jax.models.inception import InceptionV3
+from guided_jax.models.inception import InceptionOutput, InceptionV3
 from tests.golden import inception_reference as reference
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "inception.npz", allow_pickle=False)
@@ -108,3 +108,21 @@ def test_the_command_measures_by_inception(tmp_path, capsys):
     assert all(f"| {name} | " in out for name in ("FID", "sFID", "KID", "precision", "Inception Score"))
     stored = metrics.load_statistics(tmp_path / "statistics.npz")
     assert (len(stored.mean), len(stored.spatial[0]), stored.size) == (2048, 2023, 12)
+
+
+@pytest.mark.parametrize(("preprocessing", "black", "white"), [("tensorflow", -1, 127 / 128), ("pytorch-fid", -1, 1)])
+def test_what_the_network_is_shown(preprocessing, black, white):
+    """Grey in all three channels, at the network's size, in the range that each of the two takes."""
+
+    class Shown(InceptionV3):
+        def apply(self, params, x):
+            shown.append(np.asarray(x))
+            return InceptionOutput(x[0, 0], x[:2, :2], x[0, 0])
+
+    shown = []
+    features = inception_features(Shown(), {"params": {"fc": {"bias": np.zeros(3, np.float32)}}}, preprocessing)
+    for value in (0, 255):
+        features(np.full((5, 7, 1), value, np.uint8))
+    assert shown[0].shape == (299, 299, 3)
+    np.testing.assert_allclose(shown[0], black, atol=1e-6)
+    np.testing.assert_allclose(shown[1], white, atol=1e-6)

@@ -198,3 +198,9 @@ def test_adms_evaluator_is_met():
     np.testing.assert_allclose(metrics.precision_recall(reference, samples), golden("precision_recall"), rtol=1e-6)
     score = metrics.inception_score(metrics.softmax(samples @ golden("softmax_weight")), split_size=32)
     np.testing.assert_allclose(score.mean, golden("inception_score")[0], rtol=1e-5)
+
+
+def test_error_bars_are_those_of_a_sample():
+    found = metrics.Spread.of([1.0, 2.0, 6.0])
+    np.testing.assert_allclose(found, (3.0, np.sqrt((4 + 1 + 9) / 2)))
+    assert np.isnan(metrics.Spread.of([1.0]).std)

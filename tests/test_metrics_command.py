@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import linalg
 
 from guided_jax import images, metrics
 from guided_jax.metrics import __main__ as command_line
@@ -37,6 +38,18 @@ def test_one_device_and_four_see_the_same_bits():
     assert four.features.shape == (30, 5)
     # In order, each picture by itself: the last, padded chunk of six included.
     np.testing.assert_allclose(four.features[29], seen(PICTURES[29]).pool, rtol=1e-5)
+
+
+def test_the_spatial_distance_is_that_of_the_spatial_features():
+    """sFID, beside scipy's square root of the matrix."""
+    other = np.random.default_rng(1).integers(100, 256, (30, 4, 6, 1), np.uint8)
+    mine, theirs = extracted(1, 5), metrics.summarize(metrics.extractor(seen, jax.devices()[:1], 5)([other]), LABELS)
+    found = metrics.evaluate(mine, metrics.statistics_of(theirs, "seen"), theirs.features)
+    a, b = (np.asarray(summary.features, np.float64)[:, :2] ** 2 for summary in (mine, theirs))
+    c, d = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    want = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c + d - 2 * linalg.sqrtm(c @ d).real)
+    np.testing.assert_allclose(found["sfd"], want, rtol=1e-4)
+    assert abs(found["fd"] / want - 1) > 0.1
 
 
 def test_any_function_of_a_picture_is_a_feature_function():

@@ -12,7 +12,7 @@ from PIL import Image
 
 import sample
 import train
-from configs import methods, schema
+from configs import methods, sampling, schema
 from configs import run as runs
 from guided_jax import checkpoint, images, log
 from tests.scripts import NETWORKS, ROOT, SMALL, run_script
@@ -201,8 +201,10 @@ def test_an_image_depends_on_the_seed_and_its_index_alone(tiny, tmp_path, capsys
     assert (drawn(tiny, tmp_path / "b", capsys, "--batch-size", 8, "--seed", 1)[0] != whole).any()
 
 
-def test_a_killed_request_goes_on_without_repeating_or_losing_an_image(tiny, tmp_path, capsys, monkeypatch):
-    """Stopped after its second chunk, the same command draws only what is left and ends at the same file."""
+@pytest.mark.parametrize("trained_on", [False, True])
+def test_a_killed_request_goes_on_without_repeating_or_losing_an_image(tiny, tmp_path, capsys, monkeypatch, trained_on):
+    """Stopped after its second chunk, the same command draws only what is left and ends at the same file; and all of it
+    when the network was trained on meanwhile."""
     chunks = ["--batch-size", 2, "--devices", 2]
     whole, labels = drawn(tiny, tmp_path / "whole", capsys, *chunks)
     put, asked = sample.streaming.put, []
@@ -225,8 +227,10 @@ def test_a_killed_request_goes_on_without_repeating_or_losing_an_image(tiny, tmp
     assert (code, "goes on" in err) == (130, True)
     assert not (tmp_path / "out" / "samples.npz").exists()
     asked.append("again")
+    if trained_on:
+        monkeypatch.setattr(sample, "trained", lambda options: {**sampling.trained(options), "diffusion": 5})
     assert run_script(sample.main, [*arguments, "--out", tmp_path / "out"], capsys)[0] == 0
-    assert asked[asked.index("again") + 1 :] == [[4, 5]]
+    assert asked[asked.index("again") + 1 :] == ([[0, 1], [2, 3], [4, 5]] if trained_on else [[4, 5]])
     pictures, told = images.load_npz(tmp_path / "out" / "samples.npz")
     np.testing.assert_array_equal(pictures, whole)
     np.testing.assert_array_equal(told, labels)

@@ -108,3 +108,13 @@ def test_which_half_says_nothing_about_noise_step_or_label():
 def test_no_gradient_goes_through_the_first_estimate():
     keys = jax.random.split(jax.random.key(2), 8)
     assert float(jax.grad(lambda scale: first(scale, keys)[0].sum())(0.4)) == 0
+
+
+def test_both_passes_drop_by_keys_of_their_own():
+    """Dropout of the first pass is independent of that of the second."""
+    noisy, given = first(0.4, jax.random.split(jax.random.key(2), 8))[1], []
+    network = lambda x, t, condition, keys: given.append(keys) or x  # noqa: E731
+    losses.first_estimate(network, jax.random.split(jax.random.key(2), 8), noisy, None, "v")
+    losses.denoising(network, noisy, None, schedule.cosine(100), "v")
+    one, other = (np.asarray(jax.random.key_data(keys)) for keys in given)
+    assert len(np.unique(np.concatenate([one, other]), axis=0)) == 16

@@ -366,3 +366,27 @@ def test_the_loss_is_by_the_weighting_and_the_law_that_were_asked_for():
     np.testing.assert_allclose(trained, asked, rtol=1e-6)
     np.testing.assert_allclose(plain, unweighted, rtol=1e-6)
     assert all(abs(other / asked - 1) > 0.01 for other in (*wrong, unweighted))  # each of the three is seen
+
+
+@pytest.mark.parametrize(
+    ("settings", "want"),
+    [
+        ({"name": "min-snr", "min_snr_gamma": 3.0}, lambda snr, slope: np.minimum(snr, 3) / (snr + 1)),
+        ({"name": "p2", "p2_gamma": 0.5, "p2_k": 2.0}, lambda snr, slope: snr / (snr + 1) / (2 + snr) ** 0.5),
+        (
+            {"name": "sigmoid", "sigmoid_bias": -1.0},
+            lambda snr, slope: slope * snr / (snr + 1) / (1 + np.exp(np.log(snr) + 1)),
+        ),
+        ({"name": "edm", "sigma_data": 0.3}, lambda snr, slope: (snr + 1 / 0.3**2) / (snr + 1)),
+    ],
+    ids=["min-snr", "p2", "sigmoid", "edm"],
+)
+def test_every_weighting_is_made_with_its_own_settings(settings, want):
+    """On the loss of v, as docs/training.md has it; sigmoid times the slope of -1/2 log SNR over t / T."""
+    levels = schedule.cosine(50)
+    inside = jax.tree.map(lambda column: column[1:-1], levels)  # the last level is clipped
+    alpha, sigma = (np.asarray(column, np.float64) for column in (levels.alpha, levels.sigma))
+    slope = -25 * np.gradient(2 * np.log(alpha[1:] / sigma[1:]))[:-1]
+    snr = (alpha[1:-1] / sigma[1:-1]) ** 2
+    found = schema.Weighting(**settings).make(levels, "v")(inside)
+    np.testing.assert_allclose(found, want(snr, slope), rtol=1e-4)
