@@ -107,6 +107,18 @@ def test_the_kernel_distance_is_unbiased_for_equal_laws_and_for_others():
     assert np.std(found) / np.sqrt(len(found)) < 0.1 * truth
 
 
+def test_the_kernel_is_of_the_mean_product():
+    """k(x, y) = (x y / d + 1)^3, pair by pair, for d = 4."""
+    x, y = cloud(0, 3, 4), cloud(1, 2, 4)
+
+    def mean(one, other):
+        return np.mean([(a @ b / 4 + 1) ** 3 for a in one for b in other if a is not b])
+
+    rows, others = list(x), list(y)  # the same objects on both sides, so that no point is paired with itself
+    want = mean(rows, rows) + mean(others, others) - 2 * mean(rows, others)
+    np.testing.assert_allclose(metrics.mmd_squared(x, y), want)
+
+
 def test_subsets_of_everything_are_everything():
     x, y = cloud(0, 12, 3), cloud(1, 12, 3) + 1
     spread = metrics.kernel_distance(x, y, subsets=3, subset_size=12)
