@@ -110,9 +110,16 @@ def test_the_command_measures_by_inception(tmp_path, capsys):
     assert (len(stored.mean), len(stored.spatial[0]), stored.size) == (2048, 2023, 12)
 
 
-@pytest.mark.parametrize(("preprocessing", "black", "white"), [("tensorflow", -1, 127 / 128), ("pytorch-fid", -1, 1)])
-def test_what_the_network_is_shown(preprocessing, black, white):
-    """Grey in all three channels, at the network's size, in the range that each of the two takes."""
+@pytest.mark.parametrize(
+    ("preprocessing", "white", "second"),
+    [("tensorflow", 127 / 128, 255 * 7 / 299 / 128 - 1), ("pytorch-fid", 1, -1)],
+)
+def test_what_the_network_is_shown(preprocessing, white, second):
+    """Grey in all three channels, at the network's size, in the range that each of the two takes.
+
+    second: the second of 299 columns made of 7, the first black and the others white. Counted from the corner of the first
+    pixel it is 7/299 on the way; half-pixel centres put it beside the first one's, where that alone counts.
+    """
 
     class Shown(InceptionV3):
         def apply(self, params, x):
@@ -123,6 +130,8 @@ def test_what_the_network_is_shown(preprocessing, black, white):
     features = inception_features(Shown(), {"params": {"fc": {"bias": np.zeros(3, np.float32)}}}, preprocessing)
     for value in (0, 255):
         features(np.full((5, 7, 1), value, np.uint8))
+    features(np.where(np.arange(7)[None, :, None] > 0, np.uint8(255), np.uint8(0)).repeat(5, 0))
     assert shown[0].shape == (299, 299, 3)
-    np.testing.assert_allclose(shown[0], black, atol=1e-6)
+    np.testing.assert_allclose(shown[0], -1, atol=1e-6)
     np.testing.assert_allclose(shown[1], white, atol=1e-6)
+    np.testing.assert_allclose(shown[2][:, 1], second, atol=1e-5)
