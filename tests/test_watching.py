@@ -270,7 +270,7 @@ def test_guidance_is_used_where_it_does_something(tiny):
 def test_on_parts_the_numbers_are_the_same(watched, tiny):
     """Every device holds a part of the averaged weights; pictures may differ by a grey value."""
     run = runs.load(watched[0])
-    parts = run._replace(experiment=dataclasses.replace(run.experiment, shard_parameters=True))
+    parts = run._replace(experiment=dataclasses.replace(run.experiment, shard_parameters=True, devices=8))
     devices = parallel.choose_devices(8)
     source = lambda: run.experiment.data.make(held_out=True)  # noqa: E731
     params = runs.params(watched[0], "diffusion", parallel.part_of(devices))
