@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from configs import judge, sweep_curves, sweep_page
 from configs import run as runs
-from configs.sampling import NO_MATTER, Sampling, determining, flat
+from configs.sampling import NO_MATTER, Sampling, determining, flat, trained
 from configs.sweep import HELD_OUT, TRAIN
 from guided_jax import data, images, metrics, parallel
 from guided_jax.files import answers, replacing, writable_directory
