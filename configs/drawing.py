@@ -25,6 +25,8 @@ class Shared(NamedTuple):
     labelled: bool  # whether the label counts when there is no guidance
     bad: runs.Run  # that of --bad, or the run itself
     operator: Any  # of the measurement, where there is one
+    variance: runs.Variance
+    plain: reverse.ReverseStep  # of the sampler, not guided
 
     @property
     def clips_inside(self) -> bool:
@@ -49,13 +51,16 @@ class Example(NamedTuple):
 
 
 def shared_by(run: runs.Run, method: Method, labelled: bool) -> Shared:
-    """Loads what the method names."""
+    """Loads what the method names, and makes its step."""
     operator = (
         measurement.operator_of(method.measurement, run.facts.image_shape)
         if "measurement" in method.row.needs
         else None
     )
-    return Shared(run, method, labelled, runs.load(method.bad) if method.bad else run, operator)
+    variance = runs.variance_of(run, method.variance)
+    method = dataclasses.replace(method, variance=variance)
+    plain = samplers.row(method).make(method, run.levels)
+    return Shared(run, method, labelled, runs.load(method.bad) if method.bad else run, operator, variance, plain)
 
 
 def parts_of(shared: Shared, one: Example, estimate: Any = None) -> methods.Parts:
@@ -93,13 +98,11 @@ def parts_of(shared: Shared, one: Example, estimate: Any = None) -> methods.Part
 
 def guided_by(shared: Shared, parts: methods.Parts) -> tuple[Any, reverse.ReverseStep]:
     """(the guided denoiser, the step); the step asks no network of its own."""
-    variance = runs.variance_of(shared.run, shared.method.variance)
-    method = dataclasses.replace(shared.method, variance=variance)
+    method = shared.method
     if method.shifts_mean:
-        guided, step = parts.base, reverse.classifier_ddpm(parts.log_prob, parts.scale, method.at, variance)
+        guided, step = parts.base, reverse.classifier_ddpm(parts.log_prob, parts.scale, method.at, shared.variance)
     else:
-        plain = samplers.row(method).make(method, shared.run.levels)
-        guided, step = methods.build(method.guidance, parts, plain)
+        guided, step = methods.build(method.guidance, parts, shared.plain)
     # Guided first, then clipped, unlike [ADM]'s code: where alpha is 5e-5 a learned classifier's gradient, which is
     # not quite 0 there, shifts x_0 by thousands, and a few steps of ddim never come back from that.
     if method.clip and not shared.clips_inside:
@@ -114,11 +117,7 @@ def drawing(run: runs.Run, method: Method, labelled: bool, diagnose: bool = Fals
     one. low_res: what an upsampler starts from. labelled: whether the label counts when there is no guidance. With
     `diagnose` (image, observations) is returned.
     """
-    shared, levels, shape = (
-        shared_by(run, method, labelled),
-        samplers.levels_of(method, run.levels),
-        run.facts.image_shape,
-    )
+    shared, levels = shared_by(run, method, labelled), samplers.levels_of(method, run.levels)
 
     def draw(params: Any, key: Any, label: Any, scale: Any, seen: Any = None, low_res: Any = None) -> Any:
         key_noise, key_run, key_method = jax.random.split(key, 3)
@@ -128,7 +127,7 @@ def drawing(run: runs.Run, method: Method, labelled: bool, diagnose: bool = Fals
             guided = guidance.self_conditioned(lambda estimate: guided_by(shared, parts(estimate))[0])
         if isinstance(guided, guidance.Stateful):
             step, guided = reverse.with_state(guided, step), guidance.first_state(guided)
-        x_T = schedule.at(levels, -1).sigma * jax.random.normal(key_noise, shape)
+        x_T = schedule.at(levels, -1).sigma * jax.random.normal(key_noise, run.facts.image_shape)
         judged = "classifier" in params and (labelled or method.row.labelled)
         observe = diagnostics.observer(parts(), shared.method, judged) if diagnose else None
         return sampler.sample(key_run, guided, step, x_T, levels, observe)
