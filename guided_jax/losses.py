@@ -135,7 +135,7 @@ def first_estimate(
     Raises ValueError for another target.
     """
     _check_target(target)
-    own = jax.vmap(lambda key: jax.random.fold_in(key, 0))(noisy.keys)  # or both passes would drop the same
+    own = jax.vmap(lambda key: _streams(key)[5])(keys)  # noisy.keys are the second pass's: both would drop the same
     output = network(noisy.x_t, time(noisy.level), condition, own)
     mean = output[..., : noisy.x_t.shape[-1]]  # the other half of the channels is a learned variance
     found = jax.vmap(PARAMETERIZATIONS[target])(mean, noisy.x_t, noisy.level).x_0
@@ -225,8 +225,8 @@ def drop(keys: Key[Array, " batch"], condition: PyTree, null: PyTree, rate: floa
 
 
 def _streams(key: Array) -> Array:
-    """The five keys of an example: of its level, its eps, its network, its drop, its first estimate.
+    """The six keys of an example: of its level, its eps, its network, its drop, its first estimate and that one's network.
 
     One split for all of them: `fold_in(key, i)` is the very same key as `split(key)[i]`, so mixing the two repeats draws.
     """
-    return jax.random.split(key, 5)
+    return jax.random.split(key, 6)
