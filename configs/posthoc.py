@@ -96,11 +96,6 @@ def averages(path: Path) -> Iterator[tuple[float, Any]]:
             yield float(sigma), traverse_util.unflatten_dict(flat, sep="/")
 
 
-def load_snapshot(path: Path) -> dict[float, Any]:
-    """sigma_rel -> the average; ValueError for a file that is not whole."""
-    return dict(averages(path))
-
-
 def stored(run: Path) -> list[int]:
     """The steps whose averages a run has, ascending."""
     folder = run / "diffusion" / SNAPSHOTS

@@ -62,7 +62,7 @@ def test_a_run_with_all_tricks_trains_and_stores_its_averages(tricky):
     kernel = runs.params(tricky, "diffusion")["params"]["input_blocks_0_0"]["kernel"]
     assert kernel.shape[2] == 2  # x_t and the last x_0
     assert posthoc.stored(tricky) == [2, 4]
-    stored = posthoc.load_snapshot(tricky / "diffusion" / "power_ema" / "4.npz")
+    stored = dict(posthoc.averages(tricky / "diffusion" / "power_ema" / "4.npz"))
     saved = checkpoint.restore(tricky / "diffusion" / "checkpoints", train.beginning(run, "diffusion")).state
     for sigma_rel, average in zip((0.05, 0.1), saved.opt_state.averages, strict=True):
         jax.tree.map(np.testing.assert_array_equal, stored[sigma_rel], average)
@@ -101,7 +101,7 @@ def test_an_average_of_another_length_is_a_run_to_draw_from(tricky, tmp_path, ca
     code, out, err = run_script(posthoc.main, [tricky, "--sigma-rel", "0.1", "--out", made], capsys)
     assert code == 0, err
     assert f"python sample.py {made}" in out
-    want = posthoc.load_snapshot(tricky / "diffusion" / "power_ema" / "4.npz")[0.1]
+    want = dict(posthoc.averages(tricky / "diffusion" / "power_ema" / "4.npz"))[0.1]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), runs.params(made, "diffusion"), want)
     code, _, err = run_script(sample.main, [made, "--guidance", "classifier-free", *DRAWN], capsys)
     assert code == 0, err
@@ -157,7 +157,7 @@ def test_interrupted_and_resumed_is_uninterrupted(tricky, tmp_path):
     assert train.train(run.experiment, tmp_path)
     for name in ("metrics.jsonl", "power_ema/2.npz", "power_ema/4.npz"):
         if name.endswith("npz"):
-            got, want = (posthoc.load_snapshot(place / "diffusion" / name) for place in (tmp_path, tricky))
+            got, want = (dict(posthoc.averages(place / "diffusion" / name)) for place in (tmp_path, tricky))
             jax.tree.map(np.testing.assert_array_equal, got, want)
         else:
             assert (tmp_path / "diffusion" / name).read_bytes() == (tricky / "diffusion" / name).read_bytes()
@@ -168,7 +168,7 @@ def test_a_stored_file_that_is_damaged_is_named(tricky, tmp_path):
     path = tmp_path / "4.npz"
     path.write_bytes((tricky / "diffusion" / "power_ema" / "4.npz").read_bytes()[:-300])
     with pytest.raises(ValueError, match=r"4\.npz is damaged"):
-        posthoc.load_snapshot(path)
+        dict(posthoc.averages(path))
 
 
 def test_every_variant_of_the_benchmark_can_be_trained_and_changes_what_it_names(monkeypatch):
