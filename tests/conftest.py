@@ -6,12 +6,15 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-# Most of the time is compilation; the mathematics is the same. Set before JAX looks, and inherited by the processes that
-# tests start, but for those that compile as users do (`scripts.alone`). Old emitters compile in half the time of new ones;
-# jaxlib 0.10 to 0.12 know the flag, and XLA ends where it knows one no more: then leave it out here.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-if "fusion_emitters" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
+# On CPU, where eight devices are, also on a machine with a GPU; tests/test_gpu.py is asked for with JAX_PLATFORMS=cuda,cpu.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    # Most of the time is compilation; the mathematics is the same. Set before JAX looks, and inherited by the processes
+    # that tests start, but for those that compile as users do (`scripts.alone`). Old emitters compile in half the time of
+    # new ones; jaxlib 0.10 to 0.12 know the flag, and XLA ends where it knows one no more, as its CUDA plugin does.
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    if "fusion_emitters" not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # Empty at the start and gone at the end; pytest's workers and the scripts that tests start inherit it.
     CACHE = tempfile.TemporaryDirectory(prefix="guided_jax_compiled_")
