@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
-from guided_jax.models import Classifier, UNet, blocks, check_image_size, encoder
+from guided_jax.models import Classifier, UNet, blocks, check_image_size, encoder, norm
 
 GOLDEN = Path(__file__).parent / "golden" / "ops.npz"
 SMALL = {"model_channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "attention_resolutions": (2,)}
@@ -91,11 +92,31 @@ def test_resampling(ops):
 @pytest.mark.parametrize("axes", [(-3, -2), ()])
 def test_group_norm_on_accelerators_is_that_on_cpu(axes, monkeypatch):
     x = jax.random.normal(jax.random.key(0), (3, 4, 4, 24)) + 5
-    layer = blocks.GroupNorm(8, axes)
-    params = layer.init(jax.random.key(1), x)
-    expected = layer.apply(params, x)
+    layer = norm.GroupNorm(8, axes)
+    params = jax.tree.map(lambda leaf: leaf + 0.3, layer.init(jax.random.key(1), x))
+
+    def value_and_gradients(params, x):
+        value, back = jax.vjp(layer.apply, params, x)
+        return value, back(jnp.cos(value))
+
+    expected = value_and_gradients(params, x)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    np.testing.assert_allclose(layer.apply(params, x), expected, atol=1e-4)  # of three numbers near 5, without axes
+    tolerance = 1e-5 if axes else 2e-3  # of three numbers near 5, without axes: some are nearly equal
+    chex.assert_trees_all_close(value_and_gradients(params, x), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_group_norm_on_accelerators_loses_no_digits_to_a_large_mean(monkeypatch):
+    """E[x^2] - E[x]^2 would: at a mean of 300 and a spread of 0.1 nothing of it is left in float32."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    rng = np.random.default_rng(0)
+    x = (300 + 0.1 * rng.standard_normal((2, 8, 8, 8))).astype(np.float32)
+    got = np.asarray(norm.GroupNorm(4).init_with_output(jax.random.key(0), jnp.asarray(x))[0])
+    groups = np.float64(x).reshape(2, 8, 8, 4, 2)
+    spread = groups.std((1, 2, 4), keepdims=True)
+    want = (groups - groups.mean((1, 2, 4), keepdims=True)) / np.sqrt(spread**2 + 1e-5)
+    np.testing.assert_allclose(got, want.reshape(x.shape), atol=2e-3)  # x itself has steps of 3e-5
+    same = np.full((1, 4, 4, 8), 7.0, np.float32)
+    assert np.all(np.asarray(norm.GroupNorm(4).init_with_output(jax.random.key(0), jnp.asarray(same))[0]) == 0)
 
 
 def test_group_norm(ops):
@@ -105,7 +126,7 @@ def test_group_norm(ops):
     class Norm(blocks.nn.Module):
         @blocks.nn.compact
         def __call__(self, x):
-            return blocks.group_norm(x, 32, "norm")
+            return norm.group_norm(x, 32, "norm")
 
     assert layer.epsilon != 1e-5  # Flax's own default would not do
     x, expected = nhwc(ops["groupnorm/x"]), nhwc(ops["groupnorm/out"])

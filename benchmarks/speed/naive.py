@@ -17,13 +17,13 @@ import optax
 
 from benchmarks.speed.ours import start, training_batch
 from benchmarks.speed.sizes import EMA_DECAY, LABEL_DROPOUT, LEARNING_RATE, SCALE, Size, networks, parameters
-from guided_jax.models import blocks
+from guided_jax.models import blocks, norm
 
 
 def flax_group_norm(next_method: Callable, args: Any, kwargs: Any, context: Any) -> Any:
-    """An interceptor that calls flax's layer in the place of our `blocks.GroupNorm`."""
+    """An interceptor that calls flax's layer in the place of our `norm.GroupNorm`."""
     ours = context.module
-    if not isinstance(ours, blocks.GroupNorm) or context.method_name != "__call__":
+    if not isinstance(ours, norm.GroupNorm) or context.method_name != "__call__":
         return next_method(*args, **kwargs)
     layer = nn.GroupNorm(ours.num_groups, epsilon=1e-5, parent=None)
     return layer.apply({"params": {name: ours.get_variable("params", name) for name in ("scale", "bias")}}, *args)

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num
 
-from guided_jax.models.blocks import dense, group_norm, multi_head_attention
+from guided_jax.models.blocks import dense, multi_head_attention
 from guided_jax.models.encoder import embed_time, encode, head_count, middle, per_example
+from guided_jax.models.norm import group_norm
 
 
 class AttentionPool(nn.Module):

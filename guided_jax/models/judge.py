@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from guided_jax.models.blocks import conv3x3, dense, downsample, group_norm
+from guided_jax.models.blocks import conv3x3, dense, downsample
+from guided_jax.models.norm import group_norm
 
 
 class Judge(nn.Module):

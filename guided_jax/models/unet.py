@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
-from guided_jax.models.blocks import conv3x3, group_norm, resize_bilinear
+from guided_jax.models.blocks import conv3x3, resize_bilinear
 from guided_jax.models.encoder import (
     attention,
     embed_time,
@@ -19,6 +19,7 @@ from guided_jax.models.encoder import (
     residual,
     widths,
 )
+from guided_jax.models.norm import group_norm
 from guided_jax.models.perturbation import check_perturbed
 
 
