@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import tyro
 
 from configs import command_line, held_out, keeping, objective, posthoc, schema, watching
 from configs import run as runs
-from guided_jax import data, images, loop, parallel, stopping, training
+from guided_jax import data, loop, parallel, stopping, training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,17 +110,8 @@ def beginning(run: runs.Run, part: str) -> training.TrainState:
     settings = getattr(run.experiment, part)
     key = jax.random.fold_in(jax.random.key(run.experiment.seed), ("diffusion", "classifier").index(part))
     key_params, key_noise = jax.random.split(key)
-    example = jnp.zeros((1, *run.facts.image_shape))
-    given = conditions(run.experiment.diffusion, example) if part == "diffusion" else ()
-    shown = runs.beside(run.experiment.diffusion, example) if part == "diffusion" else example
-    params = jax.jit(network.init)(key_params, shown, jnp.zeros(1), *given)
+    params = jax.jit(network.init)(key_params, *runs.example(run, part))
     return training.init(key_noise, params, settings.make_optimizer())
-
-
-def conditions(settings: schema.Diffusion, example: Any) -> tuple[Any, Any]:
-    """A label and a low-resolution picture, each None for a network that is given none."""
-    label = jnp.zeros(len(example), jnp.int32) if settings.conditional else None
-    return label, images.shrink(example, settings.low_res) if settings.low_res else None
 
 
 LEAST = {

@@ -12,7 +12,7 @@ import numpy as np
 from configs import diagnostics, measurement, methods, samplers
 from configs import run as runs
 from configs.sampling import Method
-from guided_jax import denoiser, guidance, images, parallel, reverse, sampler, schedule
+from guided_jax import denoiser, guidance, images, models, parallel, reverse, sampler, schedule
 
 Draw = Callable[..., Any]  # (params, key, label, scale, seen=None, low_res=None) -> image
 
@@ -61,6 +61,16 @@ def shared_by(run: runs.Run, method: Method, labelled: bool) -> Shared:
     method = dataclasses.replace(method, variance=variance)
     plain = samplers.row(method).make(method, run.levels)
     return Shared(run, method, labelled, runs.load(method.bad) if method.bad else run, operator, variance, plain)
+
+
+def rounded(shared: Shared, params: Any) -> Any:
+    """The params of each network as it computes with them, so that a drawing rounds them once and not at every step."""
+    found = {}
+    for name, weights in params.items():
+        run, part = shared.bad if name == "bad" else shared.run, "classifier" if name == "classifier" else "diffusion"
+        network = run.classifier if part == "classifier" else run.unet
+        found[name] = models.rounded(network, weights, *runs.example(run, part))
+    return found
 
 
 def parts_of(shared: Shared, one: Example, estimate: Any = None) -> methods.Parts:
@@ -121,6 +131,7 @@ def drawing(run: runs.Run, method: Method, labelled: bool, diagnose: bool = Fals
 
     def draw(params: Any, key: Any, label: Any, scale: Any, seen: Any = None, low_res: Any = None) -> Any:
         key_noise, key_run, key_method = jax.random.split(key, 3)
+        params = rounded(shared, params)
         parts = functools.partial(parts_of, shared, Example(params, key_method, label, scale, seen, low_res))
         guided, step = guided_by(shared, parts())
         if shared.self_conditioning:

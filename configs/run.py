@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import keeping, schema
-from guided_jax import checkpoint, denoiser, models, schedule
+from guided_jax import checkpoint, denoiser, images, models, schedule
 from guided_jax.files import replacing, writable_directory
 
 Which = Literal["last", "best"]  # of the checkpoints of a network
@@ -133,6 +133,15 @@ def beside(diffusion: schema.Diffusion, x: Any, estimate: Any = None) -> Any:
     if not diffusion.self_conditioning:
         return x
     return jnp.concatenate([x, jnp.zeros_like(x) if estimate is None else estimate.astype(x.dtype)], axis=-1)
+
+
+def example(run: Run, part: str) -> tuple[Any, ...]:
+    """What that network is called with beside its params, a batch of one: x_t, t, and for "diffusion" what it is told."""
+    x, t, diffusion = jnp.zeros((1, *run.facts.image_shape)), jnp.zeros(1), run.experiment.diffusion
+    if part == "classifier":
+        return x, t
+    label = jnp.zeros(1, jnp.int32) if diffusion.conditional else None
+    return beside(diffusion, x), t, label, images.shrink(x, diffusion.low_res) if diffusion.low_res else None
 
 
 def variance_of(run: Run, asked: Variance | None) -> Variance:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.speed.sizes import EMA_DECAY, INTERVAL, LABEL_DROPOUT, LEARNING_RATE, SCALE, Size, networks, parameters
-from guided_jax import denoiser, guidance, losses, parallel, reverse, sampler, schedule, training
+from guided_jax import denoiser, guidance, losses, models, parallel, reverse, sampler, schedule, training
 
 TABLE = schedule.linear(1000)
 
@@ -54,7 +54,14 @@ def drawing(size: Size, kind: str, how: str, unet: Callable, classifier: Callabl
 def sampling(size: Size, kind: str, how: str, devices: list) -> Callable[[], np.ndarray]:
     """A function that draws `size.images` pictures."""
     unet, classifier = networks(size)
-    draw = parallel.parallel_map(drawing(size, kind, how, unet.apply, classifier.apply), devices, (None, 0, 0))
+    drawn, example = drawing(size, kind, how, unet.apply, classifier.apply), (start(size)[0], jnp.zeros(size.images))
+
+    def draw_rounded(params: Any, x_T: Any, label: Any) -> Any:
+        rounded = {"unet": models.rounded(unet, params["unet"], *example)}
+        rounded["classifier"] = models.rounded(classifier, params["classifier"], *example)
+        return drawn(rounded, x_T, label)
+
+    draw = parallel.parallel_map(draw_rounded, devices, (None, 0, 0))
     placed = parallel.place(parameters(size), devices)
     return functools.partial(draw, placed, *start(size))
 

@@ -38,7 +38,7 @@ SIZES = {
 }
 # Where there is room for more pictures at once, and ADM's network of 64x64 ImageNet, 296 M parameters.
 GPU = {"device": "gpu", "dtype": "bfloat16", "attention_kernel": "cudnn"}
-ADM64 = Size(64, 3, 192, (1, 2, 3, 4), 3, (2, 4, 8), 64, 32, True, images=32, steps=4, batch=32, train_steps=2)
+ADM64 = Size(64, 3, 192, (1, 2, 3, 4), 3, (2, 4, 8), 64, 32, True, images=32, steps=4, batch=16, train_steps=2)
 SIZES |= {
     "digits-gpu": SIZES["digits"]._replace(device="gpu", images=512, steps=50, train_steps=50),
     "32x32-gpu": SIZES["32x32"]._replace(images=256, steps=10, batch=128, train_steps=10, **GPU),
