@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.speed import __main__ as speed
-from benchmarks.speed import flops, naive, ours, passes, sizes, tables
+from benchmarks.speed import flops, kernels, naive, ours, passes, sizes, tables
 from guided_jax import parallel
 
 TINY = sizes.Size(8, 1, 8, (1, 2), 1, (2,), 8, 4, True, images=2, steps=2, batch=2, train_steps=1)
@@ -21,7 +21,7 @@ needs_torch = pytest.mark.skipif(not TORCH, reason="the extra 'bench' is not ins
 def test_naive_jax_draws_the_same_pictures():
     expected = ours.sampling(TINY, "classifier", "plain", parallel.choose_devices(TINY.images))()
     assert np.abs(expected).max() > 0.1  # not the pictures of a network that says 0
-    found = naive.sampling(TINY, "classifier", False)()
+    found = naive.sampling(TINY, "classifier", "loop")()
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
@@ -29,8 +29,8 @@ def test_naive_jax_draws_the_same_pictures():
 def test_all_loops_of_jax_are_one(kind):
     """With networks that are the same and cheap: the schedule, the guidance, the steps."""
     expected = by_ours(kind)
-    for scanned in (False, True):
-        found = naive.sampling(TINY, kind, scanned, smooth(TINY))()
+    for who in ("loop", "scan"):
+        found = naive.sampling(TINY, kind, who, smooth(TINY))()
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
     assert np.abs(expected - by_ours("classifier" if kind != "classifier" else "classifier-free")).max() > 0.01
 
@@ -143,10 +143,79 @@ def test_pytorch_is_left_out_where_it_is_not(monkeypatch):
     assert speed.competitors("digits", "train", speed.Options(who=("loop", "torch"))) == ["loop"]
 
 
-def test_what_was_measured_before_is_kept(tmp_path):
+@pytest.fixture
+def measuring(monkeypatch):
+    """A `measure` that takes no time."""
+    row = {
+        "matmul": [1.0],
+        "load": 0.0,
+        "machine": {"cpu": "x", "cores": 2, "python": "3"},
+        "compile": 1.0,
+        "memory": 1.0,
+    }
+    row |= {"seconds": [1.0], "versions": {}, "device": None}
+
+    def measure(size, job, options, bar):
+        return [row | {"size": size, "job": job, "who": who} for who in options.who or ("ours", "loop")]
+
+    counts = {
+        "ours": {"unet": 1, "train": 1},
+        "xla": {"unet": 1, "train": 1},
+        "passes": {"classifier": {"ours": {"unet": 1}}},
+    }
+    counts["passes"]["classifier"]["loop"] = {"unet": 1}
+    monkeypatch.setattr(speed, "measure", measure)
+    monkeypatch.setattr(speed, "count", lambda size, torch: counts)
+
+
+def test_what_was_measured_before_is_kept(measuring, tmp_path, capsys):
     path = tmp_path / "speed.json"
-    rows = [{"size": size, "job": job, "who": "ours"} for size in ("digits", "wide") for job in ("classifier", "train")]
-    speed.merge(path, {"rows": rows, "counts": {"digits": 1, "wide": 1}})
-    new = {"size": "wide", "job": "train", "who": "loop"}
-    speed.merge(path, {"rows": [new], "counts": {"wide": 2}})
-    assert json.loads(path.read_text()) == {"rows": [*rows[:3], new], "counts": {"digits": 1, "wide": 2}}
+
+    def rows():
+        return [(row["size"], row["job"], row["who"]) for row in json.loads(path.read_text())["rows"]]
+
+    out = ["--out", str(tmp_path), "--rounds", "1"]
+    speed.main(["--sizes", "digits", "wide", "--jobs", "classifier", *out])
+    both = [(size, "classifier", who) for size in ("digits", "wide") for who in ("ours", "loop")]
+    assert rows() == both
+    speed.main(["--sizes", "digits", "--jobs", "train", *out])
+    assert rows() == [*both, *[("digits", "train", who) for who in ("ours", "loop")]]
+    before = path.read_text()
+    speed.main(["--sizes", "digits", "--jobs", "train", "--who", "loop", *out])
+    assert path.read_text() == before  # a part of a table is in nobody's place
+    assert "not kept" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--who measures a part"):
+        speed.main(["--who", "loop", "--page", *out])
+
+
+PROGRAM = """
+HloModule jit_whole
+
+%fused_computation (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  %t = f32[8]{0} transpose(%p), dimensions={0}
+  ROOT %c = f32[8]{0} copy(%t)
+}
+
+%body.1 (s: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %s = (s32[], f32[8]{0}) parameter(0)
+  %x = f32[8]{0} get-tuple-element(%s), index=1
+  %loop_add_fusion.3 = f32[8]{0} fusion(%x), kind=kLoop, calls=%fused_computation
+  %both.2 = (f32[8]{0}, f32[8]{0}) fusion(%loop_add_fusion.3), kind=kInput, calls=%fused_computation
+  %many.4 = (s4[], s4[], s4[], s4[], s4[], /*index=5*/s4[]) fusion(%both.2), kind=kLoop, calls=%fused_computation
+  %y = f32[8]{0} get-tuple-element(%both.2), index=0
+  %conv.1 = (f32[8]{0}, u8[0]{0}) custom-call(%y), custom_call_target="__cudnn$convForward"
+  ROOT %out = (s32[], f32[8]{0}) tuple(%s, %conv.1)
+}
+
+ENTRY %main.2 (x.1: f32[8]) -> f32[8] {
+  %x.1 = f32[8]{0} parameter(0)
+  %copy.1 = f32[8]{0} copy(%x.1)
+  ROOT %while.1 = (s32[], f32[8]{0}) while(%copy.1), condition=%cond, body=%body.1
+}
+"""
+
+
+def test_kernels_are_those_of_the_loop_and_not_what_is_inside_of_them():
+    assert kernels.launched(PROGRAM) == {"loop_add_fusion": 1, "both": 1, "many": 1, "custom-call": 1}
+    assert not kernels.launched("")

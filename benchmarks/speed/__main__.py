@@ -41,7 +41,7 @@ class Options:
     """With nothing after it only what was measured before is printed."""
     jobs: tuple[Job, ...] = ("classifier", "classifier-free", "train")
     who: tuple[str, ...] = ()
-    """Only these, by the names in the tables; all when none is given."""
+    """Only these, by the names in the tables; they are printed and not kept. All when none is given."""
     rounds: int = 5
     out: Path = Path("runs/speed")
     page: bool = False
@@ -132,15 +132,16 @@ def machine() -> dict[str, Any]:
     return {"cpu": (models or [platform.processor()])[0], "cores": CORES, "python": platform.python_version()}
 
 
-def merge(path: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """What was measured before, with what was measured now in its place; kept in the file."""
-    known = json.loads(path.read_text()) if path.is_file() else {"rows": [], "counts": {}}
+def kept(path: Path) -> dict[str, Any]:
+    """What was measured before."""
+    return json.loads(path.read_text()) if path.is_file() else {"rows": [], "counts": {}}
+
+
+def merged(known: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """What was measured before, with what was measured now in its place."""
     new = {(row["size"], row["job"]) for row in found["rows"]}
     rows = [row for row in known["rows"] if (row["size"], row["job"]) not in new] + found["rows"]
-    merged = {"rows": rows, "counts": known["counts"] | found["counts"]}
-    with replacing(path) as file:
-        file.write(json.dumps(merged, indent=1).encode())
-    return merged
+    return {"rows": rows, "counts": known["counts"] | found["counts"]}
 
 
 def main(args: Any) -> None:
@@ -148,21 +149,28 @@ def main(args: Any) -> None:
     options = command_line.parse(Options, "python -m benchmarks.speed", args, description=__doc__ or "")
     if options.rounds < 1:
         raise ValueError(f"--rounds is {options.rounds}; give at least 1")
+    if options.who and options.page:
+        raise ValueError(
+            "--who measures a part of a table, and --page would put it in the place of a whole one; drop one"
+        )
     torch = all(find_spec(name) for name in ("torch", "diffusers"))
     if not torch:
         print("PyTorch is left out: torch and diffusers are not installed (the extra 'bench')")
     start, path = time.monotonic(), options.out / "speed.json"
     options.out.mkdir(parents=True, exist_ok=True)
-    known = merge(path, {"rows": [], "counts": {}})
+    known = kept(path)
     total = sum(len(competitors(size, job, options)) + options.rounds for size in options.sizes for job in options.jobs)
     with tqdm(total=total + len(options.sizes), desc="speed", unit="part") as bar:
         for size in options.sizes:
             counts = {size: count(size, torch)}
             bar.update()
             for job in options.jobs:
-                known = merge(path, {"rows": measure(size, job, options, bar), "counts": counts})
+                known = merged(known, {"rows": measure(size, job, options, bar), "counts": counts})
+                if not options.who:
+                    with replacing(path) as file:
+                        file.write(json.dumps(known, indent=1).encode())
     report(known, options)
-    print(f"\nmeasured in {time.monotonic() - start:.0f} s: {path}")
+    print(f"\nmeasured in {time.monotonic() - start:.0f} s" + ("; not kept" if options.who else f": {path}"))
 
 
 def report(known: dict[str, Any], options: Options) -> None:

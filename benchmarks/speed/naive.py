@@ -70,28 +70,41 @@ def ddim_step(size: Size, kind: str, unet: Callable, classifier: Callable) -> Ca
     return step
 
 
-def sampling(size: Size, kind: str, scanned: bool, networks: tuple[Callable, Callable] | None = None) -> Callable:
-    """A function that draws `size.images` pictures. networks: others than `plain(size)`."""
-    step = ddim_step(size, kind, *(networks or plain(size)))
-    params, (x_T, labels) = parameters(size), start(size)
+def steps(size: Size) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """t, its alpha_bar and that of the next step, from the noisiest on."""
     stride = 1000 // size.steps
     times = np.arange(0, 1000, stride)[::-1].astype(np.int32)
     bars = np.append(alpha_bars(), np.float32(1))  # index -1 is the clean level
-    befores = np.where(times >= stride, times - stride, -1)
-    rows = (times, bars[times], bars[befores])
+    return times, bars[times], bars[np.where(times >= stride, times - stride, -1)]
 
-    @jax.jit
+
+def scanned(size: Size, kind: str, networks: tuple[Callable, Callable]) -> Callable:
+    """(params, x_T, labels) -> x_0 in one `lax.scan`."""
+    step, rows = ddim_step(size, kind, *networks), steps(size)
+
     def whole(params: Any, x: Any, labels: Any) -> Any:
         return jax.lax.scan(lambda x, row: (step(params, x, labels, *row), None), x, rows)[0]
 
-    compiled = jax.jit(step)
+    return whole
+
+
+def looped(size: Size, kind: str, networks: tuple[Callable, Callable]) -> Callable:
+    """(params, x_T, labels) -> x_0 in a loop of Python over a compiled step."""
+    compiled, rows = jax.jit(ddim_step(size, kind, *networks)), list(zip(*steps(size), strict=True))
 
     def loop(params: Any, x: Any, labels: Any) -> Any:
-        for row in zip(*rows, strict=True):
+        for row in rows:
             x = compiled(params, x, labels, *row)
         return x
 
-    run = whole if scanned else loop
+    return loop
+
+
+def sampling(size: Size, kind: str, who: str, networks: tuple[Callable, Callable] | None = None) -> Callable:
+    """A function that draws `size.images` pictures. networks: others than `plain(size)`."""
+    both = networks or plain(size)
+    run = jax.jit(scanned(size, kind, both)) if who == "scan" else looped(size, kind, both)
+    params, (x_T, labels) = parameters(size), start(size)
     return lambda: np.asarray(run(params, x_T, labels))
 
 
@@ -132,4 +145,4 @@ def train(size: Size) -> Callable[[], Any]:
 
 def build(size: Size, job: str, who: str) -> Callable[[], Any]:
     """What is timed."""
-    return train(size) if job == "train" else sampling(size, job, who == "scan")
+    return train(size) if job == "train" else sampling(size, job, who)

@@ -51,17 +51,21 @@ def drawing(size: Size, kind: str, how: str, unet: Callable, classifier: Callabl
     return draw
 
 
-def sampling(size: Size, kind: str, how: str, devices: list) -> Callable[[], np.ndarray]:
-    """A function that draws `size.images` pictures."""
+def rounded_drawing(size: Size, kind: str, how: str) -> Callable:
+    """`drawing` with our networks, their weights rounded once if they compute in half precision."""
     unet, classifier = networks(size)
     drawn, example = drawing(size, kind, how, unet.apply, classifier.apply), (start(size)[0], jnp.zeros(size.images))
 
-    def draw_rounded(params: Any, x_T: Any, label: Any) -> Any:
-        rounded = {"unet": models.rounded(unet, params["unet"], *example)}
-        rounded["classifier"] = models.rounded(classifier, params["classifier"], *example)
-        return drawn(rounded, x_T, label)
+    def draw(params: Any, x_T: Any, label: Any) -> Any:
+        both = {"unet": unet, "classifier": classifier}
+        return drawn({name: models.rounded(both[name], params[name], *example) for name in both}, x_T, label)
 
-    draw = parallel.parallel_map(draw_rounded, devices, (None, 0, 0))
+    return draw
+
+
+def sampling(size: Size, kind: str, how: str, devices: list) -> Callable[[], np.ndarray]:
+    """A function that draws `size.images` pictures."""
+    draw = parallel.parallel_map(rounded_drawing(size, kind, how), devices, (None, 0, 0))
     placed = parallel.place(parameters(size), devices)
     return functools.partial(draw, placed, *start(size))
 

@@ -41,7 +41,7 @@ def of_jax(size: Size, job: str, who: str) -> dict[str, float]:
         draw = ours.drawing(size, job, ours.way(who), *counting(size, found))
         jax.jit(jax.vmap(draw, (None, 0, 0)))({"unet": 0.0, "classifier": 0.0}, *ours.start(size))
     else:
-        naive.sampling(size, job, who == "scan", counting(size, found))()
+        naive.sampling(size, job, who, counting(size, found))()
     jax.effects_barrier()
     return {name: count / size.images for name, count in found.items()}
 

@@ -80,12 +80,15 @@ def about(rows: Rows) -> str:
     packages: dict[str, str] = {}
     for row in rows:
         packages |= row["versions"]
-    rate = matmul_flops(size) / median(each for row in rows for each in row["matmul"]) / 1e9
+    rates = []
+    for dtype in dict.fromkeys(SIZES[row["size"]].dtype for row in rows):
+        products = [each for row in rows if SIZES[row["size"]].dtype == dtype for each in row["matmul"]]
+        rates.append(f"{matmul_flops(size) / median(products) / 1e9:.0f} GFLOP/s in {dtype}")
     gpu = f"{rows[-1]['device']}; " if size.device == "gpu" else ""
     return (
         f"{gpu}{place['cpu']}, {place['cores']} cores, Python {place['python']}; "
         f"{', '.join(f'{name} {version}' for name, version in sorted(packages.items()))}. "
-        f"The product of two matrices of {' x '.join([str(MATMUL[size.device][0])] * 2)}: {rate:.0f} GFLOP/s. "
+        f"The product of two matrices of {' x '.join([str(MATMUL[size.device][0])] * 2)}: {', '.join(rates)}. "
         f"The load average was {min(loads):.1f} to {max(loads):.1f} when a part began, the benchmark's own included."
     )
 
