@@ -12,7 +12,7 @@ import train
 from configs import drawing, objective, schema
 from configs import run as runs
 from configs.sampling import Method
-from guided_jax import checkpoint, data, log, loop, parallel, sampler, training
+from guided_jax import checkpoint, data, log, loop, models, parallel, sampler, training
 from guided_jax.models import UNet, blocks, fused
 from tests import tiny
 
@@ -26,12 +26,12 @@ LITTLE = jax.tree.map(jnp.asarray, {"image": BATCH["image"][:, :4, :4], "label":
 PARTS = ("diffusion", "classifier")
 
 
-def assembled(dtype="float32", **settings):
-    """Small networks of both kinds, with the same settings."""
+def assembled(dtype="float32", diffusion_only=(), **settings):
+    """Small networks of both kinds, with the same settings but for those that only a diffusion network has."""
     network = {"dtype": dtype, "dropout": 0.1, "attention_resolutions": (), **SMALL}
     experiment = schema.Experiment(
         schedule=schema.Schedule(num_steps=50),
-        diffusion=schema.Diffusion(network=schema.UNet(**network), **settings),
+        diffusion=schema.Diffusion(network=schema.UNet(**network), **settings, **dict(diffusion_only)),
         classifier=schema.Classifier(network=schema.Encoder(**network), **settings),
     )
     return runs.assemble(experiment, FACTS)
@@ -151,6 +151,26 @@ def test_samples_of_a_bfloat16_network_are_float32():
     params = {"diffusion": params_of("diffusion")}
     image = jax.eval_shape(drawn, params, jax.random.key(0), jnp.int32(3), jnp.float32(1))
     assert image.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("settings", [{"self_conditioning": True, "remat": True}, {"low_res": 2}])
+def test_a_drawing_rounds_its_weights_once_and_is_the_same(settings, monkeypatch):
+    run = assembled("bfloat16", diffusion_only=settings)
+    shapes = jax.eval_shape(lambda: train.beginning(run, "diffusion")).params
+    leaves, tree = jax.tree.flatten(shapes)
+    rng = np.random.default_rng(1)
+    weights = [jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves]
+    params = {"diffusion": jax.tree.unflatten(tree, weights), "classifier": params_of("classifier")}
+    low_res = jnp.ones((2, 2, 1)) if "low_res" in settings else None
+
+    def draw():
+        drawn = drawing.drawing(run, Method(guidance="classifier", steps="2"), True)
+        return jax.jit(drawn)(params, jax.random.key(0), jnp.int32(3), jnp.float32(1), None, low_res)
+
+    once, seen = draw(), []
+    monkeypatch.setattr(models, "rounded", lambda network, params, *example: seen.append(network) or params)
+    assert jnp.array_equal(once, draw())
+    assert len(seen) == 2
 
 
 @pytest.mark.parametrize("count", [2, 16])
