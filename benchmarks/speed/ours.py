@@ -54,7 +54,8 @@ def drawing(size: Size, kind: str, how: str, unet: Callable, classifier: Callabl
 def rounded_drawing(size: Size, kind: str, how: str) -> Callable:
     """`drawing` with our networks, their weights rounded once if they compute in half precision."""
     unet, classifier = networks(size)
-    drawn, example = drawing(size, kind, how, unet.apply, classifier.apply), (start(size)[0], jnp.zeros(size.images))
+    drawn = drawing(size, kind, how, unet.apply, classifier.apply)
+    example = jnp.zeros((1, size.side, size.side, size.channels)), jnp.zeros(1)
 
     def draw(params: Any, x_T: Any, label: Any) -> Any:
         both = {"unet": unet, "classifier": classifier}
