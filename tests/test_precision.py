@@ -39,8 +39,12 @@ def assembled(dtype="float32", diffusion_only=(), **settings):
 
 @functools.cache
 def params_of(part):
+    return params_in(assembled(), part)
+
+
+def params_in(run, part):
     """Weights everywhere: ADM's zeros would hide most of the network."""
-    shapes = jax.eval_shape(lambda: train.beginning(assembled(), part)).params
+    shapes = jax.eval_shape(lambda: train.beginning(run, part)).params
     leaves, tree = jax.tree.flatten(shapes)
     rng = np.random.default_rng(1)
     return jax.tree.unflatten(tree, [jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves])
@@ -156,11 +160,7 @@ def test_samples_of_a_bfloat16_network_are_float32():
 @pytest.mark.parametrize("settings", [{"self_conditioning": True, "remat": True}, {"low_res": 2}])
 def test_a_drawing_rounds_its_weights_once_and_is_the_same(settings, monkeypatch):
     run = assembled("bfloat16", diffusion_only=settings)
-    shapes = jax.eval_shape(lambda: train.beginning(run, "diffusion")).params
-    leaves, tree = jax.tree.flatten(shapes)
-    rng = np.random.default_rng(1)
-    weights = [jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves]
-    params = {"diffusion": jax.tree.unflatten(tree, weights), "classifier": params_of("classifier")}
+    params = {"diffusion": params_in(run, "diffusion"), "classifier": params_of("classifier")}
     low_res = jnp.ones((2, 2, 1)) if "low_res" in settings else None
 
     def draw():
