@@ -63,13 +63,13 @@ def shared_by(run: runs.Run, method: Method, labelled: bool) -> Shared:
     return Shared(run, method, labelled, runs.load(method.bad) if method.bad else run, operator, variance, plain)
 
 
-def rounded(shared: Shared, params: Any) -> Any:
-    """The params of each network as it computes with them, so that a drawing rounds them once and not at every step."""
+def prepared(run: runs.Run, bad: runs.Run, params: Any) -> Any:
+    """The params of each network as it computes with them, made before a drawing's steps, and not at each of them."""
     found = {}
     for name, weights in params.items():
-        run, part = shared.bad if name == "bad" else shared.run, "classifier" if name == "classifier" else "diffusion"
-        network = run.classifier if part == "classifier" else run.unet
-        found[name] = models.rounded(network, weights, *runs.example(run, part))
+        of, part = bad if name == "bad" else run, "classifier" if name == "classifier" else "diffusion"
+        network = of.classifier if part == "classifier" else of.unet
+        found[name] = models.prepared(network, weights, *runs.example(of, part))
     return found
 
 
@@ -131,7 +131,7 @@ def drawing(run: runs.Run, method: Method, labelled: bool, diagnose: bool = Fals
 
     def draw(params: Any, key: Any, label: Any, scale: Any, seen: Any = None, low_res: Any = None) -> Any:
         key_noise, key_run, key_method = jax.random.split(key, 3)
-        params = rounded(shared, params)
+        params = prepared(run, shared.bad, params)
         parts = functools.partial(parts_of, shared, Example(params, key_method, label, scale, seen, low_res))
         guided, step = guided_by(shared, parts())
         if shared.self_conditioning:
@@ -184,5 +184,7 @@ def drawer(
     sharded: bool = False,
 ) -> Callable[..., Any]:
     """(indices, labels, scales, seed, seen, low_res) -> uint8 images: `any_drawer` with these params."""
-    placed = params if sharded else parallel.place(params, devices)
-    return functools.partial(any_drawer(run, method, labelled, devices, diagnose, sharded), placed)
+    if not sharded:
+        bad = runs.load(method.bad) if method.bad else run
+        params = parallel.place(jax.jit(functools.partial(prepared, run, bad))(params), devices)
+    return functools.partial(any_drawer(run, method, labelled, devices, diagnose, sharded), params)

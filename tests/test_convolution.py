@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from guided_jax.models import convolution
+from guided_jax.models import convolution, winograd
 
 # kernel size, stride, padding (low, high), image size
 CASES = {
@@ -21,6 +21,19 @@ CASES = {
     "1x1 stride 2": (1, 2, (0, 0), (5, 6)),
     "5x5 stride 3": (5, 3, (2, 2), (9, 10)),
 }
+
+
+ROUNDING = {"rtol": 1e-5}  # the greatest difference, in units of what is compared
+
+
+@pytest.fixture(params=["direct", "winograd"], autouse=True)
+def way(request, monkeypatch):
+    """Everything holds of both: winograd's has no size here that would be too small for it."""
+    if request.param == "winograd":
+        monkeypatch.setitem(ROUNDING, "rtol", 5e-5)
+        for name, least in {"FEWEST_CHANNELS": 1, "FEWEST_TILES": 1, "LEAST_USED": 0.0}.items():
+            monkeypatch.setattr(winograd, name, least)
+    return request.param
 
 
 def plain(x, kernel, stride=1, pads=((1, 1), (1, 1))):
@@ -41,7 +54,8 @@ def input_gradient(conv, x, kernel, **options):
     return jax.grad(lambda x: jnp.sum(jnp.sin(conv(x, kernel, **options))))(x)
 
 
-def close(a, b, rtol=1e-5):
+def close(a, b, rtol=None):
+    rtol = rtol or ROUNDING["rtol"]
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     assert a.shape == b.shape
     assert np.abs(a - b).max() <= rtol * np.sqrt(np.mean(b**2))
@@ -64,10 +78,10 @@ def test_value_and_gradients(case):
 def test_the_accelerators_own_form_is_the_same_gradient(stride):
     x, kernel = arrays((7, 6))
     y, pull = jax.vjp(lambda x: plain(x, kernel, stride), x)
-    static = {"strides": (stride, stride), "pads": ((1, 1), (1, 1)), "precision": None}
+    how = convolution.How(x.shape[1:3], (3, 3), (stride, stride), ((1, 1), (1, 1)), None)
     (expected,) = pull(y)
-    close(convolution._transposed_input_gradient(y, kernel, shape=x.shape, dtype=x.dtype, **static), expected)
-    close(convolution._input_gradient(y, kernel, size=x.shape[1:3], **static), expected)
+    close(convolution._transposed(y, kernel, how), expected)
+    close(convolution._as_convolution(y, kernel, how), expected)
 
 
 def test_bfloat16():
@@ -103,7 +117,9 @@ def test_one_kernel_per_example():
 
 
 @pytest.mark.parametrize(("part", "most", "convolutions"), [(1, 8, 5), (2 * 6 * 6 * 4, 8, 3), (1, 2, 2), (10**6, 8, 1)])
-def test_the_kernels_gradient_by_parts_of_the_batch(monkeypatch, part, most, convolutions):
+def test_the_kernels_gradient_by_parts_of_the_batch(monkeypatch, way, part, most, convolutions):
+    if way == "winograd":
+        pytest.skip("has parts of its own")
     monkeypatch.setattr(convolution, "PART", part)
     monkeypatch.setattr(convolution, "MOST_PARTS", most)
     x, kernel = arrays(batch=5)
@@ -138,12 +154,13 @@ def test_leading_axes_through_flax():
     close(nn.Conv(4, (3, 3)).apply(params, x), y)
 
 
-def test_an_input_gradient_under_vmap_computes_no_weight_gradient():
+def test_an_input_gradient_under_vmap_computes_no_weight_gradient(way):
     x, kernel = arrays()
+    product = " dot(" if way == "winograd" else "convolution"
 
     def convolutions(f):
         text = jax.jit(f).lower(x, kernel).compile().as_text()
-        return sum("convolution" in line.split("metadata")[0] for line in text.splitlines() if " = " in line)
+        return sum(product in line.split("metadata")[0] for line in text.splitlines() if " = " in line)
 
     batched = convolutions(lambda x, k: input_gradient(fast, x, k))
     vmapped = convolutions(lambda x, k: jax.vmap(lambda x: input_gradient(fast, x[None], k)[0])(x))

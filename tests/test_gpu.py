@@ -111,23 +111,20 @@ def test_guided_pictures_are_those_of_the_cpu(kind, how, monkeypatch):
     for device in (jax.devices()[0], jax.devices("cpu")[0]):
         # The networks choose what is fast by the backend, while they are traced: each device is given its own form.
         monkeypatch.setattr(jax, "default_backend", lambda: device.platform)  # noqa: B023
-        draw = parallel.parallel_map(ours.rounded_drawing(SMALL, kind, how), [device], (None, 0, 0))
-        drawn.append(draw(parallel.place(sizes.parameters(SMALL), [device]), *ours.start(SMALL)))
+        networks = (network.apply for network in sizes.networks(SMALL))
+        draw = parallel.parallel_map(ours.drawing(SMALL, kind, how, *networks), [device], (None, 0, 0))
+        prepared = ours.prepared(SMALL, sizes.parameters(SMALL))
+        drawn.append(draw(parallel.place(prepared, [device]), *ours.start(SMALL)))
     assert away(*drawn) < 1e-4
 
 
 def test_weights_that_are_rounded_once_draw_what_those_that_are_rounded_at_every_step_do():
     size, device = SMALL._replace(dtype="bfloat16"), jax.devices()[:1]
     unet, classifier = (network.apply for network in sizes.networks(size))
-    ways = (
-        ours.rounded_drawing(size, "classifier", "plain"),
-        ours.drawing(size, "classifier", "plain", unet, classifier),
-    )
+    draw = parallel.parallel_map(ours.drawing(size, "classifier", "plain", unet, classifier), device, (None, 0, 0))
+    whole = sizes.parameters(size)
     once, always = (
-        parallel.parallel_map(draw, device, (None, 0, 0))(
-            parallel.place(sizes.parameters(size), device), *ours.start(size)
-        )
-        for draw in ways
+        draw(parallel.place(params, device), *ours.start(size)) for params in (ours.prepared(size, whole), whole)
     )
     assert away(once, always) < 0.02  # XLA may leave a rounding out where it follows a product
 

@@ -92,7 +92,12 @@ def step(size: sizes.Size, job: str, who: str) -> str:
     params = jax.eval_shape(lambda: sizes.parameters(size))
     if who == "scan":
         return compiled(naive.scanned(size, job, naive.plain(size)), params, x, label)
-    return compiled(jax.vmap(ours.rounded_drawing(size, job, ours.way(who)), in_axes=(None, 0, 0)), params, x, label)
+    drawn = ours.drawing(size, job, ours.way(who), *(network.apply for network in sizes.networks(size)))
+
+    def draw(params: Any, x: Any, label: Any) -> Any:
+        return drawn(ours.prepared(size, params), x, label)
+
+    return compiled(jax.vmap(draw, in_axes=(None, 0, 0)), params, x, label)
 
 
 def main(args: Any) -> None:

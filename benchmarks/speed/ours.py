@@ -51,23 +51,18 @@ def drawing(size: Size, kind: str, how: str, unet: Callable, classifier: Callabl
     return draw
 
 
-def rounded_drawing(size: Size, kind: str, how: str) -> Callable:
-    """`drawing` with our networks, their weights rounded once if they compute in half precision."""
-    unet, classifier = networks(size)
-    drawn = drawing(size, kind, how, unet.apply, classifier.apply)
+def prepared(size: Size, params: Any) -> Any:
+    """The params of our networks, prepared once for all steps."""
     example = jnp.zeros((1, size.side, size.side, size.channels)), jnp.zeros(1)
-
-    def draw(params: Any, x_T: Any, label: Any) -> Any:
-        both = {"unet": unet, "classifier": classifier}
-        return drawn({name: models.rounded(both[name], params[name], *example) for name in both}, x_T, label)
-
-    return draw
+    both = dict(zip(("unet", "classifier"), networks(size), strict=True))
+    return {name: models.prepared(both[name], params[name], *example) for name in both}
 
 
 def sampling(size: Size, kind: str, how: str, devices: list) -> Callable[[], np.ndarray]:
     """A function that draws `size.images` pictures."""
-    draw = parallel.parallel_map(rounded_drawing(size, kind, how), devices, (None, 0, 0))
-    placed = parallel.place(parameters(size), devices)
+    unet, classifier = networks(size)
+    draw = parallel.parallel_map(drawing(size, kind, how, unet.apply, classifier.apply), devices, (None, 0, 0))
+    placed = parallel.place(jax.jit(functools.partial(prepared, size))(parameters(size)), devices)
     return functools.partial(draw, placed, *start(size))
 
 

@@ -52,29 +52,38 @@ def dense(x: Float[Array, "..."], features: int, name: str, dtype: Any = jnp.flo
     return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, bias_init=bias_init, name=name)(x)
 
 
-def conv3x3(
-    x: Float[Array, "..."],
-    features: int,
-    name: str,
-    *,
-    stride: int = 1,
-    dtype: Any = jnp.float32,
-    zero: bool = False,
-    plain: bool = False,
-) -> Array:
-    """y = x * k + b, 3x3, one row of zeros on every side (torch pads a stride of 2 on both sides too, "SAME" does not)."""
-    kernel_init, bias_init = (nn.initializers.zeros,) * 2 if zero else (torch_uniform, torch_bias(9 * x.shape[-1]))
-    return nn.Conv(
-        features,
-        kernel_size=(3, 3),
-        strides=(stride, stride),
-        padding=((1, 1), (1, 1)),
-        dtype=dtype,
-        kernel_init=kernel_init,
-        bias_init=bias_init,
-        conv_general_dilated=jax.lax.conv_general_dilated if plain else convolution.conv_general_dilated,
-        name=name,
-    )(x)
+class Conv3x3(nn.Module):
+    """y = x * k + b, 3x3, one row of zeros on every side (torch pads a stride of 2 on both sides too, "SAME" does not).
+
+    A collection "winograd" has the kernel as the fast convolution needs it on CPU; see `models.prepared`.
+    """
+
+    features: int
+    stride: int = 1
+    dtype: Any = jnp.float32
+    zero: bool = False
+    plain: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch h w c"]) -> Float[Array, "*batch h2 w2 {self.features}"]:
+        """The output has the layer's dtype."""
+        *batch, h, w, c = x.shape
+        kernel_init, bias_init = (nn.initializers.zeros,) * 2 if self.zero else (torch_uniform, torch_bias(9 * c))
+        kernel = self.param("kernel", kernel_init, (3, 3, c, self.features))
+        bias = self.param("bias", bias_init, (self.features,))
+        x, kernel, bias = (each.astype(self.dtype) for each in (x, kernel, bias))
+        how = (x.reshape(-1, h, w, c), kernel, (self.stride,) * 2, ((1, 1), (1, 1)))
+        if self.plain:
+            y = jax.lax.conv_general_dilated(*how, dimension_numbers=convolution.LAYOUT)
+        else:
+            y = convolution.conv_general_dilated(*how, transformed=self.get_variable("winograd", "kernel"))
+        y = y.reshape(*batch, *y.shape[1:])
+        return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def conv3x3(x: Float[Array, "..."], features: int, name: str, **options: Any) -> Array:
+    """`Conv3x3`, a submodule of the module that calls it."""
+    return Conv3x3(features, name=name, **options)(x)
 
 
 def upsample(x: Float[Array, "*batch h w c"]) -> Float[Array, "*batch h2 w2 c"]:

@@ -1,10 +1,12 @@
-"""A convolution whose input gradient stays on the fast path of the CPU backend inside `lax.scan`.
+"""A convolution, its gradients and theirs, each in the form that is fastest on the CPU backend, also inside `lax.scan`.
 
-    y = x * k        dL/dx = dL/dy * flip(k)^T,        written as a plain convolution
+    y = x * k        dL/dx = dL/dy * flip(k)^T        dL/dk = x^T * dL/dy
 
-XLA turns the gradient of a convolution into a convolution with a reversed kernel; within a loop its CPU backend has no
-fast routine for that form and becomes many times slower. Classifier guidance takes such a gradient at every sampling
-step, so the reversed, in/out-swapped kernel is made here as an array of its own. Accelerators keep XLA's own form.
+are the derivatives of one function that is linear in each of x, k and dL/dy; so the derivatives of each are the other
+two, and each is written once. On CPU, 3x3 kernels in float32 go by `winograd` where that is faster. The rest, and
+everything on accelerators, is XLA's own, but for two forms for which its CPU backend knows no fast routine: the input's
+gradient, which XLA makes a convolution with a reversed kernel, many times slower within a loop (classifier guidance
+takes it at every sampling step), and the kernel's gradient of many examples at once.
 
 The price is forward-mode differentiation: `jvp`, `jacfwd` and `linearize` refuse a `custom_vjp` (use `vjp` or
 `jacrev`, or the networks' field `plain_convolution=True`). Gradients of gradients in reverse mode work.
@@ -12,19 +14,33 @@ The price is forward-mode differentiation: `jvp`, `jacfwd` and `linearize` refus
 
 import functools
 import math
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
+
+from guided_jax.models import winograd
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 # Numbers of a cotangent, 1 MiB in float32; and how many parts at most, each of which is one more convolution to compile.
 PART = 2**18
 MOST_PARTS = 8
+
+
+class How(NamedTuple):
+    """What a convolution is besides its arrays: y[i] = sum_a x[stride i + a - low] k[a] along each axis."""
+
+    size: tuple[int, ...]  # of x, (height, width)
+    window: tuple[int, ...]  # of the kernel
+    strides: tuple[int, ...]
+    pads: winograd.Pads
+    precision: Any
 
 
 def conv_general_dilated(
@@ -37,11 +53,13 @@ def conv_general_dilated(
     dimension_numbers: Any = LAYOUT,
     feature_group_count: int = 1,
     precision: Any = None,
+    transformed: Float[Array, "36 c o"] | None = None,
 ) -> Float[Array, "n h2 w2 o"]:
     """y[n, i, j, o] = sum_{a, b, c} lhs[n, s i + a - pad, s j + b - pad, c] rhs[a, b, c, o], any stride s.
 
     The arguments are those of `jax.lax.conv_general_dilated`, so that `flax.linen.Conv(conv_general_dilated=...)`
-    takes it. ValueError for what it does not do: dilation, feature groups, another layout than NHWC, HWIO.
+    takes it. transformed: `winograd.transform(rhs)`, where it was made before. ValueError for what it does not do:
+    dilation, feature groups, another layout than NHWC, HWIO.
     """
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     plain = all(d == 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ()))) and feature_group_count == 1
@@ -50,38 +68,136 @@ def conv_general_dilated(
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
     pads = tuple((int(low), int(high)) for low, high in padding)
-    return _convolve(lhs, rhs, tuple(window_strides), pads, precision)
+    how = How(lhs.shape[1:3], rhs.shape[:2], tuple(window_strides), pads, precision)
+    if lhs.dtype != jnp.float32 or rhs.dtype != jnp.float32 or not _suits(how, rhs.shape):
+        transformed = None
+    elif transformed is None:
+        transformed = winograd.transform(lax.stop_gradient(rhs))
+    return _convolution(lhs, rhs, transformed, how)
 
 
-def _plain(x, kernel, strides, pads, precision):
-    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=LAYOUT, precision=precision)
+def _suits(how: How, kernel: tuple[int, ...]) -> bool:
+    """Whether `winograd` is for it, nobody having asked for another precision; on an accelerator it is not even traced."""
+    if jax.default_backend() != "cpu":
+        return False
+    threes = how.strides == (1, 1) and how.window == (3, 3) and how.precision is None
+    return threes and all(0 <= pad <= 2 for pads in how.pads for pad in pads) and winograd.suits(how.size, kernel)
 
 
-_convolve = jax.custom_vjp(_plain, nondiff_argnums=(2, 3, 4))
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _convolution(x, kernel, transformed, how):
+    """y. transformed: G k G^T, or None for what does not go by `winograd`; nothing is differentiated by it."""
+    own = partial(_plain, how=how)
+    return _of_whole_batch(how, own, partial(winograd.convolve, pads=how.pads), x, kernel, transformed)
 
 
-def _forward(x, kernel, strides, pads, precision):
-    return _convolve(x, kernel, strides, pads, precision), (x, kernel)
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _input_gradient(cotangent, kernel, transformed, how):
+    """dL/dx of `_convolution` at a cotangent of its output."""
+    fast, transposed = partial(_as_convolution, how=how), partial(_transposed, how=how)
+    own = partial(lax.platform_dependent, cpu=fast, default=transposed)
+    return _of_whole_batch(how, own, partial(winograd.input_gradient, pads=how.pads), cotangent, kernel, transformed)
 
 
-def _backward(strides, pads, precision, residuals, cotangent):
-    x, kernel = residuals
-    static = {"strides": strides, "pads": pads, "precision": precision}
-    fast = partial(_input_gradient, size=x.shape[1:3], **static)
-    own = partial(_transposed_input_gradient, shape=x.shape, dtype=x.dtype, **static)
-    to_x = lax.platform_dependent(cotangent, kernel, cpu=fast, default=own)
-    # A switch of its own: a caller that wants only the input gradient has it removed as dead code.
-    weights = partial(_kernel_gradient, shape=kernel.shape, dtype=kernel.dtype, **static)
-    to_kernel = lax.platform_dependent(x, cotangent, cpu=partial(_by_parts, weights), default=weights)
-    return to_x, to_kernel
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _kernel_gradient(x, cotangent, suited, how):
+    """dL/dk of `_convolution`. suited: whether `winograd` may do it."""
+    weights = partial(_of_kernel, how=how)
+    parts = partial(_by_parts, weights)
+    if suited and winograd.pays(x.shape[0], cotangent.shape[1:3]):
+        parts = partial(winograd.kernel_gradient, pads=how.pads)
+    return lax.platform_dependent(x, cotangent, cpu=parts, default=weights)
 
 
-_convolve.defvjp(_forward, _backward)
+def _convolution_forward(x, kernel, transformed, how):
+    return _convolution(x, kernel, transformed, how), (x, kernel, transformed)
 
 
-def _kernel_gradient(x, cotangent, *, shape, dtype, strides, pads, precision):
-    kernel = jax.ShapeDtypeStruct(shape, dtype)
-    (to_kernel,) = jax.linear_transpose(lambda kernel: _plain(x, kernel, strides, pads, precision), kernel)(cotangent)
+def _convolution_backward(how, saved, cotangent):
+    x, kernel, transformed = saved
+    to_x = _input_gradient(cotangent, kernel, transformed, how)
+    return to_x, _kernel_gradient(x, cotangent, transformed is not None, how), _nothing(transformed)
+
+
+def _input_gradient_forward(cotangent, kernel, transformed, how):
+    return _input_gradient(cotangent, kernel, transformed, how), (cotangent, kernel, transformed)
+
+
+def _input_gradient_backward(how, saved, x):
+    cotangent, kernel, transformed = saved
+    to_cotangent = _convolution(x, kernel, transformed, how)
+    return to_cotangent, _kernel_gradient(x, cotangent, transformed is not None, how), _nothing(transformed)
+
+
+def _kernel_gradient_forward(x, cotangent, suited, how):
+    return _kernel_gradient(x, cotangent, suited, how), (x, cotangent)
+
+
+def _kernel_gradient_backward(suited, how, saved, kernel):
+    x, cotangent = saved
+    transformed = winograd.transform(kernel) if suited else None
+    return _input_gradient(cotangent, kernel, transformed, how), _convolution(x, kernel, transformed, how)
+
+
+_convolution.defvjp(_convolution_forward, _convolution_backward)
+_input_gradient.defvjp(_input_gradient_forward, _input_gradient_backward)
+_kernel_gradient.defvjp(_kernel_gradient_forward, _kernel_gradient_backward)
+
+
+def _nothing(transformed):
+    return None if transformed is None else jnp.zeros_like(transformed)
+
+
+def _of_whole_batch(how: How, own: Callable, fast: Callable, x: Array, kernel: Array, transformed: Any) -> Array:
+    """fast(x, transformed) on CPU where it pays for the batch with all that `vmap` adds to it, else own(x, kernel)."""
+    if transformed is None:
+        return own(x, kernel)
+
+    @custom_vmap
+    def call(x, kernel, transformed):
+        if not winograd.pays(len(x), how.size):
+            return own(x, kernel)
+        by_winograd, plainly = lambda x, kernel, u: fast(x, u), lambda x, kernel, u: own(x, kernel)
+        return lax.platform_dependent(x, kernel, transformed, cpu=by_winograd, default=plainly)
+
+    @call.def_vmap
+    def rule(size, batched, x, kernel, transformed):
+        if batched[1]:  # a kernel for each example
+            return jax.vmap(own, (0 if batched[0] else None, 0))(x, kernel), True
+        y = call(x.reshape(-1, *x.shape[2:]), kernel, transformed)
+        return y.reshape(size, -1, *y.shape[1:]), True
+
+    return call(x, kernel, transformed)
+
+
+def _plain(x, kernel, how):
+    return lax.conv_general_dilated(x, kernel, how.strides, how.pads, dimension_numbers=LAYOUT, precision=how.precision)
+
+
+def _as_convolution(cotangent, kernel, how):
+    """dL/dx as a stride-1 convolution with the flipped kernel, the cotangent with stride - 1 zeros between its entries."""
+    flipped = jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3)
+    flipped = lax.optimization_barrier(flipped)  # or XLA folds the flip back into the slow form
+    both = []
+    for n, m, k, s, (low, _) in zip(how.size, cotangent.shape[1:3], how.window, how.strides, how.pads, strict=True):
+        before = k - 1 - low
+        both.append((before, n - (m - 1) * s - 1 + k - 1 - before))  # so that the size of the input comes back
+    return lax.conv_general_dilated(
+        cotangent, flipped, (1, 1), both, how.strides, None, LAYOUT, precision=how.precision
+    )
+
+
+def _transposed(cotangent, kernel, how):
+    """dL/dx in XLA's own form."""
+    x = jax.ShapeDtypeStruct((len(cotangent), *how.size, kernel.shape[2]), cotangent.dtype)
+    (to_x,) = jax.linear_transpose(lambda x: _plain(x, kernel, how), x)(cotangent)
+    return to_x
+
+
+def _of_kernel(x, cotangent, how):
+    """dL/dk in XLA's own form."""
+    kernel = jax.ShapeDtypeStruct((*how.window, x.shape[-1], cotangent.shape[-1]), x.dtype)
+    (to_kernel,) = jax.linear_transpose(lambda kernel: _plain(x, kernel, how), kernel)(cotangent)
     return to_kernel
 
 
@@ -95,20 +211,3 @@ def _by_parts(gradient, x, cotangent):
     size = max(1, PART // each, -(-count // MOST_PARTS))
     parts = [gradient(x[i : i + size], cotangent[i : i + size]) for i in range(0, count, size)]
     return functools.reduce(jnp.add, parts) if parts else gradient(x, cotangent)
-
-
-def _input_gradient(cotangent, kernel, *, size, strides, pads, precision):
-    """A stride-1 convolution with the flipped kernel, of the cotangent with stride - 1 zeros between its entries."""
-    flipped = jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3)
-    flipped = lax.optimization_barrier(flipped)  # or XLA folds the flip back into the slow form
-    both = []
-    for n, m, k, s, (low, _) in zip(size, cotangent.shape[1:3], kernel.shape[:2], strides, pads, strict=True):
-        before = k - 1 - low
-        both.append((before, n - (m - 1) * s - 1 + k - 1 - before))  # so that the size of the input comes back
-    return lax.conv_general_dilated(cotangent, flipped, (1, 1), both, strides, None, LAYOUT, precision=precision)
-
-
-def _transposed_input_gradient(cotangent, kernel, *, shape, dtype, strides, pads, precision):
-    x = jax.ShapeDtypeStruct(shape, dtype)
-    (to_x,) = jax.linear_transpose(lambda x: _plain(x, kernel, strides, pads, precision), x)(cotangent)
-    return to_x

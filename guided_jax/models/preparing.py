@@ -1,0 +1,49 @@
+"""The weights as a network computes with them: rounded and transformed once, and not again at every step of a loop."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from jaxtyping import PyTree
+
+from guided_jax.models import winograd
+from guided_jax.models.blocks import Conv3x3
+
+
+def prepared(network: Any, params: PyTree, *example: Any) -> PyTree:
+    """w -> w as its layer rounds it, and a collection "winograd" of G k G^T for the kernels that go by `winograd` on CPU.
+
+    example: what the network is called with beside the params; only the shapes count. The network multiplies by the same
+    numbers. XLA leaves inside a `scan` what the scan does not change: in half precision that is a kernel of a GPU for each
+    weight and step, in float32 on CPU a tenth of a guided step. What is prepared already stays as it is.
+    """
+    if "winograd" in params:
+        return params
+    layers: dict[tuple[str, ...], tuple[Any, bool]] = {}
+
+    def note(next_method, args, kwargs, context):
+        layer = context.module
+        if isinstance(layer, (Conv3x3, nn.Conv, nn.Dense)):
+            layers[layer.path] = layer.dtype, _transforms(layer, args[0].shape)
+        return next_method(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        # A function of its own: JAX would find the trace of an earlier `jit(network.apply)` again, and `note` see nothing.
+        jax.eval_shape(lambda *given: network.apply(*given), params, *example)
+
+    found = {}
+    for path, weight in traverse_util.flatten_dict(params).items():
+        dtype, transforms = layers.get(path[1:-1], (None, False))
+        found[path] = weight if dtype in (None, weight.dtype) else weight.astype(dtype)
+        if transforms and path[-1] == "kernel":
+            found["winograd", *path[1:]] = winograd.transform(weight)
+    return traverse_util.unflatten_dict(found)
+
+
+def _transforms(layer: Any, shape: tuple[int, ...]) -> bool:
+    threes = (
+        isinstance(layer, Conv3x3) and layer.stride == 1 and not layer.plain and jnp.dtype(layer.dtype) == jnp.float32
+    )
+    return threes and winograd.suits(shape[-3:-1], (3, 3, shape[-1], layer.features))
