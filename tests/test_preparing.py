@@ -1,4 +1,4 @@
-"""Weights that are rounded before a loop are those that the network rounds in it."""
+"""Weights rounded before a loop are those that the network rounds in it; transformed ones are in test_winograd."""
 
 import jax
 import jax.numpy as jnp

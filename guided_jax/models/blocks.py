@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Num
 
-from guided_jax.models import convolution
+from guided_jax.models import convolution, winograd
 from guided_jax.models.norm import group_norm
 
 Direction = Literal["up", "down"]
@@ -69,8 +69,8 @@ class Conv3x3(nn.Module):
         """The output has the layer's dtype."""
         *batch, h, w, c = x.shape
         kernel_init, bias_init = (nn.initializers.zeros,) * 2 if self.zero else (torch_uniform, torch_bias(9 * c))
-        kernel = self.param("kernel", kernel_init, (3, 3, c, self.features))
-        bias = self.param("bias", bias_init, (self.features,))
+        kernel = self.param("kernel", kernel_init, (3, 3, c, self.features), jnp.float32)
+        bias = self.param("bias", bias_init, (self.features,), jnp.float32)
         x, kernel, bias = (each.astype(self.dtype) for each in (x, kernel, bias))
         how = (x.reshape(-1, h, w, c), kernel, (self.stride,) * 2, ((1, 1), (1, 1)))
         if self.plain:
@@ -79,6 +79,11 @@ class Conv3x3(nn.Module):
             y = convolution.conv_general_dilated(*how, transformed=self.get_variable("winograd", "kernel"))
         y = y.reshape(*batch, *y.shape[1:])
         return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+    def suits_winograd(self, shape: tuple[int, ...]) -> bool:
+        """Whether the convolution of an input of this shape may go by `winograd`."""
+        plain = self.plain or self.stride > 1 or jnp.dtype(self.dtype) != jnp.float32
+        return not plain and winograd.suits(shape[-3:-1], (3, 3, shape[-1], self.features))
 
 
 def conv3x3(x: Float[Array, "..."], features: int, name: str, **options: Any) -> Array:

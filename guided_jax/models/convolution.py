@@ -41,6 +41,7 @@ class How(NamedTuple):
     strides: tuple[int, ...]
     pads: winograd.Pads
     precision: Any
+    suited: bool  # to `winograd`
 
 
 def conv_general_dilated(
@@ -68,25 +69,21 @@ def conv_general_dilated(
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
     pads = tuple((int(low), int(high)) for low, high in padding)
-    how = How(lhs.shape[1:3], rhs.shape[:2], tuple(window_strides), pads, precision)
-    if lhs.dtype != jnp.float32 or rhs.dtype != jnp.float32 or not _suits(how, rhs.shape):
-        transformed = None
-    elif transformed is None:
-        transformed = winograd.transform(lax.stop_gradient(rhs))
-    return _convolution(lhs, rhs, transformed, how)
+    suited = _suits(lhs, rhs, tuple(window_strides), pads, precision)
+    how = How(lhs.shape[1:3], rhs.shape[:2], tuple(window_strides), pads, precision, suited)
+    return _convolution(lhs, rhs, transformed if suited else None, how)
 
 
-def _suits(how: How, kernel: tuple[int, ...]) -> bool:
-    """Whether `winograd` is for it, nobody having asked for another precision; on an accelerator it is not even traced."""
-    if jax.default_backend() != "cpu":
-        return False
-    threes = how.strides == (1, 1) and how.window == (3, 3) and how.precision is None
-    return threes and all(0 <= pad <= 2 for pads in how.pads for pad in pads) and winograd.suits(how.size, kernel)
+def _suits(x: Array, kernel: Array, strides: Any, pads: winograd.Pads, precision: Any) -> bool:
+    """Whether it may go by `winograd`: a call that asks for a precision gets XLA's own."""
+    threes = strides == (1, 1) and kernel.shape[:2] == (3, 3) and all(0 <= pad <= 2 for both in pads for pad in both)
+    whole = x.dtype == kernel.dtype == jnp.float32 and precision is None
+    return threes and whole and winograd.suits(x.shape[1:3], kernel.shape)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _convolution(x, kernel, transformed, how):
-    """y. transformed: G k G^T, or None for what does not go by `winograd`; nothing is differentiated by it."""
+    """y. transformed: `winograd.transform(kernel)` if it was made before, or None; nothing is differentiated by it."""
     own = partial(_plain, how=how)
     return _of_whole_batch(how, own, partial(winograd.convolve, pads=how.pads), x, kernel, transformed)
 
@@ -99,14 +96,13 @@ def _input_gradient(cotangent, kernel, transformed, how):
     return _of_whole_batch(how, own, partial(winograd.input_gradient, pads=how.pads), cotangent, kernel, transformed)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _kernel_gradient(x, cotangent, suited, how):
-    """dL/dk of `_convolution`. suited: whether `winograd` may do it."""
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _kernel_gradient(x, cotangent, how):
+    """dL/dk of `_convolution`."""
+    if how.suited and winograd.pays(len(x), how.size):
+        return winograd.kernel_gradient(x, cotangent, how.pads)
     weights = partial(_of_kernel, how=how)
-    parts = partial(_by_parts, weights)
-    if suited and winograd.pays(x.shape[0], cotangent.shape[1:3]):
-        parts = partial(winograd.kernel_gradient, pads=how.pads)
-    return lax.platform_dependent(x, cotangent, cpu=parts, default=weights)
+    return lax.platform_dependent(x, cotangent, cpu=partial(_by_parts, weights), default=weights)
 
 
 def _convolution_forward(x, kernel, transformed, how):
@@ -116,7 +112,7 @@ def _convolution_forward(x, kernel, transformed, how):
 def _convolution_backward(how, saved, cotangent):
     x, kernel, transformed = saved
     to_x = _input_gradient(cotangent, kernel, transformed, how)
-    return to_x, _kernel_gradient(x, cotangent, transformed is not None, how), _nothing(transformed)
+    return to_x, _kernel_gradient(x, cotangent, how), None
 
 
 def _input_gradient_forward(cotangent, kernel, transformed, how):
@@ -125,18 +121,16 @@ def _input_gradient_forward(cotangent, kernel, transformed, how):
 
 def _input_gradient_backward(how, saved, x):
     cotangent, kernel, transformed = saved
-    to_cotangent = _convolution(x, kernel, transformed, how)
-    return to_cotangent, _kernel_gradient(x, cotangent, transformed is not None, how), _nothing(transformed)
+    return _convolution(x, kernel, transformed, how), _kernel_gradient(x, cotangent, how), None
 
 
-def _kernel_gradient_forward(x, cotangent, suited, how):
-    return _kernel_gradient(x, cotangent, suited, how), (x, cotangent)
+def _kernel_gradient_forward(x, cotangent, how):
+    return _kernel_gradient(x, cotangent, how), (x, cotangent)
 
 
-def _kernel_gradient_backward(suited, how, saved, kernel):
+def _kernel_gradient_backward(how, saved, kernel):
     x, cotangent = saved
-    transformed = winograd.transform(kernel) if suited else None
-    return _input_gradient(cotangent, kernel, transformed, how), _convolution(x, kernel, transformed, how)
+    return _input_gradient(cotangent, kernel, None, how), _convolution(x, kernel, None, how)
 
 
 _convolution.defvjp(_convolution_forward, _convolution_backward)
@@ -144,28 +138,23 @@ _input_gradient.defvjp(_input_gradient_forward, _input_gradient_backward)
 _kernel_gradient.defvjp(_kernel_gradient_forward, _kernel_gradient_backward)
 
 
-def _nothing(transformed):
-    return None if transformed is None else jnp.zeros_like(transformed)
-
-
 def _of_whole_batch(how: How, own: Callable, fast: Callable, x: Array, kernel: Array, transformed: Any) -> Array:
-    """fast(x, transformed) on CPU where it pays for the batch with all that `vmap` adds to it, else own(x, kernel)."""
-    if transformed is None:
+    """fast(x, transformed) where it pays for the batch with all that `vmap` adds to it, else own(x, kernel)."""
+    if not how.suited:
         return own(x, kernel)
 
     @custom_vmap
     def call(x, kernel, transformed):
         if not winograd.pays(len(x), how.size):
             return own(x, kernel)
-        by_winograd, plainly = lambda x, kernel, u: fast(x, u), lambda x, kernel, u: own(x, kernel)
-        return lax.platform_dependent(x, kernel, transformed, cpu=by_winograd, default=plainly)
+        return fast(x, winograd.transform(kernel) if transformed is None else transformed)
 
     @call.def_vmap
     def rule(size, batched, x, kernel, transformed):
-        if batched[1]:  # a kernel for each example
-            return jax.vmap(own, (0 if batched[0] else None, 0))(x, kernel), True
+        if any(jax.tree.leaves(batched[1:])):  # a kernel for each example
+            return jax.vmap(own, [0 if each else None for each in batched[:2]], axis_size=size)(x, kernel), True
         y = call(x.reshape(-1, *x.shape[2:]), kernel, transformed)
-        return y.reshape(size, -1, *y.shape[1:]), True
+        return y.reshape(*x.shape[:2], *y.shape[1:]), True
 
     return call(x, kernel, transformed)
 

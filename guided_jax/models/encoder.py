@@ -71,11 +71,8 @@ def remat(net: Any, block: Any) -> Any:
 
 def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
     """Convolutions and matrix products: what takes the time, while norms and activations take the memory."""
-    return primitive.name in (
-        "conv_general_dilated",
-        "dot_general",
-        "custom_vmap_call",
-    )  # the last is `models.convolution`'s
+    # Our own convolution is a custom_vjp, and asked about as that.
+    return primitive.name in ("conv_general_dilated", "dot_general", "custom_vjp_call")
 
 
 def residual(net: Any, name: str, channels: int, resample: Direction | None = None) -> ResBlock:

@@ -4,7 +4,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from flax import traverse_util
 from jaxtyping import PyTree
 
@@ -17,7 +16,8 @@ def prepared(network: Any, params: PyTree, *example: Any) -> PyTree:
 
     example: what the network is called with beside the params; only the shapes count. The network multiplies by the same
     numbers. XLA leaves inside a `scan` what the scan does not change: in half precision that is a kernel of a GPU for each
-    weight and step, in float32 on CPU a tenth of a guided step. What is prepared already stays as it is.
+    weight and step. The transformed kernels are four times as large as those that the layers then leave alone; so prepare
+    again what has changed. What has the collection already is returned as it is.
     """
     if "winograd" in params:
         return params
@@ -25,8 +25,10 @@ def prepared(network: Any, params: PyTree, *example: Any) -> PyTree:
 
     def note(next_method, args, kwargs, context):
         layer = context.module
-        if isinstance(layer, (Conv3x3, nn.Conv, nn.Dense)):
-            layers[layer.path] = layer.dtype, _transforms(layer, args[0].shape)
+        if isinstance(layer, Conv3x3) and context.method_name == "__call__":
+            layers[layer.path] = layer.dtype, layer.suits_winograd(args[0].shape)
+        elif isinstance(layer, (nn.Conv, nn.Dense)):
+            layers[layer.path] = layer.dtype, False
         return next_method(*args, **kwargs)
 
     with nn.intercept_methods(note):
@@ -40,10 +42,3 @@ def prepared(network: Any, params: PyTree, *example: Any) -> PyTree:
         if transforms and path[-1] == "kernel":
             found["winograd", *path[1:]] = winograd.transform(weight)
     return traverse_util.unflatten_dict(found)
-
-
-def _transforms(layer: Any, shape: tuple[int, ...]) -> bool:
-    threes = (
-        isinstance(layer, Conv3x3) and layer.stride == 1 and not layer.plain and jnp.dtype(layer.dtype) == jnp.float32
-    )
-    return threes and winograd.suits(shape[-3:-1], (3, 3, shape[-1], layer.features))

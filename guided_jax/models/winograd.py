@@ -15,6 +15,7 @@ import functools
 import math
 from fractions import Fraction
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -67,9 +68,9 @@ A_BACKWARDS, B_BACKWARDS = (A * FACTORS)[:, BACKWARDS], B[BACKWARDS]
 
 
 def suits(size: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
-    """Whether it can be the faster one for pictures of this size and a kernel of this shape, (3, 3, c, o)."""
+    """Whether it can be the faster one for pictures of this size and a kernel of this shape, (3, 3, c, o); on CPU only."""
     used = math.prod(size) / (math.prod(_tiles(size)) * TILE**2 or 1)
-    return min(kernel[2:]) >= FEWEST_CHANNELS and used >= LEAST_USED
+    return jax.default_backend() == "cpu" and min(kernel[2:]) >= FEWEST_CHANNELS and used >= LEAST_USED
 
 
 def pays(count: int, size: tuple[int, ...]) -> bool:
@@ -139,7 +140,7 @@ def _parts(count, size, channels):
 
 
 def _both(matrix, x):
-    """M x M^T of the first axis of x, (rows * columns, ...): one product with the small matrix M (x) M."""
+    """M x M^T, x as (rows * columns, any): one product with the small matrix M (x) M."""
     return jnp.asarray(np.kron(matrix, matrix), x.dtype) @ x
 
 
