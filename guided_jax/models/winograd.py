@@ -135,8 +135,9 @@ def _tiles(size):
 
 def _parts(count, size, channels):
     """Slices of the examples, the tiles of each few enough to stay in a cache."""
-    most = max(1, PART // (STEP**2 * math.prod(_tiles(size)) * channels), -(-count // MOST_PARTS))
-    return [slice(i, i + most) for i in range(0, count, most)]
+    most = max(1, PART // (STEP**2 * math.prod(_tiles(size)) * channels))
+    each = -(-count // min(MOST_PARTS, -(-count // most)))  # equal parts, but for the last
+    return [slice(i, i + each) for i in range(0, count, each)]
 
 
 def _both(matrix, x):
