@@ -29,7 +29,7 @@ from configs import command_line
 from guided_jax.files import replacing
 
 Job = Literal["classifier", "classifier-free", "train"]
-SizeName = Literal["digits", "32x32", "wide", "digits-gpu", "32x32-gpu", "adm64-gpu"]
+SizeName = Literal["digits", "32x32", "wide", "digits-few", "digits-gpu", "32x32-gpu", "adm64-gpu"]
 PAGE = Path("docs/performance.md")
 
 
