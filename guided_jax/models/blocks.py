@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Num
 
-from guided_jax.models import convolution, winograd
+from guided_jax.models import convolution
 from guided_jax.models.norm import group_norm
 
 Direction = Literal["up", "down"]
@@ -52,6 +52,9 @@ def dense(x: Float[Array, "..."], features: int, name: str, dtype: Any = jnp.flo
     return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, bias_init=bias_init, name=name)(x)
 
 
+PADS = ((1, 1), (1, 1))  # of every 3x3 convolution
+
+
 class Conv3x3(nn.Module):
     """y = x * k + b, 3x3, one row of zeros on every side (torch pads a stride of 2 on both sides too, "SAME" does not).
 
@@ -72,7 +75,7 @@ class Conv3x3(nn.Module):
         kernel = self.param("kernel", kernel_init, (3, 3, c, self.features), jnp.float32)
         bias = self.param("bias", bias_init, (self.features,), jnp.float32)
         x, kernel, bias = (each.astype(self.dtype) for each in (x, kernel, bias))
-        how = (x.reshape(-1, h, w, c), kernel, (self.stride,) * 2, ((1, 1), (1, 1)))
+        how = (x.reshape(-1, h, w, c), kernel, (self.stride,) * 2, PADS)
         if self.plain:
             y = jax.lax.conv_general_dilated(*how, dimension_numbers=convolution.LAYOUT)
         else:
@@ -82,8 +85,9 @@ class Conv3x3(nn.Module):
 
     def suits_winograd(self, shape: tuple[int, ...]) -> bool:
         """Whether the convolution of an input of this shape may go by `winograd`."""
-        plain = self.plain or self.stride > 1 or jnp.dtype(self.dtype) != jnp.float32
-        return not plain and winograd.suits(shape[-3:-1], (3, 3, shape[-1], self.features))
+        both = (1, *shape[-3:]), (3, 3, shape[-1], self.features)
+        x, kernel = (jax.ShapeDtypeStruct(each, self.dtype) for each in both)
+        return not self.plain and convolution.suits(x, kernel, (self.stride,) * 2, PADS)
 
 
 def conv3x3(x: Float[Array, "..."], features: int, name: str, **options: Any) -> Array:

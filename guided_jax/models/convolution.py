@@ -69,13 +69,13 @@ def conv_general_dilated(
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
     pads = tuple((int(low), int(high)) for low, high in padding)
-    suited = _suits(lhs, rhs, tuple(window_strides), pads, precision)
+    suited = suits(lhs, rhs, tuple(window_strides), pads, precision)
     how = How(lhs.shape[1:3], rhs.shape[:2], tuple(window_strides), pads, precision, suited)
     return _convolution(lhs, rhs, transformed if suited else None, how)
 
 
-def _suits(x: Array, kernel: Array, strides: Any, pads: winograd.Pads, precision: Any) -> bool:
-    """Whether it may go by `winograd`: a call that asks for a precision gets XLA's own."""
+def suits(x: Any, kernel: Any, strides: Any, pads: winograd.Pads, precision: Any = None) -> bool:
+    """Whether it may go by `winograd`, by shapes and types alone: a call that asks for a precision gets XLA's own."""
     threes = strides == (1, 1) and kernel.shape[:2] == (3, 3) and all(0 <= pad <= 2 for both in pads for pad in both)
     whole = x.dtype == kernel.dtype == jnp.float32 and precision is None
     return threes and whole and winograd.suits(x.shape[1:3], kernel.shape)

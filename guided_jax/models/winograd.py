@@ -4,7 +4,7 @@
 
 The products of a tile and a kernel, summed over the channels, are 36 products of matrices, (tiles, c) by (c, o), where
 the definition has 9 of sixteen times as many rows. What is saved is spent in part on the transforms, which write more
-than twice the picture, a part of the examples at a time so that it stays near.
+than twice the picture, a part of the examples at a time to bound what they take.
 
 Source: Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", equation (8) and section 4.3. The
 points are not theirs, 0, +-1, +-2: with +-2/3, +-3/2 the rounding error is half of theirs, twice that of the definition
@@ -57,6 +57,7 @@ def _coefficients(roots):
     return found
 
 
+# A^T, G and B^T of the formula.
 A, G, B = (matrix.astype(np.float64) for matrix in matrices())
 STEP = len(B)  # inputs of a tile along each axis
 
@@ -102,15 +103,11 @@ def kernel_gradient(
     """dL/dk of `convolve`: the transposed transforms around products over the tiles."""
     size, channels = cotangent.shape[1:3], (x.shape[-1], cotangent.shape[-1])
 
-    total = functools.reduce(
-        jnp.add,
-        [
-            lax.dot_general(
-                _inputs(x[part], size, pads, B), _cotangents(cotangent[part], size), (((1,), (1,)), ((0,), (0,)))
-            )
-            for part in _parts(len(x), size, max(channels))
-        ],
-    )
+    def products(part):
+        tiles, over = _inputs(x[part], size, pads, B), _cotangents(cotangent[part], size)
+        return lax.dot_general(tiles, over, (((1,), (1,)), ((0,), (0,))))
+
+    total = functools.reduce(jnp.add, [products(part) for part in _parts(len(x), size, max(channels))])
     return _both(G.T, total.reshape(STEP**2, -1)).reshape(3, 3, *channels)
 
 
@@ -134,7 +131,7 @@ def _tiles(size):
 
 
 def _parts(count, size, channels):
-    """Slices of the examples, the tiles of each few enough to stay in a cache."""
+    """Slices of the examples, for whose tiles `PART` numbers are enough, unless that were more than `MOST_PARTS`."""
     most = max(1, PART // (STEP**2 * math.prod(_tiles(size)) * channels))
     each = -(-count // min(MOST_PARTS, -(-count // most)))  # equal parts, but for the last
     return [slice(i, i + each) for i in range(0, count, each)]
