@@ -18,9 +18,8 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from guided_jax import guidance, reverse, sampler, schedule
+from guided_jax import guidance, operators, reverse, sampler, schedule
 from guided_jax.analytic import GaussianMixture
-from guided_jax.guidance import operators
 from guided_jax.reverse import ReverseStep
 
 matplotlib.use("Agg")

@@ -19,11 +19,15 @@ import numpy as np
 import tyro
 
 from benchmarks.sampler_pages import fill, table
-from configs import command_line, sweep_curves, sweep_page, sweeping
-from configs import run as runs
-from guided_jax import data, denoiser, forward, images, parallel, sampler, schedule
-from guided_jax.files import replacing
+from guided_jax import data, denoiser, forward, parallel, sampler, schedule
+from guided_jax.app import cli
+from guided_jax.app import run as runs
+from guided_jax.app.sweep import command as sweeping
+from guided_jax.app.sweep import curves as sweep_curves
+from guided_jax.app.sweep import page as sweep_page
 from guided_jax.metrics import evaluation, sets
+from guided_jax.storage import images
+from guided_jax.storage.files import replacing
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -136,7 +140,7 @@ def save(figure: Any, name: str) -> None:
 
 def main(args: Any) -> None:
     """Prints the tables; with --page everything goes into the documents."""
-    options = command_line.parse(Results, "python -m benchmarks.results", args, description=__doc__ or "")
+    options = cli.parse(Results, "python -m benchmarks.results", args, description=__doc__ or "")
     parallel.use_cpu_devices()
     run, found = runs.load(options.run), sweeps_of(options.run)
     tables = {name: sweep_page.text(sweep) for name, sweep in found.items()}
@@ -160,4 +164,4 @@ def main(args: Any) -> None:
 
 
 if __name__ == "__main__":
-    command_line.script(main)
+    cli.script(main)

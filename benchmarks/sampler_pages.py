@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from PIL import Image
 
-from guided_jax.files import replacing
+from guided_jax.storage.files import replacing
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

@@ -31,13 +31,16 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks import digits, mixture, sampler_pages
-from configs import command_line, samplers
-from configs import run as runs
-from configs.sampling import Method
-from guided_jax import data, denoiser, grid, guidance, images, parallel, reverse, sampler, schedule
-from guided_jax.files import replacing
+from benchmarks import mixture, sampler_pages
+from guided_jax import data, denoiser, grid, guidance, parallel, reverse, sampler, schedule
+from guided_jax.app import cli
+from guided_jax.app import demo as digits
+from guided_jax.app import run as runs
+from guided_jax.app.sample import samplers
+from guided_jax.app.sample.request import Method
 from guided_jax.schedule import NoiseLevel, at
+from guided_jax.storage import images
+from guided_jax.storage.files import replacing
 
 Part = Literal["flow", "law", "digits", "quality"]
 PARTS: tuple[Part, ...] = ("flow", "law", "digits", "quality")
@@ -378,7 +381,7 @@ def keep(path: Path, part: str, rows: list[dict]) -> None:
 
 def main(args) -> None:
     """Measures what is asked for, draws and prints everything that is known."""
-    options = command_line.parse(Options, "python -m benchmarks.samplers", args, description=__doc__ or "")
+    options = cli.parse(Options, "python -m benchmarks.samplers", args, description=__doc__ or "")
     parallel.use_cpu_devices()
     out = options.out or (Path("runs/samplers") if options.quick else mixture.OUT)
     out.mkdir(parents=True, exist_ok=True)
@@ -394,4 +397,4 @@ def main(args) -> None:
 
 
 if __name__ == "__main__":
-    command_line.script(main)
+    cli.script(main)

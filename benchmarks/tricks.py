@@ -23,15 +23,18 @@ from typing import Any
 import jax
 import numpy as np
 
-import train
 from benchmarks import sampler_pages
-from configs import command_line, drawing, judge, posthoc, schema
-from configs import run as runs
-from configs.sampling import Method
-from guided_jax import images, log, metrics, parallel, sampler
-from guided_jax.files import answers, replacing, writable_directory
-from guided_jax.metrics import eyes, sets
+from guided_jax import metrics, parallel, sampler
+from guided_jax.app import cli, experiments, judge, posthoc
+from guided_jax.app import run as runs
+from guided_jax.app import settings as schema
+from guided_jax.app.sample import drawing
+from guided_jax.app.sample.request import Method
+from guided_jax.app.train import command as train
+from guided_jax.metrics import feature_space, sets
 from guided_jax.metrics.judge import is_trained
+from guided_jax.storage import images, log
+from guided_jax.storage.files import answers, replacing, writable_directory
 
 PAGE = Path(__file__).parent.parent / "docs" / "training.md"
 USUAL = "usual"  # the weights that sample.py draws from
@@ -91,7 +94,7 @@ class Options:
 
 def experiment(name: str, seed: int, num_steps: int) -> schema.Experiment:
     """The digits with one variant's settings; checkpoints and held-out numbers at the end alone."""
-    base, variant = schema.named("digits"), VARIANTS[name]
+    base, variant = experiments.load("digits"), VARIANTS[name]
     often = {"checkpoint_every": num_steps, "eval_every": num_steps, "sample_every": 0, "num_steps": num_steps}
     diffusion = dataclasses.replace(
         base.diffusion, **often, keep_best=False, snapshot_every=max(1, num_steps // 15), **variant.diffusion
@@ -116,13 +119,13 @@ def looking(out: Path, run: runs.Run) -> Numbers:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not is_trained(place):
             judge.train(judge.Judging(out, out=place), run)
-    found = eyes.choose(place)
-    see = eyes.seeing(found, parallel.choose_devices(eyes.AT_ONCE), eyes.AT_ONCE)
+    found = feature_space.choose(place)
+    see = feature_space.make_extractors(found, parallel.choose_devices(feature_space.AT_ONCE), feature_space.AT_ONCE)
     summary = see.features(sets.from_source("training data", run.experiment.data.make()), quiet=True)
     reference = metrics.prepare(metrics.statistics_of(summary, found.name), summary.features)
 
     def numbers(pictures: sets.PictureSet) -> dict[str, float]:
-        said = eyes.numbers(see, pictures, reference)
+        said = feature_space.evaluate(see, pictures, reference)
         return {name: float(said[name]) for name in NUMBERS}
 
     return numbers
@@ -237,7 +240,7 @@ def tables(found: Sequence[dict[str, Any]]) -> dict[str, str]:
 
 def main(args: Sequence[str]) -> None:
     """Measures what is asked for and not there yet, and prints the tables; with --page they go into docs/training.md."""
-    options = command_line.parse(Options, "python -m benchmarks.tricks", args, description=__doc__ or "")
+    options = cli.parse(Options, "python -m benchmarks.tricks", args, description=__doc__ or "")
     unknown = [name for name in options.variants if name not in VARIANTS]
     if unknown:
         raise ValueError(f"there is no variant {unknown[0]!r}; there is {', '.join(VARIANTS)}")
@@ -262,4 +265,4 @@ def main(args: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.script(main)
+    cli.script(main)

@@ -1,16 +1,16 @@
 """CIFAR-10: 32x32 photographs in ten classes, 50,000 to train with, through TensorFlow Datasets.
 
     pip install 'guided-jax[tf]'          # TensorFlow, for the first run alone: it downloads and prepares the data
-    python train.py cifar10
+    guided-jax train cifar10
 
 TensorFlow may be removed afterwards, or the data prepared on another machine and its folder given as `--data.dir`. Then
 
-    python sample.py runs/cifar10 --guidance classifier --scale 1 --num-samples 64
+    guided-jax sample runs/cifar10 --guidance classifier --scale 1 --num-samples 64
 
 Meant for one accelerator: the networks are those of the literature in kind, a quarter of them in size.
 """
 
-from configs.schema import Classifier, Data, Diffusion, Encoder, Experiment, Optimizer, UNet
+from guided_jax.app.settings import Classifier, Data, Diffusion, Encoder, Experiment, Optimizer, UNet
 
 # Levels of 32, 16 and 8; attention on the lower two.
 EXPERIMENT = Experiment(

@@ -1,16 +1,16 @@
 """Handwritten digits, 8x8: scikit-learn's 1797 real scans, embedded, no download.
 
-    python train.py digits
+    guided-jax train digits
 
 trains a class-conditional U-Net of 0.76 M parameters with label dropout, and a noisy classifier, on two CPU cores in about
 five minutes. Then
 
-    python sample.py runs/digits --guidance classifier-free --scale 3 --num-samples 500
+    guided-jax sample runs/digits --guidance classifier-free --scale 3 --num-samples 500
 
 draws digits of which an independent classifier recognises 95 % or more.
 """
 
-from configs.schema import Classifier, Diffusion, Encoder, Experiment, UNet
+from guided_jax.app.settings import Classifier, Diffusion, Encoder, Experiment, UNet
 
 # Two levels, 8x8 and 4x4, attention on the lower one; widths as small as the pictures.
 EXPERIMENT = Experiment(

@@ -1,18 +1,18 @@
 """Fashion-MNIST: 28x28 photographs of clothes in ten classes, 60,000 to train with, from its four IDX files.
 
-    python train.py fashion_mnist
+    guided-jax train fashion_mnist
 
 reads them where Debian's package dataset-fashion-mnist puts them (apt-get install dataset-fashion-mnist), or with
 `--data.name idx:FOLDER` from wherever they are; MNIST and KMNIST come in files of the same names. With TensorFlow
 (pip install 'guided-jax[tf]') `--data.name tfds:fashion_mnist` downloads them. Then
 
-    python sample.py runs/fashion_mnist --guidance classifier-free --scale 2 --labels 0 1 2 3 4 5 6 7 8 9
+    guided-jax sample runs/fashion_mnist --guidance classifier-free --scale 2 --labels 0 1 2 3 4 5 6 7 8 9
 
 Made for two CPU cores and an hour: the networks work on patches of 2x2 pixels, and the diffusion model of 3.3 M
 parameters sees every picture about four times. With an accelerator train it longer: --diffusion.num-steps 50000.
 """
 
-from configs.schema import Classifier, Data, Diffusion, Encoder, Experiment, UNet
+from guided_jax.app.settings import Classifier, Data, Diffusion, Encoder, Experiment, UNet
 
 # Levels of 14 and 7, attention on the lower. v is learned faster than eps. No flips: the toes of all shoes point left.
 EXPERIMENT = Experiment(

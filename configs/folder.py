@@ -1,16 +1,16 @@
 """Pictures of your own in folders, one folder a class, as 64x64 RGB.
 
-    python train.py folder --data.name folder:PATH
+    guided-jax train folder --data.name folder:PATH
 
 PATH/CLASS/anything.jpg, or files called CLASS_anything.jpg, in jpg, jpeg, png or gif of any size; PATH/train and PATH/test
 if the set is divided, else every tenth picture of a class is held out. Other sizes: `--data.image-size 128`, a power of two
 times eight. Unlabelled pictures: `--data.no-labelled --diffusion.no-conditional --classifier.num-steps 0`. Damaged files
 are named and refused, or left out with `--data.corrupt skip`. Then
 
-    python sample.py runs/folder --guidance classifier-free --scale 2 --num-samples 64
+    guided-jax sample runs/folder --guidance classifier-free --scale 2 --num-samples 64
 """
 
-from configs.schema import Classifier, Data, Diffusion, Encoder, Experiment, Optimizer, UNet
+from guided_jax.app.settings import Classifier, Data, Diffusion, Encoder, Experiment, Optimizer, UNet
 
 # Levels of 64, 32, 16 and 8; attention on the lower two.
 EXPERIMENT = Experiment(

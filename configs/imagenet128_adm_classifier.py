@@ -1,13 +1,13 @@
 """The noisy classifier of ADM for ImageNet at 128x128, alone: the one that was published as 128x128_classifier.
 
-    python train.py imagenet128_adm_classifier --data.name folder:/path/to/imagenet
+    guided-jax train imagenet128_adm_classifier --data.name folder:/path/to/imagenet
 
 With the settings of the published command: 300,000 steps of 256 random crops, AdamW at 3e-4 falling to 0, weight decay
 0.05, the linear schedule. 43 M parameters: for several accelerators; here it was trained in miniature only
 (tests/test_adm_experiments.py). To guide a diffusion model of yours: `--diffusion.from RUN`.
 """
 
-from configs.schema import Classifier, Data, Diffusion, Encoder, Experiment, Optimizer, Schedule
+from guided_jax.app.settings import Classifier, Data, Diffusion, Encoder, Experiment, Optimizer, Schedule
 
 EXPERIMENT = Experiment(
     data=Data(name="folder:imagenet", image_size=128, crop="random", channels="rgb", flip=True),

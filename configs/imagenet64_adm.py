@@ -1,6 +1,6 @@
 """ImageNet at 64x64 with ADM's network and training: the model that was published as 64x64_diffusion.
 
-    python train.py imagenet64_adm --data.name folder:/path/to/imagenet
+    guided-jax train imagenet64_adm --data.name folder:/path/to/imagenet
 
 The folder has train and test, or is divided here, with a folder a class. 296 M parameters and batches of 2048 pictures are
 for a pod; it was never trained here but in miniature (tests/test_adm_experiments.py). Batch and learning rate are those of
@@ -8,7 +8,7 @@ the published commands for class-conditional 64x64 models; their trainer has no 
 the published weights themselves see docs/adm.md.
 """
 
-from configs.schema import Classifier, Data, Diffusion, Experiment, Optimizer, UNet
+from guided_jax.app.settings import Classifier, Data, Diffusion, Experiment, Optimizer, UNet
 
 EXPERIMENT = Experiment(
     data=Data(name="folder:imagenet", image_size=64, channels="rgb", flip=True),

@@ -1,15 +1,15 @@
 """Pictures of your own in arrays: an `.npz` file with uint8 images (N, H, W, C) and integer labels (N,).
 
-    python train.py npz --data.name npz:PATH.npz
+    guided-jax train npz --data.name npz:PATH.npz
 
 The arrays are called `arr_0` and `arr_1`, as in the samples that `sample.py` writes, or `images` and `labels`. Every tenth
 example of a class is held out; a folder with train.npz and test.npz is taken as divided. Height and width must halve twice:
 `--data.image-size 32` resizes. Then
 
-    python sample.py runs/npz --guidance classifier-free --scale 2 --num-samples 64
+    guided-jax sample runs/npz --guidance classifier-free --scale 2 --num-samples 64
 """
 
-from configs.schema import Classifier, Data, Diffusion, Experiment, UNet
+from guided_jax.app.settings import Classifier, Data, Diffusion, Experiment, UNet
 
 # Three levels, attention on the lower two.
 EXPERIMENT = Experiment(

@@ -1,6 +1,9 @@
 """Guidance for diffusion models as small pure functions in JAX and Flax.
 
-The symbols, used in every docstring and every argument list:
+>>> import guided_jax as gj
+>>> levels = gj.schedule.respace(gj.schedule.cosine(1000), 50)
+
+Every public module is an attribute, imported when it is first used. The symbols of every docstring and argument list:
 
 | symbol       | meaning                                                                                      |
 |--------------|----------------------------------------------------------------------------------------------|
@@ -15,3 +18,48 @@ The symbols, used in every docstring and every argument list:
 
 Everything that computes is written for one example of shape `(*shape)` and one scalar level; `jax.vmap` makes the batch.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` imports each on first use
+    from guided_jax import adm as adm
+    from guided_jax import analytic as analytic
+    from guided_jax import data as data
+    from guided_jax import denoiser as denoiser
+    from guided_jax import forward as forward
+    from guided_jax import grid as grid
+    from guided_jax import guidance as guidance
+    from guided_jax import likelihood as likelihood
+    from guided_jax import losses as losses
+    from guided_jax import metrics as metrics
+    from guided_jax import model as model
+    from guided_jax import models as models
+    from guided_jax import operators as operators
+    from guided_jax import parallel as parallel
+    from guided_jax import prediction as prediction
+    from guided_jax import pretrained as pretrained
+    from guided_jax import reverse as reverse
+    from guided_jax import sampler as sampler
+    from guided_jax import schedule as schedule
+    from guided_jax import stateful as stateful
+    from guided_jax import storage as storage
+    from guided_jax import training as training
+
+__version__ = "0.1.0"
+
+MATHEMATICS = ("schedule", "grid", "forward", "prediction", "denoiser", "operators", "stateful", "model")
+METHODS = ("guidance", "reverse", "sampler", "likelihood", "analytic", "losses")
+MACHINERY = ("training", "storage", "models", "pretrained", "adm", "data", "metrics", "parallel")
+__all__ = [*MATHEMATICS, *METHODS, *MACHINERY]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public module when it is first asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module 'guided_jax' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return importlib.import_module(f"guided_jax.{name}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

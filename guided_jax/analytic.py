@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Num
 
 from guided_jax.denoiser import Denoiser
-from guided_jax.forward import ratio
-from guided_jax.guidance.strength import LogProb
+from guided_jax.numerics import ratio
 from guided_jax.prediction import Prediction
 from guided_jax.schedule import NoiseLevel
+from guided_jax.strength import LogProb
 
 
 class GaussianMixture(NamedTuple):

@@ -79,7 +79,7 @@ def edm(network: Network, sigma_data: float = 0.5) -> Denoiser:
     return denoise
 
 
-def known(prediction: Prediction, x_t: Float[Array, "*shape"], level: NoiseLevel, denoise: Denoiser) -> Denoiser:
+def cached(prediction: Prediction, x_t: Float[Array, "*shape"], level: NoiseLevel, denoise: Denoiser) -> Denoiser:
     """The prediction where the question is this very x_t and level, `denoise` where it is another.
 
     How one call is shared. XLA merges two identical calls only while nothing in them is loop-invariant: the look-up of a

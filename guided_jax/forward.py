@@ -6,8 +6,9 @@ Sources: [DDPM] Ho et al. 2006.11239, [VDM] Kingma et al. 2107.00630 appendix A 
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
+from guided_jax.numerics import ratio, root
 from guided_jax.schedule import NoiseLevel
 
 
@@ -55,20 +56,7 @@ def kept_share(now: NoiseLevel, then: NoiseLevel) -> Float[Array, ""]:
     return ratio(now.alpha, then.alpha, at_zero=1.0)
 
 
-def ratio(numerator, denominator, at_zero: float = 0.0) -> Float[Array, "..."]:
-    """numerator / denominator, and at_zero where the denominator is 0; finite in its gradient too.
-
-    An array over a scalar is multiplied by the reciprocal. XLA does that by itself to a divisor that has one use, which it
-    counts before it merges what is written twice on one device, and after on several: the last bit of an image would
-    differ.
-    """
-    zero = jnp.asarray(denominator) == 0
-    divisor = jnp.where(zero, 1.0, denominator)
-    alike = jnp.ndim(numerator) == jnp.ndim(denominator)
-    return jnp.where(zero, at_zero, numerator / divisor if alike else numerator * (1 / divisor))
-
-
-def root(variance) -> Float[Array, "..."]:
-    """sqrt(max(variance, 0)), with gradient 0 instead of infinity at 0."""
-    positive = variance > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
+def posterior_variance(level: NoiseLevel, data_std: ArrayLike) -> Float[Array, ""]:
+    """V = s^2 sigma^2 / (alpha^2 s^2 + sigma^2): Var(x_0 | x_t) for normal data of standard deviation s."""
+    power = jnp.square(jnp.asarray(data_std))
+    return ratio(power * jnp.square(level.sigma), jnp.square(level.alpha) * power + jnp.square(level.sigma))

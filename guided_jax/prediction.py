@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from guided_jax.forward import ratio
+from guided_jax.numerics import ratio
 from guided_jax.schedule import NoiseLevel
 
 

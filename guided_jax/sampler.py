@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from guided_jax.denoiser import Denoiser, known
+from guided_jax.denoiser import Denoiser, cached
 from guided_jax.prediction import Prediction
 from guided_jax.reverse.step import ReverseStep
 from guided_jax.schedule import NoiseLevel, at
@@ -54,7 +54,7 @@ def run(
         if observe is None:
             return step.step(key_step, denoise, x_t, memory, now, then), None
         prediction = denoise(x_t, now)  # the step asks the same, and is given this answer
-        asked = known(prediction, x_t, now, denoise)
+        asked = cached(prediction, x_t, now, denoise)
         return step.step(key_step, asked, x_t, memory, now, then), observe(x_t, prediction, now)
 
     positions = jnp.arange(len(levels.t) - 1, 0, -1)

@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int, Num
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num
+
+from guided_jax.numerics import ratio
 
 
 class NoiseLevel(NamedTuple):
@@ -141,6 +143,16 @@ def log_snr_of(level: NoiseLevel) -> Float[Array, "*levels"]:
     """log(alpha^2 / sigma^2), finite at both ends: 175 and more where sigma is 0, -175 and less where alpha is."""
     tiny = jnp.finfo(jnp.float32).tiny
     return 2 * (jnp.log(jnp.maximum(level.alpha, tiny)) - jnp.log(jnp.maximum(level.sigma, tiny)))
+
+
+def noise_ratio(level: NoiseLevel) -> Float[Array, "*levels"]:
+    """sigma / alpha, EDM's sigma: 0 at the clean level, inf where alpha is 0."""
+    return ratio(level.sigma, level.alpha, at_zero=jnp.inf)
+
+
+def is_clean(level: NoiseLevel) -> Bool[Array, "*levels"]:
+    """Whether sigma is 0."""
+    return jnp.asarray(level.sigma) == 0
 
 
 def respace(levels: NoiseLevel, spec: int | str | list[int] | tuple[int, ...]) -> NoiseLevel:

@@ -36,8 +36,8 @@ install_import_hook("guided_jax", "beartype.beartype")
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """A run of a few steps, one for all processes of the test runner; the tests only read it."""
-    import train
-    from configs import command_line
+    from guided_jax.app import cli
+    from guided_jax.app.train import command as train
     from tests.scripts import SMALL
 
     base = tmp_path_factory.getbasetemp()
@@ -51,7 +51,7 @@ def tiny(tmp_path_factory):
         return place / "run"
     try:
         arguments = ["digits", "--out", place / "run", "--data.dir", place / "data", *SMALL]
-        command_line.script(train.main, [str(argument) for argument in arguments])
+        cli.script(train.main, [str(argument) for argument in arguments])
         (place / "ready").touch()
     finally:
         if not (place / "ready").exists():

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from guided_jax import guidance
-from guided_jax.guidance import operators
+from guided_jax import guidance, operators
 from tests.oracle import MIXTURE
 
 NULL = -1
@@ -100,7 +99,7 @@ MEMBERS = {
     ),
     "classifier-free": Member(lambda net, p, y, s, k: classifier_free(net, y, s), "u", "c", True),
     "classifier-free, fused": Member(
-        lambda net, p, y, s, k: guidance.fused(
+        lambda net, p, y, s, k: guidance.batched(
             net, jnp.stack([y, NULL]), lambda c, u: guidance.classifier_free(c, u, s)
         ),
         *("u", "c", True),
@@ -118,7 +117,11 @@ MEMBERS = {
         lambda net, p, y, s, k: guidance.compose([net(y), net(1 - y)], net(NULL), [s, k]), "u", "c", True, networks=3
     ),
     "push": Member(
-        lambda net, p, y, s, k: guidance.share(lambda u: guidance.push(u, net(y), u, s), net(NULL)), "u", "c", True, "u"
+        lambda net, p, y, s, k: guidance.call_once(lambda u: guidance.push(u, net(y), u, s), net(NULL)),
+        "u",
+        "c",
+        True,
+        "u",
     ),
     "autoguidance": Member(lambda net, p, y, s, k: guidance.autoguidance(net(y), net(NULL), s), "u", "c", True),
     "self-attention": Member(lambda net, p, y, s, k: guidance.self_attention(net(y), s, 1.0 + k), None, "c"),

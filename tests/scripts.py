@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from configs import command_line
+from guided_jax.app import cli
 
 ROOT = Path(__file__).parent.parent
 NETWORKS = [
@@ -25,7 +25,7 @@ def run_script(main, argv, capsys):
     """(exit code, stdout, stderr) of a script called in this process."""
     code = 0
     try:
-        command_line.script(main, [str(argument) for argument in argv])
+        cli.script(main, [str(argument) for argument in argv])
     except SystemExit as stop:
         code = stop.code or 0
     out, err = capsys.readouterr()

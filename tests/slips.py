@@ -29,6 +29,12 @@ class Slip(NamedTuple):
     only: str = ""
 
 
+def path_of(test):
+    """The file of a test, whichever room of tests/ it is in."""
+    (found,) = (ROOT / "tests").glob(f"*/test_{test}.py")
+    return found
+
+
 def slips(file, tests, *changes, only=""):
     return [Slip(f"{file}.py", old, new, tests, only) for old, new in changes]
 
@@ -126,6 +132,10 @@ SLIPS = (
             "eps=prediction.eps + weight * (towards.eps - away.eps)",
             "eps=prediction.eps + weight * (away.eps - towards.eps)",
         ),
+    ),
+    *slips(
+        "forward",
+        "guidance guidance_algebra guidance_methods",
         (
             "ratio(power * jnp.square(level.sigma), jnp.square(level.alpha) * power",
             "ratio(power * jnp.square(level.sigma), level.alpha * power",
@@ -163,7 +173,7 @@ SLIPS = (
         "guidance/interval",
         "guidance_algebra",
         ("low < sigma, sigma <= high", "low <= sigma, sigma < high"),
-        ("ratio(level.sigma, level.alpha, at_zero=jnp.inf)", "level.sigma"),
+        ("sigma = noise_ratio(level)", "sigma = level.sigma"),
         (
             "jax.lax.cond(inside, lambda: _float32(guided(x_t, level)), lambda: _float32(plain))",
             "jax.tree.map(lambda a, b: jnp.where(inside, a, b), guided(x_t, level), plain)",
@@ -255,17 +265,17 @@ SLIPS = (
         only="self or blurred",
     ),
     *slips(
-        "guidance/operators",
+        "operators",
         "measurement",
         ("gain * jnp.square(weights) + noise", "gain * weights + noise"),
         ("gain / factor**2 + noise", "gain / factor + noise"),
         ("height * factor, width * factor, channels) / factor**2", "height * factor, width * factor, channels)"),
         ("gain * power + noise", "gain + noise * power"),
         ("_apply(rows.T, columns.T, y)", "_apply(rows, columns, y)"),
-        ("jnp.exp(-distance / 2)", "jnp.exp(-distance)"),
         ('jnp.einsum("ij,kj->ik", matrix, matrix)', 'jnp.einsum("ji,jk->ik", matrix, matrix)'),
         only="operator or solve or adjoint or inverse or pigdm or blur",
     ),
+    *slips("numerics", "measurement", ("jnp.exp(-distance / 2)", "jnp.exp(-distance)"), only="blur"),
     *slips(
         "guidance/measurement",
         "measurement",
@@ -291,11 +301,11 @@ SLIPS = (
         only="observ",
     ),
     *slips(
-        "guidance/stateful",
+        "stateful",
         "stateful",
         (
-            "guide(known(prediction, x_t, level, frozen(stateful, state)))(x_t, level), updated",
-            "guide(known(prediction, x_t, level, frozen(stateful, state)))(x_t, level), state",
+            "guide(cached(prediction, x_t, level, frozen(stateful, state)))(x_t, level), updated",
+            "guide(cached(prediction, x_t, level, frozen(stateful, state)))(x_t, level), state",
         ),
         (
             "stateful.denoise(stateful.init(x_t), x_t, level)[0]",
@@ -310,7 +320,7 @@ SLIPS = (
             "strength(scale, now) * root(variance) * jax.grad(log_prob)(x_t, now)",
         ),
         ("jax.grad(log_prob)(mean, level)", "jax.grad(log_prob)(mean, now)"),
-        ("jnp.where(_is_clean(then), 0.0, root(var)) * noise", "root(var) * noise"),
+        ("jnp.where(is_clean(then), 0.0, root(var)) * noise", "root(var) * noise"),
         ("return x_s, jnp.asarray(small, x_t.dtype)", "return x_s, jnp.asarray(memory, x_t.dtype)"),
         ("low + prediction.variance_fraction * (high - low)", "high + prediction.variance_fraction * (low - high)"),
         (
@@ -375,7 +385,7 @@ SLIPS = (
     *slips(
         "sampler",
         "guidance_algebra",
-        ("known(prediction, x_t, now, denoise)", "known(prediction, x_t, then, denoise)"),
+        ("cached(prediction, x_t, now, denoise)", "cached(prediction, x_t, then, denoise)"),
         only="diagnostics",
     ),
     *slips(
@@ -524,7 +534,7 @@ SLIPS = (
         ("means[k] + stds[k] * jax.random.normal", "means[k] + jnp.square(stds[k]) * jax.random.normal"),
     ),
     *slips(
-        "losses",
+        "losses/denoising",
         "losses",
         ("jax.random.randint(key, (), 1, num_steps + 1)", "jax.random.randint(key, (), 0, num_steps + 1)"),
         ("jax.random.randint(key, (), 1, num_steps + 1)", "jax.random.randint(key, (), 1, num_steps)"),
@@ -535,7 +545,7 @@ SLIPS = (
         ("jax.random.bernoulli(_streams(key)[3], rate)", "jax.random.bernoulli(_streams(key)[0], rate)"),
     ),
     *slips(
-        "losses",
+        "losses/denoising",
         "self_conditioning",
         ("jnp.where(mask, jnp.clip(found, -1.0, 1.0), 0.0)", "jnp.where(mask, found, 0.0)"),
         ("jnp.where(mask, jnp.clip(found, -1.0, 1.0), 0.0)", "jnp.clip(found, -1.0, 1.0)"),
@@ -543,13 +553,13 @@ SLIPS = (
         ("jax.random.bernoulli(_streams(key)[4], rate)", "jax.random.bernoulli(_streams(key)[3], rate)"),
     ),
     *slips(
-        "losses",
+        "losses/denoising",
         "weighting",
         ("weight(noisy.level) * found.mse + found.bits", "weight(noisy.level) * found.total"),
         ("else weight(noisy.level) * each", "else each"),
     ),
     *slips(
-        "weighting",
+        "losses/weighting",
         "weighting",
         ("jnp.minimum(log_snr, jnp.log(gamma))", "jnp.maximum(log_snr, jnp.log(gamma))"),
         ("jnp.minimum(log_snr, jnp.log(gamma))", "jnp.minimum(log_snr, gamma)"),
@@ -569,7 +579,7 @@ SLIPS = (
         ("told = alpha > 0", "told = alpha >= 0"),
     ),
     *slips(
-        "times",
+        "losses/times",
         "times",
         ("jax.nn.sigmoid(mean + std * ", "jax.nn.sigmoid(mean - std * "),
         ("mean + std * jax.scipy.special.ndtri(u)", "mean + jax.scipy.special.ndtri(u)"),
@@ -580,7 +590,7 @@ SLIPS = (
         (".astype(jnp.int32), 1, num_steps)", ".astype(jnp.int32), 1, num_steps + 1)"),
     ),
     *slips(
-        "averaging",
+        "training/averaging",
         "averaging",
         ("np.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2)", "np.sqrt((gamma + 1) / (gamma + 2)) / (gamma + 3)"),
         ("[1, 7, 16 - square, 12 - square]", "[1, 7, 16 - square, 12 + square]"),
@@ -631,7 +641,7 @@ SLIPS = (
         ("part.mean(0, keepdims=True)", "part.mean(1, keepdims=True)"),
         ("np.exp(_divergence(part))", "_divergence(part)"),
     ),
-    *slips("metrics/spread", "metrics", ("found.std(ddof=1)", "found.std()")),
+    *slips("metrics/summary", "metrics", ("found.std(ddof=1)", "found.std()")),
     *slips(
         "metrics/evaluation",
         "metrics_command",
@@ -675,7 +685,7 @@ def survives(slip):
         path = Path(folder) / "guided_jax" / slip.file
         text = path.read_text()
         path.write_text(text.replace(slip.old, slip.new, 1))
-        files = [f"tests/test_{name}.py" for name in slip.tests.split()]
+        files = [str(path_of(name).relative_to(ROOT)) for name in slip.tests.split()]
         only = ["-k", slip.only] if slip.only else []
         command = [
             sys.executable,

@@ -7,15 +7,17 @@ import signal
 import sys
 from pathlib import Path
 
-from guided_jax import data, loop, parallel, stopping
+from guided_jax import data, parallel
+from guided_jax.app import signals as stopping
+from guided_jax.training import loop
 from tests import tiny
 
 
 def main(out: Path, data_dir: Path, num_steps: int, devices: int, save_every: int) -> None:
     chosen = parallel.choose_devices(16, devices)
     with (
-        parallel.together(),
-        stopping.remembered(*((signal.SIGTERM, signal.SIGINT) if parallel.alone() else ())) as stop,
+        parallel.exit_if_peer_lost(),
+        stopping.remembered(*((signal.SIGTERM, signal.SIGINT) if parallel.single_process() else ())) as stop,
     ):
         state = loop.fit(
             parallel.data_parallel(tiny.train_step, chosen),

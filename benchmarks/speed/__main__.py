@@ -25,8 +25,8 @@ from benchmarks.sampler_pages import fill
 from benchmarks.speed import tables
 from benchmarks.speed.sizes import SIZES, jobs
 from benchmarks.speed.worker import CORES
-from configs import command_line
-from guided_jax.files import replacing
+from guided_jax.app import cli
+from guided_jax.storage.files import replacing
 
 Job = Literal["classifier", "classifier-free", "train"]
 SizeName = Literal["digits", "32x32", "wide", "digits-few", "digits-gpu", "32x32-gpu", "adm64-gpu"]
@@ -146,7 +146,7 @@ def merged(known: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
 
 def main(args: Any) -> None:
     """Measures what is asked for and prints everything that is known."""
-    options = command_line.parse(Options, "python -m benchmarks.speed", args, description=__doc__ or "")
+    options = cli.parse(Options, "python -m benchmarks.speed", args, description=__doc__ or "")
     if options.rounds < 1:
         raise ValueError(f"--rounds is {options.rounds}; give at least 1")
     if options.who and options.page:
@@ -184,4 +184,4 @@ def report(known: dict[str, Any], options: Options) -> None:
 
 
 if __name__ == "__main__":
-    command_line.script(main)
+    cli.script(main)

@@ -27,7 +27,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.speed import naive, ours, sizes
-from configs import command_line
+from guided_jax.app import cli
 
 # What XLA asks of a chip, as it reports it of an H100 with HBM3.
 H100 = """
@@ -102,7 +102,7 @@ def step(size: sizes.Size, job: str, who: str) -> str:
 
 def main(args: Any) -> None:
     """Prints a line for each of those who take part."""
-    options = command_line.parse(Options, "python -m benchmarks.speed.kernels", args, description=__doc__ or "")
+    options = cli.parse(Options, "python -m benchmarks.speed.kernels", args, description=__doc__ or "")
     for who in options.who:
         kinds = launched(step(sizes.SIZES[options.size], options.job, who))
         most = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(6))
@@ -110,4 +110,4 @@ def main(args: Any) -> None:
 
 
 if __name__ == "__main__":
-    command_line.script(main)
+    cli.script(main)

@@ -17,7 +17,8 @@ import optax
 
 from benchmarks.speed.ours import start, training_batch
 from benchmarks.speed.sizes import EMA_DECAY, LABEL_DROPOUT, LEARNING_RATE, SCALE, Size, networks, parameters
-from guided_jax.models import blocks, norm
+from guided_jax.models import blocks
+from guided_jax.models.ops import norm
 
 
 def flax_group_norm(next_method: Callable, args: Any, kwargs: Any, context: Any) -> Any:

@@ -38,7 +38,7 @@ def drawing(size: Size, kind: str, how: str, unet: Callable, classifier: Callabl
         if kind == "classifier":
             return guidance.classifier(model(null), guidance.from_logits(logits, label), SCALE)
         if how == "fused":
-            return guidance.fused(model, jnp.stack([label, jnp.full_like(label, null)]), free)
+            return guidance.batched(model, jnp.stack([label, jnp.full_like(label, null)]), free)
         if how == "interval":
             return guidance.interval(lambda c: free(c, model(null)), model(label), *bounds)
         return free(model(label), model(null))

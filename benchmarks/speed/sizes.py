@@ -36,7 +36,7 @@ SIZES = {
     # Wide enough that nearly all the time goes into multiplications: 41 M parameters.
     "wide": Size(32, 3, 192, (1, 2), 2, (2,), 64, 32, True, images=4, steps=2, batch=4, train_steps=1),
 }
-# Too few pictures to fill a core's products: what `guidance.fused` is for.
+# Too few pictures to fill a core's products: what `guidance.batched` is for.
 SIZES["digits-few"] = SIZES["digits"]._replace(images=4, steps=50)
 # Where there is room for more pictures at once, and ADM's network of 64x64 ImageNet, 296 M parameters.
 GPU = {"device": "gpu", "dtype": "bfloat16", "attention_kernel": "cudnn"}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from guided_jax.data.source import THREADS, Source
-from guided_jax.images import from_uint8
+from guided_jax.storage.images import from_uint8
 
 if TYPE_CHECKING:
     import grain

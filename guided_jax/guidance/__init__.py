@@ -5,7 +5,9 @@ the cosine schedule alpha is 5e-5, and going through eps would blow its rounding
 (`rescale`, `projected`, `zero_star`, the thresholds) says in which space it is defined. docs/methods.md lists everything.
 """
 
-from guided_jax.guidance import observe, operators
+from guided_jax import operators
+from guided_jax.guidance import observe
+from guided_jax.guidance.call_once import batched, call_once
 from guided_jax.guidance.cfg_plus_plus import cfg_plus_plus
 from guided_jax.guidance.classifier import classifier
 from guided_jax.guidance.classifier_free import autoguidance, classifier_free
@@ -20,11 +22,10 @@ from guided_jax.guidance.ramp import cosine_ramp, linear_ramp
 from guided_jax.guidance.rescale import rescale
 from guided_jax.guidance.self_attention import blurred, self_attention
 from guided_jax.guidance.self_conditioning import self_conditioned
-from guided_jax.guidance.share import fused, share
-from guided_jax.guidance.stateful import Stateful, first_state, lift, stateless
-from guided_jax.guidance.strength import LogProb, Scale
 from guided_jax.guidance.threshold import clip, dynamic_threshold
 from guided_jax.guidance.zero_star import zero_star
+from guided_jax.stateful import Stateful, first_state, lift, stateless
+from guided_jax.strength import LogProb, Scale
 
 __all__ = [
     "LogProb",
@@ -33,7 +34,9 @@ __all__ = [
     "all_of",
     "any_of",
     "autoguidance",
+    "batched",
     "blurred",
+    "call_once",
     "cfg_plus_plus",
     "classifier",
     "classifier_free",
@@ -43,7 +46,6 @@ __all__ = [
     "dynamic_threshold",
     "first_state",
     "from_logits",
-    "fused",
     "independent",
     "interval",
     "lift",
@@ -58,7 +60,6 @@ __all__ = [
     "rescale",
     "self_attention",
     "self_conditioned",
-    "share",
     "stateless",
     "universal",
     "zero_star",

@@ -5,9 +5,9 @@ from jaxtyping import Array, Float
 
 from guided_jax.denoiser import Denoiser
 from guided_jax.guidance.shift import by_score
-from guided_jax.guidance.strength import LogProb, Scale, strength
 from guided_jax.prediction import Prediction
 from guided_jax.schedule import NoiseLevel
+from guided_jax.strength import LogProb, Scale, strength
 
 
 def classifier(denoise: Denoiser, log_prob: LogProb, scale: Scale) -> Denoiser:

@@ -7,9 +7,9 @@ from jaxtyping import Array, Float
 
 from guided_jax.denoiser import Denoiser
 from guided_jax.guidance.shift import by_difference
-from guided_jax.guidance.strength import Scale, strength
 from guided_jax.prediction import Prediction
 from guided_jax.schedule import NoiseLevel
+from guided_jax.strength import Scale, strength
 
 
 def classifier_free(conditional: Denoiser, unconditional: Denoiser, scale: Scale) -> Denoiser:

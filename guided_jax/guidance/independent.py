@@ -9,9 +9,9 @@ from jaxtyping import Array, Float, PyTree
 
 from guided_jax.denoiser import Denoiser
 from guided_jax.guidance.classifier_free import classifier_free
-from guided_jax.guidance.strength import Scale
 from guided_jax.prediction import Prediction
 from guided_jax.schedule import NoiseLevel
+from guided_jax.strength import Scale
 
 
 def independent(

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from guided_jax.denoiser import Denoiser, known
-from guided_jax.forward import ratio
+from guided_jax.denoiser import Denoiser, cached
 from guided_jax.prediction import Prediction
-from guided_jax.schedule import NoiseLevel
+from guided_jax.schedule import NoiseLevel, noise_ratio
 
 
 def interval(guide: Callable[[Denoiser], Denoiser], denoise: Denoiser, low: ArrayLike, high: ArrayLike) -> Denoiser:
@@ -22,9 +21,9 @@ def interval(guide: Callable[[Denoiser], Denoiser], denoise: Denoiser, low: Arra
 
     def limited(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
         plain = denoise(x_t, level)
-        sigma = ratio(level.sigma, level.alpha, at_zero=jnp.inf)
+        sigma = noise_ratio(level)
         inside = jnp.logical_and(low < sigma, sigma <= high)
-        guided = guide(known(plain, x_t, level, denoise))
+        guided = guide(cached(plain, x_t, level, denoise))
         return jax.lax.cond(inside, lambda: _float32(guided(x_t, level)), lambda: _float32(plain))
 
     return limited

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from guided_jax.guidance.strength import LogProb
 from guided_jax.schedule import NoiseLevel
+from guided_jax.strength import LogProb
 
 Logits = Callable[[Array, NoiseLevel], Array]  # (x_t, level) -> logits (classes,)
 

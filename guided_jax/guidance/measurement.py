@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.denoiser import Denoiser
-from guided_jax.guidance.operators import Operator
-from guided_jax.guidance.shift import by_score, posterior_variance
-from guided_jax.guidance.strength import LogProb, Scale, strength
+from guided_jax.forward import posterior_variance
+from guided_jax.guidance.shift import by_score
+from guided_jax.operators import Operator
 from guided_jax.prediction import Prediction
 from guided_jax.schedule import NoiseLevel
+from guided_jax.strength import LogProb, Scale, strength
 
 
 def likelihood(operator: Operator, y: Float[Array, "..."], noise_std: ArrayLike) -> LogProb:

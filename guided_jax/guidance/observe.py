@@ -10,12 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.denoiser import Denoiser
-from guided_jax.forward import ratio
-from guided_jax.guidance.shift import norm
-from guided_jax.guidance.strength import LogProb
+from guided_jax.numerics import norm, ratio
 from guided_jax.prediction import Prediction
 from guided_jax.prediction import score as score_of
 from guided_jax.schedule import NoiseLevel
+from guided_jax.strength import LogProb
 
 Observe = Callable[[Array, Prediction, NoiseLevel], Any]
 

@@ -10,10 +10,11 @@ import jax
 from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.denoiser import Denoiser
-from guided_jax.guidance.shift import by_score, by_x_0, posterior_variance
-from guided_jax.guidance.strength import LogProb, Scale, strength
+from guided_jax.forward import posterior_variance
+from guided_jax.guidance.shift import by_score, by_x_0
 from guided_jax.prediction import Prediction
 from guided_jax.schedule import NoiseLevel
+from guided_jax.strength import LogProb, Scale, strength
 
 
 def off_the_shelf(denoise: Denoiser, log_prob: LogProb, scale: Scale, data_std: ArrayLike = 0.5) -> Denoiser:

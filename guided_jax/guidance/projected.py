@@ -4,12 +4,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.denoiser import Denoiser
-from guided_jax.forward import ratio
-from guided_jax.guidance.shift import by_x_0, norm
-from guided_jax.guidance.stateful import Stateful
-from guided_jax.guidance.strength import Scale, strength
+from guided_jax.guidance.shift import by_x_0
+from guided_jax.numerics import norm, ratio
 from guided_jax.prediction import Prediction
 from guided_jax.schedule import NoiseLevel
+from guided_jax.stateful import Stateful
+from guided_jax.strength import Scale, strength
 
 
 def projected(

@@ -5,9 +5,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from guided_jax.denoiser import Denoiser, known
-from guided_jax.forward import ratio
-from guided_jax.guidance.shift import norm
+from guided_jax.denoiser import Denoiser, cached
+from guided_jax.numerics import norm, ratio
 from guided_jax.prediction import Prediction, from_v, from_x_0, v
 from guided_jax.schedule import NoiseLevel
 
@@ -33,7 +32,7 @@ def rescale(
 
     def rescaled(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
         plain = conditional(x_t, level)
-        prediction = guide(known(plain, x_t, level, conditional))(x_t, level)
+        prediction = guide(cached(plain, x_t, level, conditional))(x_t, level)
         g, c = read(prediction, level), read(plain, level)
         factor = ratio(norm(c - jnp.mean(c)), norm(g - jnp.mean(g)), at_zero=1.0)
         made = make(g * (mix * factor + 1 - mix), x_t, level)

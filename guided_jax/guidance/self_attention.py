@@ -7,12 +7,12 @@ from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.denoiser import Denoiser
 from guided_jax.forward import diffuse
+from guided_jax.guidance.call_once import call_once
 from guided_jax.guidance.classifier_free import autoguidance
-from guided_jax.guidance.operators import gaussian_blur
-from guided_jax.guidance.share import share
-from guided_jax.guidance.strength import Scale
+from guided_jax.operators import gaussian_blur
 from guided_jax.prediction import Prediction
 from guided_jax.schedule import NoiseLevel
+from guided_jax.strength import Scale
 
 Mask = Callable[[Array, NoiseLevel], Array]  # (x_t, level) -> (height, width), 1 where to blur
 
@@ -22,7 +22,7 @@ def self_attention(denoise: Denoiser, scale: Scale, std: ArrayLike = 1.0, mask: 
 
     Two calls of the network, and that of the mask. std, mask: see `blurred`.
     """
-    return share(lambda d: autoguidance(d, blurred(d, std, mask), scale), denoise)
+    return call_once(lambda d: autoguidance(d, blurred(d, std, mask), scale), denoise)
 
 
 def blurred(denoise: Denoiser, std: ArrayLike = 1.0, mask: Mask | None = None) -> Denoiser:

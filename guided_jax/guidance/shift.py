@@ -6,7 +6,7 @@ No view is made from the other one's rounding errors, so that both keep their di
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from guided_jax.forward import ratio
+from guided_jax.numerics import ratio
 from guided_jax.prediction import Prediction
 from guided_jax.schedule import NoiseLevel
 
@@ -32,15 +32,3 @@ def by_difference(prediction: Prediction, towards: Prediction, away: Prediction,
     return prediction._replace(
         x_0=prediction.x_0 + weight * (towards.x_0 - away.x_0), eps=prediction.eps + weight * (towards.eps - away.eps)
     )
-
-
-def posterior_variance(level: NoiseLevel, data_std: ArrayLike) -> Float[Array, ""]:
-    """V = s^2 sigma^2 / (alpha^2 s^2 + sigma^2): Var(x_0 | x_t) for normal data of standard deviation s."""
-    power = jnp.square(jnp.asarray(data_std))
-    return ratio(power * jnp.square(level.sigma), jnp.square(level.alpha) * power + jnp.square(level.sigma))
-
-
-def norm(x: Float[Array, "..."]) -> Float[Array, ""]:
-    """|x|_2 over one whole example, with gradient 0 instead of NaN at 0."""
-    power = jnp.sum(jnp.square(x))
-    return jnp.where(power > 0, jnp.sqrt(jnp.where(power > 0, power, 1.0)), 0.0)

@@ -4,10 +4,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.denoiser import Denoiser
-from guided_jax.forward import ratio
-from guided_jax.guidance.strength import Scale, strength
+from guided_jax.numerics import ratio
 from guided_jax.prediction import Prediction, from_flow
 from guided_jax.schedule import NoiseLevel
+from guided_jax.strength import Scale, strength
 
 
 def zero_star(conditional: Denoiser, unconditional: Denoiser, scale: Scale, zero_from: ArrayLike = jnp.inf) -> Denoiser:

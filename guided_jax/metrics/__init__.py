@@ -1,6 +1,6 @@
 """How good samples are: numbers for clouds of features, in float64 on the host, and the features on all devices.
 
-`python -m guided_jax.metrics samples.npz reference.npz` prints them. docs/metrics.md has the formulas and the pitfalls.
+`guided-jax metrics samples.npz reference.npz` prints them. docs/metrics.md has the formulas and the pitfalls.
 """
 
 from guided_jax.metrics.classes import accuracy, balance, inception_score, softmax
@@ -16,16 +16,15 @@ from guided_jax.metrics.files import (
 from guided_jax.metrics.frechet import Moments, accumulate, frechet_distance, frechet_infinity, measure, merge, moments
 from guided_jax.metrics.kernel import kernel_distance, mmd_squared
 from guided_jax.metrics.neighbours import density_coverage, precision_recall, radii_squared
-from guided_jax.metrics.spread import Spread
-from guided_jax.metrics.summary import Summary, summarize
+from guided_jax.metrics.summary import MeanStd, Summary, summarize
 
 __all__ = [
     "Extractor",
     "FeatureFunction",
     "Features",
+    "MeanStd",
     "Moments",
     "Reference",
-    "Spread",
     "Statistics",
     "Summary",
     "accumulate",

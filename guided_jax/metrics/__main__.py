@@ -1,18 +1,8 @@
-"""python -m guided_jax.metrics samples.npz reference.npz"""
+"""python -m guided_jax.metrics samples.npz reference.npz: the same as `guided-jax metrics samples.npz reference.npz`."""
 
-from collections.abc import Sequence
-from pathlib import Path
+import sys
 
-from guided_jax import wrong_use
-from guided_jax.metrics import command
-
-HOME = Path(__file__).resolve().parent.parent
-
-
-def script(args: Sequence[str] | None = None) -> None:
-    """Runs the command; what its user did wrong becomes one sentence on stderr and exit code 2."""
-    wrong_use.script(command.main, args, HOME)
-
+from guided_jax.app import cli
 
 if __name__ == "__main__":
-    script()
+    cli.main(["metrics", *sys.argv[1:]])

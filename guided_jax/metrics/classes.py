@@ -6,7 +6,7 @@ Sources: [IS] Salimans et al. 1606.03498; [ADM] Dhariwal & Nichol 2105.05233, it
 import numpy as np
 from jaxtyping import Float, Int, Num
 
-from guided_jax.metrics.spread import Spread
+from guided_jax.metrics.summary import MeanStd
 
 
 def softmax(logits: Num[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
@@ -16,7 +16,7 @@ def softmax(logits: Num[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
     return powers / powers.sum(1, keepdims=True)
 
 
-def inception_score(probabilities: Num[np.ndarray, "n k"], split_size: int = 5000) -> Spread:
+def inception_score(probabilities: Num[np.ndarray, "n k"], split_size: int = 5000) -> MeanStd:
     """exp E_x KL(p(y | x) | p(y)), p(y) the mean of p(y | x): the mean and the spread over splits ([IS] section 4).
 
     Splits are `split_size` consecutive samples, the last one perhaps fewer, as in [ADM]. 1 for samples that are all
@@ -26,7 +26,7 @@ def inception_score(probabilities: Num[np.ndarray, "n k"], split_size: int = 500
     if split_size < 1 or not len(probabilities):
         raise ValueError(f"{len(probabilities)} samples cannot be split into parts of {split_size}")
     parts = (probabilities[start : start + split_size] for start in range(0, len(probabilities), split_size))
-    return Spread.of([float(np.exp(_divergence(part))) for part in parts])
+    return MeanStd.of([float(np.exp(_divergence(part))) for part in parts])
 
 
 def _divergence(part):

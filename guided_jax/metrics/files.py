@@ -22,9 +22,9 @@ from typing import IO, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from guided_jax.files import replacing
 from guided_jax.metrics.frechet import Moments
 from guided_jax.metrics.summary import Summary
+from guided_jax.storage.files import replacing
 
 # What statistics are of when the file does not say: ADM's and pytorch-fid's own are.
 INCEPTION = "inception"

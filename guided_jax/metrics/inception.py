@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from guided_jax import adm
 from guided_jax.metrics.features import FeatureFunction, Features
 from guided_jax.metrics.files import INCEPTION
 from guided_jax.models.inception import InceptionV3
+from guided_jax.pretrained import adm
 
 SIDE = 299
 # Which network has so many classes: the one of 2015 counts some that are none.

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from guided_jax import checkpoint
-from guided_jax.files import replacing
 from guided_jax.metrics.features import FeatureFunction, Features
 from guided_jax.models.judge import Judge
+from guided_jax.storage import checkpoint
+from guided_jax.storage.files import replacing
 
 DESCRIPTION = "judge.json"
 CHECKPOINTS = "checkpoints"
@@ -56,7 +56,7 @@ def _read(directory: Path) -> dict[str, Any]:
 def load_judge(directory: Path) -> Judging:
     """The judge in a folder, with its averaged weights. ValueError when there is none that was trained to its end."""
     if not is_trained(directory):
-        raise ValueError(f"{directory} is no trained judge; train one with 'python -m configs.judge RUN'")
+        raise ValueError(f"{directory} is no trained judge; train one with 'guided-jax judge RUN'")
     said = _read(directory)
     network = Judge(said["num_classes"], tuple(said["channels"]), said["num_groups"])
     params = checkpoint.load_params(directory / CHECKPOINTS, "ema")

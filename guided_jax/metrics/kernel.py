@@ -5,7 +5,7 @@ Sources: [KID] Bińkowski et al. 1801.01401; [MMD] Gretton et al., "A Kernel Two
 import numpy as np
 from jaxtyping import Float, Num
 
-from guided_jax.metrics.spread import Spread
+from guided_jax.metrics.summary import MeanStd
 
 
 def kernel(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "n m"]:
@@ -33,7 +33,7 @@ def kernel_distance(
     subsets: int = 100,
     subset_size: int = 1000,
     seed: int = 0,
-) -> Spread:
+) -> MeanStd:
     """KID: mean and standard deviation of `mmd_squared` over random subsets, each of `subset_size` of either cloud.
 
     Subsets are drawn without replacement within, and overlap with each other: the deviation is that of one subset, not of
@@ -47,4 +47,4 @@ def kernel_distance(
     def draw(cloud):
         return cloud[generator.choice(len(cloud), subset_size, replace=False)]
 
-    return Spread.of([mmd_squared(draw(reference), draw(samples)) for _ in range(subsets)])
+    return MeanStd.of([mmd_squared(draw(reference), draw(samples)) for _ in range(subsets)])

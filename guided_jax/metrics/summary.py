@@ -1,6 +1,6 @@
 """What is kept of a set of pictures once its features have passed by."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,3 +42,18 @@ def summarize(chunks: Iterable[Features], labels: Int[np.ndarray, " n"] | None =
 def _more(moments, features):
     found = frechet.measure(features)
     return found if moments is None else frechet.merge(moments, found)
+
+
+class MeanStd(NamedTuple):
+    """mean and standard deviation (n - 1 below the root) of several measurements; std is nan for a single one."""
+
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "MeanStd":
+        """That of the values. ValueError when there is none."""
+        if not len(values):
+            raise ValueError("there is nothing to take the mean of")
+        found = np.asarray(values, np.float64)
+        return cls(float(found.mean()), float(found.std(ddof=1)) if len(found) > 1 else float("nan"))

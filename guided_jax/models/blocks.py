@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Num
 
-from guided_jax.models import convolution
-from guided_jax.models.norm import group_norm
+from guided_jax.models.ops import convolution
+from guided_jax.models.ops.norm import group_norm
 
 Direction = Literal["up", "down"]
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key, Num
 
 from guided_jax.models.blocks import dense, multi_head_attention
 from guided_jax.models.encoder import embed_time, encode, head_count, middle, per_example
-from guided_jax.models.norm import group_norm
+from guided_jax.models.ops.norm import group_norm
 
 
 class AttentionPool(nn.Module):

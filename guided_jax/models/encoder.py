@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Key, Num
 
 from guided_jax.models.blocks import AttentionBlock, Direction, Resample, ResBlock, conv3x3, dense, timestep_embedding
-from guided_jax.models.fused import kernel
+from guided_jax.models.ops.attention import kernel
 
 Keys = Key[Array, "*batch"] | None
 

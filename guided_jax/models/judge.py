@@ -6,7 +6,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from guided_jax.models.blocks import conv3x3, dense, downsample
-from guided_jax.models.norm import group_norm
+from guided_jax.models.ops.norm import group_norm
 
 
 class Judge(nn.Module):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.models.blocks import attend
+from guided_jax.numerics import gaussian_matrix
 
 Perturb = Callable[[Array, Array, Array, tuple[int, int]], Array]  # (q, k, v, (height, width)) -> attended
 
@@ -32,7 +33,7 @@ def blurred_queries(std: ArrayLike = jnp.inf) -> Perturb:
     def perturb(q: Array, k: Array, v: Array, size: tuple[int, int]) -> Array:
         height, width = size
         grid = q.reshape(*q.shape[:-3], height, width, *q.shape[-2:])
-        rows, columns = (_kernel(side, std).astype(q.dtype) for side in size)
+        rows, columns = (gaussian_matrix(side, std).astype(q.dtype) for side in size)
         return attend(jnp.einsum("ij,...jwhc,vw->...ivhc", rows, grid, columns).reshape(q.shape), k, v)
 
     return perturb
@@ -78,9 +79,3 @@ def check_perturbed(unet: Any) -> None:
 
 def _attends(unet: Any, level: int) -> bool:
     return 2**level in unet.attention_resolutions
-
-
-def _kernel(size: int, std: ArrayLike) -> Array:
-    place = jnp.arange(size, dtype=jnp.float32)
-    weights = jnp.exp(-jnp.square((place[:, None] - place[None, :]) / jnp.maximum(std, 1e-3)) / 2)
-    return weights / jnp.sum(weights, 1, keepdims=True)

@@ -7,8 +7,8 @@ import jax
 from flax import traverse_util
 from jaxtyping import PyTree
 
-from guided_jax.models import winograd
 from guided_jax.models.blocks import Conv3x3
+from guided_jax.models.ops import winograd
 
 
 def prepared(network: Any, params: PyTree, *example: Any) -> PyTree:

@@ -19,7 +19,7 @@ from guided_jax.models.encoder import (
     residual,
     widths,
 )
-from guided_jax.models.norm import group_norm
+from guided_jax.models.ops.norm import group_norm
 from guided_jax.models.perturbation import check_perturbed
 
 

@@ -2,22 +2,30 @@
 are compiled for them here, by `jax.pmap` with a whole state on each device, or by `jax.jit` with a part of it on each."""
 
 from guided_jax.parallel.chunks import chunk_size, map_in_chunks
-from guided_jax.parallel.devices import choose_devices, dividing, here, use_cpu_devices
-from guided_jax.parallel.processes import alone, asked, join, primary, same_everywhere, share, together
+from guided_jax.parallel.devices import choose_devices, dividing, local_devices, use_cpu_devices
+from guided_jax.parallel.processes import (
+    exit_if_peer_lost,
+    join,
+    primary,
+    same_everywhere,
+    share,
+    single_process,
+    stop_requested,
+)
 from guided_jax.parallel.replicated import as_global, data_parallel, parallel_map, place, shard
-from guided_jax.parallel.sharded import fully_sharded, part_of, sharded_map, spread
+from guided_jax.parallel.sharded import fully_sharded, init_sharded, part_of, sharded_map
 
 __all__ = [
-    "alone",
     "as_global",
-    "asked",
     "choose_devices",
     "chunk_size",
     "data_parallel",
     "dividing",
+    "exit_if_peer_lost",
     "fully_sharded",
-    "here",
+    "init_sharded",
     "join",
+    "local_devices",
     "map_in_chunks",
     "parallel_map",
     "part_of",
@@ -27,7 +35,7 @@ __all__ = [
     "shard",
     "sharded_map",
     "share",
-    "spread",
-    "together",
+    "single_process",
+    "stop_requested",
     "use_cpu_devices",
 ]

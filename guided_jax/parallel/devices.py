@@ -47,7 +47,7 @@ def choose_devices(batch_size: int, requested: int | None = None) -> list[jax.De
     return [device for group in groups for device in group[: requested // len(groups)]]
 
 
-def here(devices: Sequence[jax.Device]) -> list[jax.Device]:
+def local_devices(devices: Sequence[jax.Device]) -> list[jax.Device]:
     """Those of them that belong to this process."""
     return [device for device in devices if device.process_index == jax.process_index()]
 

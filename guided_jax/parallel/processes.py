@@ -35,7 +35,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
         raise ValueError(f"cannot join the other processes: {str(error).splitlines()[0]}") from error
 
 
-def alone() -> bool:
+def single_process() -> bool:
     """Whether this process works by itself."""
     return jax.process_count() == 1
 
@@ -55,7 +55,7 @@ _GONE = re.compile("heartbeat|arrier|closed by peer|reset by peer|UNAVAILABLE|[G
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def exit_if_peer_lost() -> Iterator[None]:
     """Within, the loss of another process is told in one sentence, and ends this one with exit code 2.
 
     At once: an ordinary exit would wait for the one that has gone. When process 0 has gone JAX itself ends the others,
@@ -64,7 +64,7 @@ def together() -> Iterator[None]:
     try:
         yield
     except (jax.errors.JaxRuntimeError, OSError) as error:
-        if alone() or not _GONE.search(str(error)):
+        if single_process() or not _GONE.search(str(error)):
             raise
         said = "another process has gone, so this one stops; start all of them again to go on from the last checkpoint"
         print(f"error: {said} ({str(error).splitlines()[0][:160]})", file=sys.stderr, flush=True)
@@ -72,15 +72,15 @@ def together() -> Iterator[None]:
         os._exit(2)
 
 
-def asked(stop: Callable[[], Any], step: int) -> bool:
+def stop_requested(stop: Callable[[], Any], step: int) -> bool:
     """Whether to stop before step `step + 1`: what `stop()` says, or, among several processes, what they agree on.
 
     Those are all told when one receives SIGTERM, and stop after the same step, or each would wait for the others.
     """
-    return bool(stop()) if alone() else multihost_utils.reached_preemption_sync_point(step)
+    return bool(stop()) if single_process() else multihost_utils.reached_preemption_sync_point(step)
 
 
 def same_everywhere(value: int, what: str) -> None:
     """ValueError when the processes do not all have the same value; `what` says of which they have different ones."""
-    if not alone() and len(set(multihost_utils.process_allgather(np.asarray(value)).tolist())) > 1:
+    if not single_process() and len(set(multihost_utils.process_allgather(np.asarray(value)).tolist())) > 1:
         raise ValueError(f"the processes see different {what}")

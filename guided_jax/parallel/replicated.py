@@ -20,9 +20,9 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from guided_jax.parallel.devices import here
+from guided_jax.parallel.devices import local_devices
 from guided_jax.parallel.dispatch import several, stepper
-from guided_jax.parallel.processes import alone
+from guided_jax.parallel.processes import single_process
 
 AXIS = "devices"
 
@@ -60,7 +60,7 @@ def data_parallel(
     its metrics are (k,). They are one dispatch, a `scan`, but on CPU, where loops slow convolutions down tenfold, they
     are made one by one unless `scan` is given. With `donate` the state passed in is destroyed: `place` it first.
     """
-    own = len(here(devices))
+    own = len(local_devices(devices))
     one = functools.partial(train_step, average=functools.partial(jax.lax.pmean, axis_name=AXIS))
     donated = (0,) if donate else ()
     wrap = functools.partial(jax.pmap, axis_name=AXIS, in_axes=(None, 0, 0), out_axes=(None, None), devices=devices)
@@ -131,7 +131,7 @@ def _opened(fn, *example):
 
 def as_global(tree: PyTree) -> PyTree:
     """A placed tree as one that all processes share, without a copy, which is what Orbax writes; alone, the tree itself."""
-    return tree if alone() else jax.tree.map(_global_leaf, tree)
+    return tree if single_process() else jax.tree.map(_global_leaf, tree)
 
 
 def _global_leaf(leaf):
@@ -146,4 +146,4 @@ def _global_leaf(leaf):
 
 def over(devices, *axes):
     """On every device of this process, or with `AXIS` a row on each."""
-    return NamedSharding(Mesh(np.array(here(devices)), (AXIS,)), PartitionSpec(*axes))
+    return NamedSharding(Mesh(np.array(local_devices(devices)), (AXIS,)), PartitionSpec(*axes))

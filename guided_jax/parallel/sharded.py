@@ -14,13 +14,13 @@ from jax.sharding import NamedSharding
 from jaxtyping import PyTree
 
 from guided_jax.parallel.dispatch import several, stepper
-from guided_jax.parallel.processes import alone
+from guided_jax.parallel.processes import single_process
 from guided_jax.parallel.replicated import AXIS, over
 
 
 def part_of(devices: Sequence[jax.Device]) -> Callable[[Any], NamedSharding]:
     """leaf -> how it is divided: along its longest axis that the devices divide, the last of them; whole where none is."""
-    if not alone():
+    if not single_process():
         raise ValueError("parameters are divided over the devices of one process only; start one process")
 
     def sharding(leaf):
@@ -31,7 +31,7 @@ def part_of(devices: Sequence[jax.Device]) -> Callable[[Any], NamedSharding]:
     return sharding
 
 
-def spread(make: Callable[[], PyTree], devices: Sequence[jax.Device]) -> PyTree:
+def init_sharded(make: Callable[[], PyTree], devices: Sequence[jax.Device]) -> PyTree:
     """make(), a part on each device; it is computed there, so that no device ever holds the whole."""
     shardings = jax.tree.map(part_of(devices), jax.eval_shape(make))
     return jax.jit(make, out_shardings=shardings)()
@@ -40,7 +40,7 @@ def spread(make: Callable[[], PyTree], devices: Sequence[jax.Device]) -> PyTree:
 def fully_sharded(
     train_step: Callable, devices: Sequence[jax.Device], donate: bool = True, scan: bool | None = None
 ) -> Callable:
-    """`data_parallel` for a state that was `spread`: `step(state, batch_1, ..., batch_k) -> (state, metrics)`."""
+    """`data_parallel` for a state that was `init_sharded`: `step(state, batch_1, ..., batch_k) -> (state, metrics)`."""
 
     @functools.cache
     def compiled(function, structure, shardings):
@@ -69,7 +69,7 @@ def fully_sharded(
 
 
 def sharded_map(fn: Callable, devices: Sequence[jax.Device], in_axes: tuple[int | None, ...]) -> Callable:
-    """`parallel_map` for shared arguments of which every device holds a part, as `spread` or `part_of` divide them."""
+    """`parallel_map` for shared arguments of which every device holds a part, as `init_sharded` divides them."""
     compiled = jax.jit(jax.vmap(fn, in_axes=in_axes))
 
     def call(*arguments):

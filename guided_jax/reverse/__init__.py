@@ -1,6 +1,5 @@
 """Samplers, each a `ReverseStep`: how x_t becomes x_s, given a denoiser. A newcomer is one function here."""
 
-from guided_jax.guidance.stateful import Stateful
 from guided_jax.reverse.ancestral import classifier_ddpm, ddpm
 from guided_jax.reverse.deis import deis
 from guided_jax.reverse.dpm import dpm_solver, dpm_solver_2s
@@ -14,6 +13,7 @@ from guided_jax.reverse.sde import reverse_sde
 from guided_jax.reverse.stateful import with_state
 from guided_jax.reverse.step import ReverseStep
 from guided_jax.reverse.unipc import unipc
+from guided_jax.stateful import Stateful
 
 __all__ = [
     "ReverseStep",

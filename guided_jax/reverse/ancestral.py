@@ -11,11 +11,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from guided_jax.denoiser import Denoiser
-from guided_jax.forward import posterior, root, step_beta
-from guided_jax.guidance.strength import LogProb, Scale, strength
+from guided_jax.forward import posterior, step_beta
+from guided_jax.numerics import root
 from guided_jax.prediction import Prediction
 from guided_jax.reverse.step import ReverseStep
-from guided_jax.schedule import NoiseLevel
+from guided_jax.schedule import NoiseLevel, is_clean
+from guided_jax.strength import LogProb, Scale, strength
 
 Variance = str | Callable[[Prediction, NoiseLevel, NoiseLevel], Array]
 # (mean, variance, prediction, x_t, now, then) -> mean
@@ -46,7 +47,7 @@ def classifier_ddpm(log_prob: LogProb, scale: Scale, at: str = "x_t", variance: 
     ) -> Array:
         if at == "x_t":
             return mean + strength(scale, now) * variance * jax.grad(log_prob)(x_t, now)
-        last = _is_clean(then)
+        last = is_clean(then)
         level = NoiseLevel(*(jnp.where(last, n, t) for n, t in zip(now, then, strict=True)))  # never asked at t = 0
         gradient = jnp.where(last, 0.0, jax.grad(log_prob)(mean, level))
         return mean + strength(scale, now) * variance * gradient
@@ -64,7 +65,7 @@ def shifted(variance: Variance, shift: Shift) -> ReverseStep:
         var = rule(prediction, now, then, small, memory)
         mean = shift(mean, var, prediction, x_t, now, then)
         noise = jax.random.normal(key, x_t.shape, x_t.dtype)
-        x_s = mean + jnp.where(_is_clean(then), 0.0, root(var)) * noise
+        x_s = mean + jnp.where(is_clean(then), 0.0, root(var)) * noise
         return x_s, jnp.asarray(small, x_t.dtype)
 
     return ReverseStep(lambda x_T: jnp.zeros((), x_T.dtype), step)
@@ -85,7 +86,7 @@ def variance_of(variance: Variance) -> Callable[..., Array]:
 
 
 def _large(prediction: Prediction, now: NoiseLevel, then: NoiseLevel, small: Array, previous: Array) -> Array:
-    return jnp.where(_is_clean(then), borrowed(now, then, small, previous), step_beta(now, then))
+    return jnp.where(is_clean(then), borrowed(now, then, small, previous), step_beta(now, then))
 
 
 def _learned(prediction: Prediction, now: NoiseLevel, then: NoiseLevel, small: Array, previous: Array) -> Array:
@@ -103,8 +104,4 @@ def borrowed(now: NoiseLevel, then: NoiseLevel, small: Array, previous: Array) -
 
     A run of a single step has no step before and takes beta.
     """
-    return jnp.where(_is_clean(then), jnp.where(previous > 0, previous, step_beta(now, then)), small)
-
-
-def _is_clean(level: NoiseLevel) -> Array:
-    return jnp.asarray(level.sigma) == 0
+    return jnp.where(is_clean(then), jnp.where(previous > 0, previous, step_beta(now, then)), small)

@@ -18,18 +18,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.denoiser import Denoiser
-from guided_jax.forward import ratio, root
-from guided_jax.reverse.multistep import (
-    check_order,
-    empty,
-    exponential_moments,
-    half_log_snr,
-    is_clean,
-    mix,
-    remember,
-)
+from guided_jax.numerics import ratio, root
+from guided_jax.reverse.multistep import check_order, empty, exponential_moments, half_log_snr, mix, remember
 from guided_jax.reverse.step import ReverseStep, no_memory
-from guided_jax.schedule import NoiseLevel, interpolate
+from guided_jax.schedule import NoiseLevel, interpolate, is_clean
 
 
 class Leg(NamedTuple):

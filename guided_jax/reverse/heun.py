@@ -5,10 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.denoiser import Denoiser
-from guided_jax.forward import ratio, root
-from guided_jax.reverse.multistep import is_clean
+from guided_jax.numerics import ratio, root
 from guided_jax.reverse.step import ReverseStep, no_memory
-from guided_jax.schedule import NoiseLevel, interpolate
+from guided_jax.schedule import NoiseLevel, interpolate, is_clean, noise_ratio
 
 
 def heun() -> ReverseStep:
@@ -49,7 +48,7 @@ def churned(
 
     def stirred(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
         key_noise, key_step = jax.random.split(key)
-        rho = ratio(now.sigma, now.alpha, at_zero=jnp.inf)
+        rho = noise_ratio(now)
         gamma = jnp.where((low <= rho) & (rho <= high) & (rho < jnp.inf), jnp.minimum(churn, jnp.sqrt(2.0) - 1), 0.0)
         up = interpolate(levels, -2 * jnp.log(jnp.where(gamma > 0, rho, 1.0) * (1 + gamma)))
         up = NoiseLevel(*(jnp.where(gamma > 0, there, here) for there, here in zip(up, now, strict=True)))

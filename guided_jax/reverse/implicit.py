@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.denoiser import Denoiser
-from guided_jax.forward import posterior, root
+from guided_jax.forward import posterior
+from guided_jax.numerics import root
 from guided_jax.reverse.step import ReverseStep, no_memory
 from guided_jax.schedule import NoiseLevel
 

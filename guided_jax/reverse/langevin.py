@@ -9,11 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from guided_jax.denoiser import Denoiser
-from guided_jax.guidance.strength import Scale, strength
 from guided_jax.prediction import score
-from guided_jax.reverse.multistep import is_clean
 from guided_jax.reverse.step import ReverseStep, no_memory
-from guided_jax.schedule import NoiseLevel
+from guided_jax.schedule import NoiseLevel, is_clean
+from guided_jax.strength import Scale, strength
 
 
 def langevin(size: Scale = 0.1, repeats: int = 1) -> ReverseStep:

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from guided_jax.denoiser import Denoiser, known
+from guided_jax.denoiser import Denoiser, cached
 from guided_jax.forward import diffuse, transition
-from guided_jax.guidance.operators import Operator
-from guided_jax.guidance.shift import norm
-from guided_jax.guidance.strength import Scale, strength
+from guided_jax.numerics import norm
+from guided_jax.operators import Operator
 from guided_jax.prediction import Prediction
 from guided_jax.reverse.step import ReverseStep
 from guided_jax.schedule import NoiseLevel
+from guided_jax.strength import Scale, strength
 
 
 def dps(step: ReverseStep, operator: Operator, y: Float[Array, "..."], scale: Scale = 1.0) -> ReverseStep:
@@ -31,7 +31,7 @@ def dps(step: ReverseStep, operator: Operator, y: Float[Array, "..."], scale: Sc
             return norm(y - operator.forward(prediction.x_0)), prediction
 
         gradient, prediction = jax.grad(residual, has_aux=True)(x_t)
-        x_s, memory = step.step(key, known(prediction, x_t, now, denoise), x_t, memory, now, then)
+        x_s, memory = step.step(key, cached(prediction, x_t, now, denoise), x_t, memory, now, then)
         gradient = jnp.where(jnp.asarray(now.alpha) == 0, 0.0, gradient)
         return x_s - strength(scale, now) * gradient, memory
 

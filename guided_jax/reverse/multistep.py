@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from guided_jax.forward import ratio
+from guided_jax.numerics import ratio
 from guided_jax.schedule import NoiseLevel, log_snr_of
 
 ORDERS = (1, 2, 3)
@@ -94,11 +94,6 @@ def flat_moments(count: int) -> list[Array]:
 def half_log_snr(level: NoiseLevel) -> Float[Array, ""]:
     """lambda = log(alpha / sigma), finite at both ends."""
     return log_snr_of(level) / 2
-
-
-def is_clean(level: NoiseLevel) -> Array:
-    """Whether the level is the clean one."""
-    return jnp.asarray(level.sigma) == 0
 
 
 def check_order(order: int) -> None:

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from guided_jax.forward import posterior
-from guided_jax.guidance.strength import LogProb, Scale, strength
 from guided_jax.prediction import Prediction
 from guided_jax.reverse.ancestral import Variance, shifted
 from guided_jax.reverse.step import ReverseStep
 from guided_jax.schedule import NoiseLevel
+from guided_jax.strength import LogProb, Scale, strength
 
 
 def off_the_shelf_ddpm(

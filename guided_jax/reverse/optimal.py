@@ -7,15 +7,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.denoiser import Denoiser
-from guided_jax.forward import diffuse, posterior, ratio, step_beta
-from guided_jax.guidance.shift import posterior_variance
+from guided_jax.forward import diffuse, posterior, posterior_variance, step_beta
+from guided_jax.numerics import ratio
 from guided_jax.prediction import Prediction
 from guided_jax.schedule import NoiseLevel, at
 
-Spread = Callable[[NoiseLevel], ArrayLike]  # level -> Var(x_0 | x_t), on average
+MeanStd = Callable[[NoiseLevel], ArrayLike]  # level -> Var(x_0 | x_t), on average
 
 
-def optimal_variance(spread: Spread) -> Callable[[Prediction, NoiseLevel, NoiseLevel], Array]:
+def optimal_variance(spread: MeanStd) -> Callable[[Prediction, NoiseLevel, NoiseLevel], Array]:
     """beta sigma_s^2 / sigma_t^2 + (alpha_s beta / sigma_t^2)^2 Var(x_0 | x_t): ddpm(optimal_variance(spread)).
 
     The variance of x_s given x_t itself, where the posterior's is that given x_0 too ([ADPM] theorem 1). For normal data
@@ -31,12 +31,12 @@ def optimal_variance(spread: Spread) -> Callable[[Prediction, NoiseLevel, NoiseL
     return variance
 
 
-def normal_spread(data_std: ArrayLike) -> Spread:
+def normal_spread(data_std: ArrayLike) -> MeanStd:
     """Var(x_0 | x_t) = s^2 sigma^2 / (alpha^2 s^2 + sigma^2) for normal data of standard deviation s."""
     return lambda level: posterior_variance(level, data_std)
 
 
-def measured_spread(key, denoise: Denoiser, x_0: Float[Array, "n *shape"], levels: NoiseLevel) -> Spread:
+def measured_spread(key, denoise: Denoiser, x_0: Float[Array, "n *shape"], levels: NoiseLevel) -> MeanStd:
     """Var(x_0 | x_t) = E (x_0 - prediction)^2, the mean over n clean examples and all elements, at every level.
 
     One call of the network for each of the n examples at each level. [ADPM] eq. 8 has sigma^2 / alpha^2 (1 - E eps^2), the

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.denoiser import Denoiser
-from guided_jax.forward import kept_share, root, step_beta
+from guided_jax.forward import kept_share, step_beta
+from guided_jax.numerics import root
 from guided_jax.prediction import score
-from guided_jax.reverse.multistep import is_clean
 from guided_jax.reverse.step import ReverseStep, no_memory
-from guided_jax.schedule import NoiseLevel
+from guided_jax.schedule import NoiseLevel, is_clean
 
 
 def reverse_sde(eta: ArrayLike = 1.0) -> ReverseStep:

@@ -4,10 +4,10 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
-from guided_jax.denoiser import Denoiser, known
-from guided_jax.guidance.stateful import Stateful, frozen
+from guided_jax.denoiser import Denoiser, cached
 from guided_jax.reverse.step import ReverseStep
 from guided_jax.schedule import NoiseLevel
+from guided_jax.stateful import Stateful, frozen
 
 
 def with_state(stateful: Stateful, step: ReverseStep) -> ReverseStep:
@@ -23,7 +23,7 @@ def with_state(stateful: Stateful, step: ReverseStep) -> ReverseStep:
     def both(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
         own, state = memory
         prediction, updated = stateful.denoise(state, x_t, now)  # the step's first question, asked once
-        x_s, own = step.step(key, known(prediction, x_t, now, frozen(stateful, state)), x_t, own, now, then)
+        x_s, own = step.step(key, cached(prediction, x_t, now, frozen(stateful, state)), x_t, own, now, then)
         return x_s, (own, updated)
 
     return ReverseStep(init, both)

@@ -1,0 +1,1 @@
+"""The application: the commands of `guided-jax`, the settings of an experiment, and run directories."""

@@ -1,0 +1,87 @@
+"""Which values the numbers of all commands may have: one table, checked before anything is computed or written."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+FLAT = ("experiment", "method", "measurement", "sweep")  # sections whose names are not part of their options' names
+
+
+class Range(NamedTuple):
+    """The finite numbers from `low` to `high`; `above` leaves out `low` itself. Of a tuple every number is checked, and
+    `nonempty` asks for at least one."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+    nonempty: bool = False
+
+    def holds(self, value: Any) -> bool:
+        """Return whether a number, or every number of a tuple, is inside."""
+        if isinstance(value, tuple):
+            return (bool(value) or not self.nonempty) and all(map(self.holds, value))
+        return math.isfinite(value) and (self.low < value if self.above else self.low <= value) and value <= self.high
+
+    def words(self) -> str:
+        """Return what to give, for an error message."""
+        what = "one or more finite numbers" if self.nonempty else "a finite number"
+        if self.low == -math.inf:
+            return what
+        if self.high < math.inf:
+            return f"a number {f'above {self.low:g}, up' if self.above else f'from {self.low:g}'} to {self.high:g}"
+        return f"{what} above {self.low:g}" if self.above else f"at least {self.low:g}"
+
+
+ANY, POSITIVE, NOT_NEGATIVE, SHARE = Range(), Range(0, above=True), Range(0), Range(0, 1)
+COUNT = Range(1)
+LARGEST_SIDE = 8192  # pixels
+# Field -> its range; Class.field where a name means different things in different commands.
+RANGES: dict[str, Range] = {
+    # all commands. jax.random.key takes 32 bits of a seed: a larger one would draw what a smaller one draws.
+    **{"seed": Range(0, 2**32 - 1), "devices": COUNT, "batch_size": COUNT, "num_samples": COUNT},
+    # sample and sweep
+    **dict.fromkeys(("corrections", "factor", "repeats", "sweep_seeds"), COUNT),
+    **dict.fromkeys(("temperature", "data_std", "langevin_size", "sigma_max", "radius"), POSITIVE),
+    **dict.fromkeys(("noise_std", "blur_std", "blur", "churn", "interval_low", "interval_high"), NOT_NEGATIVE),
+    **{"scale": Range(nonempty=True), "also_scale": ANY, "eta": SHARE, "rescale_mix": SHARE, "momentum": Range(-1, 1)},
+    # nll, judge, posthoc
+    **{"probes": COUNT, "Judging.num_steps": COUNT, "sigma_rel": Range(0, 0.2886, above=True), "step": COUNT},
+    # train: data and schedule
+    **{"image_size": Range(1, LARGEST_SIDE), "Schedule.num_steps": COUNT},
+    # train: how often, how many
+    **dict.fromkeys(("num_steps", "sample_every", "eval_every", "measure_every"), NOT_NEGATIVE),
+    **dict.fromkeys(("checkpoint_every", "log_every", "eval_examples", "measure_samples", "keep"), COUNT),
+    **dict.fromkeys(("microbatches", "steps_per_dispatch", "snapshot_every", "low_res"), COUNT),
+    **{"measure_scale": ANY, "ema_decay": SHARE, "label_dropout": SHARE, "power_ema": Range(0, 0.2886, above=True)},
+    # train: optimizer and objective
+    **{"learning_rate": POSITIVE, "warmup_steps": NOT_NEGATIVE, "weight_decay": NOT_NEGATIVE, "clip_norm": POSITIVE},
+    **dict.fromkeys(("min_snr_gamma", "p2_k", "sigma_data", "std"), POSITIVE),
+    **dict.fromkeys(("p2_gamma", "sigmoid_bias", "mean"), ANY),
+    # train: networks
+    **dict.fromkeys(
+        ("model_channels", "num_res_blocks", "num_heads", "num_head_channels", "num_groups", "patch"), COUNT
+    ),
+    **{"channel_mult": Range(0, above=True, nonempty=True), "attention_resolutions": COUNT, "dropout": SHARE},
+    "channels": Range(1, nonempty=True),
+}
+
+
+def check(settings: Any) -> None:
+    """Raise ValueError for the first number of a command's settings, nested ones included, that is out of its range."""
+    for option, value, allowed in numbers(settings):
+        if value is not None and not allowed.holds(value):
+            shown = " ".join(map(str, value)) or "empty" if isinstance(value, tuple) else value
+            raise ValueError(f"{option} is {shown}; give {allowed.words()}")
+
+
+def numbers(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, Range]]:
+    """Yield (option, value, range) of every field that has a range; the option as the command line spells it."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from numbers(value, prefix if field.name in FLAT else f"{prefix}{field.name}.")
+        else:
+            allowed = RANGES.get(f"{type(settings).__name__}.{field.name}") or RANGES.get(field.name)
+            if allowed and not isinstance(value, str):
+                yield f"--{prefix}{field.name}".replace("_", "-"), value, allowed

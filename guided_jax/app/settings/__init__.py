@@ -1,0 +1,25 @@
+"""The settings of an experiment: frozen dataclasses whose `make` returns what the library works with."""
+
+from guided_jax.app.settings.data import Data
+from guided_jax.app.settings.experiment import MAY_CHANGE, Classifier, Diffusion, Experiment, Optimizer, Training
+from guided_jax.app.settings.networks import Encoder, Network, UNet
+from guided_jax.app.settings.noise import Schedule, Times, Weighting
+from guided_jax.app.settings.serial import from_dict, to_dict
+
+__all__ = [
+    "MAY_CHANGE",
+    "Classifier",
+    "Data",
+    "Diffusion",
+    "Encoder",
+    "Experiment",
+    "Network",
+    "Optimizer",
+    "Schedule",
+    "Times",
+    "Training",
+    "UNet",
+    "Weighting",
+    "from_dict",
+    "to_dict",
+]

@@ -1,0 +1,42 @@
+"""Where the examples come from."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from guided_jax import data
+
+CHANNELS = {"as-is": None, "grey": 1, "grey-alpha": 2, "rgb": 3, "rgba": 4}
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where the examples come from."""
+
+    name: str = "digits"
+    """Data set: digits (scikit-learn's 8x8 scans, embedded), tfds:NAME, folder:PATH, npz:PATH or idx:PATH."""
+    dir: Path | None = None
+    """Where prepared data is kept and relative paths begin; TensorFlow Datasets' own directory if not given."""
+    split: str = "train"
+    """The part to train with."""
+    held_out: str = "test"
+    """The part that is never trained with."""
+    image_size: int | None = None
+    """Side of the pictures in pixels; as they are if not given."""
+    crop: Literal["centre", "random", "none"] = "centre"
+    """How a picture becomes a square: its middle, a random part, or squeezed."""
+    channels: Literal["as-is", "grey", "grey-alpha", "rgb", "rgba"] = "as-is"
+    """What the pictures are converted to."""
+    flip: bool = False
+    """Mirror half of the training images."""
+    labelled: bool = True
+    """Whether classes are read; if not, all pictures are of one."""
+    corrupt: Literal["refuse", "skip"] = "refuse"
+    """What to do about a damaged picture; to skip them, all are read once at the start."""
+
+    def make(self, held_out: bool = False) -> data.Source:
+        """The pictures to train with, or the held-out ones, whose crops are never random."""
+        split = self.held_out if held_out else self.split
+        crop = "centre" if held_out and self.crop == "random" else self.crop
+        channels = CHANNELS[self.channels]
+        return data.load(self.name, split, self.dir, self.image_size, crop, channels, self.labelled, self.corrupt)

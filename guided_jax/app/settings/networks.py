@@ -1,0 +1,62 @@
+"""The networks: ADM's U-Net and its encoder classifier."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+from guided_jax import models
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The options that ADM's networks share."""
+
+    model_channels: int = 32
+    channel_mult: tuple[int | float, ...] = (1, 2, 2)
+    num_res_blocks: int = 1
+    attention_resolutions: tuple[int, ...] = (2, 4)
+    """Downsampling factors of the levels that attend."""
+    num_head_channels: int | None = 32
+    """Channels of an attention head; None: num_heads of them at every width."""
+    num_heads: int = 4
+    resblock_updown: bool = True
+    """Resample within residual blocks, as ADM; else by a convolution."""
+    num_groups: int = 8
+    patch: int = 1
+    """Side of the squares of pixels that count as one pixel of more channels: a quarter of the time for 2."""
+    dropout: float = 0.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the network computes in. Parameters, norms, optimizer and sampler stay float32."""
+    use_scale_shift_norm: bool = True
+    """Time and label scale and shift the second norm of a block; else they are added before it."""
+    conv_resample: bool = True
+    """Without resblock_updown: resample by a convolution; else without parameters."""
+    attention_kernel: Literal["plain", "xla", "cudnn"] = "plain"
+    """cudnn: flash attention, for NVIDIA GPUs and bfloat16."""
+    use_new_attention_order: bool = False
+    """The order of q, k and v and of the heads in ADM's 64x64 model."""
+
+    def fields(self) -> dict[str, Any]:
+        """Return the options as the Flax modules name them."""
+        return {**dataclasses.asdict(self), "dtype": jnp.dtype(self.dtype)}
+
+
+@dataclasses.dataclass(frozen=True)
+class UNet(Network):
+    """The network of the diffusion model."""
+
+    def make(self, out_channels: int, num_classes: int | None, null_label: bool) -> models.UNet:
+        """Return the module. num_classes: None for a network that takes no label."""
+        return models.UNet(out_channels=out_channels, num_classes=num_classes, null_label=null_label, **self.fields())
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder(Network):
+    """The network of the noisy classifier: the U-Net's way down and a pool."""
+
+    pool: Literal["attention", "adaptive", "spatial", "spatial_v2"] = "attention"
+
+    def make(self, num_classes: int) -> models.Classifier:
+        """Return the module."""
+        return models.Classifier(num_classes=num_classes, **self.fields())

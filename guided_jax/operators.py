@@ -1,0 +1,83 @@
+"""Linear measurements y = A x_0, each with its adjoint and with the one inverse that guidance needs."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from guided_jax.numerics import gaussian_matrix, ratio
+
+
+class Operator(NamedTuple):
+    """A linear measurement of one example; its arrays may be traced, and so differ within a batch.
+
+    forward: x -> A x. adjoint: y -> A^T y. solve: (y, gain, noise) -> (gain A A^T + noise I)^-1 y, the pseudo-inverse where
+    that is singular; gain and noise are scalars >= 0.
+    """
+
+    forward: Callable[[Array], Array]
+    adjoint: Callable[[Array], Array]
+    solve: Callable[[Array, ArrayLike, ArrayLike], Array]
+
+
+def pseudo_inverse(operator: Operator, y: Float[Array, "..."]) -> Float[Array, "..."]:
+    """A^+ y = A^T (A A^T)^-1 y: the smallest x of which y is the measurement."""
+    return operator.adjoint(operator.solve(y, 1.0, 0.0))
+
+
+def mask(observed: Array) -> Operator:
+    """A x = observed * x, inpainting: observed is 1 (or True) where x is known and 0 elsewhere, where y is 0 too.
+
+    Numbers between weigh what is seen.
+    """
+    weights = jnp.asarray(observed, jnp.float32)
+
+    def solve(y: Array, gain: ArrayLike, noise: ArrayLike) -> Array:
+        return ratio(y, gain * jnp.square(weights) + noise)
+
+    return Operator(lambda x: x * weights, lambda y: y * weights, solve)
+
+
+def average_pool(factor: int) -> Operator:
+    """A x = the mean over factor x factor pixels of x (height, width, channels), both divisible: super-resolution."""
+
+    def forward(x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 c"]:
+        height, width, channels = x.shape
+        return x.reshape(height // factor, factor, width // factor, factor, channels).mean((1, 3))
+
+    def adjoint(y: Float[Array, "h w c"]) -> Float[Array, "h2 w2 c"]:
+        height, width, channels = y.shape
+        spread = jnp.broadcast_to(y[:, None, :, None, :], (height, factor, width, factor, channels))
+        return spread.reshape(height * factor, width * factor, channels) / factor**2
+
+    # A A^T = I / factor^2: means of disjoint pixels.
+    return Operator(forward, adjoint, lambda y, gain, noise: ratio(y, gain / factor**2 + noise))
+
+
+def separable(rows: Float[Array, "h2 h"], columns: Float[Array, "w2 w"]) -> Operator:
+    """A x = rows x columns^T for each channel of x (height, width, channels): a separable blur, a crop, a resize."""
+    row_values, row_vectors = _spectrum(rows)
+    column_values, column_vectors = _spectrum(columns)
+    power = row_values[:, None, None] * column_values[None, :, None]
+
+    def solve(y: Array, gain: ArrayLike, noise: ArrayLike) -> Array:
+        turned = _apply(row_vectors.T, column_vectors.T, y)
+        return _apply(row_vectors, column_vectors, ratio(turned, gain * power + noise))
+
+    return Operator(lambda x: _apply(rows, columns, x), lambda y: _apply(rows.T, columns.T, y), solve)
+
+
+def gaussian_blur(height: int, width: int, std: ArrayLike) -> Operator:
+    """A x = a normal blur of standard deviation std pixels; its weights sum to 1 at the borders too."""
+    return separable(gaussian_matrix(height, std), gaussian_matrix(width, std))
+
+
+def _spectrum(matrix: Array) -> tuple[Array, Array]:
+    """Eigenvalues and vectors of K K^T; what is lost in float32 is set to exactly 0, that is, not observed."""
+    values, vectors = jnp.linalg.eigh(jnp.einsum("ij,kj->ik", matrix, matrix))
+    return jnp.where(values > 1e-6 * values.max(), values, 0.0), vectors
+
+
+def _apply(rows: Array, columns: Array, x: Array) -> Array:
+    return jnp.einsum("ij,jwc,vw->ivc", rows, x, columns)

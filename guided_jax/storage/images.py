@@ -1,0 +1,111 @@
+"""Pictures on disk: float images in [-1, 1] to uint8 and back, grids, PNG and the npz format that evaluators read.
+
+Arrays are numpy, (N, H, W, C) or (H, W, C); C is 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA).
+"""
+
+import math
+import os
+import zipfile
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from guided_jax.storage.files import replacing
+
+
+def to_uint8(x: jax.typing.ArrayLike) -> UInt8[np.ndarray, "..."]:
+    """[-1, 1] to 0..255 as Dhariwal & Nichol's ADM does it: clamp (x + 1) 127.5 to [0, 255], then truncate."""
+    return np.clip((np.asarray(x, np.float32) + 1) * np.float32(127.5), 0, 255).astype(np.uint8)
+
+
+def from_uint8(x: UInt8[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+    """0..255 to [-1, 1]: x / 127.5 - 1."""
+    return x.astype(np.float32) / np.float32(127.5) - 1
+
+
+def grid(
+    images: UInt8[np.ndarray, "n h w c"],
+    columns: int | None = None,
+    scale: int = 1,
+    gap: int = 2,
+    labels: Sequence[Any] | None = None,
+) -> UInt8[np.ndarray, "height width c"]:
+    """The images row by row on white, each pixel drawn as `scale` x `scale`, `gap` pixels apart.
+
+    `columns` is about the square root of N by default. `labels` are written to the left of the rows, one a row
+    (ValueError if their number differs). The cells left over stay white.
+    """
+    columns = columns or max(1, math.ceil(math.sqrt(len(images))))
+    rows = math.ceil(len(images) / columns)
+    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    _, h, w, c = images.shape
+    canvas = np.full((rows * (h + gap) + gap, columns * (w + gap) + gap, c), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = gap + (i // columns) * (h + gap), gap + (i % columns) * (w + gap)
+        canvas[top : top + h, left : left + w] = image
+    return canvas if labels is None else _with_labels(canvas, labels, rows, gap)
+
+
+def _with_labels(canvas, labels, rows, gap):
+    if len(labels) != rows:
+        raise ValueError(f"{len(labels)} labels were given for the {rows} rows of the grid")
+    font = ImageFont.load_default()
+    margin = math.ceil(max(font.getlength(str(label)) for label in labels)) + 2 * gap + 2
+    text = Image.new("L", (margin, canvas.shape[0]), 255)
+    height = (canvas.shape[0] - gap) / rows
+    for row, label in enumerate(labels):
+        ImageDraw.Draw(text).text((gap + 1, gap + (row + 0.4) * height), str(label), fill=0, font=font, anchor="lm")
+    side = np.repeat(np.asarray(text)[..., None], canvas.shape[-1], axis=-1)
+    if canvas.shape[-1] in (2, 4):
+        side[..., -1] = 255
+    return np.concatenate([side, canvas], axis=1)
+
+
+def save_png(path: str | os.PathLike, image: UInt8[np.ndarray, "h w c"]) -> None:
+    """Writes one image, whole or not at all. ValueError unless it has 1 to 4 channels, OSError if it cannot be written."""
+    if image.shape[-1] not in (1, 2, 3, 4):
+        raise ValueError(f"a PNG has 1 to 4 channels, this image has {image.shape[-1]}")
+    with replacing(path) as file:
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, format="png")
+
+
+def shrink(images: Float[Array | np.ndarray, "*n h w c"], side: int) -> Float[Array | np.ndarray, "*n h2 w2 c"]:
+    """Means over equal blocks of pixels, as ADM makes the low-resolution pictures that its upsamplers learn from.
+
+    Raises ValueError when the pictures are not square or `side` does not divide theirs.
+    """
+    *n, h, w, c = images.shape
+    if h != w or side < 1 or h % side:
+        raise ValueError(f"pictures of {h}x{w} cannot be shrunk to {side}x{side}; give a side that divides theirs")
+    return images.reshape(*n, side, h // side, side, h // side, c).mean((-4, -2))
+
+
+def save_npz(
+    path: str | os.PathLike, images: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarray, " n"] | None = None
+) -> None:
+    """Writes samples in ADM's format, `arr_0` the images and `arr_1` the labels if any, whole or not at all."""
+    with replacing(path) as file:
+        np.savez(file, images, *(() if labels is None else (labels,)))
+
+
+def load_npz(path: str | os.PathLike) -> tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"] | None]:
+    """Reads images (N, H, W, C) and labels (N,), or None, from a file in ADM's format; pickled objects are refused.
+
+    Raises ValueError in one sentence when the file does not hold that, OSError when it cannot be read.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            images, labels = file["arr_0"], file.get("arr_1")
+    except OSError as error:
+        raise OSError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} holds no samples: an npz file with uint8 images under arr_0 is expected") from error
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise ValueError(f"arr_0 of {path} is {images.dtype} {images.shape}, uint8 (N, H, W, C) is expected")
+    if labels is not None and (labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer)):
+        raise ValueError(f"arr_1 of {path} is {labels.dtype} {labels.shape}, {len(images)} integers are expected")
+    return images, labels

@@ -1,0 +1,77 @@
+"""Samples written as they come: any number of them in constant memory, and a killed run goes on where it was.
+
+While it lasts, a folder `.samples.partial` beside the target holds the two arrays in numpy's own format and a note of how
+many rows are done and of the request that they answer. At the end they become one npz file, by one rename.
+"""
+
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from guided_jax.storage.files import replacing
+
+IMAGES, LABELS = "arr_0.npy", "arr_1.npy"  # ADM's names inside the npz
+
+
+class Stream(NamedTuple):
+    """The arrays on disk, and where they are."""
+
+    folder: Path
+    request: Mapping[str, Any]
+    images: np.ndarray  # uint8 (N, H, W, C)
+    labels: np.ndarray  # int64 (N,)
+
+
+def begin(target: Path, count: int, image_shape: tuple[int, ...], request: Mapping[str, Any]) -> tuple[Stream, int]:
+    """(stream, rows done): the arrays for `count` images, those of an interrupted run if it answered the same request.
+
+    What another request left unfinished is discarded. Raises OSError when there is no room.
+    """
+    folder = target.with_name(f".{target.stem}.partial")
+    done = _done(folder, request)
+    if done is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    mode = "w+" if done is None else "r+"
+    shapes = {IMAGES: (np.uint8, (count, *image_shape)), LABELS: (np.int64, (count,))}
+    arrays = [np.lib.format.open_memmap(folder / name, mode, *shapes[name]) for name in (IMAGES, LABELS)]
+    stream = Stream(folder, request, arrays[0], arrays[1])
+    if done is None:
+        _note(stream, 0)
+    return stream, done or 0
+
+
+def put(stream: Stream, start: int, images: np.ndarray, labels: np.ndarray) -> None:
+    """Rows start .. start + n; they count as done only once they are on the disk."""
+    rows = slice(start, start + len(images))
+    stream.images[rows], stream.labels[rows] = images, labels
+    stream.images.flush()  # type: ignore[attr-defined]
+    stream.labels.flush()  # type: ignore[attr-defined]
+    _note(stream, rows.stop)
+
+
+def finish(stream: Stream, target: Path) -> None:
+    """Makes the npz file of the arrays, copying them through a small buffer, and removes the folder."""
+    with replacing(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name in (IMAGES, LABELS):
+            archive.write(stream.folder / name, name)
+    shutil.rmtree(stream.folder)
+
+
+def _done(folder: Path, request: Mapping[str, Any]) -> int | None:
+    try:
+        note = json.loads((folder / "progress.json").read_text())
+        whole = all((folder / name).is_file() for name in (IMAGES, LABELS))
+        return int(note["done"]) if whole and note["request"] == request else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _note(stream: Stream, done: int) -> None:
+    with replacing(stream.folder / "progress.json") as file:
+        file.write(json.dumps({"done": done, "request": stream.request}).encode())

@@ -1,0 +1,85 @@
+"""The direction of the imports: LAYERS is the diagram."""
+
+import ast
+import pathlib
+
+ROOT = pathlib.Path(__file__).parents[2]
+# Each layer may import from the layers above it, and a module of a layer from those before it in the same layer, but for
+# SIBLINGS, which do not see each other.
+LAYERS = (
+    ("numerics",),
+    ("schedule", "grid", "forward", "prediction", "denoiser", "strength", "stateful", "operators", "model"),
+    ("guidance", "reverse"),
+    ("sampler", "likelihood", "analytic"),
+    ("losses",),
+)
+SIBLINGS = (("guidance", "reverse"),)
+# Knows no alpha: nothing of LAYERS but the arithmetic.
+MACHINERY = ("training", "storage", "models", "pretrained", "adm", "data", "metrics", "parallel")
+APP = "app"
+DOORS = ("__main__.py",)  # `python -m`, which call the application
+
+
+def modules():
+    """(room, file) for every file of the package; a package's files belong to the package."""
+    package = ROOT / "guided_jax"
+    for path in sorted(package.rglob("*.py")):
+        yield path.relative_to(package).parts[0].removesuffix(".py"), path
+
+
+def imports(path):
+    """Rooms of this package that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "guided_jax" and len(parts) > 1 and not parts[1].startswith("__"):
+                yield parts[1]
+            assert parts[0] not in ("configs", "train", "sample", "tests", "benchmarks"), f"{path} imports {name}"
+
+
+def allowed(room):
+    """What a room of LAYERS may import."""
+    for depth, layer in enumerate(LAYERS):
+        if room in layer:
+            found = {name for above in LAYERS[:depth] for name in above} | set(layer[: layer.index(room) + 1])
+            return found - {name for pair in SIBLINGS if room in pair for name in pair if name != room}
+    return None
+
+
+def test_the_mathematics_points_one_way():
+    for room, path in modules():
+        if (may := allowed(room)) is not None:
+            assert set(imports(path)) <= may, f"{path.name} imports {set(imports(path)) - may}"
+
+
+def test_the_machinery_knows_no_alpha():
+    may = {*MACHINERY, "numerics"}
+    for room, path in modules():
+        if room in MACHINERY and path.name not in DOORS:
+            assert set(imports(path)) <= may, f"{path.name} imports {set(imports(path)) - may}"
+
+
+def test_only_doors_import_the_application():
+    for room, path in modules():
+        if room != APP and path.name not in DOORS:
+            assert APP not in set(imports(path)), path
+
+
+def test_every_file_has_its_place_and_fits_one_idea():
+    known = {*(name for layer in LAYERS for name in layer), *MACHINERY, APP, "__init__", "__main__"}
+    for room, path in modules():
+        assert room in known, f"{path} is in no layer of the diagram"
+        assert len(path.read_text().splitlines()) <= 320, f"{path} is long enough to become a package"
+
+
+def test_only_parallel_knows_of_more_than_one_device():
+    for room, path in modules():
+        if room not in ("parallel", APP):
+            text = path.read_text()
+            assert "pmap" not in text.replace("`pmap`", "") or room in ("__init__",), path
+            assert "jax.jit(" not in text, path

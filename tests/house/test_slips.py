@@ -1,0 +1,35 @@
+"""At least 95 % of the deliberate slips of `tests/slips.py` are noticed, and each of the others has a reason."""
+
+import ast
+
+import pytest
+
+from tests import slips
+
+
+def test_every_slip_is_still_a_change():
+    """The text it changes is there, and is code: a slip in a docstring would count as one that nobody noticed."""
+    for slip in slips.SLIPS:
+        text = (slips.ROOT / "guided_jax" / slip.file).read_text()
+        assert slip.old in text, slip
+        assert code(text) != code(text.replace(slip.old, slip.new, 1)), slip
+        for name in slip.tests.split():
+            assert slips.path_of(name).exists(), slip
+    assert len(slips.SLIPS) >= 60
+
+
+def code(text):
+    """What is left of a module without its comments and docstrings."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.dump(tree)
+
+
+@pytest.mark.slow
+def test_slips_are_noticed():
+    killed, survivors = slips.main([])
+    assert killed >= 0.95 * len(slips.SLIPS)
+    unexplained = [slip for slip in survivors if slip.new not in slips.EXPECTED_TO_SURVIVE]
+    assert not unexplained

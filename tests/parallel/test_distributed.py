@@ -1,0 +1,179 @@
+"""Processes that train together, over real sockets: they are one process, they write one checkpoint, they stop together."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from guided_jax import data, parallel
+from guided_jax.storage import checkpoint, log
+from tests import tiny
+
+ROOT = Path(__file__).parents[2]
+
+
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left():
+    """A test that fails leaves nobody training behind it."""
+    yield
+    while STARTED:
+        STARTED.pop().kill()
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        return one.getsockname()[1]
+
+
+def start(out, data_dir, steps, count, devices=1, save_every=10):
+    """So many processes of as many devices each."""
+    port = free_port()
+    words = [sys.executable, "-m", "tests.training_process", *map(str, (out, data_dir, steps, devices, save_every))]
+    ends = [[]] if count == 1 else [[f"localhost:{port}", str(count), str(process)] for process in range(count)]
+    options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    STARTED.extend(subprocess.Popen([*words, *end], **options) for end in ends)
+    return STARTED[-count:]
+
+
+def finish(processes):
+    """The last line of each; all have to end well."""
+    ended = [(*process.communicate(timeout=120), process.returncode) for process in processes]
+    assert [code for *_, code in ended] == [0] * len(processes), ended
+    return [said.splitlines()[-1] for said, *_ in ended]
+
+
+def wait_for(out, step):
+    for _ in range(600):
+        if (checkpoint.latest(out / "checkpoints") or 0) >= step:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"checkpoint {step} did not appear")
+
+
+def state_of(out):
+    """Weights, averages and the moments of the gradients, with the position of the data."""
+    found = checkpoint.restore(out / "checkpoints", tiny.state())
+    return jax.device_get(found.state._replace(key=jax.random.key_data(found.state.key))), found.data_state
+
+
+def the_same(one, other, atol=1e-6):
+    (state, position), (others, there) = state_of(one), state_of(other)
+    assert position == there
+    chex.assert_trees_all_close(state, others, atol=atol)
+    rows, other_rows = (log.read(out / "metrics.jsonl") for out in (one, other))
+    assert [row["step"] for row in rows] == [row["step"] for row in other_rows]
+    for row, other_row in zip(rows, other_rows, strict=True):
+        np.testing.assert_allclose(list(row.values()), list(other_row.values()), rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """One process, one device."""
+    place = tmp_path_factory.mktemp("one")
+    finish(start(place / "run", place / "data", 400, count=1, save_every=200))
+    return place
+
+
+def test_two_processes_are_one_even_when_one_of_them_is_killed(whole, tmp_path):
+    out = tmp_path / "run"
+    first, second = start(out, whole / "data", 100_000, count=2, save_every=200)
+    wait_for(out, 200)
+    time.sleep(0.5)  # between two checkpoints
+    second.send_signal(signal.SIGKILL)
+    _, complaint = first.communicate(timeout=60)
+    assert first.returncode == 2, complaint
+    assert "error: another process has gone, so this one stops; start all of them again" in complaint
+    assert "Traceback" not in complaint
+    assert checkpoint.steps(out / "checkpoints") == [200]
+    assert finish(start(out, whole / "data", 400, count=2, devices=2, save_every=200)) == ["400", "400"]
+    assert checkpoint.steps(out / "checkpoints") == [200, 400]
+    the_same(whole / "run", out, atol=1e-4)
+
+
+def test_each_process_reads_its_own_part_of_every_batch():
+    source = data.in_memory(np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1), np.arange(100) % 10, num_classes=10)
+    whole = data.loader(source, 12, seed=1)
+    parts = [data.loader(source, 12, seed=1, share=(process, 3)) for process in range(3)]
+    for _ in range(10):
+        batch, shares = next(whole), [next(part) for part in parts]
+        np.testing.assert_array_equal(np.concatenate([share["image"] for share in shares]), batch["image"])
+        assert len({float(value) for share in shares for value in share["image"].ravel()}) == 12
+
+
+def test_joining_takes_everything_or_nothing():
+    parallel.join(None, None, None)
+    assert parallel.single_process()
+    assert parallel.primary()
+    assert parallel.share() == (0, 1)
+    with pytest.raises(ValueError, match="need a coordinator, their number and the id of each"):
+        parallel.join("localhost:1234", 2, None)
+    with pytest.raises(ValueError, match="process 2 of 2: they count from 0 to 1"):
+        parallel.join("localhost:1234", 2, 2)
+    with pytest.raises(ValueError, match="cannot join the other processes: "):
+        parallel.join(None, None, None, auto=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [0, 1])
+def test_one_is_told_to_stop_and_all_save_and_stop(whole, tmp_path, told):
+    out = tmp_path / "run"
+    processes = start(out, whole / "data", 100_000, count=2)
+    wait_for(out, 10)
+    processes[told].send_signal(signal.SIGTERM)
+    first, second = finish(processes)
+    assert first == second == str(checkpoint.latest(out / "checkpoints"))
+
+
+@pytest.mark.slow
+def test_without_the_first_process_the_others_end(whole, tmp_path):
+    out = tmp_path / "run"
+    first, second = start(out, whole / "data", 100_000, count=2, save_every=20)
+    wait_for(out, 20)
+    first.send_signal(signal.SIGKILL)
+    _, complaint = second.communicate(timeout=60)
+    assert second.returncode != 0
+    assert "another process has gone" in complaint or "another task died" in complaint
+
+
+@pytest.mark.slow
+def test_the_script_itself_in_two_processes(tmp_path):
+    settings = {
+        **{"diffusion.num-steps": 6, "diffusion.batch-size": 8, "diffusion.checkpoint-every": 3},
+        **{"diffusion.log-every": 1, "diffusion.sample-every": 3, "diffusion.eval-every": 3, "schedule.num-steps": 20},
+        **{"diffusion.network.model-channels": 16, "diffusion.network.num-groups": 8, "classifier.num-steps": 2},
+        **{"classifier.batch-size": 8, "classifier.network.model-channels": 16, "data.dir": tmp_path / "data"},
+        **{"diffusion.measure-every": 3, "diffusion.measure-samples": 20, "diffusion.keep-best-by": "samples_kid"},
+    }
+    words = [sys.executable, "train.py", "digits", *(f"--{name}={value}" for name, value in settings.items())]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    port, ends = free_port(), []
+    for count in (1, 2):
+        processes = []
+        for process in range(count):
+            together = [f"--distributed.coordinator=localhost:{port}", f"--distributed.num-processes={count}"]
+            together = [*together, f"--distributed.process-id={process}"] if count > 1 else []
+            place = [f"--out={tmp_path / str(count)}"]
+            options = {"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            processes.append(subprocess.Popen([*words, *together, *place], text=True, **options))
+        ended = [(*process.communicate(timeout=500), process.returncode) for process in processes]
+        assert [code for *_, code in ended] == [0] * count, ended
+        ends.append(
+            {part: log.read(tmp_path / str(count) / part / "metrics.jsonl") for part in ("diffusion", "classifier")}
+        )
+    assert "samples_kid" in ends[1]["diffusion"][-1]
+    for part, rows in ends[0].items():
+        for row, other in zip(rows, ends[1][part], strict=True):
+            assert row.keys() == other.keys()
+            np.testing.assert_allclose(list(row.values()), list(other.values()), rtol=1e-3, atol=1e-5)
