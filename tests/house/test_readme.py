@@ -10,8 +10,8 @@ from benchmarks import results, samplers, tricks
 from guided_jax.app import cli, experiments, judge, nll, posthoc
 from guided_jax.app import demo as digits
 from guided_jax.app import metrics as command
+from guided_jax.app.sample import checks
 from guided_jax.app.sample import command as sample
-from guided_jax.app.sample import request as sampling
 from guided_jax.app.train import command as train
 from guided_jax.app.train import monitoring as watching
 
@@ -47,9 +47,9 @@ def test_command_line_is_understood(words):
         case ["train.py", name, *rest]:
             cli.parse(train.Training, "train.py", rest, train.Training(experiments.load(name)))
         case ["sample.py", *rest]:
-            sampling.check_read(cli.parse(sample.Sampling, "sample.py", rest))
+            checks.check_readers(cli.parse(sample.Sampling, "sample.py", rest))
         case ["nll.py", *rest]:
-            nll.check_read(cli.parse(nll.Measuring, "nll.py", rest))
+            nll.check_readers(cli.parse(nll.Nll, "nll.py", rest))
         case ["-m", "benchmarks.digits", *rest]:
             cli.parse(digits.Demo, "benchmarks.digits", rest)
         case ["-m", "guided_jax.metrics", *rest]:
