@@ -40,7 +40,7 @@ def network(params, x_t, time, condition):
 
 def logits(params, x_t, alpha, sigma):
     """log p(x_t | digit) up to a constant: an exact classifier of noisy pictures, which classifier guidance may use."""
-    distance = jnp.sum((x_t - alpha * params["means"]) ** 2, axis=(1, 2, 3))
+    distance = jnp.sum((x_t[None] - alpha * params["means"]) ** 2, axis=(1, 2, 3))
     return -distance / (2 * ((alpha * params["std"]) ** 2 + sigma**2))
 
 

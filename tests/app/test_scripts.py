@@ -209,31 +209,31 @@ def test_a_killed_request_goes_on_without_repeating_or_losing_an_image(tiny, tmp
     when the network was trained on meanwhile."""
     chunks = ["--batch-size", 2, "--devices", 2]
     whole, labels = drawn(tiny, tmp_path / "whole", capsys, *chunks)
-    put, asked = sample.streaming.put, []
+    put, drawn_rows = sample.streaming.put, []
 
     def killed(stream, start, *rows):
-        if start == 4 and "again" not in asked:
+        if start == 4 and "again" not in drawn_rows:
             raise KeyboardInterrupt
         put(stream, start, *rows)
 
-    compiled = sample.drawer
+    make_sampler = sample.draw.make_sampler
 
     def counted(*arguments):
-        call = compiled(*arguments)
-        return lambda indices, *rest: asked.append(list(indices)) or call(indices, *rest)
+        call = make_sampler(*arguments)
+        return lambda params, indices, *rest: drawn_rows.append(list(indices)) or call(params, indices, *rest)
 
-    monkeypatch.setattr(sample, "drawer", counted)
+    monkeypatch.setattr(sample.draw, "make_sampler", counted)
     monkeypatch.setattr(sample.streaming, "put", killed)
     arguments = [tiny, "--guidance", "classifier-free", "--scale", 2, "--steps", 4, "--num-samples", 6, *chunks]
     code, _, err = run_script(sample.main, [*arguments, "--out", tmp_path / "out"], capsys)
     assert (code, "goes on" in err) == (130, True)
     assert not (tmp_path / "out" / "samples.npz").exists()
-    asked.append("again")
+    drawn_rows.append("again")
     if trained_on:
         steps = sample.trained_steps
         monkeypatch.setattr(sample, "trained_steps", lambda options, run: {**steps(options, run), "diffusion": 5})
     assert run_script(sample.main, [*arguments, "--out", tmp_path / "out"], capsys)[0] == 0
-    assert asked[asked.index("again") + 1 :] == ([[0, 1], [2, 3], [4, 5]] if trained_on else [[4, 5]])
+    assert drawn_rows[drawn_rows.index("again") + 1 :] == ([[0, 1], [2, 3], [4, 5]] if trained_on else [[4, 5]])
     pictures, told = images.load_npz(tmp_path / "out" / "samples.npz")
     np.testing.assert_array_equal(pictures, whole)
     np.testing.assert_array_equal(told, labels)

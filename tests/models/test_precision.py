@@ -149,7 +149,7 @@ def test_bfloat16_computes_nearly_the_same_and_keeps_the_state_in_float32(part):
 
 
 def test_bfloat16_is_what_the_network_computes_in():
-    text = jax.jit(assembled("bfloat16").unet.apply).lower(
+    text = jax.jit(assembled("bfloat16").networks.unet.apply).lower(
         params_of("diffusion"), LITTLE["image"], jnp.ones(16), LITTLE["label"]
     )
     lines = [line for line in text.as_text().splitlines() if "stablehlo.convolution" in line]
@@ -169,13 +169,13 @@ def test_a_drawing_rounds_its_weights_once_and_is_the_same(settings, monkeypatch
     params = {"diffusion": params_in(run, "diffusion"), "classifier": params_of("classifier")}
     low_res = jnp.ones((2, 2, 1)) if "low_res" in settings else None
 
-    def draw():
+    def once_more():
         drawn = draw.make_draw(run, Method(guidance="classifier", steps="2"), True)
         return jax.jit(drawn)(params, jax.random.key(0), jnp.int32(3), jnp.float32(1), None, low_res)
 
-    once, seen = draw(), []
+    once, seen = once_more(), []
     monkeypatch.setattr(models, "prepared", lambda network, params, *example: seen.append(network) or params)
-    assert jnp.array_equal(once, draw())
+    assert jnp.array_equal(once, once_more())
     assert len(seen) == 2
 
 
