@@ -26,8 +26,10 @@ STEP = parallel.data_parallel(tiny.train_step, DEVICES)
 
 def fit(directory, num_steps=30, devices=DEVICES, step=STEP, **options):
     batches = data.loader(SOURCE, 16, seed=5, flip=True)
+    stop = options.pop("stop", loop.never)
     options = {"save_every": 10, "log_every": 4, "keep": 3, **options}
-    return loop.fit(step, parallel.place(tiny.state(), devices), batches, num_steps, directory=directory, **options)
+    init = lambda: parallel.place(tiny.state(), devices)  # noqa: E731
+    return loop.fit(loop.Job(step, init, batches, num_steps, directory, **options), stop)
 
 
 STARTED: list[subprocess.Popen] = []
@@ -132,7 +134,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path, dispatch):
     asked = iter([False] * 13 + [True])
     state = fit(tmp_path, stop=lambda: next(asked))
     assert int(state.step) == checkpoint.latest(tmp_path / "checkpoints") == 13
-    fit(tmp_path, dispatch=dispatch)  # on CPU several steps at once are the same steps
+    fit(tmp_path, steps_per_dispatch=dispatch)  # on CPU several steps at once are the same steps
     the_same(whole, tmp_path)
 
 

@@ -22,9 +22,13 @@ STEP = parallel.data_parallel(tiny.train_step, DEVICES)
 
 def fit(directory, num_steps, step=STEP, **options):
     batches = data.loader(SOURCE, 16, seed=5, flip=True)
+    stop = options.pop("stop", loop.never)
     options = {"save_every": 10, "log_every": 4, **options}
-    state = parallel.place(tiny.state(), DEVICES)
-    return loop.fit(step, state, batches, num_steps, directory=directory, **options), batches
+    return loop.fit(loop.Job(step, init, batches, num_steps, directory, **options), stop), batches
+
+
+def init():
+    return parallel.place(tiny.state(), DEVICES)
 
 
 def values(state):
@@ -118,7 +122,7 @@ def test_fit_learns_and_leaves_its_log_and_checkpoints(tmp_path):
     state, _ = fit(tmp_path, 25, hooks=[(10, lambda done, state: called.append((done, int(state.step))))])
     rows = log.read(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [4, 8, 12, 16, 20, 24, 25]
-    assert set(rows[0]) == {"step", "loss", "worst", "grad_norm"}
+    assert set(rows[0]) == {"step", "loss", "worst", "grad_norm", "update_norm", "param_norm"}
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert called == [(10, 10), (20, 20)]
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["20", "25"]
@@ -151,8 +155,8 @@ def test_a_finished_run_is_returned_as_it_is(tmp_path):
 def test_another_configuration_does_not_resume(tmp_path):
     fit(tmp_path, 2, config={"network": {"width": 64}, "num_steps": 2})
     with pytest.raises(ValueError, match=r"network\.width: 64 -> 32$"):
-        fit(tmp_path, 4, config={"network": {"width": 32}, "num_steps": 4}, ignore=["num_steps"])
-    state, _ = fit(tmp_path, 4, config={"network": {"width": 64}, "num_steps": 4}, ignore=["num_steps"])
+        fit(tmp_path, 4, config={"network": {"width": 32}, "num_steps": 4}, may_change=["num_steps"])
+    state, _ = fit(tmp_path, 4, config={"network": {"width": 64}, "num_steps": 4}, may_change=["num_steps"])
     assert int(state.step) == 4
 
 
@@ -174,15 +178,15 @@ def spoiled(name, at, value=jnp.nan):
 )
 def test_a_run_that_diverges_says_when_and_saves_nothing_bad(tmp_path, name, value, said, dispatch):
     with pytest.raises(FloatingPointError, match=f"^{said} at step 3; no checkpoint was saved yet; try a lower"):
-        fit(tmp_path / "early", 20, step=spoiled(name, 3, value), dispatch=dispatch)
+        fit(tmp_path / "early", 20, step=spoiled(name, 3, value), steps_per_dispatch=dispatch)
     assert checkpoint.latest(tmp_path / "early" / "checkpoints") is None
     with pytest.raises(FloatingPointError, match=rf"^{said} at step 17; the last good checkpoint is 10 in .*early/"):
-        fit(tmp_path / "early", 20, step=spoiled(name, 17, value), dispatch=dispatch)
+        fit(tmp_path / "early", 20, step=spoiled(name, 17, value), steps_per_dispatch=dispatch)
     assert checkpoint.steps(tmp_path / "early" / "checkpoints") == [10]
     assert [row["step"] for row in log.read(tmp_path / "early" / "metrics.jsonl")] == [4, 8, 12, 16]
     # The step before a checkpoint: what is sent off is looked at before it is saved.
     with pytest.raises(FloatingPointError, match=f"^{said} at step 20; the last good checkpoint is 10 "):
-        fit(tmp_path / "early", 20, step=spoiled(name, 20, value), dispatch=dispatch)
+        fit(tmp_path / "early", 20, step=spoiled(name, 20, value), steps_per_dispatch=dispatch)
     assert checkpoint.steps(tmp_path / "early" / "checkpoints") == [10]
 
 
@@ -210,7 +214,7 @@ def test_gradients_that_overflow_are_found_in_a_real_step(tmp_path):
 
     batches = Batches([np.zeros(16, np.int32)] * 9)
     with pytest.raises(FloatingPointError, match="at step 5;"):
-        loop.fit(STEP, parallel.place(tiny.state(), DEVICES), batches, 9, directory=tmp_path)
+        loop.fit(loop.Job(STEP, init, batches, 9, tmp_path))
     assert checkpoint.latest(tmp_path / "checkpoints") is None
 
 
@@ -220,7 +224,7 @@ def test_what_is_held_out_joins_the_rows_and_decides_what_is_kept(tmp_path):
         tmp_path,
         27,
         save_every=5,
-        evaluate=[(5, lambda state: {"held_out_loss": worth[int(state.step)]})],
+        evaluations=[(5, lambda state: {"held_out_loss": worth[int(state.step)]})],
         keep_best="held_out_loss",
     )
     rows = {row["step"]: row for row in log.read(tmp_path / "metrics.jsonl")}
@@ -242,7 +246,7 @@ def test_the_best_is_kept_by_any_metric_and_in_its_direction(tmp_path, highest, 
         (5, lambda state: {} if state.step < 10 else measure(state)),
     ]
     options = {"keep_best": "samples_precision", "keep_highest": highest, "keep": 1}
-    fit(tmp_path, 30, save_every=5, log_every=100, evaluate=evaluate, **options)
+    fit(tmp_path, 30, save_every=5, log_every=100, evaluations=evaluate, **options)
     assert asked == list(worth)
     rows = {row["step"]: row for row in log.read(tmp_path / "metrics.jsonl")}
     assert [step for step, row in rows.items() if "held_out_loss" in row] == [10, 20, 30]
@@ -265,7 +269,7 @@ def test_a_part_is_divided_when_it_is_logged_and_left_out_when_it_is_empty(tmp_p
     batches = data.loader(SOURCE, 16, seed=5)
     label = next(batches)["label"] % 4
     batches.set_state(data.loader(SOURCE, 16, seed=5).get_state())
-    loop.fit(step, parallel.place(tiny.state(), DEVICES), batches, 1, directory=tmp_path)
+    loop.fit(loop.Job(step, init, batches, 1, tmp_path))
     (row,) = log.read(tmp_path / "metrics.jsonl")
     np.testing.assert_allclose(row["few"], np.asarray(values)[label[label > 1]].mean(), rtol=1e-6)
     assert "none" not in row
@@ -274,4 +278,4 @@ def test_a_part_is_divided_when_it_is_logged_and_left_out_when_it_is_empty(tmp_p
 def test_data_that_ends_is_told_in_one_sentence(tmp_path):
     batches = data.loader(SOURCE, 16, seed=5, repeat=False)
     with pytest.raises(ValueError, match="the data ended before step 7 of 10"):
-        loop.fit(STEP, parallel.place(tiny.state(), DEVICES), batches, 10, directory=tmp_path)
+        loop.fit(loop.Job(STEP, init, batches, 10, tmp_path))

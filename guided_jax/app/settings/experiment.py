@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import optax
 import tyro
@@ -26,9 +26,22 @@ class Optimizer:
     """The gradient's norm is brought down to this; None leaves it as it is."""
 
     def make(self, num_steps: int) -> optax.GradientTransformation:
-        settings = dataclasses.asdict(self)
-        warmup = min(settings.pop("warmup_steps"), num_steps - 1)
-        return training.optimizer(num_steps=num_steps, warmup_steps=warmup, **settings)
+        """Return the optimizer of a training of so many steps."""
+        rate = self._rate(num_steps)
+        return training.optimizer(**rate, weight_decay=self.weight_decay, clip_norm=self.clip_norm)
+
+    def schedule(self, num_steps: int) -> optax.Schedule:
+        """Return the function step -> learning rate of `make`."""
+        return training.learning_rate_schedule(**self._rate(num_steps))
+
+    def _rate(self, num_steps: int) -> dict[str, Any]:
+        warmup = min(self.warmup_steps, num_steps - 1)
+        return {
+            "learning_rate": self.learning_rate,
+            "num_steps": num_steps,
+            "warmup_steps": warmup,
+            "decay": self.decay,
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +124,7 @@ class Diffusion(Training):
     def make_optimizer(self) -> optax.GradientTransformation:
         """The optimizer, with the averages that it keeps."""
         made = self.optimizer.make(self.num_steps)
-        return averaging.averaged(made, self.power_ema) if self.power_ema else made
+        return averaging.with_averages(made, self.power_ema) if self.power_ema else made
 
     @property
     def null_label(self) -> bool:
