@@ -34,10 +34,12 @@ class Range(NamedTuple):
         if self.high < math.inf:
             low, high = _text(self.low), _text(self.high)
             return f"a number {f'above {low}, up' if self.above else f'from {low}'} to {high}"
-        return f"{what} above {_text(self.low)}" if self.above else f"at least {_text(self.low)}"
+        if self.above:
+            return f"{what} above {_text(self.low)}"
+        return f"{what} of at least {_text(self.low)}" if self.nonempty else f"at least {_text(self.low)}"
 
 
-def _text(number: float) -> str:
+def _text(number: int | float) -> str:
     """Return a number in full: 4294967295, 0.2886."""
     return str(int(number)) if number == int(number) else f"{number:g}"
 

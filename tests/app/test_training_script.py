@@ -1,6 +1,7 @@
-"""train.py in what is said of training: held-out rows, trouble, damage, a signal."""
+"""The train command: held-out rows, divergence, damaged checkpoints, signals, locks."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,13 +38,15 @@ def words(place, out, **changes):
 
 
 def call(arguments, capsys):
-    """(exit code, what was said on stderr besides the progress bar)."""
+    """Return (exit code, lines on stderr without those of the progress)."""
     code = 0
     try:
         cli.script(train.main, arguments)
     except SystemExit as stop:
         code = stop.code or 0
-    return code, [line for line in capsys.readouterr().err.splitlines() if line and "%|" not in line]
+    return code, [
+        line for line in capsys.readouterr().err.splitlines() if line and not re.match(r"classifier: step \d+ of", line)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,7 @@ def place(tmp_path_factory):
     return place
 
 
-def test_rows_tell_the_quarters_and_what_is_held_out(place):
+def test_rows_have_quarters_and_held_out_metrics(place):
     rows = {row["step"]: row for row in log.read(place / "run" / "classifier" / "metrics.jsonl")}
     assert list(rows) == [2, 3, 4, 6]
     for step, row in rows.items():
@@ -70,15 +73,15 @@ def test_rows_tell_the_quarters_and_what_is_held_out(place):
 
 
 @pytest.mark.slow
-def test_evaluation_does_not_depend_on_when_it_is_made(place, capsys):
-    """Interrupted or not, and evaluated more often or not: the same number from the same weights."""
+def test_held_out_metrics_do_not_depend_on_when_they_are_computed(place, capsys):
+    """The same parameters have the same metrics, however often they were evaluated before."""
     arguments = words(place, place / "other", classifier__eval_every=2, classifier__checkpoint_every=6)
     assert call(arguments, capsys)[0] == 0
     last = [log.read(place / name / "classifier" / "metrics.jsonl")[-1] for name in ("run", "other")]
     assert last[0] == last[1]
 
 
-def test_divergence_is_told_in_one_sentence(place, tmp_path, capsys):
+def test_divergence_is_one_sentence_with_the_step(place, tmp_path, capsys):
     rate = {"classifier__optimizer__learning_rate": 1e30, "classifier__optimizer__warmup_steps": 0}
     code, said = call(words(place, tmp_path / "run", **rate), capsys)
     assert code == 2
@@ -119,4 +122,4 @@ def test_a_signal_saves_and_ends(tmp_path, number, code):
     finally:
         process.kill()
     assert process.returncode == code
-    assert "stopped and saved; the same command goes on from there" in said
+    assert "stopped and saved; the same command resumes it" in said
