@@ -1,4 +1,4 @@
-"""A process that trains the tiny layer on the digits, for tests that end it in the middle, or run several together.
+"""A process that trains the tiny layer on the digits, for tests that kill it or run several together.
 
 python -m tests.training_process RUN DATA STEPS DEVICES SAVE_EVERY [COORDINATOR PROCESSES ID]
 """
