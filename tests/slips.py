@@ -597,9 +597,9 @@ SLIPS = (
         ("jnp.expm1((gamma + 1) * jnp.log1p(-1 / step))", "jnp.expm1(gamma * jnp.log1p(-1 / step))"),
         ("after, step = optax.apply_updates(params, updates)", "after, step = params"),
         ("state.step + 1\n", "state.step\n"),
-        ("its = np.maximum(at, bt), np.where(at < bt, b, a)", "its = np.maximum(at, bt), np.where(at < bt, a, b)"),
+        ("c = np.maximum(at, bt), np.where(at < bt, b, a)", "c = np.maximum(at, bt), np.where(at < bt, a, b)"),
         ("(a + 1) * (b + 1) / (a + b + 1)", "(a + 1) * (b + 1) / (a + b + 2)"),
-        ("return found / found.sum()", "return found"),
+        ("return weights / weights.sum()", "return weights"),
     ),
     *slips(
         "metrics/frechet",

@@ -13,7 +13,7 @@ from guided_jax.app import metrics as command
 from guided_jax.app.sample import checks
 from guided_jax.app.sample import command as sample
 from guided_jax.app.train import command as train
-from guided_jax.app.train import monitoring as watching
+from guided_jax.app.train import curves
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -63,7 +63,7 @@ def test_command_line_is_understood(words):
         case ["-m", "benchmarks.tricks", *rest]:
             cli.parse(tricks.Options, "benchmarks.tricks", rest)
         case ["-m", "configs.watching", *rest]:
-            cli.parse(watching.Watching, "configs.watching", rest)
+            cli.parse(curves.Curves, "configs.watching", rest)
         case ["-m", "benchmarks.samplers", *rest]:
             cli.parse(samplers.Options, "benchmarks.samplers", rest)
         case _:
