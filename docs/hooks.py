@@ -23,7 +23,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 def _example(path: Path) -> str:
     code = path.read_text()
     sentence = (ast.get_docstring(ast.parse(code)) or "").partition("\n\n")[0].replace("\n", " ")
-    return f"## {path.stem}\n\n{sentence}\n\n```python title=\"examples/{path.name}\"\n{code.rstrip()}\n```"
+    return f'## {path.stem}\n\n{sentence}\n\n```python title="examples/{path.name}"\n{code.rstrip()}\n```'
 
 
 def fence(docstring: str) -> str:

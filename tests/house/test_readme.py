@@ -21,8 +21,9 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *PAGES]
 SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
-# Benchmarks that the documents start as `python -m`.
-BENCHMARKS = ("benchmarks.results", "benchmarks.samplers", "benchmarks.speed", "benchmarks.tricks")
+# Benchmarks that the documents start as `python -m`, and the module of each whose `main` runs it.
+BENCHMARKS = {f"benchmarks.{name}": f"benchmarks.{name}" for name in ("results", "samplers", "tricks")}
+BENCHMARKS["benchmarks.speed"] = "benchmarks.speed.__main__"
 # What a command checks beyond its options' types, before it reads a run.
 CHECKS = {"sample": request.check_read}
 
@@ -35,7 +36,9 @@ def blocks(language):
     """(document, title, code) of every fenced block, the code on the lines that it has in the document."""
     for path in DOCUMENTS:
         text = path.read_text()
-        for found in re.finditer(rf"^```{language}(?: title=\"(.*)\")?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        for found in re.finditer(
+            rf"^```{language}(?: title=\"([^\"\n]*)\")?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL
+        ):
             above = text.count("\n", 0, found.start(2))
             yield pytest.param(path, found[1], "\n" * above + found[2], id=f"{name_of(path)}:{above + 1}")
 
@@ -70,12 +73,11 @@ def parse_only(run, words, monkeypatch):
 
     monkeypatch.setattr(cli, "parse", stop_after(cli.parse))
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop_after(argparse.ArgumentParser.parse_args))
-    try:
+    with pytest.raises((Parsed, SystemExit)) as end:
         run(words)
-    except Parsed as parsed:
-        return parsed.args[0]
-    except SystemExit as end:
-        assert not end.code
+    if isinstance(end.value, Parsed):
+        return end.value.args[0]
+    assert not end.value.code
     return None
 
 
@@ -94,7 +96,7 @@ def test_command_line_parses(path, words, tmp_path, monkeypatch):
             if options is not None:
                 CHECKS.get(command, lambda options: None)(options)
         case ["python", "-m", module, *rest] if module in BENCHMARKS:
-            parse_only(importlib.import_module(module).main, rest, monkeypatch)
+            parse_only(importlib.import_module(BENCHMARKS[module]).main, rest, monkeypatch)
         case ["python", "-m", "pytest", *rest]:
             assert all((ROOT / word).exists() for word in rest if word.startswith("tests/"))
         case ["python", "-m", "venv", _]:
@@ -131,13 +133,16 @@ def test_every_linked_heading_exists(path):
         assert heading in slugs, f"{link}#{heading}"
 
 
+ENDINGS = ("html", "json", "jsonl", "md", "npz", "png", "py")
+
+
 @pytest.mark.parametrize("path", [ROOT / "README.md", *PAGES], ids=name_of)
 def test_every_function_that_is_named_exists(path):
     """`guidance.clip` and `gj.guidance.clip(...)`: the attribute of a public module."""
     text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
     created = " ".join(block.values[1] or "" for block in blocks("python") if block.values[0] == path)
     for module, attribute in re.findall(r"`(?:gj\.|guided_jax\.)?(\w+)\.([a-zA-Z]\w+)", text):
-        if module in gj.__all__ and attribute not in ("py", "md") and f"{attribute}.py" not in created:
+        if module in gj.__all__ and attribute not in ENDINGS and f"/{attribute}.py" not in created:
             found = getattr(gj, module)
             assert hasattr(found, attribute) or importlib.import_module(f"{found.__name__}.{attribute}")
 
