@@ -28,7 +28,7 @@ from guided_jax import metrics, parallel, sampler
 from guided_jax.app import cli, experiments, judge, posthoc
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
-from guided_jax.app.sample import drawing
+from guided_jax.app.sample import draw
 from guided_jax.app.sample.request import Method
 from guided_jax.app.train import command as train
 from guided_jax.metrics import feature_space, sets
@@ -135,17 +135,17 @@ def drawer(options: Options, run: runs.Run, seed: int) -> Callable[[Any, float],
     """(weights, scale) -> samples, classes in turn; one program for all weights and scales."""
     method = Method(guidance="classifier-free", sampler="dpm++", steps=options.steps)
     devices = parallel.choose_devices(options.num_samples)
-    compiled = parallel.parallel_map(drawing.drawing(run, method, True), devices, in_axes=(None, 0, 0, 0))
+    compiled = parallel.parallel_map(draw.make_draw(run, method, True), devices, in_axes=(None, 0, 0, 0))
     indices = np.arange(options.num_samples)
     labels = (indices % run.facts.num_classes).astype(np.int32)
     keys = sampler.keys(jax.random.key(1000 + seed), indices)
 
-    def draw(params: Any, scale: float) -> sets.PictureSet:
+    def samples(params: Any, scale: float) -> sets.PictureSet:
         placed = parallel.place({"diffusion": params}, devices)
         found = compiled(placed, keys, labels, np.full(len(indices), scale, np.float32))
         return sets.from_arrays("samples", images.to_uint8(found), labels)
 
-    return draw
+    return samples
 
 
 def weights_of(out: Path, run: runs.Run) -> dict[str, Any]:

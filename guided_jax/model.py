@@ -41,7 +41,7 @@ class Model(NamedTuple):
     parameterization: "eps", "x_0", "v", "score" or "flow", as of `denoiser.from_network`, or "edm": the network is F of
         EDM's preconditioning (`denoiser.edm`), and `time` is not read.
     learned_variance: whether the network returns twice the channels, the second half for the variance of a step.
-    time: level -> the network's time; t - 1 counts the noisy steps from 0, as ADM's networks do.
+    time: level -> the network's time, any pytree; t - 1 counts the noisy steps from 0, as ADM's networks do.
     shape: of x.
     condition: (params, raw) -> condition, once before the loop. By default the raw itself.
     null: the raw that stands for no condition (a label beyond the classes, the token ids of ""); None where there is none.
@@ -49,11 +49,11 @@ class Model(NamedTuple):
     decode: (params, x) -> the image. By default x itself.
     """
 
-    network: Callable[[PyTree, Array, Array, Any], Array]
+    network: Callable[[PyTree, Array, Any, Any], Array]
     levels: NoiseLevel
     parameterization: str = "eps"
     learned_variance: bool = False
-    time: Callable[[NoiseLevel], Array] = denoisers.network_time
+    time: Callable[[NoiseLevel], Any] = denoisers.network_time
     shape: tuple[int, ...] = ()
     condition: Callable[[PyTree, Any], Any] = _same_condition
     null: Any = None
@@ -68,7 +68,7 @@ def denoiser(model: Model, params: PyTree, condition: Any) -> Denoiser:
     Raises ValueError for an unknown parameterization, and for "edm" with a learned variance.
     """
 
-    def network(x_t: Array, time: Array) -> Array:
+    def network(x_t: Array, time: Any) -> Any:
         return model.network(params, x_t, time, condition)
 
     if model.parameterization == "edm":

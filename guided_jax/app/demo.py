@@ -16,9 +16,9 @@ import numpy as np
 from tqdm import tqdm
 
 from guided_jax import data, metrics, parallel
-from guided_jax.app import cli
+from guided_jax.app import cli, facts
 from guided_jax.app import run as runs
-from guided_jax.app.sample import drawing
+from guided_jax.app.sample import draw
 from guided_jax.app.sample.request import Method
 from guided_jax.app.train import command as train
 from guided_jax.storage import images
@@ -72,9 +72,10 @@ def compare(options: Demo, run: runs.Run, source: data.Source, held_out: data.So
     with tqdm(total=len(KINDS) * len(options.scales), desc="sampling", unit="scale") as bar:
         for kind in KINDS:
             method = Method(guidance=kind, sampler="ddim", steps=options.steps)
-            call = drawing.drawer(run, method, params, True, devices)
+            sample = draw.make_sampler(run, method, True, devices)
+            placed = draw.place(run, method, params, devices)
             for scale in options.scales:
-                drawn[kind, scale] = call(indices, labels, np.full(len(indices), scale), 0)
+                drawn[kind, scale] = sample(placed, indices, labels, np.full(len(indices), scale), 0).images
                 right = svm.predict(pixels(drawn[kind, scale])) == labels
                 gap = distance(drawn[kind, scale], real)
                 rows.append({"guidance": kind, "scale": scale, "accuracy": float(right.mean()), "distance": gap})
@@ -96,7 +97,7 @@ def picture(options: Demo, drawn: dict, run: runs.Run) -> Path:
     rows = np.concatenate([drawn[kind, scale][:20] for kind in KINDS for scale in options.scales])
     names = [f"{kind} {scale:g}" for kind in KINDS for scale in options.scales]
     path = options.out / "demo" / "digits.png"
-    images.save_png(path, images.grid(rows, columns=20, scale=runs.zoom(run.facts) // 2 + 1, labels=names))
+    images.save_png(path, images.grid(rows, columns=20, scale=facts.zoom(run.facts) // 2 + 1, labels=names))
     return path
 
 

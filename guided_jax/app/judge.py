@@ -76,7 +76,7 @@ def loss_of(network: Judge, augment: bool = True) -> Loss:
 def pictures_held_out(run: runs.Run) -> data.Source | None:
     """The run's held-out data, None where there is none."""
     try:
-        return run.experiment.data.make(held_out=True)
+        return runs.source(run, held_out=True)
     except ValueError:
         return None
 
@@ -98,7 +98,7 @@ def train(options: Judging, run: runs.Run) -> Path:
     loop.fit(
         parallel.data_parallel(step, devices),
         parallel.place(training.init(key_noise, params, optimizer), devices),
-        data.loader(run.experiment.data.make(), options.batch_size, options.seed, flip=run.experiment.data.flip),
+        data.loader(runs.source(run), options.batch_size, options.seed, flip=run.flip),
         options.num_steps,
         directory=out,
         config={"learning_rate": options.learning_rate, "batch_size": options.batch_size, "seed": options.seed},

@@ -9,7 +9,7 @@ from guided_jax import data, parallel
 from guided_jax.app import demo as digits
 from guided_jax.app import experiments
 from guided_jax.app import run as runs
-from guided_jax.app.sample import drawing
+from guided_jax.app.sample import draw
 from guided_jax.app.sample.request import Method
 from guided_jax.app.train import command as train
 
@@ -29,8 +29,10 @@ def drawn(place, kind, scale, labels):
     run = runs.load(place / "run")
     params = {part: runs.params(place / "run", part) for part in ("diffusion", "classifier")}
     devices = parallel.choose_devices(COUNT, 2)
-    call = drawing.drawer(run, Method(guidance=kind, sampler="ddim"), params, True, devices)
-    return call(np.arange(COUNT), labels, np.full(COUNT, scale), 0)
+    request = Method(guidance=kind, sampler="ddim")
+    sample = draw.make_sampler(run, request, True, devices)
+    placed = draw.place(run, request, params, devices)
+    return sample(placed, np.arange(COUNT), labels, np.full(COUNT, scale), 0).images
 
 
 @pytest.mark.slow

@@ -119,7 +119,7 @@ def test_the_best_checkpoint_is_that_of_the_best_row(watched, tmp_path, capsys):
         want = checkpoint.load_params(out / "diffusion" / "checkpoints", step=step)
         jax.tree.map(np.testing.assert_array_equal, found, want)
         options = sample.Sampling(out, checkpoint=which)
-        jax.tree.map(np.testing.assert_array_equal, sample.parameters(options)["diffusion"], want)
+        jax.tree.map(np.testing.assert_array_equal, sample.load_params(options, runs.load(out))["diffusion"], want)
     config["experiment"]["diffusion"]["keep_best_by"] = "samples_sfd"
     (out / "config.json").write_text(json.dumps(config))
     code, _, err = run_script(sample.main, [out, "--checkpoint", "best", "--out", tmp_path / "out"], capsys)

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 import guided_jax as gj
-from guided_jax.app import cli
-from guided_jax.app.sample import request
+from guided_jax.app import cli, nll
+from guided_jax.app.sample import checks
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -25,7 +25,7 @@ SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
 BENCHMARKS = {f"benchmarks.{name}": f"benchmarks.{name}" for name in ("results", "samplers", "tricks")}
 BENCHMARKS["benchmarks.speed"] = "benchmarks.speed.__main__"
 # What a command checks beyond its options' types, before it reads a run.
-CHECKS = {"sample": request.check_read}
+CHECKS = {"sample": checks.check_readers, "nll": nll.check_readers}
 
 
 def name_of(path):

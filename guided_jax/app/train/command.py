@@ -16,7 +16,7 @@ import tyro
 
 from guided_jax import data, parallel, training
 from guided_jax.app import best_checkpoint as keeping
-from guided_jax.app import cli, experiments, posthoc
+from guided_jax.app import cli, experiments, facts, pixel_model, posthoc
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app import signals as stopping
@@ -112,11 +112,11 @@ def fit(
 
 def beginning(run: runs.Run, part: str) -> training.TrainState:
     """The state of that network before its first step: a function of the seed alone."""
-    network = {"diffusion": run.unet, "classifier": run.classifier}[part]
+    network = {"diffusion": run.networks.unet, "classifier": run.networks.classifier}[part]
     settings = getattr(run.experiment, part)
     key = jax.random.fold_in(jax.random.key(run.experiment.seed), ("diffusion", "classifier").index(part))
     key_params, key_noise = jax.random.split(key)
-    params = jax.jit(network.init)(key_params, *runs.example(run, part))
+    params = jax.jit(network.init)(key_params, *pixel_model.example(run.experiment, run.facts, part))
     return training.init(key_noise, params, settings.make_optimizer())
 
 
@@ -147,13 +147,13 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
     check(experiment)
     experiment = runs.adopt(experiment)
     sources = functools.cache(lambda held_out: experiment.data.make(held_out))
-    facts = runs.facts_of(sources(False), data.class_frequencies(sources(False)))
-    run = runs.assemble(experiment, facts)
+    known = facts.of_source(sources(False), data.class_frequencies(sources(False)))
+    run = runs.assemble(experiment, known)
     parts = [part for part in ("diffusion", "classifier") if getattr(experiment, part).num_steps]
     measure = watching.measuring(run, functools.partial(sources, True))
     for part in parts:
         keeping.check(part, getattr(experiment, part), measure.names if measure and part == "diffusion" else ())
-    runs.create(out, experiment, facts)  # after all that may be refused
+    runs.create(out, experiment, known)  # after all that may be refused
     if measure and parallel.primary():
         print(measure.said)
 

@@ -20,9 +20,9 @@ import tyro
 
 from guided_jax import data, metrics, parallel, sampler
 from guided_jax.app import best_checkpoint as keeping
-from guided_jax.app import cli
+from guided_jax.app import cli, facts
 from guided_jax.app import run as runs
-from guided_jax.app.sample import drawing
+from guided_jax.app.sample import draw
 from guided_jax.app.sample.request import Method
 from guided_jax.metrics import evaluation, feature_space, sets
 from guided_jax.storage import images, log
@@ -53,17 +53,17 @@ def sample_hook(run: runs.Run, out: Path) -> list[Hook]:
     settings, classes = run.experiment.diffusion, min(run.facts.num_classes, 16)
     if not settings.sample_every or settings.low_res:  # an upsampler has nothing to start from here
         return []
-    method = method_of(run, 2.0, str(min(25, run.levels.t.size - 1)))
-    draw = jax.jit(jax.vmap(drawing.drawing(run, method, settings.conditional), (None, 0, 0, None)))
+    method = method_of(run, 2.0, str(min(25, run.model.levels.t.size - 1)))
+    drawing = jax.jit(jax.vmap(draw.make_draw(run, method, settings.conditional), (None, 0, 0, None)))
 
     def hook(done: int, state: Any) -> None:
         indices = np.arange(4 * classes)
         keys = sampler.keys(jax.random.key(run.experiment.seed), indices)
         # Replicated parameters from the host, or every device would draw the same; divided ones stay where they are.
         params = {"diffusion": state.ema if run.experiment.shard_parameters else jax.device_get(state.ema)}
-        pictures = images.to_uint8(draw(params, keys, jnp.asarray(indices % classes), 2.0))
+        pictures = images.to_uint8(drawing(params, keys, jnp.asarray(indices % classes), 2.0))
         path = out / "diffusion" / f"samples-{done:06d}.png"
-        images.save_png(path, images.grid(pictures, columns=classes, scale=runs.zoom(run.facts)))
+        images.save_png(path, images.grid(pictures, columns=classes, scale=facts.zoom(run.facts)))
 
     return [(settings.sample_every, hook)]
 
@@ -179,16 +179,16 @@ def _drawing(run: runs.Run, devices: list[jax.Device]) -> Callable[[Any], np.nda
     experiment, labels = run.experiment, labels_of(run)
     settings, sharded = experiment.diffusion, experiment.shard_parameters
     method = method_of(run, settings.measure_scale)
-    call = drawing.any_drawer(run, method, settings.conditional, devices, sharded=sharded)
+    sample = draw.make_sampler(run, method, settings.conditional, devices, sharded=sharded)
     scales = np.full(len(labels), settings.measure_scale)
     chunk = parallel.chunk_size(len(labels), settings.batch_size, devices)
 
-    def draw(ema: Any) -> np.ndarray:
+    def samples(ema: Any) -> np.ndarray:
         params = {"diffusion": ema if sharded else parallel.place(jax.device_get(ema), devices)}
-        one = lambda rows: call(params, rows, labels[rows], scales[rows], experiment.seed)  # noqa: E731
+        one = lambda rows: sample(params, rows, labels[rows], scales[rows], experiment.seed).images  # noqa: E731
         return np.concatenate(list(parallel.map_in_chunks(one, len(labels), chunk)))
 
-    return draw
+    return samples
 
 
 def curves(directory: Path, tensorboard: bool) -> Callable[[int, Any], None]:
