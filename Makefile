@@ -13,6 +13,12 @@ bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -e '.[bench]' || echo "PyTorch could not be installed and is left out"
 	$(BIN)/python -m benchmarks.speed
 
+# The site, into site/; site/index.html opens without a server.
+.PHONY: docs
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=15
 
