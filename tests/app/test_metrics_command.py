@@ -177,10 +177,38 @@ def test_the_same_question_is_answered_again_and_another_is_not_written_over_it(
     assert run(capsys, *two, "--seed", 1, "--overwrite")[0] == 0
 
 
+def test_a_file_of_an_earlier_version_is_recognised(two, capsys):
+    """The record of the options is what argparse wrote: the same names, every value as text."""
+    samples, reference = map(str, two)
+    written = {
+        "samples": samples,
+        "reference": reference,
+        **dict.fromkeys(("split", "data_dir", "inception", "preprocessing", "judge", "features"), "None"),
+        "seed": "0",
+    }
+    path = two[0].parent / "samples.metrics.json"
+    path.write_text(json.dumps({"asked": written}))
+    assert run(capsys, *two)[0] == 0
+    found = json.loads(path.read_text())
+    assert found["asked"] == written
+    assert list(found["asked"]) == list(written)
+    path.write_text(json.dumps({"asked": written | {"seed": "1"}}))
+    assert run(capsys, *two)[0] == 2
+
+
+def test_the_help_page_fits_a_screen_and_every_option_is_listed_on_demand(capsys):
+    code, page, _ = run(capsys, "--help")
+    lines = page.splitlines()
+    assert (code, len(lines) <= 24, max(map(len, lines)) <= 100) == (0, True, True)
+    assert run(capsys, "--help-all")[1].count("--") > page.count("--")
+
+
 WRONG = {
-    "unrecognized arguments: --feature x": ["--feature", "x"],
-    "invalid choice: 'dino'": ["--features", "dino"],
-    "invalid int value: 'many'": ["--seed", "many"],
+    "Unrecognized options: --feature, x": ["--feature", "x"],
+    "invalid choice 'dino' for argument '--features'": ["--features", "dino"],
+    "invalid literal for int() with base 10: 'many'": ["--seed", "many"],
+    "--seed is -1; give a number from 0 to": ["--seed", "-1"],
+    "--devices is 0; give at least 1": ["--devices", "0"],
     "--features judge needs --judge": ["--features", "judge"],
     "is not read with --features pixels": ["--features", "pixels", "--inception", "w.npz"],
     "--preprocessing is for --inception": ["--preprocessing", "pytorch-fid"],
@@ -188,7 +216,7 @@ WRONG = {
     "there is no file nowhere.pt": ["--inception", "nowhere.pt"],
     "nowhere is no trained judge": ["--judge", "nowhere"],
     "99 devices": ["--devices", "99"],
-    "cannot be spread over devices": ["--batch-size", "0"],
+    "--batch-size is 0; give at least 1": ["--batch-size", "0"],
 }
 
 

@@ -53,7 +53,7 @@ def test_command_line_is_understood(words):
         case ["-m", "benchmarks.digits", *rest]:
             cli.parse(digits.Demo, "benchmarks.digits", rest)
         case ["-m", "guided_jax.metrics", *rest]:
-            command.parser().parse_args(rest)
+            cli.parse(command.Metrics, "guided_jax.metrics", rest)
         case ["-m", "configs.judge", *rest]:
             cli.parse(judge.Judging, "configs.judge", rest)
         case ["-m", "configs.posthoc", *rest]:
