@@ -57,7 +57,8 @@ class Metrics:
     inception: Path | None = None
     """Features by Inception-v3: the weights of pytorch-fid or torchvision, as .pt, .pth, .safetensors or .npz."""
     preprocessing: Literal["tensorflow", "pytorch-fid"] | None = None
-    """How pictures are brought to Inception's size: as ADM's evaluator does (tensorflow, the default), or as pytorch-fid."""
+    """How pictures are brought to Inception's size: as ADM's evaluator does (tensorflow), which is the default, or as
+    pytorch-fid."""
     judge: Path | None = None
     """The folder of a classifier of clean pictures, made by 'guided-jax judge': class accuracy, and features unless
     --inception or --features says otherwise."""

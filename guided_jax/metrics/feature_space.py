@@ -10,10 +10,11 @@ from guided_jax.metrics import sets
 from guided_jax.metrics.evaluation import Reference, compare
 from guided_jax.metrics.features import FeatureFunction, extractor, pixels
 from guided_jax.metrics.files import INCEPTION
-from guided_jax.metrics.inception import inception_features, load_inception, name_of
+from guided_jax.metrics.inception import features_name, inception_features
 from guided_jax.metrics.judge import judge_features, load_judge
 from guided_jax.metrics.summary import Summary
-from guided_jax.pretrained import adm
+from guided_jax.pretrained import inception as inception_weights
+from guided_jax.pretrained.readers import read_state_dict
 
 PIXELS, JUDGE = "pixels", "judge"
 AT_ONCE = 64  # pictures whose features are taken together, where nobody says otherwise
@@ -49,9 +50,9 @@ def choose(
     judges = judge_features(judging) if judging else None
     if kind == INCEPTION:
         assert inception is not None
-        network, params = load_inception(adm.read_state_dict(inception))
+        network, params = inception_weights.load(read_state_dict(inception))
         return FeatureSpace(
-            name_of(network), inception_features(network, params, preprocessing or "tensorflow"), judges
+            features_name(network), inception_features(network, params, preprocessing or "tensorflow"), judges
         )
     if kind == JUDGE:
         assert judging is not None

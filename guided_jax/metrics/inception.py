@@ -1,4 +1,4 @@
-"""Features by Inception-v3: its published weights, and how pictures of any size are brought to 299 x 299.
+"""Features by Inception-v3, and how pictures of any size are brought to its 299 x 299.
 
 Sources: [FID] Heusel et al. 1706.08500 and its TensorFlow network of 2015-12-05; [ADM]'s evaluator, which feeds that
 network and takes sFID's features from it ([sFID] Nash et al. 2103.03841); pytorch-fid, which has its weights in torch.
@@ -14,42 +14,12 @@ from jaxtyping import Array, Float, UInt8
 
 from guided_jax.metrics.features import FeatureFunction, Features
 from guided_jax.metrics.files import INCEPTION
-from guided_jax.models.inception import InceptionV3
-from guided_jax.pretrained import adm
-
-SIDE = 299
-# Which network has so many classes: the one of 2015 counts some that are none.
-FID_CLASSES = 1008
+from guided_jax.models.inception import SIDE, InceptionV3
 
 
-def load_inception(state_dict: Mapping[str, np.ndarray], width: float = 1.0) -> tuple[InceptionV3, dict[str, Any]]:
-    """(module, params), used as module.apply(params, x) with x (*batch, 299, 299, 3) in [-1, 1].
-
-    state_dict: torch key -> array, of pytorch-fid's weights (1008 classes) or of torchvision's inception_v3, whose
-    auxiliary head is left out. ValueError naming every key missing, surplus or misshapen.
-    """
-    wanted = {key: array for key, array in state_dict.items() if not _unread(key)}
-    bias = wanted.get("fc.bias", np.zeros(FID_CLASSES))
-    module = InceptionV3(len(bias), fid=len(bias) == FID_CLASSES, width=width)
-    picture = jax.ShapeDtypeStruct((SIDE, SIDE, 3), jnp.float32)
-    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), picture)
-    return module, adm.import_params(shapes, wanted, torch_key)
-
-
-def name_of(module: InceptionV3) -> str:
-    """What its features are called in files: statistics of one network are nothing to the other."""
+def features_name(module: InceptionV3) -> str:
+    """Return the name of its features in files; statistics of the two networks cannot be compared."""
     return INCEPTION if module.fid else f"{INCEPTION} of torchvision"
-
-
-def torch_key(path: list[str]) -> str:
-    """["Mixed_5b.branch1x1", "conv", "kernel"] -> "Mixed_5b.branch1x1.conv.weight"."""
-    *modules, leaf = path
-    return ".".join([*modules, {"kernel": "weight", "scale": "weight"}.get(leaf, leaf)])
-
-
-def _unread(key: str) -> bool:
-    """Whether nothing here reads it: the head that helps training, and counts of batches."""
-    return key.startswith("AuxLogits.") or key.endswith(".num_batches_tracked")
 
 
 def inception_features(

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+SIDE = 299  # pixels of its input
+
 
 class InceptionOutput(NamedTuple):
     """pool (2048,): the mean over the last positions. spatial (17, 17, 7): the first channels of Mixed_6d, which has
