@@ -160,10 +160,10 @@ def test_a_relative_path_begins_at_the_data_directory(tmp_path, monkeypatch):
 def test_without_labels_there_is_one_class(tmp_path):
     for number in range(12):
         write(tmp_path / "set" / f"{number}.png", png(noise(4, 4, 1)))
-    with pytest.raises(ValueError, match=r"have no class.*--data.no-labelled"):
+    with pytest.raises(ValueError, match=r"have no class.*labelled=False"):
         data.load("folder:set", "train", tmp_path)
     np.savez(tmp_path / "set.npz", IMAGES)
-    with pytest.raises(ValueError, match=r"has no labels.*--data.no-labelled"):
+    with pytest.raises(ValueError, match=r"has no labels.*labelled=False"):
         data.load("npz:set.npz", "train", tmp_path)
     make_idx(tmp_path)
     for name in ("folder:set", "npz:set.npz", "idx:.", "tfds:tensor_tiles", "digits"):
@@ -179,9 +179,9 @@ def test_pictures_of_many_shapes_become_equal_or_are_refused(tmp_path):
     for crop in ("centre", "random", "none"):
         found = data.load(name, "train", image_size=8, crop=crop, channels=3)
         assert everything(found)["image"].shape == (4, 8, 8, 3)
-    with pytest.raises(ValueError, match=r"a_1.png is 9 x 12 x 1 .*first picture is 8 x 8 x 3.*--data.image-size"):
+    with pytest.raises(ValueError, match=r"a_1.png is 9 x 12 x 1 .*first picture is 8 x 8 x 3; give image_size"):
         data.load(name, "train")
-    with pytest.raises(ValueError, match=r"a_1.png is 8 x 8 x 1 .*--data.channels rgb"):
+    with pytest.raises(ValueError, match=r"a_1.png is 8 x 8 x 1 .* or channels"):
         data.load(name, "train", image_size=8)
 
 
