@@ -118,13 +118,16 @@ def evaluate(options: Metrics) -> dict[str, Any]:
     if options.save_statistics:
         save_statistics(options.save_statistics, statistics, *first_pictures(reference))
     numbers = evaluation.evaluate(own, statistics, None if other is None else other.features, seed=options.seed)
-    right, real = ({} if each is None else sets.judged(each) for each in (own_classes, other_classes))
+    right, real = ({} if each is None else sets.accuracy(each) for each in (own_classes, other_classes))
     return {
         "features": space.name,
         "dimension": len(statistics.mean),
         "samples": {**right, **numbers},
         "reference": real,
-        "pictures": {"samples": samples.said(), "reference": reference.said() if reference else options.reference},
+        "pictures": {
+            "samples": samples.describe(),
+            "reference": reference.describe() if reference else options.reference,
+        },
         "counts": {"samples": samples.size, "reference": statistics.size},
         "notes": evaluation.notes(
             samples.size, statistics.size, None if reference is None else reference.size, len(statistics.mean)

@@ -34,7 +34,7 @@ def from_npz(path: Path, split: str, labelled: bool = True) -> Examples:
 
 
 def from_idx(path: Path, split: str, labelled: bool = True) -> Examples:
-    """Return the examples of a folder with `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and `t10k-...`, .gz or not."""
+    """Return the examples of a folder with `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-...`, .gz or not."""
     if split not in IDX_PREFIXES:
         raise missing_split(path, split, sorted(IDX_PREFIXES))
     prefix = IDX_PREFIXES[split]
@@ -78,8 +78,8 @@ def _examples(images, labels, other_labels, labelled, name):
 def read_npz(path: Path, images: bool = True) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Return (images (N, H, W, C), labels int (N,) or None): the arrays `arr_0` and `arr_1`, or `images` and `labels`.
 
-    Images are uint8 pictures of 1 to 4 channels, or float32 of any number, such as latents; (N, H, W) gets one channel. With
-    `images=False` only the labels are read. Raises ValueError for other arrays and for objects that would have to be
+    Images are uint8 pictures of 1 to 4 channels, or float32 of any number, such as latents; (N, H, W) gets one channel.
+    With `images=False` only the labels are read. Raises ValueError for other arrays and for objects that would have to be
     unpickled, OSError for a file that cannot be read.
     """
     keys, image, label = _npz_arrays(path, images)

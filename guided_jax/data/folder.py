@@ -38,9 +38,9 @@ def examples(path: Path, split: str, labelled: bool = True) -> Examples:
     """Return the pictures of a folder, in the order of their names.
 
     A folder whose pictures all lie in folders called train, test, val, valid or validation is divided into these splits;
-    any other by `source.divide`, and so is one that holds `train` alone. Classes are the folders on the first level, numbered
-    in the order of their names. When pictures lie there instead, the class is a file's name up to the first "_", wherever
-    it lies; a few pictures beside folders that hold more are refused. ValueError for a path that is no such folder.
+    any other by `source.divide`, and so is one that holds `train` alone. Classes are the folders on the first
+    level, numbered in the order of their names. When pictures lie there instead, the class is a file's name up to the first
+    "_", wherever it lies; a few pictures beside folders that hold more are refused. ValueError for a path that is no such folder.
     """
     if not path.is_dir():
         raise ValueError(f"there is no folder {path}; give the path of one (a relative path begins at data_dir)")
@@ -103,7 +103,7 @@ def _endings(files: Iterable[Path]) -> str:
 
 
 def _walk(path: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """Yield every file below, files and folders of a folder in one sorted order; a link to a folder above is not followed."""
+    """Yield every file below, those of a folder sorted together with its folders; links to a folder above are skipped."""
     here = path.resolve()
     if here in above:
         return

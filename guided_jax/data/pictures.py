@@ -55,7 +55,7 @@ def decode(content: bytes, name: str) -> Picture:
 
 def _has_16_bits(picture: Image.Image) -> bool:
     """Return whether the file has 16 bits a channel. Of colour Pillow itself keeps the upper 8 and does not say so."""
-    arguments = [tile[3] for tile in picture.tile]
+    arguments = [tile[3] for tile in getattr(picture, "tile", [])]
     raw_modes = [each if isinstance(each, str) else str(each[0]) for each in arguments if each]
     return any(";16" in mode for mode in (picture.mode, *raw_modes))
 
@@ -103,8 +103,8 @@ def _colour(picture: Picture) -> np.ndarray:
 def with_channels(picture: Picture, channels: int, background: int = 255) -> UInt8[np.ndarray, "h w channels"]:
     """Return the picture with so many channels.
 
-    A missing alpha channel is added opaque; one that is left out mixes the colour with `background`, a grey value (0 to 255,
-    white by default): alpha c + (1 - alpha) background. Grey is the luma of ITU-R 601.
+    A missing alpha channel is added opaque; one that is left out mixes the colour with `background`, a grey value (0 to
+    255, white by default): alpha c + (1 - alpha) background. Grey is the luma of ITU-R 601.
     """
     if picture.shape[-1] == channels:
         return picture

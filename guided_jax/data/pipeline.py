@@ -57,7 +57,7 @@ def loader(
 
 
 def _rows(size, batch_size, seed, repeat, number):
-    """Return the rows of batch `number`. Grain's own shuffle goes index by index: 5 ms for a batch of 128, this takes 0.05."""
+    """Return the rows of batch `number`. Grain's own shuffle goes index by index: 5 ms for a batch of 128, this 0.05."""
     position = np.arange(number * batch_size, (number + 1) * batch_size)
     position = position if repeat else position[position < size]
     epochs = range(position[0] // size, position[-1] // size + 1)
@@ -83,7 +83,7 @@ def _scale_rows(rows):
 
 
 def _read_varied(source, flip, share, batch):
-    """Return a batch with random crops and flips by its draws (B, 4) in [0, 1): three for the crop, the last for the flip."""
+    """Return a batch with random crops and flips by its draws (B, 4) in [0, 1): three for the crop, one for the flip."""
     indices, draws = (_part(rows, share) for rows in batch)
     rows = source.read(indices, draws[:, :3]) if source.random_crop else source.read(indices)
     if flip:

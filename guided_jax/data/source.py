@@ -15,6 +15,7 @@ from guided_jax.data import pictures
 
 Batch = dict[str, np.ndarray]
 Crop = Literal["centre", "random", "none"]
+UINT8 = np.dtype(np.uint8)
 
 # Pictures are read by so many threads: Pillow lets others run while it decodes and resizes.
 THREADS = min(16, os.cpu_count() or 2)
@@ -37,7 +38,7 @@ class Source:
     labels: Callable[[np.ndarray], np.ndarray] | None = None
     random_crop: bool = False
     class_names: tuple[str, ...] | None = None
-    dtype: np.dtype = np.dtype(np.uint8)
+    dtype: np.dtype = UINT8
 
     def __len__(self) -> int:
         return self.size
@@ -59,7 +60,7 @@ class Examples:
     name: Callable[[int], str]
     shape: tuple[int, int, int] | None = None
     class_names: tuple[str, ...] | None = None
-    dtype: np.dtype = np.dtype(np.uint8)
+    dtype: np.dtype = UINT8
     refusal: str | None = None
 
 
@@ -68,8 +69,8 @@ def in_memory(
 ) -> Source:
     """Return a source over arrays: images (N, H, W, C) and integer labels (N,).
 
-    Integers from 0 to 255 become uint8 pictures. Floats become float32 and stay as they are, in the network's own range: for
-    pictures that is [-1, 1]. ValueError for other values, see `checked`.
+    Integers from 0 to 255 become uint8 pictures. Floats become float32 and stay as they are, in the network's own range:
+    for pictures that is [-1, 1]. ValueError for other values, see `checked`.
     """
     image, label = checked(np.asarray(image), "the images"), np.asarray(label, np.int32)
 
@@ -101,8 +102,8 @@ def checked(image: np.ndarray, name: str) -> np.ndarray:
         raise ValueError(f"{count} of {name} are not finite; leave them out or repair them")
     if low >= 0 and 1 < high <= 255 and not (image % 1).any():
         raise ValueError(
-            f"{name} are {image.dtype}, whole numbers from {low:g} to {high:g}: convert pictures to uint8, or scale them to "
-            "[-1, 1]"
+            f"{name} are {image.dtype}, whole numbers from {low:g} to {high:g}: convert pictures to uint8, or scale them "
+            "to [-1, 1]"
         )
     return image.astype(np.float32)
 
@@ -129,10 +130,10 @@ def make_source(
 
     `image_size`, a side or (height, width) in pixels, is what `crop` cuts from each picture, "none" squeezing the whole
     into it; without it pictures stay as they are, and one of another shape than the first is refused by name. `channels` 1
-    to 4 is what all are converted to, transparent ones over the grey value `background`, white by default. A damaged picture
-    is refused by name when it is read, or, with corrupt="skip", all are read once at the start and the damaged ones left
-    out, with one line in the log that counts them. Pictures whose crop is not random are made once and kept if all fit into
-    `max_bytes` of memory. Float arrays stay as they are. ValueError for what does not fit together.
+    to 4 is what all are converted to, transparent ones over the grey value `background`, white by default. A damaged
+    picture is refused by name when it is read, or, with corrupt="skip", all are read once at the start and the damaged ones
+    left out, with one line in the log that counts them. Pictures whose crop is not random are made once and kept if all fit
+    into `max_bytes` of memory. Float arrays stay as they are. ValueError for what does not fit together.
     """
     size = _as_pair(image_size)
     if examples.dtype != np.uint8:
@@ -188,8 +189,8 @@ def _check_floats(examples, size, crop, channels):
     shape = examples.shape
     if crop == "random" or size not in (None, shape[:2]) or channels not in (None, shape[-1]):
         raise ValueError(
-            f"float arrays are neither cropped nor converted, and these are {_words(shape)} (height, width, channels); leave "
-            "out image_size, crop and channels"
+            f"float arrays are neither cropped nor converted, and these are {_words(shape)} (height, width, channels); "
+            "leave out image_size, crop and channels"
         )
     return "centre"
 
@@ -260,7 +261,7 @@ def _readable(examples):
 
 
 def _unreadable(examples, rows):
-    """Return [(row, what is wrong with it)]. The rows are read together and halved on an error: most hold no damaged one."""
+    """Return [(row, what is wrong with it)]. Rows are read together and halved on an error: most have none."""
     try:
         examples.open(rows)
     except pictures.Unreadable as error:

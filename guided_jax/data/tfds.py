@@ -88,7 +88,7 @@ def examples(name: str, split: str, data_dir: str | os.PathLike | None, labelled
 
 
 def _needs_tensorflow(builder):
-    """Return whether preparing needs TensorFlow and it is missing: so for the Image features of the sets that TFDS brings."""
+    """Return whether preparing needs TensorFlow, which is missing: so for Image features of the sets that TFDS brings."""
     images = any(isinstance(feature, tfds.features.Image) for feature in _by_name(builder).values())
     theirs = type(builder).__module__.startswith("tensorflow_datasets.")
     return images and theirs and importlib.util.find_spec("tensorflow") is None

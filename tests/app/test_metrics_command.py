@@ -64,7 +64,7 @@ def test_any_function_of_a_picture_is_a_feature_function():
 def statistics(seed=0):
     summary = extracted(1, 8)
     rows = np.random.default_rng(seed).permutation(30)[:20]
-    return metrics.statistics_of(summary._replace(moments=metrics.measure(summary.features[rows])), "mine")
+    return metrics.statistics_of(summary._replace(moments=metrics.Moments.of(summary.features[rows])), "mine")
 
 
 def test_statistics_come_back_and_are_adms_and_pytorch_fids(tmp_path):

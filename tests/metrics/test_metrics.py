@@ -38,7 +38,7 @@ def test_chunks_in_any_order_are_the_whole_even_far_from_zero():
     """At a mean of 1e7 the sum of squares less the square of the sum has no digit left."""
     x = cloud(0, 60, 4) + 1e7
     mean, covariance = metrics.moments(x)
-    parts = [metrics.measure(part) for part in (x[40:], x[:1], x[1:40])]
+    parts = [metrics.Moments.of(part) for part in (x[40:], x[:1], x[1:40])]
     for found in (metrics.accumulate(np.array_split(x, 7)), functools.reduce(metrics.merge, parts)):
         assert found.size == 60
         np.testing.assert_allclose(found.mean, mean, rtol=1e-15)
@@ -50,9 +50,9 @@ def test_chunks_in_any_order_are_the_whole_even_far_from_zero():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: metrics.measure(np.full((2, 2), np.nan)), "finite"),
+        (lambda: metrics.Moments.of(np.full((2, 2), np.nan)), "finite"),
         (lambda: metrics.accumulate(iter(())), "no features"),
-        (lambda: metrics.measure(np.ones((1, 2))).covariance, "at least two"),
+        (lambda: metrics.Moments.of(np.ones((1, 2))).covariance, "at least two"),
         (lambda: metrics.frechet_infinity(cloud(0, 30, 8), np.zeros(8), np.eye(8)), "twice as many"),
         (lambda: metrics.precision_recall(cloud(0, 3, 2), cloud(1, 9, 2)), "more than 3 points"),
         (lambda: metrics.kernel_distance(cloud(0, 9, 2), cloud(1, 9, 2), subset_size=10), "10 cannot be drawn from 9"),
