@@ -39,8 +39,9 @@ def examples(path: Path, split: str, labelled: bool = True) -> Examples:
 
     A folder whose pictures all lie in folders called train, test, val, valid or validation is divided into these splits;
     any other by `source.divide`, and so is one that holds `train` alone. Classes are the folders on the first
-    level, numbered in the order of their names. When pictures lie there instead, the class is a file's name up to the first
-    "_", wherever it lies; a few pictures beside folders that hold more are refused. ValueError for a path that is no such folder.
+    level, numbered in the order of their names. When pictures lie there instead, the class is a file's name up to the
+    first "_", wherever it lies; a few pictures beside folders that hold more are refused. ValueError for another
+    path.
     """
     if not path.is_dir():
         raise ValueError(f"there is no folder {path}; give the path of one (a relative path begins at data_dir)")

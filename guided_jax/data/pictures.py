@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 
 Picture = UInt8[np.ndarray, "h w c"]
+Resized = UInt8[np.ndarray, "h2 w2 c"]
 Size = tuple[int, int]  # height and width in pixels
 
 # The mode that Pillow gives a picture of so many channels.
@@ -117,21 +118,21 @@ def with_channels(picture: Picture, channels: int, background: int = 255) -> UIn
     return _from_pillow(_to_pillow(picture).convert(MODES[channels]))
 
 
-def resize(picture: Picture, size: Size) -> Picture:
+def resize(picture: Picture, size: Size) -> Resized:
     """Return the whole picture at this (height, width), by bicubic interpolation; its proportions may change."""
     if picture.shape[:2] == size:
         return picture
     return _from_pillow(_to_pillow(picture).resize(size[::-1], Image.Resampling.BICUBIC))
 
 
-def centre_crop(picture: Picture, size: Size) -> Picture:
+def centre_crop(picture: Picture, size: Size) -> Resized:
     """Return the middle part of this (height, width), after the picture was scaled to just cover it."""
     scaled = _cover(picture, size)
     height, width = scaled.shape[:2]
     return _cut(scaled, (height - size[0]) // 2, (width - size[1]) // 2, size)
 
 
-def random_crop(picture: Picture, size: Size, draws: Float[np.ndarray, "3"]) -> Picture:
+def random_crop(picture: Picture, size: Size, draws: Float[np.ndarray, "3"]) -> Resized:
     """Return a part of this (height, width) out of the picture scaled to a random size.
 
     It is scaled to cover a rectangle of the same proportions, whose height is an integer from `height` to
@@ -154,7 +155,7 @@ def _cut(picture, top, left, size):
     return picture[top : top + size[0], left : left + size[1]]
 
 
-def _cover(picture: Picture, size: Size) -> Picture:
+def _cover(picture: Picture, size: Size) -> Resized:
     """Scale the picture until one side is that of `size` and the other is no smaller.
 
     It is halved by averages while both sides are twice as long or more, and goes the rest of the way by bicubic

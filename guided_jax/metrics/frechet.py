@@ -111,8 +111,8 @@ def frechet_infinity(
 
     The distance of N samples exceeds that of their distribution by about c / N. N goes in `sizes` even steps from
     `smallest` to all of them, each a draw without replacement; `smallest` is by default a tenth of them, as in [FID∞], and
-    no less than 2 d, for below about d the bias is no multiple of 1 / N. The bias of `mean` and `covariance` themselves remains.
-    root: of `covariance`, computed if not given. ValueError for fewer features than twice `smallest`.
+    no less than 2 d, for below about d the bias is no multiple of 1 / N. The bias of `mean` and `covariance` themselves
+    remains. root: of `covariance`, computed if not given. ValueError for fewer features than twice `smallest`.
     """
     count, dimension = features.shape
     smallest = max(count // 10, 2 * dimension) if smallest is None else smallest

@@ -71,7 +71,7 @@ def density_coverage(
     k: int = 5,
     radii: Float[np.ndarray, " n"] | None = None,
 ) -> DensityCoverage:
-    """Return the mean number of reference balls around a sample, over k, and the share of balls with a sample ([DC] section 3).
+    """Return the number of reference balls around a sample, its mean over k, and the share of balls with a sample ([DC] 3).
 
     One far reference point with a large ball spoils precision but not density. reference: (n, d), samples: (m, d). radii:
     `radii_squared` of the reference, computed if not given.
