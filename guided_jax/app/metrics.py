@@ -11,9 +11,9 @@ import tyro
 
 from guided_jax import data, parallel
 from guided_jax.app import cli, limits
+from guided_jax.app.translate import translated
 from guided_jax.metrics import evaluation, feature_space, sets
 from guided_jax.metrics.files import Statistics, load_statistics, save_statistics, statistics_of
-from guided_jax.metrics.summary import Summary
 from guided_jax.storage.files import answers, replacing
 
 MAX_STORED = 10_000  # pictures that --save-statistics keeps beside the statistics
@@ -79,6 +79,16 @@ class Metrics:
     """Replace a JSON file that holds the metrics of another command."""
 
 
+# Phrase of the library's messages -> what the command calls it.
+OPTIONS = {
+    "need judge=...": "need --judge",
+    "need inception=...": "need --inception",
+    "inception=": "--inception ",
+    "preprocessing=": "--preprocessing ",
+    "features 'inception'": "--features inception",
+    "features 'judge'": "--features judge",
+    "features 'pixels'": "--features pixels",
+}
 # Options that change no number.
 UNRECORDED = ("out", "overwrite", "devices", "batch_size", "save_statistics")
 
@@ -110,11 +120,19 @@ def evaluate(options: Metrics) -> dict[str, Any]:
             f"{options.samples} has no pictures under arr_0, which are what is measured; give another file"
         )
     reference = open_set(options.reference, options.split, options.data_dir)
-    space = feature_space.choose(options.judge, options.inception, options.features, options.preprocessing)
+    stored = load_statistics(options.reference) if _is_file(options.reference) else None
+    with translated(OPTIONS):
+        space = feature_space.choose(options.judge, options.inception, options.features, options.preprocessing)
+        feature_space.check_shapes(space, samples, reference, stored)
+    check_statistics(options, space.name, stored, reference)
     extractors = feature_space.make_extractors(space, devices, options.batch_size)
     own, own_classes = feature_space.summaries(extractors, samples)
     other, other_classes = (None, None) if reference is None else feature_space.summaries(extractors, reference)
-    statistics = statistics_for(options, space.name, other)
+    if stored is not None and stored.features == space.name:
+        statistics = stored
+    else:
+        assert other is not None  # or `check_statistics` would have refused the reference
+        statistics = statistics_of(other, space.name)
     if options.save_statistics:
         save_statistics(options.save_statistics, statistics, *first_pictures(reference))
     numbers = evaluation.evaluate(own, statistics, None if other is None else other.features, seed=options.seed)
@@ -144,17 +162,15 @@ def first_pictures(reference: sets.PictureSet | None) -> tuple[Any, Any]:
     return pictures, None if reference.labels is None else reference.labels[:MAX_STORED]
 
 
-def statistics_for(options: Metrics, features: str, summary: Summary | None) -> Statistics:
-    """Return the statistics in the reference's file if they are of these features, else those of its pictures."""
-    found = load_statistics(options.reference) if _is_file(options.reference) else None
-    if found is not None and found.features == features:
-        return found
-    if summary is None:
-        there = f"statistics of {found.features} features" if found else "neither pictures nor statistics"
+def check_statistics(
+    options: Metrics, features: str, stored: Statistics | None, reference: sets.PictureSet | None
+) -> None:
+    """Raise ValueError when the reference has neither pictures nor statistics of these features."""
+    if reference is None and (stored is None or stored.features != features):
+        there = f"statistics of {stored.features} features" if stored else "neither pictures nor statistics"
         raise ValueError(
             f"{options.reference} has {there}, and {features} features are measured; give a reference of these"
         )
-    return statistics_of(summary, features)
 
 
 def destination(options: Metrics) -> Path:

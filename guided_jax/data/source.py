@@ -166,10 +166,9 @@ def _as_pair(image_size):
     """Return image_size as (height, width); None stays None."""
     if image_size is None or isinstance(image_size, int):
         return None if image_size is None else (image_size, image_size)
-    pair = tuple(image_size)
-    if len(pair) not in (1, 2):
-        raise ValueError(f"image_size is {pair}; give one side in pixels, or height and width")
-    return pair * 2 if len(pair) == 1 else pair
+    if len(image_size) != 2:
+        raise ValueError(f"image_size is {image_size}; give one side in pixels, or height and width")
+    return tuple(image_size)
 
 
 def _check(size, crop, channels, background):

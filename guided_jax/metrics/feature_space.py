@@ -1,15 +1,17 @@
 """Feature spaces: the features that metrics are computed from, and the judge of the class."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from guided_jax.metrics import sets
 from guided_jax.metrics.evaluation import Reference, compare
-from guided_jax.metrics.features import FeatureFunction, extractor, pixels
-from guided_jax.metrics.files import INCEPTION
+from guided_jax.metrics.features import FeatureFunction, Features, extractor, pixels
+from guided_jax.metrics.files import INCEPTION, Statistics
 from guided_jax.metrics.inception import features_name, inception_features
 from guided_jax.metrics.judge import judge_features, load_judge
 from guided_jax.metrics.summary import Summary
@@ -61,6 +63,34 @@ def choose(
         assert judges is not None
         return FeatureSpace(trained.name, judges, judges)
     return FeatureSpace(PIXELS, pixels, judges)
+
+
+def check_shapes(
+    space: FeatureSpace, samples: sets.PictureSet, reference: sets.PictureSet | None, statistics: Statistics | None
+) -> None:
+    """Raise ValueError, before any picture is read, for pictures that the features do not take or that do not compare.
+
+    reference: its pictures, statistics: its stored ones, each None if there are none.
+    """
+    own = _dimension(space, samples)
+    others = [] if reference is None else [(reference.describe_shape(), _dimension(space, reference))]
+    if statistics is not None and statistics.features == space.name:
+        others.append(("statistics", len(statistics.mean)))
+    for what, dimension in others:
+        if dimension != own:
+            raise ValueError(
+                f"{space.name} features: the samples ({samples.describe_shape()}) have {own} features and the reference "
+                f"{dimension} ({what}); compare pictures of one shape"
+            )
+
+
+def _dimension(space: FeatureSpace, pictures: sets.PictureSet) -> int:
+    """Return the number of features of these pictures, by their shape alone."""
+    picture = jax.ShapeDtypeStruct(pictures.shape, jnp.uint8)
+    if space.judge is not None and space.judge is not space.features:
+        jax.eval_shape(space.judge, picture)
+    found = jax.eval_shape(space.features, picture)
+    return math.prod(found.pool.shape if isinstance(found, Features) else found.shape)
 
 
 class Extractors(NamedTuple):

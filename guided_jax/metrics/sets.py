@@ -29,8 +29,11 @@ class PictureSet(NamedTuple):
 
     def describe(self) -> str:
         """Return the name, number and shape of the pictures and the balance of their labels, in words."""
-        shape = " x ".join(map(str, self.shape))
-        return f"{self.name}: {self.size} pictures of {shape}, {classes.balance(self.labels)}"
+        return f"{self.name}: {self.size} pictures of {self.describe_shape()}, {classes.balance(self.labels)}"
+
+    def describe_shape(self) -> str:
+        """Return the shape of a picture in words."""
+        return " x ".join(map(str, self.shape))
 
 
 def from_file(path: str | os.PathLike) -> PictureSet | None:

@@ -39,7 +39,7 @@ def non_finite(x: Float[Array | np.ndarray, "..."]) -> Int[np.ndarray, " k"]:
     return np.flatnonzero(~np.isfinite(x).reshape(len(x) if x.ndim else 1, -1).all(1))
 
 
-def from_uint8(x: UInt8[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+def from_uint8(x: np.ndarray) -> Float32[np.ndarray, "..."]:
     """x / 127.5 - 1: 0..255 to [-1, 1]. ValueError for other arrays than uint8, whose range is another."""
     if x.dtype != np.uint8:
         raise ValueError(f"the pictures are {x.dtype}; uint8 from 0 to 255 is expected")

@@ -243,7 +243,7 @@ def test_random_rectangles_stay_inside_at_both_ends_of_their_draws():
             assert pictures.random_crop(noise(*shape), (12, 20), np.array(draws)).shape == (12, 20, shape[-1])
 
 
-@pytest.mark.parametrize("size", [(0, 8), (8, 0), (1, 2, 3)])
+@pytest.mark.parametrize("size", [(0, 8), (8, 0), -1])
 def test_sizes_that_are_none_are_refused(size):
     with pytest.raises(ValueError, match="image_size is"):
         data.make_source(ONE, size)

@@ -18,7 +18,6 @@ OPTIONS = {
     "image_size is": "--data.image-size is",
     "give image_size": "give --data.image-size",
     "data_dir": "--data.dir",
-    "has no split": "has no --data.split or --data.held-out",
     "without held-out data": "without held-out data (--diffusion.eval-every 0 --classifier.eval-every 0)",
 }
 
