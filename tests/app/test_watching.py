@@ -278,7 +278,7 @@ def test_on_parts_the_numbers_are_the_same(watched, tiny):
     parts = run._replace(experiment=dataclasses.replace(run.experiment, shard_parameters=True, devices=8))
     devices = parallel.choose_devices(8)
     source = lambda: run.experiment.data.make(held_out=True)  # noqa: E731
-    params = runs.params(watched[0], "diffusion", parallel.part_of(devices))
+    params = runs.params(watched[0], "diffusion", parallel.leaf_sharding(devices))
     measure = watching.measuring(parts, source)
     found = measure.evaluate(SimpleNamespace(ema=params))
     assert found == pytest.approx(measured_rows(watched[0])[4], rel=2e-3)

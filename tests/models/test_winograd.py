@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from guided_jax.models import UNet, prepared
+from guided_jax.models import UNet, prepare_params
 from guided_jax.models.ops import convolution, winograd
 
 SIZES = {"even": (8, 12), "cut": (7, 9), "small": (3, 4)}
@@ -120,10 +120,10 @@ def test_accelerators_do_not_trace_it(monkeypatch):
 
     network, params, *example = unet(False)
     assert tiles_in_the_gradient() > 0
-    assert "winograd" in prepared(network, params, *example)
+    assert "winograd" in prepare_params(network, params, *example)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert tiles_in_the_gradient() == 0
-    assert "winograd" not in prepared(network, params, *example)
+    assert "winograd" not in prepare_params(network, params, *example)
 
 
 def test_a_batch_of_kernels_or_of_nothing_goes_by_the_definition():
@@ -151,12 +151,12 @@ def unet(plain, **options):
 @pytest.mark.parametrize("remat", [False, True])
 def test_a_network_computes_the_same_with_kernels_transformed_before(remat):
     network, params, x, t = unet(False, remat=remat)
-    ready = prepared(network, params, x[:1], t[:1])
+    ready = prepare_params(network, params, x[:1], t[:1])
     assert ready["winograd"]["input_blocks_1_0"]["in_layers_2"]["kernel"].shape == (36, 32, 32)
     assert "input_blocks_0_0" not in ready["winograd"]  # of one channel
-    assert prepared(network, ready, x[:1], t[:1]) is ready
+    assert prepare_params(network, ready, x[:1], t[:1]) is ready
     slow = network.clone(plain_convolution=True)
-    assert "winograd" not in prepared(slow, params, x[:1], t[:1])
+    assert "winograd" not in prepare_params(slow, params, x[:1], t[:1])
     want = jax.jit(slow.apply)(params, x, t)
     for given in (params, ready):
         assert away(jax.jit(network.apply)(given, x, t), want) < 1e-4

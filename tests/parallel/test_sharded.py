@@ -45,7 +45,7 @@ def test_a_step_on_parts_is_the_step_on_the_whole():
 
 
 def test_leaves_are_divided_along_their_longest_axis_that_divides():
-    divided = parallel.part_of(DEVICES[:4])
+    divided = parallel.leaf_sharding(DEVICES[:4])
     for shape, spec in [
         ((3, 8), (None, "devices")),
         ((16, 8), ("devices", None)),

@@ -161,7 +161,7 @@ def _evaluation(
 ) -> Callable[[Any], dict[str, float]]:
     see, labels = (
         feature_space.make_extractors(
-            found, parallel.dividing(devices, feature_space.BATCH_SIZE), feature_space.BATCH_SIZE
+            found, parallel.dividing_prefix(devices, feature_space.BATCH_SIZE), feature_space.BATCH_SIZE
         ),
         labels_of(run),
     )
