@@ -81,8 +81,8 @@ class Metrics:
 
 # Phrase of the library's messages -> what the command calls it.
 OPTIONS = {
-    "need judge=...": "need --judge",
-    "need inception=...": "need --inception",
+    "features 'judge' need judge=...": "--features judge needs --judge",
+    "features 'inception' need inception=...": "--features inception needs --inception",
     "inception=": "--inception ",
     "preprocessing=": "--preprocessing ",
     "features 'inception'": "--features inception",

@@ -56,8 +56,8 @@ def examples(path: Path, split: str, labelled: bool = True) -> Examples:
     files = _files(path / split)
     names = _class_names(path / split, files) if labelled else [""] * len(files)
     numbered = "train" in splits and split != "train" and labelled
-    known = _classes_of_training(path, names) if numbered else sorted(set(names))
-    return _examples(path / split, files, names, known)
+    classes = _classes_of_training(path, names) if numbered else sorted(set(names))
+    return _examples(path / split, files, names, classes)
 
 
 def _splits(path: Path) -> list[str]:
@@ -73,11 +73,11 @@ def _splits(path: Path) -> list[str]:
 def _classes_of_training(path, names):
     """Return the classes of the training pictures, which number all splits; ValueError for a class that they lack."""
     root = path / "train"
-    known = sorted(set(_class_names(root, _files(root))))
-    unknown = sorted(set(names) - set(known))
+    classes = sorted(set(_class_names(root, _files(root))))
+    unknown = sorted(set(names) - set(classes))
     if unknown:
         raise ValueError(f"{root} has no class {unknown[0]!r}, another part of {path} has; sort both alike")
-    return known
+    return classes
 
 
 def _is_picture(name: str) -> bool:
@@ -137,8 +137,8 @@ def _class_names(path: Path, files: list[Path]) -> list[str]:
     return [file.name.partition("_")[0] for file in files]
 
 
-def _examples(path, files, names, known):
-    number = {name: index for index, name in enumerate(known)}
+def _examples(path, files, names, classes):
+    number = {name: index for index, name in enumerate(classes)}
     labels = np.asarray([number[name] for name in names], np.int32)
 
     def read(index):
@@ -153,11 +153,11 @@ def _examples(path, files, names, known):
 
     return Examples(
         len(files),
-        len(known),
+        len(classes),
         read_all,
         lambda rows: labels[rows],
         lambda index: str(files[index]),
-        class_names=tuple(known) if known != [""] else None,
+        class_names=tuple(classes) if classes != [""] else None,
         refusal=_refusal(path, files),
     )
 

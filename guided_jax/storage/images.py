@@ -22,7 +22,7 @@ def to_uint8(x: jax.typing.ArrayLike, allow_non_finite: bool = False) -> UInt8[n
 
     ValueError when a value is not finite, unless `allow_non_finite`, which makes nan and -inf 0 and inf 255.
 
-    >>> to_uint8([-1.0, 0.0, 1.0, 3.0])
+    >>> to_uint8(np.array([-1.0, 0.0, 1.0, 3.0]))
     array([  0, 127, 255, 255], dtype=uint8)
     """
     x = np.asarray(x, np.float32)

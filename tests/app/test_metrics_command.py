@@ -167,7 +167,7 @@ def test_the_command_prints_a_table_and_writes_it(two, capsys):
         assert again == pytest.approx(left, rel=1e-9)
 
 
-def test_the_same_question_is_answered_again_and_another_is_not_written_over_it(two, capsys):
+def test_the_file_of_the_same_command_is_replaced_and_that_of_another_is_kept(two, capsys):
     assert run(capsys, *two)[0] == 0
     assert run(capsys, *two, "--devices", 2)[0] == 0
     before = (two[0].parent / "samples.metrics.json").read_text()

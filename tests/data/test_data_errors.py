@@ -40,7 +40,7 @@ def test_damaged_files_are_refused_by_name_or_skipped_and_counted(keep, tmp_path
     assert data.class_frequencies(found)[0] != data.class_frequencies(found)[1]
 
 
-def test_all_damaged(tmp_path):
+def test_a_set_of_damaged_pictures_alone_is_refused(tmp_path):
     write(tmp_path / "a" / "1.png", b"")
     with pytest.raises(ValueError, match="no pictures in this split"):
         data.load(f"folder:{tmp_path}", "train", corrupt="skip")
@@ -207,7 +207,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("words", "asked"), WRONG.items(), ids=WRONG)
-def test_wrong_requests_are_told_in_one_sentence(words, asked, tmp_path):
+def test_wrong_arguments_are_refused_in_one_sentence(words, asked, tmp_path):
     make_npz(tmp_path)
     (tmp_path / "empty").mkdir()
     write(tmp_path / "parts" / "a" / "1.png", png(noise(2, 2, 1)))

@@ -126,7 +126,7 @@ def test_the_order_of_a_folder_is_that_of_the_names_and_not_of_the_disk(tmp_path
     assert found["label"].tolist() == [0, 0, 0, 1, 1, 2]
 
 
-def test_names_carry_the_class_as_in_adm(tmp_path):
+def test_file_names_begin_with_the_class_as_in_adm(tmp_path):
     """The numbers are ranks among the sorted names of all files; a name without "_" is a class of its own."""
     for name in ("n02_7.JPEG", "deep/n01_3.jpg", "n02_1.Png", "zebra.gif"):
         write(tmp_path / name, png(noise(2, 2, 1)))

@@ -168,7 +168,7 @@ def test_an_input_gradient_under_vmap_computes_no_weight_gradient(way):
     assert vmapped == batched < everything
 
 
-def test_what_it_does_not_do_is_refused():
+def test_unsupported_convolutions_are_refused():
     x, kernel = arrays()
     with pytest.raises(ValueError, match="plain_convolution"):
         convolution.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), rhs_dilation=(2, 2))

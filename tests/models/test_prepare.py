@@ -46,7 +46,7 @@ def test_rounded_weights_give_the_same_bits(name):
     assert conversions_of_weights(half, once, *example) == 0
 
 
-def test_only_what_the_layers_round_is_rounded():
+def test_only_weights_that_the_layers_round_are_rounded():
     network, example = NETWORKS["unet"]
     params = weights(network, *example)
     once = prepare_params(network.clone(dtype="bfloat16"), params, *example)["params"]
