@@ -150,6 +150,7 @@ def make_source(
     def read(indices, draws=None):
         found = examples.open(indices)
         image = [fit(picture, None if draws is None else draws[i]) for i, (picture, _) in enumerate(found)]
+        image = [_grey(picture) if shape[-1] == 1 else picture for picture in image]
         for index, picture in zip(indices, image, strict=True):
             if picture.shape != shape:
                 raise ValueError(_shape_mismatch(examples.name(int(index)), picture.shape, shape))
@@ -204,6 +205,12 @@ def _fit(size, crop, channels, background, picture, draws=None):
     if draws is None:
         return pictures.centre_crop(picture, size)
     return pictures.random_crop(picture, size, draws[:3])
+
+
+def _grey(picture):
+    """Return one channel of a grey picture in three, as WebP stores it; any other picture as it is."""
+    is_grey = picture.shape[-1] == 3 and picture.dtype == np.uint8 and (picture == picture[..., :1]).all()
+    return picture[..., :1] if is_grey else picture
 
 
 def _shape(examples, fit, size, channels):
