@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from guided_jax.data.source import Examples, checked, divide, missing_split
+from guided_jax.data.source import Examples, checked
+from guided_jax.data.splits import divide, missing_split
 
 # No compressed byte of a gzip file stands for more than about so many: a header that promises more lies.
 DEFLATE_RATIO = 1032
@@ -23,7 +24,7 @@ IDX_PREFIXES = {"train": "train", "test": "t10k"}
 
 
 def from_npz(path: Path, split: str, labelled: bool = True) -> Examples:
-    """Return the examples of one file, divided by `source.divide`; or of a folder's `SPLIT.npz`."""
+    """Return the examples of one file, divided by `splits.divide`; or of a folder's `SPLIT.npz`."""
     if not path.is_dir():
         return divide(_examples(*read_npz(path), (), labelled, str(path)), split, str(path))
     files = {file.stem: file for file in sorted(path.glob("*.npz"))}

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from guided_jax.data import pictures
-from guided_jax.data.source import Examples, divide, missing_split
+from guided_jax.data.source import Examples
+from guided_jax.data.splits import divide, missing_split
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 # Pictures too, which nothing here decodes.
@@ -38,7 +39,7 @@ def examples(path: Path, split: str, labelled: bool = True) -> Examples:
     """Return the pictures of a folder, in the order of their names.
 
     A folder whose pictures all lie in folders called train, test, val, valid or validation is divided into these splits;
-    any other by `source.divide`, and so is one that holds `train` alone. Classes are the folders on the first
+    any other by `splits.divide`, and so is one that holds `train` alone. Classes are the folders on the first
     level, numbered in the order of their names. When pictures lie there instead, the class is a file's name up to the
     first "_", wherever it lies; a few pictures beside folders that hold more are refused. ValueError for another
     path.

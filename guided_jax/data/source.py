@@ -5,11 +5,11 @@ import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from guided_jax.data import pictures
 
@@ -275,33 +275,3 @@ def _unreadable(examples, rows):
             return [(int(rows[0]), str(error))]
         return [pair for half in np.array_split(rows, 2) for pair in _unreadable(examples, half)]
     return []
-
-
-def held_out(labels: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """Return which examples of undivided data are held out: the 10th, 20th, ... of each class, in order."""
-    order = np.argsort(labels, kind="stable")
-    firsts = np.searchsorted(labels[order], labels[order])
-    held = np.zeros(len(labels), bool)
-    held[order] = (np.arange(len(labels)) - firsts) % 10 == 9
-    return held
-
-
-def missing_split(what: object, split: str, there: Iterable[str]) -> ValueError:
-    """Return the error for a split that a data set does not have."""
-    return ValueError(f"{what} has no split {split!r}; it has {', '.join(there)}")
-
-
-def divide(examples: Examples, split: str, what: str) -> Examples:
-    """Return one side of the division by `held_out`, "train" or "test"; ValueError for another split, and for an empty one.
-
-    what: what the message calls the data.
-    """
-    if split not in ("train", "test"):
-        raise missing_split(what, split, ("test", "train"))
-    held = held_out(examples.labels(np.arange(examples.size)))
-    if split == "test" and not held.any():
-        raise ValueError(
-            f"no class of {what} has the ten pictures of which one would be held out; give more, divide them into train "
-            "and test yourself, or do without held-out data"
-        )
-    return subset(examples, np.flatnonzero(held if split == "test" else ~held))

@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from guided_jax.data import pictures
-from guided_jax.data.source import Examples, missing_split
+from guided_jax.data.source import Examples
+from guided_jax.data.splits import missing_split
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from guided_jax import data
 from guided_jax.app import experiments
 from guided_jax.app import settings as schema
-from guided_jax.data import arrays, source
+from guided_jax.data import arrays, splits
 from tests.kinds import (
     IMAGES,
     LABELS,
@@ -187,7 +187,7 @@ def test_pictures_of_many_shapes_become_equal_or_are_refused(tmp_path):
 
 def test_every_tenth_of_each_class_is_held_out():
     labels = np.array([0] * 25 + [1] * 9 + [2] * 10)[np.random.default_rng(0).permutation(44)]
-    held = source.held_out(labels)
+    held = splits.held_out(labels)
     assert np.bincount(labels[held], minlength=3).tolist() == [2, 0, 1]
     assert np.flatnonzero(labels == 0)[[9, 19]].tolist() == np.flatnonzero(held & (labels == 0)).tolist()
 
