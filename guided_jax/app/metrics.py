@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
@@ -111,9 +111,17 @@ def _is_file(place: str) -> bool:
     return place.endswith(".npz") and not place.startswith("npz:")
 
 
-def evaluate(options: Metrics) -> dict[str, Any]:
-    """Return everything that the table and the JSON file hold."""
-    devices = parallel.choose_devices(options.batch_size, options.devices)
+class Inputs(NamedTuple):
+    """What is compared, in which features. reference: its pictures; stored: the statistics in its file; None if absent."""
+
+    samples: sets.PictureSet
+    reference: sets.PictureSet | None
+    stored: Statistics | None
+    space: feature_space.FeatureSpace
+
+
+def open_inputs(options: Metrics) -> Inputs:
+    """Return the inputs; raise ValueError for everything that can be refused before a picture is read."""
     samples = open_set(str(options.samples), None, None)
     if samples is None:
         raise ValueError(
@@ -124,22 +132,33 @@ def evaluate(options: Metrics) -> dict[str, Any]:
     with translated(OPTIONS):
         space = feature_space.choose(options.judge, options.inception, options.features, options.preprocessing)
         feature_space.check_shapes(space, samples, reference, stored)
-    check_statistics(options, space.name, stored, reference)
+    if stored is not None and stored.features != space.name:
+        there, stored = f"statistics of {stored.features} features", None
+    else:
+        there = "neither pictures nor statistics"
+    if reference is None and stored is None:
+        raise ValueError(
+            f"{options.reference} has {there}, and {space.name} features are measured; give a reference of these"
+        )
+    return Inputs(samples, reference, stored, space)
+
+
+def evaluate(options: Metrics) -> dict[str, Any]:
+    """Return everything that the table and the JSON file hold."""
+    devices = parallel.choose_devices(options.batch_size, options.devices)
+    samples, reference, stored, space = open_inputs(options)
     extractors = feature_space.make_extractors(space, devices, options.batch_size)
     own, own_classes = feature_space.summaries(extractors, samples)
     other, other_classes = (None, None) if reference is None else feature_space.summaries(extractors, reference)
-    if stored is not None and stored.features == space.name:
-        statistics = stored
-    else:
-        assert other is not None  # or `check_statistics` would have refused the reference
-        statistics = statistics_of(other, space.name)
+    statistics = stored or statistics_of(other, space.name)  # type: ignore[arg-type]  # `open_inputs` saw to one of them
     if options.save_statistics:
         save_statistics(options.save_statistics, statistics, *first_pictures(reference))
     numbers = evaluation.evaluate(own, statistics, None if other is None else other.features, seed=options.seed)
     right, real = ({} if each is None else sets.accuracy(each) for each in (own_classes, other_classes))
+    size, dimension = None if reference is None else reference.size, len(statistics.mean)
     return {
         "features": space.name,
-        "dimension": len(statistics.mean),
+        "dimension": dimension,
         "samples": {**right, **numbers},
         "reference": real,
         "pictures": {
@@ -147,9 +166,7 @@ def evaluate(options: Metrics) -> dict[str, Any]:
             "reference": reference.describe() if reference else options.reference,
         },
         "counts": {"samples": samples.size, "reference": statistics.size},
-        "notes": evaluation.notes(
-            samples.size, statistics.size, None if reference is None else reference.size, len(statistics.mean)
-        ),
+        "notes": evaluation.notes(samples.size, statistics.size, size, dimension),
         "asked": record(options),
     }
 
@@ -160,17 +177,6 @@ def first_pictures(reference: sets.PictureSet | None) -> tuple[Any, Any]:
         return None, None
     pictures = np.concatenate(list(itertools.islice(reference.chunks(MAX_STORED // 10), 10)))
     return pictures, None if reference.labels is None else reference.labels[:MAX_STORED]
-
-
-def check_statistics(
-    options: Metrics, features: str, stored: Statistics | None, reference: sets.PictureSet | None
-) -> None:
-    """Raise ValueError when the reference has neither pictures nor statistics of these features."""
-    if reference is None and (stored is None or stored.features != features):
-        there = f"statistics of {stored.features} features" if stored else "neither pictures nor statistics"
-        raise ValueError(
-            f"{options.reference} has {there}, and {features} features are measured; give a reference of these"
-        )
 
 
 def destination(options: Metrics) -> Path:
