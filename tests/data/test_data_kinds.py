@@ -261,6 +261,29 @@ def test_the_settings_reach_the_pictures(tmp_path):
     assert schema.Data("folder:set", tmp_path, labelled=False).make().num_classes == 1
 
 
+def test_rectangles_and_backgrounds_reach_the_pictures(tmp_path):
+    for number in range(3):
+        write(tmp_path / "set" / "a" / f"{number}.png", png(np.zeros((16, 16, 4), np.uint8)))
+    settings = schema.Data("folder:set", tmp_path, image_size=(8, 12), channels="rgb", background=7)
+    assert (everything(settings.make())["image"] == np.full((3, 8, 12, 3), 7)).all()
+    assert schema.from_dict(json.loads(json.dumps(schema.to_dict(settings))), schema.Data) == settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "leave them out with --data.no-labelled"),
+        ({"image_size": 0, "labelled": False}, "--data.image-size is 0"),
+        ({"crop": "random", "labelled": False}, "give --data.image-size"),
+        ({"held_out": "valid", "labelled": False}, "has no split 'valid'; it has test, train"),
+    ],
+)
+def test_errors_of_data_name_the_options_of_the_command(changes, words, tmp_path):
+    np.savez(tmp_path / "set.npz", IMAGES)
+    with pytest.raises(ValueError, match=words):
+        schema.Data("npz:set.npz", tmp_path, **changes).make(held_out="held_out" in changes)
+
+
 SHAPES_OF = {"fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3), "folder": (64, 64, 3), "npz": (32, 32, 3)}
 
 

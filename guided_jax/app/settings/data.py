@@ -40,6 +40,8 @@ class Data:
     """How a picture becomes a square: its middle, a random part, or squeezed."""
     channels: Literal["as-is", "grey", "grey-alpha", "rgb", "rgba"] = "as-is"
     """What the pictures are converted to."""
+    background: int = 255
+    """Grey value, 0 to 255, under transparent pictures that are converted to grey or rgb."""
     flip: bool = False
     """Mirror half of the training images."""
     labelled: bool = True
@@ -51,6 +53,6 @@ class Data:
         """The pictures to train with, or the held-out ones, whose crops are never random."""
         split = self.held_out if held_out else self.split
         crop = "centre" if held_out and self.crop == "random" else self.crop
-        channels = CHANNELS[self.channels]
+        picture = self.image_size, crop, CHANNELS[self.channels]
         with translated(OPTIONS):
-            return data.load(self.name, split, self.dir, self.image_size, crop, channels, self.labelled, self.corrupt)
+            return data.load(self.name, split, self.dir, *picture, self.labelled, self.corrupt, self.background)
