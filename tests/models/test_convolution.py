@@ -78,10 +78,10 @@ def test_value_and_gradients(case):
 def test_the_accelerators_own_form_is_the_same_gradient(stride):
     x, kernel = arrays((7, 6))
     y, pull = jax.vjp(lambda x: plain(x, kernel, stride), x)
-    how = convolution.How(x.shape[1:3], (3, 3), (stride, stride), ((1, 1), (1, 1)), None, suited=False)
+    spec = convolution.Spec(x.shape[1:3], (3, 3), (stride, stride), ((1, 1), (1, 1)), None, suited=False)
     (expected,) = pull(y)
-    close(convolution._transposed(y, kernel, how), expected)
-    close(convolution._as_convolution(y, kernel, how), expected)
+    close(convolution._transposed(y, kernel, spec), expected)
+    close(convolution._as_convolution(y, kernel, spec), expected)
 
 
 def test_bfloat16():

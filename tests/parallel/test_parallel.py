@@ -49,7 +49,7 @@ def test_only_an_explicit_count_can_be_wrong():
         parallel.choose_devices(18, 9)
     with pytest.raises(ValueError, match="0 devices"):
         parallel.choose_devices(8, 0)
-    with pytest.raises(ValueError, match="a batch of 0"):
+    with pytest.raises(ValueError, match="batch_size is 0"):
         parallel.choose_devices(0)
 
 
