@@ -61,7 +61,7 @@ RANGES: dict[str, Range] = {
     # nll, judge, posthoc
     **{"probes": COUNT, "Judging.num_steps": COUNT, "sigma_rel": POWER, "step": COUNT},
     # train: data and schedule
-    **{"image_size": Range(1, LARGEST_SIDE), "Schedule.num_steps": Range(1, MOST_LEVELS)},
+    **{"image_size": Range(1, LARGEST_SIDE), "background": Range(0, 255), "Schedule.num_steps": Range(1, MOST_LEVELS)},
     # train: processes
     **{"num_processes": COUNT, "process_id": NOT_NEGATIVE},
     # train: all `*_every` settings, and counts

@@ -173,7 +173,7 @@ def test_a_drawing_rounds_its_weights_once_and_is_the_same(settings, monkeypatch
         return jax.jit(drawn)(params, jax.random.key(0), jnp.int32(3), jnp.float32(1), None, low_res)
 
     once, seen = once_more(), []
-    monkeypatch.setattr(models, "prepared", lambda network, params, *example: seen.append(network) or params)
+    monkeypatch.setattr(models, "prepare_params", lambda network, params, *example: seen.append(network) or params)
     assert jnp.array_equal(once, once_more())
     assert len(seen) == 2
 

@@ -85,7 +85,9 @@ def _describe(run: runs.Run, space: feature_space.FeatureSpace, reference: sets.
     """Return what is compared, and a note for each metric that needs more pictures."""
     count = run.experiment.diffusion.measure_samples
     size = jax.eval_shape(space.features, jax.ShapeDtypeStruct(run.facts.image_shape, jnp.uint8)).pool.size
-    what = f"measuring {count} samples ({metrics.balance(labels_of(run))}) against {reference.said()}, by {space.name}"
+    what = (
+        f"measuring {count} samples ({metrics.balance(labels_of(run))}) against {reference.describe()}, by {space.name}"
+    )
     return "\n".join(
         [what, *(f"note: {note}" for note in evaluation.notes(count, reference.size, reference.size, size))]
     )
@@ -111,8 +113,8 @@ def _make_evaluation(
     devices: list[jax.Device],
 ) -> Callable[[Any], dict[str, float]]:
     """Return the function state -> metrics; the reference is computed at the first call."""
-    at_once, labels = feature_space.AT_ONCE, labels_of(run)
-    extract = feature_space.make_extractors(space, parallel.dividing(devices, at_once), at_once)
+    at_once, labels = feature_space.BATCH_SIZE, labels_of(run)
+    extract = feature_space.make_extractors(space, parallel.dividing_prefix(devices, at_once), at_once)
 
     @functools.cache
     def reference() -> metrics.Reference:
