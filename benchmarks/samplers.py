@@ -168,7 +168,7 @@ def plane(name: str) -> Callable[..., Any]:
 def class_spread() -> Callable[[NoiseLevel], Any]:
     """Var(x_0 | x_t) of the class, measured as it would be for a network."""
     draws = jax.vmap(lambda key: mixture.MIXTURE.sample(key, 0))(keys_of(5, 2000))
-    return reverse.measured_spread(jax.random.key(6), mixture.C, draws, schedule.respace(TABLES["cosine"], 100))
+    return reverse.estimated_spread(jax.random.key(6), mixture.C, draws, schedule.respace(TABLES["cosine"], 100))
 
 
 def keys_of(seed: int, count: int) -> Any:
