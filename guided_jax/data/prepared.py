@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import importlib.util
 import io
 import os
 import re
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from guided_jax import extras
 from guided_jax.data import pictures
 from guided_jax.data.source import Examples, no_split
 
@@ -91,13 +91,13 @@ def _needs_tensorflow(builder):
     """Whether preparing will fail without it: so for the sets that TFDS brings with their Image features."""
     images = any(isinstance(feature, tfds.features.Image) for feature in _by_name(builder).values())
     theirs = type(builder).__module__.startswith("tensorflow_datasets.")
-    return images and theirs and importlib.util.find_spec("tensorflow") is None
+    return images and theirs and not extras.is_installed("tensorflow")
 
 
 def _without_tensorflow(name, builder):
     return (
         f"tfds:{name} is not prepared in {builder.data_path}, and preparing it needs TensorFlow: "
-        "pip install 'guided-jax[tf]', or give the --data.dir where it was prepared"
+        f"{extras.install_line('tf')}, or give the --data.dir where it was prepared"
     )
 
 

@@ -15,7 +15,7 @@ LAYERS = (
 )
 SIBLINGS = (("guidance", "reverse"),)
 # Knows no alpha: nothing of LAYERS but the arithmetic.
-MACHINERY = ("training", "storage", "models", "pretrained", "adm", "data", "metrics", "parallel")
+MACHINERY = ("training", "storage", "models", "pretrained", "adm", "data", "metrics", "parallel", "extras")
 APP = "app"
 DOORS = ("__main__.py",)  # `python -m`, which call the application
 
