@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import importlib.util
 import io
 import os
 import re
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from guided_jax import extras
 from guided_jax.data import pictures
 from guided_jax.data.source import Examples
 from guided_jax.data.splits import missing_split
@@ -92,13 +92,13 @@ def _needs_tensorflow(builder):
     """Return whether preparing needs TensorFlow, which is missing: so for Image features of the sets that TFDS brings."""
     images = any(isinstance(feature, tfds.features.Image) for feature in _by_name(builder).values())
     theirs = type(builder).__module__.startswith("tensorflow_datasets.")
-    return images and theirs and importlib.util.find_spec("tensorflow") is None
+    return images and theirs and not extras.is_installed("tensorflow")
 
 
 def _without_tensorflow(name, builder):
     return (
         f"tfds:{name} is not prepared in {builder.data_path}, and preparing it needs TensorFlow: "
-        "pip install 'guided-jax[tf]', or give the data_dir where it was prepared"
+        f"{extras.install_line('tf')}, or give the data_dir where it was prepared"
     )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from guided_jax import extras
+
 
 class Tensors(Mapping[str, np.ndarray]):
     """Mapping name -> array; each array is read on access and not kept."""
@@ -32,9 +34,9 @@ class Tensors(Mapping[str, np.ndarray]):
 def read_state_dict(path: str | Path) -> Mapping[str, np.ndarray]:
     """Return the mapping torch key -> array of a .npz, .safetensors, .pt or .pth file, float tensors as numpy arrays.
 
-    .safetensors needs the package safetensors, .pt and .pth the package torch (extra "torch"), which reads tensors alone
-    (weights_only) and maps the file instead of copying it. FileNotFoundError for a missing file; ValueError for one of
-    another kind, a damaged one, and one with pickled objects.
+    .pt takes the package torch (extra "weights"), which reads tensors alone (weights_only) and maps the file instead of
+    copying it. FileNotFoundError, ModuleNotFoundError without torch, or ValueError for a file that is none of these, is
+    damaged, or holds pickled objects.
     """
     path = Path(path)
     readers = {".npz": _npz, ".safetensors": _safetensors, ".pt": _torch, ".pth": _torch}
@@ -78,12 +80,7 @@ def _safetensors(path: Path) -> Mapping[str, np.ndarray]:
 
 
 def _torch(path: Path) -> Mapping[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError:
-        raise ValueError(
-            f"{path} is a torch file and needs torch; pip install 'guided-jax[torch]', or save it as .safetensors"
-        ) from None
+    torch: Any = extras.require("torch", "weights", f"reading the torch file {path}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # damaged, of an old format, or with more in it than tensors

@@ -15,7 +15,9 @@ LAYERS = (
 )
 SIBLINGS = (("guidance", "reverse"),)
 # Knows no alpha: nothing of LAYERS but the arithmetic and the checks of arguments.
-MACHINERY = ("progress", "training", "storage", "models", "pretrained", "adm", "data", "metrics", "parallel")
+MACHINERY = (
+    *("extras", "progress", "training", "storage", "models", "pretrained", "adm", "data", "metrics", "parallel"),
+)
 APP = "app"
 DOORS = ("__main__.py",)  # `python -m`, which call the application
 
