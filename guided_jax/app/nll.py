@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from tqdm import tqdm
 
-from guided_jax import data, grid, guidance, likelihood, parallel, sampler, schedule
+from guided_jax import data, grid, guidance, likelihood, parallel, progress, sampler, schedule
 from guided_jax.app import cli, limits, settings
 from guided_jax.app import run as runs
 from guided_jax.app.sample.request import HELD_OUT, NOT_RECORDED, TRAIN, Variance
@@ -174,7 +173,7 @@ def measure(options: Nll, run: runs.Run, found: np.ndarray, labels: np.ndarray) 
         return compiled(params, keys, data.scale(found[indices]), labels[indices].astype(np.int32))
 
     parts = []
-    with tqdm(total=len(found), desc="measuring", unit="image") as bar:
+    with progress.bar(len(found), "measuring", "image") as bar:
         for part in parallel.map_in_chunks(rows, len(found), chunk):
             parts.append(part)
             bar.update(len(part["bits"]))

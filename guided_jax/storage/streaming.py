@@ -4,15 +4,19 @@ Meanwhile a folder `.samples.partial` beside the target holds the two arrays in 
 of rows that are done and the request they belong to. At the end they become one npz file, by one rename.
 """
 
+import contextlib
 import json
+import math
+import os
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from guided_jax.storage import lock
 from guided_jax.storage.files import replacing
 
 IMAGES, LABELS = "arr_0.npy", "arr_1.npy"  # ADM's names inside the npz
@@ -27,23 +31,46 @@ class Stream(NamedTuple):
     labels: np.ndarray  # int64 (N,)
 
 
-def begin(target: Path, count: int, image_shape: tuple[int, ...], request: Mapping[str, Any]) -> tuple[Stream, int]:
-    """Return (stream, rows done) for `count` images, of an interrupted run if it had the same request.
+@contextlib.contextmanager
+def opened(
+    target: Path, count: int, image_shape: tuple[int, ...], request: Mapping[str, Any]
+) -> Iterator[tuple[Stream, int]]:
+    """Yield (stream, rows done) for `count` images, of an interrupted run if it had the same request.
 
-    The unfinished rows of another request are discarded. Raises OSError when there is no room.
+    The unfinished rows of another request are discarded. The folder of `target` has one writer: ValueError names another
+    process that holds it. Raises OSError when there is no room, which is reserved before the first row.
     """
+    with lock.hold(target.parent):
+        yield _begin(target, count, image_shape, request)
+
+
+def _begin(target: Path, count: int, image_shape: tuple[int, ...], request: Mapping[str, Any]) -> tuple[Stream, int]:
     folder = target.with_name(f".{target.stem}.partial")
+    shapes = {IMAGES: (np.uint8, (count, *image_shape)), LABELS: (np.int64, (count,))}
     done = _done(folder, request)
     if done is None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    mode = "w+" if done is None else "r+"
-    shapes = {IMAGES: (np.uint8, (count, *image_shape)), LABELS: (np.int64, (count,))}
-    arrays = [np.lib.format.open_memmap(folder / name, mode, *shapes[name]) for name in (IMAGES, LABELS)]
+        for name, (dtype, shape) in shapes.items():
+            _reserve(folder / name, dtype, shape)
+    arrays = [np.lib.format.open_memmap(folder / name, "r+", *shapes[name]) for name in (IMAGES, LABELS)]
     stream = Stream(folder, request, arrays[0], arrays[1])
     if done is None:
         _note(stream, 0)
     return stream, done or 0
+
+
+def _reserve(path: Path, dtype: Any, shape: tuple[int, ...]) -> None:
+    """Write the header of an array and reserve its room: a sparse file on a full disk would end the process later."""
+    try:
+        np.lib.format.open_memmap(path, "w+", dtype, shape)
+        if hasattr(os, "posix_fallocate"):
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        shutil.rmtree(path.parent, ignore_errors=True)
+        needed = math.prod(shape) * np.dtype(dtype).itemsize / 2**20
+        raise OSError(f"cannot reserve {needed:.0f} MiB in {path.parent}: {error.strerror or error}") from error
 
 
 def put(stream: Stream, start: int, images: np.ndarray, labels: np.ndarray) -> None:

@@ -1,50 +1,57 @@
 """Samples on disk: whole at the end, resumable before, never mixed."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 
 from guided_jax.storage import images, streaming
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 1), np.uint8)
-TOLD = np.arange(10)
+LABELS = np.arange(10)
 
 
 def put(stream, start, stop):
-    streaming.put(stream, start, PICTURES[start:stop], TOLD[start:stop])
+    streaming.put(stream, start, PICTURES[start:stop], LABELS[start:stop])
+
+
+def opened(target, seed=0):
+    return streaming.opened(target, 10, (4, 4, 1), {"seed": seed})
 
 
 def test_rows_become_adms_npz(tmp_path):
     target = tmp_path / "samples.npz"
-    stream, done = streaming.begin(target, 10, (4, 4, 1), {"seed": 0})
-    assert done == 0
-    put(stream, 0, 6)
-    assert not target.exists()
-    put(stream, 6, 10)
-    streaming.finish(stream, target)
+    with opened(target) as (stream, done):
+        assert done == 0
+        put(stream, 0, 6)
+        assert not target.exists()
+        put(stream, 6, 10)
+        streaming.finish(stream, target)
     found, labels = images.load_npz(target)
     np.testing.assert_array_equal(found, PICTURES)
-    np.testing.assert_array_equal(labels, TOLD)
+    np.testing.assert_array_equal(labels, LABELS)
     assert list(tmp_path.iterdir()) == [target]
 
 
 def test_an_interrupted_stream_goes_on_where_it_was(tmp_path):
     target = tmp_path / "samples.npz"
-    stream, _ = streaming.begin(target, 10, (4, 4, 1), {"seed": 0})
-    put(stream, 0, 6)
-    stream.images[6:8] = 7  # a write that was under way, and never counted
+    with opened(target) as (stream, _):
+        put(stream, 0, 6)
+        stream.images[6:8] = 7  # a write that was under way, and never counted
     del stream
-    stream, done = streaming.begin(target, 10, (4, 4, 1), {"seed": 0})
-    assert done == 6
-    put(stream, 6, 10)
-    streaming.finish(stream, target)
+    with opened(target) as (stream, done):
+        assert done == 6
+        put(stream, 6, 10)
+        streaming.finish(stream, target)
     np.testing.assert_array_equal(images.load_npz(target)[0], PICTURES)
 
 
 @pytest.mark.parametrize("damage", ["another request", "no note", "half a note", "no images"])
 def test_what_does_not_belong_together_starts_over(tmp_path, damage):
     target = tmp_path / "samples.npz"
-    stream, _ = streaming.begin(target, 10, (4, 4, 1), {"seed": 0})
-    put(stream, 0, 6)
+    with opened(target) as (stream, _):
+        put(stream, 0, 6)
     note = stream.folder / "progress.json"
     if damage == "no note":
         note.unlink()
@@ -52,6 +59,42 @@ def test_what_does_not_belong_together_starts_over(tmp_path, damage):
         note.write_text(note.read_text()[:9])
     elif damage == "no images":
         (stream.folder / "arr_0.npy").unlink()
-    stream, done = streaming.begin(target, 10, (4, 4, 1), {"seed": 1 if damage == "another request" else 0})
-    assert done == 0
-    assert not stream.images.any()
+    with opened(target, 1 if damage == "another request" else 0) as (stream, done):
+        assert done == 0
+        assert not stream.images.any()
+
+
+def test_a_second_writer_is_refused_and_named_the_first(tmp_path):
+    """And the first one's file holds its rows alone."""
+    target = tmp_path / "samples.npz"
+    with opened(target) as (stream, _):
+        put(stream, 0, 10)
+        with (
+            pytest.raises(ValueError, match=rf"in use by process {os.getpid()} on .* since .*; wait for its end"),
+            opened(target, 1),
+        ):
+            pass
+        streaming.finish(stream, target)
+    np.testing.assert_array_equal(images.load_npz(target)[0], PICTURES)
+
+
+def test_room_is_reserved_before_the_first_row(tmp_path):
+    with streaming.opened(tmp_path / "samples.npz", 4096, (8, 8, 1), {}) as (stream, _):
+        blocks = (stream.folder / "arr_0.npy").stat().st_blocks
+    assert blocks * 512 >= 4096 * 64
+
+
+def test_a_full_disk_is_refused_before_the_first_row(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with (
+        pytest.raises(OSError, match=r"cannot reserve \d+ MiB in .*: No space left on device"),
+        opened(tmp_path / "samples.npz"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    with opened(tmp_path / "samples.npz") as (_, done):
+        assert done == 0

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from guided_jax import parallel, sampler
+from guided_jax import parallel, progress, sampler
 from guided_jax.app import cli, facts
 from guided_jax.app import run as runs
 from guided_jax.app.sample import checks, diagnostics, draw, guidances, inverse, samplers
@@ -82,7 +81,6 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
         if reuse and is_complete(out, options):
             return out
         begun = {**request(options), "steps": steps}  # other weights do not finish what these began
-        stream, done = streaming.begin(out / "samples.npz", count, run.facts.image_shape, begun)
 
         def rows(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, draw.Drawn]:
             row = inputs(indices)
@@ -92,14 +90,15 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
                 sample(params, indices, row.labels, row.scales, options.seed, row.y, row.low_res),
             )
 
-        with tqdm(total=count, initial=done, desc=label, unit="image", leave=not reuse) as bar:
-            for indices, labels, drawn in parallel.map_in_chunks(rows, count, chunk, done):
-                check_finite(indices, drawn.finite, options)
-                if options.diagnose and indices[0] == 0:
-                    diagnostics.save(out, drawn.observations, samplers.levels_of(options.method, run.model.levels))
-                streaming.put(stream, int(indices[0]), drawn.images, labels)
-                bar.update(len(indices))
-        save(stream, out, run, measure, request(options))
+        with streaming.opened(out / "samples.npz", count, run.facts.image_shape, begun) as (stream, done):
+            with progress.bar(count, label, "image", done) as bar:
+                for indices, labels, drawn in parallel.map_in_chunks(rows, count, chunk, done):
+                    check_finite(indices, drawn.finite, options)
+                    if options.diagnose and indices[0] == 0:
+                        diagnostics.save(out, drawn.observations, samplers.levels_of(options.method, run.model.levels))
+                    streaming.put(stream, int(indices[0]), drawn.images, labels)
+                    bar.update(len(indices))
+            save(stream, out, run, measure, request(options))
         return out
 
     return write

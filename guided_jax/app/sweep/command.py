@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
-from guided_jax import data, metrics, parallel
+from guided_jax import data, metrics, parallel, progress
 from guided_jax.app import cli, judge
 from guided_jax.app import run as runs
 from guided_jax.app.sample import checks, guidances, samplers
@@ -94,8 +93,11 @@ def sweep_run(options: Sampling, run: runs.Run) -> Path:
     prepared = metrics.prepare(metrics.statistics_of(summary, space.name), summary.features)
     reference = Reference(space.name, pictures, others, accuracy_of(extractors, run), prepared)
     drawn = list(draw_all(options, run, out, seeds))
-    bar = tqdm(drawn, desc="measuring", unit="set")
-    rows = [{"scale": scale, "seed": seed, **of_file(folder, extractors, reference)} for scale, seed, folder in bar]
+    rows = []
+    with progress.bar(len(drawn), "measuring", "set") as bar:
+        for scale, seed, folder in drawn:
+            rows.append({"scale": scale, "seed": seed, **of_file(folder, extractors, reference)})
+            bar.update()
     real = [{"seed": seed, **of_real(seed, options, extractors, reference)} for seed in seeds] if others else []
     found = {**describe(described, reference), "rows": rows, "real": real, "asked": request(described, run)}
     save(out, found, grids_of(drawn, pictures))
