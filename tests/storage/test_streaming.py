@@ -6,11 +6,11 @@ import pytest
 from guided_jax.storage import images, streaming
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 1), np.uint8)
-TOLD = np.arange(10)
+LABELS = np.arange(10)
 
 
 def put(stream, start, stop):
-    streaming.put(stream, start, PICTURES[start:stop], TOLD[start:stop])
+    streaming.put(stream, start, PICTURES[start:stop], LABELS[start:stop])
 
 
 def test_rows_become_adms_npz(tmp_path):
@@ -23,11 +23,11 @@ def test_rows_become_adms_npz(tmp_path):
     streaming.finish(stream, target)
     found, labels = images.load_npz(target)
     np.testing.assert_array_equal(found, PICTURES)
-    np.testing.assert_array_equal(labels, TOLD)
+    np.testing.assert_array_equal(labels, LABELS)
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_an_interrupted_stream_goes_on_where_it_was(tmp_path):
+def test_an_interrupted_stream_resumes(tmp_path):
     target = tmp_path / "samples.npz"
     stream, _ = streaming.begin(target, 10, (4, 4, 1), {"seed": 0})
     put(stream, 0, 6)
@@ -41,7 +41,7 @@ def test_an_interrupted_stream_goes_on_where_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["another request", "no note", "half a note", "no images"])
-def test_what_does_not_belong_together_starts_over(tmp_path, damage):
+def test_a_stream_of_another_request_or_damaged_starts_over(tmp_path, damage):
     target = tmp_path / "samples.npz"
     stream, _ = streaming.begin(target, 10, (4, 4, 1), {"seed": 0})
     put(stream, 0, 6)
