@@ -53,7 +53,7 @@ class Job(NamedTuple):
 
 
 def never() -> bool:
-    """Return False: nobody asks to stop."""
+    """Return False: the `stop` of a training that only ends at its last step."""
     return False
 
 

@@ -144,6 +144,14 @@ def test_a_second_training_of_a_run_is_refused_and_changes_nothing(place, capsys
     assert sorted((place / "run").rglob("*")) == files
 
 
+def test_a_second_first_start_leaves_the_folder_to_the_first(place, tmp_path, capsys):
+    with lock.hold(tmp_path / "run"):
+        (tmp_path / "run" / "diffusion").mkdir()  # the first one is about to write its files
+        code, lines = call(words(place, tmp_path / "run"), capsys)
+        assert (code, len(lines)) == (2, 1)
+        assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [lock.NAME, "diffusion"]
+
+
 REFUSED = {
     "does not divide over 3 devices": {"devices": 3},
     "cannot be split into 3 norm groups": {"classifier.network.num-groups": 3},

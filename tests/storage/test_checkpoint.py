@@ -31,7 +31,7 @@ def saved(directory, steps=(1,), keep=2, **notes):
     return state
 
 
-def test_everything_comes_back_with_its_type_on_the_devices_of_the_template(tmp_path):
+def test_a_state_is_restored_with_its_types_on_the_devices_of_the_template(tmp_path):
     state = saved(tmp_path, data_state={"next_index": 7}, config={"a": (1, 2), "b": None})
     template = parallel.place(tiny.state(seed=9), DEVICES[:4])
     found = checkpoint.restore(tmp_path, template)
@@ -55,7 +55,7 @@ def test_a_save_in_the_background_is_not_disturbed_by_donation(tmp_path):
         chex.assert_trees_all_equal(values(found.state), expected)
 
 
-def test_the_last_ones_are_kept_and_any_of_them_can_be_read(tmp_path):
+def test_the_last_checkpoints_are_kept_and_each_can_be_read(tmp_path):
     saved(tmp_path, steps=(1, 3, 10), keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "3"]
     assert checkpoint.latest(tmp_path) == 10
@@ -70,7 +70,7 @@ def test_parameters_alone_need_neither_network_nor_optimizer(tmp_path, which):
     assert all(leaf.devices() == {DEVICES[0]} for leaf in jax.tree.leaves(params))
 
 
-def test_nothing_saved_is_a_clear_answer(tmp_path):
+def test_an_empty_directory_has_no_checkpoint(tmp_path):
     missing = tmp_path / "none"
     assert checkpoint.latest(missing) is None
     assert checkpoint.latest(tmp_path) is None
@@ -142,7 +142,7 @@ def test_a_setting_that_a_newer_version_added_is_no_difference(tmp_path):
     assert checkpoint.restore(tmp_path, tiny.state(), config={"width": 64, "seed": 1}, ignore=["seed"]).step == 1
 
 
-def test_a_place_that_cannot_be_written_is_told_in_one_sentence(tmp_path):
+def test_a_directory_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with (
         pytest.raises(OSError, match=r"^cannot make the directory .*below: [^\n]+$"),

@@ -19,7 +19,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_place_that_cannot_be_written_is_named_in_one_sentence(tmp_path):
+def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with (
         pytest.raises(OSError, match=r"^cannot write .*file/below: [^\n]+$"),
@@ -30,7 +30,7 @@ def test_a_place_that_cannot_be_written_is_named_in_one_sentence(tmp_path):
         files.writable_directory(tmp_path / "file" / "below")
 
 
-def test_the_log_drops_what_a_resumed_run_repeats_and_a_torn_line(tmp_path):
+def test_truncate_drops_later_rows_and_a_torn_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     assert log.read(path) == []
     for step in (10, 20, 30):

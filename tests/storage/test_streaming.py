@@ -34,7 +34,7 @@ def test_rows_become_adms_npz(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_an_interrupted_stream_goes_on_where_it_was(tmp_path):
+def test_an_interrupted_stream_resumes(tmp_path):
     target = tmp_path / "samples.npz"
     with opened(target) as (stream, _):
         put(stream, 0, 6)
@@ -48,7 +48,7 @@ def test_an_interrupted_stream_goes_on_where_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["another request", "no note", "half a note", "no images"])
-def test_what_does_not_belong_together_starts_over(tmp_path, damage):
+def test_a_stream_of_another_request_or_damaged_starts_over(tmp_path, damage):
     target = tmp_path / "samples.npz"
     with opened(target) as (stream, _):
         put(stream, 0, 6)

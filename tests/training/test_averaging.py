@@ -31,13 +31,13 @@ def test_sigma_rel_is_the_standard_deviation_of_the_profile(sigma_rel):
     np.testing.assert_allclose(averaging.sigma_rel_of(gamma), sigma_rel, rtol=1e-9)
 
 
-def test_the_papers_own_pairs():
+def test_the_pairs_of_the_paper():
     """[EDM2] section 3.1: sigma_rel of 0.05 and 0.10 are gamma of about 16.97 and 6.94."""
     np.testing.assert_allclose([averaging.gamma_of(s) for s in (0.05, 0.1)], [16.97, 6.94], atol=0.005)
 
 
 @pytest.mark.parametrize("sigma_rel", [0.0, -0.1, 0.3, float("nan")])
-def test_a_length_that_cannot_be_is_refused(sigma_rel):
+def test_a_sigma_rel_out_of_range_is_refused(sigma_rel):
     with pytest.raises(ValueError, match=r"up to 0\.288"):
         averaging.gamma_of(sigma_rel)
 
@@ -50,7 +50,7 @@ def test_overlap_is_the_integral_of_the_product():
 
 
 def weighted(theta, sigma_rel, step):
-    """sum of theta(i) times how much of it is kept: the product of all later decays ([EDM2] eq. 127 written out)."""
+    """Return the sum of theta(i) times the product of all later decays ([EDM2] eq. 127 written out)."""
     power = averaging.gamma_of(sigma_rel) + 1
     share = (np.arange(1, step + 1) / step) ** power
     return np.diff(share, prepend=0) @ theta[:step]
@@ -118,7 +118,7 @@ def test_an_average_made_afterwards_is_the_one_computed_step_by_step(sigma_rel, 
 
 
 @pytest.mark.parametrize(("sigma_rel", "want"), [(0.02, 0.0180), (0.1, 0.1), (0.25, 0.2406), (0.28, 0.2618)])
-def test_the_length_that_a_mixture_reaches_is_that_of_its_profile(sigma_rel, want):
+def test_the_sigma_rel_of_a_mixture_is_that_of_its_profile(sigma_rel, want):
     """Beside the standard deviation of the steps under the mixture's own weights."""
     steps, sigma_rels, _ = snapshots(walk(), 100)
     weights = averaging.mixture(steps, sigma_rels, 1500, sigma_rel)
@@ -143,12 +143,12 @@ def test_more_snapshots_come_nearer():
     assert errors[0] < errors[1] < errors[2]
 
 
-def test_what_was_not_stored_is_told():
+def test_a_step_before_the_first_snapshot_is_refused():
     with pytest.raises(ValueError, match=r"up to step 50; the stored ones are of \[100, 200\]"):
         averaging.mixture([100, 100, 200], [0.05, 0.1, 0.05], 50, 0.1)
 
 
-def test_the_state_of_the_optimizer_is_still_its_own():
+def test_the_wrapped_optimizer_keeps_its_state():
     optimizer = averaging.with_averages(optax.sgd(0.5, momentum=0.9), (0.1,))
     params = {"w": jnp.ones(3)}
     state = optimizer.init(params)

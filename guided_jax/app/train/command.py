@@ -17,13 +17,11 @@ Train every network of an experiment; the same command again resumes from the la
   --devices N                                how many (as many as divide the batch)
 """
 
-import contextlib
 import dataclasses
 import functools
-import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,8 +31,7 @@ from guided_jax import data, parallel
 from guided_jax.app import best_checkpoint, cli, experiments, facts, limits, posthoc, signals
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
-from guided_jax.app.train import checks, curves, grids, job, networks, sample_metrics
-from guided_jax.storage import checkpoint, lock, log
+from guided_jax.app.train import checks, curves, folder, grids, job, networks, sample_metrics
 from guided_jax.training import loop
 
 
@@ -76,7 +73,7 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
     for part in parts:
         names = measured.names if measured and part == "diffusion" else ()
         best_checkpoint.check(part, getattr(experiment, part), names)
-    with _exclusive(out):
+    with folder.exclusive(out):
         runs.create(out, experiment, known)
         _announce(experiment, measured)
         return all(_fit(run, part, sources, out, stop, measured) for part in parts)
@@ -112,42 +109,6 @@ def _announce(experiment: schema.Experiment, measured: sample_metrics.SampleMetr
     for line in [measured.description if measured else None, *notes]:
         if line and parallel.primary():
             print(line, flush=True)
-
-
-@contextlib.contextmanager
-def _exclusive(out: Path) -> Iterator[None]:
-    """Hold the folder's lock; after an error in a first start that trained no step, remove what it wrote."""
-    if not parallel.primary():
-        yield
-        return
-    missing = [path for path in (*_written(out), out, *out.parents) if not path.exists()]
-    try:
-        with lock.hold(out):
-            yield
-    except BaseException:
-        if out / "config.json" in missing and not _has_trained(out):
-            _remove(missing)
-        raise
-
-
-def _written(out: Path) -> list[Path]:
-    return [out / "config.json", *(out / part for part in networks.PARTS)]
-
-
-def _has_trained(out: Path) -> bool:
-    """Return whether a step of any network was recorded or saved."""
-    return any(log.read(out / part / "metrics.jsonl") for part in networks.PARTS) or any(
-        checkpoint.steps(out / part / "checkpoints") for part in networks.PARTS
-    )
-
-
-def _remove(paths: Sequence[Path]) -> None:
-    """Remove files and the folders of networks, and those folders above them that are empty."""
-    for path in paths:
-        if path.name in networks.PARTS:
-            shutil.rmtree(path, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            path.rmdir() if path.is_dir() else path.unlink()
 
 
 def main(args: Sequence[str]) -> None:
