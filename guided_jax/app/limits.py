@@ -48,7 +48,7 @@ RANGES: dict[str, Range] = {
     # nll, judge, posthoc
     **{"probes": COUNT, "Judging.num_steps": COUNT, "sigma_rel": Range(0, 0.2886, above=True), "step": COUNT},
     # train: data and schedule
-    **{"image_size": Range(1, LARGEST_SIDE), "Schedule.num_steps": COUNT},
+    **{"image_size": Range(1, LARGEST_SIDE), "background": Range(0, 255), "Schedule.num_steps": COUNT},
     # train: how often, how many
     **dict.fromkeys(("num_steps", "sample_every", "eval_every", "measure_every"), NOT_NEGATIVE),
     **dict.fromkeys(("checkpoint_every", "log_every", "eval_examples", "measure_samples", "keep"), COUNT),

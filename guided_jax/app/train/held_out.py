@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from guided_jax import data, sampler, training
-from guided_jax.storage import images
 
 
 def evaluation(
@@ -28,7 +27,7 @@ def evaluation(
 
     def measure(params: Any, rows: np.ndarray) -> Any:
         batch = source.read(rows)
-        batch = {**batch, "image": images.from_uint8(batch["image"])}
+        batch = {**batch, "image": data.scale(batch["image"])}
         value, metrics = compiled(params, sampler.keys(key, rows), batch)
         return jax.device_get({"loss": value, **metrics})
 
