@@ -647,7 +647,7 @@ SLIPS = (
         "metrics_command",
         (
             "spatial.mean, spatial.covariance, *statistics.spatial",
-            "samples.moments.mean, samples.moments.covariance, *law",
+            "samples.moments.mean, samples.moments.covariance, *target",
         ),
         only="spatial",
     ),

@@ -4,16 +4,16 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
 
 from guided_jax import data, parallel
 from guided_jax.app import cli, limits
+from guided_jax.app.translate import translated
 from guided_jax.metrics import evaluation, feature_space, sets
 from guided_jax.metrics.files import Statistics, load_statistics, save_statistics, statistics_of
-from guided_jax.metrics.summary import Summary
 from guided_jax.storage.files import answers, replacing
 
 MAX_STORED = 10_000  # pictures that --save-statistics keeps beside the statistics
@@ -79,6 +79,16 @@ class Metrics:
     """Replace a JSON file that holds the metrics of another command."""
 
 
+# Phrase of the library's messages -> what the command calls it.
+OPTIONS = {
+    "features 'judge' need judge=...": "--features judge needs --judge",
+    "features 'inception' need inception=...": "--features inception needs --inception",
+    "inception=": "--inception ",
+    "preprocessing=": "--preprocessing ",
+    "features 'inception'": "--features inception",
+    "features 'judge'": "--features judge",
+    "features 'pixels'": "--features pixels",
+}
 # Options that change no number.
 UNRECORDED = ("out", "overwrite", "devices", "batch_size", "save_statistics")
 
@@ -101,34 +111,62 @@ def _is_file(place: str) -> bool:
     return place.endswith(".npz") and not place.startswith("npz:")
 
 
-def evaluate(options: Metrics) -> dict[str, Any]:
-    """Return everything that the table and the JSON file hold."""
-    devices = parallel.choose_devices(options.batch_size, options.devices)
+class Inputs(NamedTuple):
+    """What is compared, in which features. reference: its pictures; stored: the statistics in its file; None if absent."""
+
+    samples: sets.PictureSet
+    reference: sets.PictureSet | None
+    stored: Statistics | None
+    space: feature_space.FeatureSpace
+
+
+def open_inputs(options: Metrics) -> Inputs:
+    """Return the inputs; raise ValueError for everything that can be refused before a picture is read."""
     samples = open_set(str(options.samples), None, None)
     if samples is None:
         raise ValueError(
             f"{options.samples} has no pictures under arr_0, which are what is measured; give another file"
         )
     reference = open_set(options.reference, options.split, options.data_dir)
-    space = feature_space.choose(options.judge, options.inception, options.features, options.preprocessing)
+    stored = load_statistics(options.reference) if _is_file(options.reference) else None
+    with translated(OPTIONS):
+        space = feature_space.choose(options.judge, options.inception, options.features, options.preprocessing)
+        feature_space.check_shapes(space, samples, reference, stored)
+    if stored is not None and stored.features != space.name:
+        there, stored = f"statistics of {stored.features} features", None
+    else:
+        there = "neither pictures nor statistics"
+    if reference is None and stored is None:
+        raise ValueError(
+            f"{options.reference} has {there}, and {space.name} features are measured; give a reference of these"
+        )
+    return Inputs(samples, reference, stored, space)
+
+
+def evaluate(options: Metrics) -> dict[str, Any]:
+    """Return everything that the table and the JSON file hold."""
+    devices = parallel.choose_devices(options.batch_size, options.devices)
+    samples, reference, stored, space = open_inputs(options)
     extractors = feature_space.make_extractors(space, devices, options.batch_size)
     own, own_classes = feature_space.summaries(extractors, samples)
     other, other_classes = (None, None) if reference is None else feature_space.summaries(extractors, reference)
-    statistics = statistics_for(options, space.name, other)
+    statistics = stored or statistics_of(other, space.name)  # type: ignore[arg-type]  # `open_inputs` saw to one of them
     if options.save_statistics:
         save_statistics(options.save_statistics, statistics, *first_pictures(reference))
     numbers = evaluation.evaluate(own, statistics, None if other is None else other.features, seed=options.seed)
-    right, real = ({} if each is None else sets.judged(each) for each in (own_classes, other_classes))
+    right, real = ({} if each is None else sets.accuracy(each) for each in (own_classes, other_classes))
+    size, dimension = None if reference is None else reference.size, len(statistics.mean)
     return {
         "features": space.name,
-        "dimension": len(statistics.mean),
+        "dimension": dimension,
         "samples": {**right, **numbers},
         "reference": real,
-        "pictures": {"samples": samples.said(), "reference": reference.said() if reference else options.reference},
+        "pictures": {
+            "samples": samples.describe(),
+            "reference": reference.describe() if reference else options.reference,
+        },
         "counts": {"samples": samples.size, "reference": statistics.size},
-        "notes": evaluation.notes(
-            samples.size, statistics.size, None if reference is None else reference.size, len(statistics.mean)
-        ),
+        "notes": evaluation.notes(samples.size, statistics.size, size, dimension),
         "asked": record(options),
     }
 
@@ -139,19 +177,6 @@ def first_pictures(reference: sets.PictureSet | None) -> tuple[Any, Any]:
         return None, None
     pictures = np.concatenate(list(itertools.islice(reference.chunks(MAX_STORED // 10), 10)))
     return pictures, None if reference.labels is None else reference.labels[:MAX_STORED]
-
-
-def statistics_for(options: Metrics, features: str, summary: Summary | None) -> Statistics:
-    """Return the statistics in the reference's file if they are of these features, else those of its pictures."""
-    found = load_statistics(options.reference) if _is_file(options.reference) else None
-    if found is not None and found.features == features:
-        return found
-    if summary is None:
-        there = f"statistics of {found.features} features" if found else "neither pictures nor statistics"
-        raise ValueError(
-            f"{options.reference} has {there}, and {features} features are measured; give a reference of these"
-        )
-    return statistics_of(summary, features)
 
 
 def destination(options: Metrics) -> Path:

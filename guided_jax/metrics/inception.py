@@ -1,7 +1,7 @@
 """Features by Inception-v3, and how pictures of any size are brought to its 299 x 299.
 
 Sources: [FID] Heusel et al. 1706.08500 and its TensorFlow network of 2015-12-05; [ADM]'s evaluator, which feeds that
-network and takes sFID's features from it ([sFID] Nash et al. 2103.03841); pytorch-fid, which has its weights in torch.
+network and takes the features of sFID from it ([sFID] Nash et al. 2103.03841); pytorch-fid, which has its weights in torch.
 """
 
 from collections.abc import Mapping
@@ -25,11 +25,11 @@ def features_name(module: InceptionV3) -> str:
 def inception_features(
     module: InceptionV3, params: Mapping[str, Any], preprocessing: Literal["tensorflow", "pytorch-fid"] = "tensorflow"
 ) -> FeatureFunction:
-    """picture -> `Features` of 2048, 17 x 17 x 7 and the logits without their bias, which [ADM]'s Inception Score takes.
+    """Return the function picture -> `Features`: 2048 numbers, 17 x 17 x 7, and logits without bias, as [ADM] takes them.
 
-    tensorflow: 0..255 is resized from the corner of the first pixel, then (x - 128) / 128, as the network of 2015 does it
-    itself ([ADM], the original FID). pytorch-fid: resized about half-pixel centres, then x / 127.5 - 1. Grey pictures are
-    repeated three times; ValueError for other channels.
+    preprocessing: "tensorflow", where 0..255 is resized from the corner of the first pixel, then (x - 128) / 128, as the
+    network of 2015 does it itself ([ADM], the original FID); or "pytorch-fid", resized about half-pixel centres, then
+    x / 127.5 - 1. Grey pictures are repeated three times; ValueError for other channels.
     """
     bias = params["params"]["fc"]["bias"]
 
@@ -43,24 +43,27 @@ def inception_features(
 
 
 def rgb(picture: UInt8[Array | np.ndarray, "h w c"]) -> UInt8[Array, "h w 3"]:
-    """Three channels of one or three; ValueError for others."""
+    """Return a picture of one or three channels with three; ValueError for others."""
     if picture.shape[-1] not in (1, 3):
-        raise ValueError(f"Inception sees pictures of 1 or 3 channels, these have {picture.shape[-1]}")
+        raise ValueError(f"Inception takes pictures of 1 or 3 channels, these have {picture.shape[-1]}")
     return jnp.broadcast_to(picture, (*picture.shape[:2], 3))
 
 
 def resize(
     x: Float[Array | np.ndarray, "h w c"], half_pixel: bool, side: int = SIDE
 ) -> Float[Array, "{side} {side} c"]:
-    """Bilinear and without antialiasing, to `side` x `side`."""
+    """Resize to `side` x `side`, bilinear and without antialiasing; half_pixel: see `interpolation`."""
     rows, columns = (interpolation(size, side, half_pixel) for size in x.shape[:2])
     precise = jax.lax.Precision.HIGHEST
     return jnp.einsum("ih,jw,hwc->ijc", rows, columns, x, precision=precise)
 
 
 def interpolation(size: int, side: int, half_pixel: bool) -> Float[np.ndarray, "{side} {size}"]:
-    """The weights of `size` pixels in each of `side`: pixel i is at i size / side, or, centres being at half pixels, at
-    (i + 1/2) size / side - 1/2; beyond the ends the last pixel counts."""
+    """Return the weights of `size` pixels in each of `side` interpolated ones.
+
+    Pixel i is at i size / side, or, where centres are at half pixels, at (i + 1/2) size / side - 1/2; beyond the ends the
+    last pixel counts.
+    """
     place = (np.arange(side) + 0.5 * half_pixel) * (size / side) - 0.5 * half_pixel
     place = np.clip(place, 0, size - 1)
     low = np.floor(place).astype(int)

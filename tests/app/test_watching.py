@@ -145,7 +145,7 @@ def test_the_direction_is_from_a_bad_model_to_a_good_one():
     """Draws of the law itself, and of one that is too narrow and beside it."""
     draw = np.random.default_rng(0).normal
     reference, good, bad = draw(size=(80, 3)), draw(size=(80, 3)), draw(0.6, 0.4, size=(80, 3))
-    of = lambda x: metrics.Summary(x, metrics.measure(x))  # noqa: E731
+    of = lambda x: metrics.Summary(x, metrics.Moments.of(x))  # noqa: E731
     better, worse = (metrics.evaluate(of(x), metrics.statistics_of(of(reference)), reference) for x in (good, bad))
     for name in ("fd", "fd_infinity", "kid", "recall", "coverage"):
         assert (better[name] > worse[name]) == keeping.highest(f"samples_{name}"), name
@@ -278,7 +278,7 @@ def test_on_parts_the_numbers_are_the_same(watched, tiny):
     parts = run._replace(experiment=dataclasses.replace(run.experiment, shard_parameters=True, devices=8))
     devices = parallel.choose_devices(8)
     source = lambda: run.experiment.data.make(held_out=True)  # noqa: E731
-    params = runs.params(watched[0], "diffusion", parallel.part_of(devices))
+    params = runs.params(watched[0], "diffusion", parallel.leaf_sharding(devices))
     measure = watching.measuring(parts, source)
     found = measure.evaluate(SimpleNamespace(ema=params))
     assert found == pytest.approx(measured_rows(watched[0])[4], rel=2e-3)

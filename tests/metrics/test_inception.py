@@ -119,7 +119,7 @@ def test_the_command_measures_by_inception(tmp_path, capsys):
     ("preprocessing", "white", "second"),
     [("tensorflow", 127 / 128, 255 * 7 / 299 / 128 - 1), ("pytorch-fid", 1, -1)],
 )
-def test_what_the_network_is_shown(preprocessing, white, second):
+def test_the_input_of_the_network(preprocessing, white, second):
     """Grey in all three channels, at the network's size, in the range that each of the two takes.
 
     second: the second of 299 columns made of 7, the first black and the others white. Counted from the corner of the first

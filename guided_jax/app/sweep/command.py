@@ -50,7 +50,7 @@ def sweep(options: Sampling, run: runs.Run, writer: Callable[[Sampling, runs.Run
     out, said = destination(options), options
     options = dataclasses.replace(options, labels=labels_of(options, run))
     by = looking(options, run)
-    see = feature_space.make_extractors(by, parallel.choose_devices(feature_space.AT_ONCE), feature_space.AT_ONCE)
+    see = feature_space.make_extractors(by, parallel.choose_devices(feature_space.BATCH_SIZE), feature_space.BATCH_SIZE)
     summary = see.features(pictures)
     prepared = metrics.prepare(metrics.statistics_of(summary, by.name), summary.features)
     reference = Reference(by.name, pictures, others, accuracy_of(see, run), prepared)
@@ -116,7 +116,7 @@ def accuracy_of(see: feature_space.Extractors, run: runs.Run) -> Numbers:
     source = judge.pictures_held_out(run)
     if source is None or see.judge is None:
         return {}
-    return sets.judged(see.judge(sets.from_source("held-out data", source), quiet=True))
+    return sets.accuracy(see.judge(sets.from_source("held-out data", source), quiet=True))
 
 
 def of_file(folder: Path, see: feature_space.Extractors, reference: Reference) -> Numbers:
@@ -177,7 +177,7 @@ def described(options: Sampling, reference: Reference) -> dict[str, Any]:
         "labels": f"{' '.join(map(str, options.labels))}, in turn" if options.labels else "in the data's proportions",
         "features": reference.features,
         "dimension": dimension,
-        "reference": reference.pictures.said(),
+        "reference": reference.pictures.describe(),
         "num_real": others,
         "notes": evaluation.notes(count, size, size, dimension),
         "command": command(options),
@@ -221,7 +221,7 @@ def grids_of(drawn: Sequence[tuple[float, int, Path]], reference: sets.PictureSe
 
 def grid_of(pictures: sets.PictureSet, rows: int = 4, columns: int = 10) -> np.ndarray:
     """The first few of each class, a column a class, where up to 16 classes are known; else the first forty."""
-    first = np.concatenate(list(itertools.islice(pictures.chunks(feature_space.AT_ONCE), 16)))
+    first = np.concatenate(list(itertools.islice(pictures.chunks(feature_space.BATCH_SIZE), 16)))
     labels = None if pictures.labels is None else pictures.labels[: len(first)]
     chosen = np.arange(min(len(first), rows * columns))
     if labels is not None and (labels >= 0).all() and 2 <= len(classes := np.unique(labels)) <= 16:

@@ -135,7 +135,9 @@ def _said(run: runs.Run, found: feature_space.FeatureSpace, reference: sets.Pict
     """What the numbers are of, and what to beware of."""
     count = run.experiment.diffusion.measure_samples
     size = jax.eval_shape(found.features, jax.ShapeDtypeStruct(run.facts.image_shape, jnp.uint8)).pool.size
-    what = f"measuring {count} samples ({metrics.balance(labels_of(run))}) against {reference.said()}, by {found.name}"
+    what = (
+        f"measuring {count} samples ({metrics.balance(labels_of(run))}) against {reference.describe()}, by {found.name}"
+    )
     return "\n".join(
         [what, *(f"note: {note}" for note in evaluation.notes(count, reference.size, reference.size, size))]
     )
@@ -158,7 +160,9 @@ def _evaluation(
     devices: list[jax.Device],
 ) -> Callable[[Any], dict[str, float]]:
     see, labels = (
-        feature_space.make_extractors(found, parallel.dividing(devices, feature_space.AT_ONCE), feature_space.AT_ONCE),
+        feature_space.make_extractors(
+            found, parallel.dividing_prefix(devices, feature_space.BATCH_SIZE), feature_space.BATCH_SIZE
+        ),
         labels_of(run),
     )
 
