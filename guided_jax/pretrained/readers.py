@@ -1,4 +1,4 @@
-"""Files of weights, read one tensor at a time; nothing in them is ever executed."""
+"""Readers of files of weights, one tensor at a time; nothing in a file is ever executed."""
 
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """name -> array, each read when it is asked for and kept by nobody."""
+    """Mapping name -> array; each array is read on access and not kept."""
 
     def __init__(self, names: list[str], read: Any):
         self._names, self._read = dict.fromkeys(names), read
@@ -30,11 +30,11 @@ class Tensors(Mapping[str, np.ndarray]):
 
 
 def read_state_dict(path: str | Path) -> Mapping[str, np.ndarray]:
-    """torch key -> array of a .npz, .safetensors or .pt file.
+    """Return the mapping torch key -> array of a .npz, .safetensors, .pt or .pth file, float tensors as numpy arrays.
 
-    .safetensors takes the package safetensors, .pt the package torch (extra "torch"), which reads tensors alone
-    (weights_only) and maps the file instead of copying it. FileNotFoundError, or ValueError for a file that is none of
-    these, is damaged, or holds pickled objects.
+    .safetensors needs the package safetensors, .pt and .pth the package torch (extra "torch"), which reads tensors alone
+    (weights_only) and maps the file instead of copying it. FileNotFoundError for a missing file; ValueError for one of
+    another kind, a damaged one, and one with pickled objects.
     """
     path = Path(path)
     readers = {".npz": _npz, ".safetensors": _safetensors, ".pt": _torch, ".pth": _torch}
@@ -82,7 +82,7 @@ def _torch(path: Path) -> Mapping[str, np.ndarray]:
         import torch
     except ImportError:
         raise ValueError(
-            f"{path} is a torch file and torch is not there; pip install 'guided-jax[torch]', or save it as .safetensors"
+            f"{path} is a torch file and needs torch; pip install 'guided-jax[torch]', or save it as .safetensors"
         ) from None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)

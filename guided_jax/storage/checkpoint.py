@@ -239,7 +239,7 @@ def load_params(
 ) -> PyTree:
     """Only the averaged ("ema") or the latest ("params") parameters, as nested dicts.
 
-    They are read onto the first local device, or where `sharding(leaf)`, such as `parallel.part_of`, says. Nothing else is
+    They are read onto the first local device, or by `sharding(leaf)`, such as `parallel.leaf_sharding`. Nothing else is
     read, and neither network nor optimizer is needed. Which checkpoint, and what is raised: as `restore`.
     """
     path, _ = _whole(directory, step)

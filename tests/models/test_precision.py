@@ -108,13 +108,13 @@ def test_remat_that_keeps_products_computes_the_same_gradient():
 
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 2)])
-def test_jaxs_own_attention_kernel_is_ours(batch):
+def test_jaxs_attention_kernel_equals_ours(batch):
     q, k, v = (jax.random.normal(key, (*batch, 6, 2, 8)) for key in jax.random.split(jax.random.key(0), 3))
     np.testing.assert_allclose(fused.kernel("xla")(q, k, v, (2, 3)), blocks.attend(q, k, v), atol=2e-6)
     assert fused.kernel("plain") is None
 
 
-def test_a_network_attends_by_the_kernel_that_it_is_told(monkeypatch):
+def test_a_network_computes_by_its_attention_kernel(monkeypatch):
     net = UNet(1, **SMALL, attention_resolutions=(1,))
     x, t = jax.random.normal(jax.random.key(1), (2, 4, 4, 1)), jnp.zeros(2)
     params = jax.tree.map(lambda leaf: leaf + 0.1, jax.jit(net.init)(jax.random.key(2), x, t))
@@ -163,7 +163,7 @@ def test_samples_of_a_bfloat16_network_are_float32():
 
 
 @pytest.mark.parametrize("settings", [{"self_conditioning": True, "remat": True}, {"low_res": 2}])
-def test_a_drawing_rounds_its_weights_once_and_is_the_same(settings, monkeypatch):
+def test_sampling_rounds_the_weights_once_with_the_same_result(settings, monkeypatch):
     run = assembled("bfloat16", diffusion_only=settings)
     params = {"diffusion": params_in(run, "diffusion"), "classifier": params_of("classifier")}
     low_res = jnp.ones((2, 2, 1)) if "low_res" in settings else None
@@ -173,7 +173,7 @@ def test_a_drawing_rounds_its_weights_once_and_is_the_same(settings, monkeypatch
         return jax.jit(drawn)(params, jax.random.key(0), jnp.int32(3), jnp.float32(1), None, low_res)
 
     once, seen = draw(), []
-    monkeypatch.setattr(models, "prepared", lambda network, params, *example: seen.append(network) or params)
+    monkeypatch.setattr(models, "prepare_params", lambda network, params, *example: seen.append(network) or params)
     assert jnp.array_equal(once, draw())
     assert len(seen) == 2
 

@@ -97,7 +97,7 @@ def writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
     scale, seed and folder. With `reuse` a whole answer to the same request is not drawn again; `told` names the bar."""
     devices = parallel.choose_devices(options.batch_size, options.devices)
     sharded, steps = options.shard_parameters, trained(options)
-    params = parameters(options, parallel.part_of(devices) if sharded else None)
+    params = parameters(options, parallel.leaf_sharding(devices) if sharded else None)
     call = drawer(run, options.method, params, bool(options.labels), devices, options.diagnose, sharded)
     count = options.num_samples
     chunk = parallel.chunk_size(count, options.batch_size, devices)

@@ -72,7 +72,7 @@ def prepared(run: runs.Run, bad: runs.Run, params: Any) -> Any:
     for name, weights in params.items():
         of, part = bad if name == "bad" else run, "classifier" if name == "classifier" else "diffusion"
         network = of.classifier if part == "classifier" else of.unet
-        found[name] = models.prepared(network, weights, *runs.example(of, part))
+        found[name] = models.prepare_params(network, weights, *runs.example(of, part))
     return found
 
 

@@ -47,7 +47,7 @@ SAME_NAME = (
 
 
 def unet(config: Mapping[str, Any]) -> UNet:
-    """The U-Net of the reference constructor's arguments `config`. ValueError for an argument unknown or missing."""
+    """Return the U-Net of the reference constructor's arguments `config`. ValueError for one unknown or missing."""
     config = _complete(config, num_classes=None)
     return UNet(
         out_channels=config["out_channels"],
@@ -58,16 +58,25 @@ def unet(config: Mapping[str, Any]) -> UNet:
 
 
 def classifier(config: Mapping[str, Any]) -> Classifier:
-    """The classifier of the reference constructor's arguments `config`; its `out_channels` are the classes."""
+    """Return the classifier of the reference constructor's arguments `config`; its `out_channels` are the classes."""
     config = _complete(config, pool="adaptive")
     return Classifier(num_classes=config["out_channels"], pool=config["pool"], **_shared(config))
 
 
 def load_unet(config: Mapping[str, Any], state_dict: Mapping[str, np.ndarray]) -> tuple[UNet, dict[str, Any]]:
-    """(module, params), used as module.apply(params, x, t, label, low_res) with images in NHWC.
+    """Return (module, params), used as module.apply(params, x, t, label, low_res) with images in NHWC.
 
     config: the reference constructor's arguments. state_dict: torch key -> array. A first convolution of twice
     `in_channels` makes it the super-resolution network. ValueError naming every key missing, surplus or misshapen.
+
+    >>> config = {"image_size": 8, "in_channels": 3, "model_channels": 32, "out_channels": 6, "num_res_blocks": 1}
+    >>> config |= {"attention_resolutions": (), "channel_mult": (1,), "use_scale_shift_norm": True}
+    >>> shapes = unet_shapes(unet(config), config)
+    >>> shapes["params"]["input_blocks_0_0"]["kernel"].shape  # the torch key input_blocks.0.0.weight, (32, 3, 3, 3)
+    (3, 3, 3, 32)
+    >>> load_unet(config, {})  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: the weights do not fit the configuration: missing input_blocks.0.0.bias, ...
     """
     module = unet(config)
     first = state_dict.get("input_blocks.0.0.weight")
@@ -78,13 +87,13 @@ def load_unet(config: Mapping[str, Any], state_dict: Mapping[str, np.ndarray]) -
 def load_classifier(
     config: Mapping[str, Any], state_dict: Mapping[str, np.ndarray]
 ) -> tuple[Classifier, dict[str, Any]]:
-    """(module, params), used as module.apply(params, x, t); arguments and errors as for `load_unet`."""
+    """Return (module, params), used as module.apply(params, x, t); arguments and errors as for `load_unet`."""
     module = classifier(config)
     return module, import_params(classifier_shapes(module, config), state_dict)
 
 
 def unet_shapes(module: UNet, config: Mapping[str, Any], super_resolution: bool = False) -> dict[str, Any]:
-    """The variables of `module` as shapes; nothing is allocated."""
+    """Return the variables of `module` as shapes; nothing is allocated."""
     x = _image(config)
     label = None if module.num_classes is None else 0
     low_res = x if super_resolution else None
@@ -92,7 +101,7 @@ def unet_shapes(module: UNet, config: Mapping[str, Any], super_resolution: bool 
 
 
 def classifier_shapes(module: Classifier, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables of `module` as shapes; nothing is allocated."""
+    """Return the variables of `module` as shapes; nothing is allocated."""
     return jax.eval_shape(lambda x: module.init(jax.random.key(0), x, 0), _image(config))
 
 
