@@ -17,6 +17,11 @@ bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -e '.[bench]' || echo "PyTorch could not be installed and is left out"
 	$(BIN)/python -m benchmarks.speed
 
+# The site, into site/; site/index.html opens without a server.
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=15
 
@@ -31,10 +36,6 @@ check: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-
-docs: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet -e '.[docs]'
-	$(BIN)/mkdocs build --strict
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, for example: make demo PYTHON=python3.12")'

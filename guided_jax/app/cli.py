@@ -27,8 +27,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("convert", "make a run of published weights"),
     "judge": ("judge", "train the classifier that judges samples"),
     "posthoc": ("posthoc", "make averaged weights of another length after training"),
-    "curves": ("train.monitoring", "draw the curves of a run again"),
-    "demo": ("demo", "train on digits, draw guided ones, judge them"),
+    "curves": ("train.curves", "draw the curves of a run again"),
+    "demo": ("demo.command", "train on digits, draw guided ones, judge them"),
 }
 OVERVIEW = """usage: guided-jax COMMAND [OPTIONS]
 

@@ -1,4 +1,4 @@
-"""Files of weights, read one tensor at a time; nothing in them is ever executed."""
+"""Readers of files of weights, one tensor at a time; nothing in a file is ever executed."""
 
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from guided_jax import extras
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """name -> array, each read when it is asked for and kept by nobody."""
+    """Mapping name -> array; each array is read on access and not kept."""
 
     def __init__(self, names: list[str], read: Any):
         self._names, self._read = dict.fromkeys(names), read
@@ -32,7 +32,7 @@ class Tensors(Mapping[str, np.ndarray]):
 
 
 def read_state_dict(path: str | Path) -> Mapping[str, np.ndarray]:
-    """torch key -> array of a .npz, .safetensors or .pt file.
+    """Return the mapping torch key -> array of a .npz, .safetensors, .pt or .pth file, float tensors as numpy arrays.
 
     .pt takes the package torch (extra "weights"), which reads tensors alone (weights_only) and maps the file instead of
     copying it. FileNotFoundError, ModuleNotFoundError without torch, or ValueError for a file that is none of these, is
