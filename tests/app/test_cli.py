@@ -1,0 +1,268 @@
+"""The command line around every command: the compilation cache, and whose error it is."""
+
+import contextlib
+import io
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from guided_jax.app import cli, compilation_cache, errors
+from tests.scripts import ROOT, alone
+
+JAX_VARIABLES = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
+LIMITS = ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES")
+
+
+@pytest.fixture
+def environment(monkeypatch, tmp_path):
+    """A user without settings, whose cache folder is tmp_path; afterwards everything is as before."""
+    for name in (*JAX_VARIABLES, *LIMITS, compilation_cache.VARIABLE):
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return monkeypatch
+
+
+def cache():
+    return [os.environ.get(name) for name in JAX_VARIABLES]
+
+
+def test_the_cache_is_in_the_users_cache_folder_for_the_user_alone(environment, tmp_path, capsys):
+    compilation_cache.enable()
+    folder = tmp_path / "guided_jax" / "compiled"
+    assert cache() == [str(folder), None]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert [os.environ[name] for name in LIMITS] == ["0", "-1"]
+    assert capsys.readouterr().err == ""
+
+
+def test_without_a_cache_variable_the_folder_is_in_the_home_folder(environment, tmp_path):
+    environment.delenv("XDG_CACHE_HOME")
+    environment.setenv("HOME", str(tmp_path / "home"))
+    assert compilation_cache.default_folder() == tmp_path / "home" / ".cache" / "guided_jax" / "compiled"
+    environment.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, as its specification says
+    assert compilation_cache.default_folder() == tmp_path / "home" / ".cache" / "guided_jax" / "compiled"
+
+
+@pytest.mark.parametrize("by", ["option", "variable"])
+def test_the_cache_is_switched_off_and_moved(environment, tmp_path, by):
+    for value, found in {"off": [None, "false"], str(tmp_path / "mine"): [str(tmp_path / "mine"), "false"]}.items():
+        if by == "variable":
+            environment.setenv(compilation_cache.VARIABLE, value)
+        compilation_cache.enable(value if by == "option" else None)
+        assert cache() == found
+    assert not (tmp_path / "guided_jax").exists()
+
+
+def test_the_option_goes_before_the_variable_and_both_before_jax(environment, tmp_path):
+    environment.setenv("JAX_COMPILATION_CACHE_DIR", "of the user")
+    compilation_cache.enable()
+    assert cache() == ["of the user", None]
+    assert not any(name in os.environ for name in LIMITS)
+    environment.setenv(compilation_cache.VARIABLE, str(tmp_path / "variable"))
+    compilation_cache.enable()
+    assert cache() == [str(tmp_path / "variable"), None]
+    compilation_cache.enable(str(tmp_path / "option"))
+    assert cache() == [str(tmp_path / "option"), None]
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770])
+def test_a_folder_that_others_may_write_to_is_not_used(environment, tmp_path, capsys, mode):
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(mode)
+    compilation_cache.enable(str(folder))
+    assert cache() == [None, None]
+    err = capsys.readouterr().err
+    assert err.startswith(f"warning: compiling without the cache in {folder}: others may write to it")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_folder_of_somebody_else_is_not_used(environment, tmp_path, capsys):
+    (tmp_path / "theirs").mkdir()
+    environment.setattr(os, "getuid", lambda: 12345)
+    compilation_cache.enable(str(tmp_path / "theirs"))
+    assert cache() == [None, None]
+    assert "belongs to another user" in capsys.readouterr().err
+
+
+def test_a_home_that_cannot_be_written_to_is_one_warning(environment, tmp_path, capsys):
+    (tmp_path / "guided_jax").write_text("a file where the folder should be")
+    compilation_cache.enable()
+    assert cache() == [None, None]
+    (tmp_path / "read-only").mkdir()
+    environment.setattr(os, "access", lambda *_: False)
+    compilation_cache.enable(str(tmp_path / "read-only"))
+    assert cache() == [None, None]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.startswith("warning: compiling without the cache in ") for line in lines] == [True, True]
+    assert "not writable" in lines[1]
+
+
+def test_the_cache_keeps_what_was_used_last(tmp_path, monkeypatch):
+    for i in range(4):
+        (tmp_path / f"{i}-cache").write_bytes(bytes(10))
+        os.utime(tmp_path / f"{i}-cache", (i, i))
+    (tmp_path / "other").write_bytes(bytes(100))
+    monkeypatch.setattr(compilation_cache, "MAX_BYTES", 25)
+    compilation_cache.prepare(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2-cache", "3-cache", "other"]
+
+
+def test_every_command_takes_the_option():
+    take = compilation_cache.take_option
+    assert take(["run", "--compilation-cache", "off", "--scale", "3"]) == ("off", ["run", "--scale", "3"])
+    assert take(["--compilation-cache=/a=b", "run"]) == ("/a=b", ["run"])
+    assert take(["run"]) == (None, ["run"])
+    for words in (["--compilation-cache"], ["--compilation-cache", "--scale"], ["--compilation-cache="]):
+        with pytest.raises(ValueError, match="takes off or a folder"):
+            take(words)
+
+
+COMPILE = """
+from guided_jax.app import compilation_cache
+compilation_cache.enable()
+import jax
+from jax._src import monitoring
+hits = []
+monitoring.register_event_listener(lambda event, **_: hits.append(event) if event.endswith("cache_hits") else None)
+jax.jit(lambda x: jax.numpy.sin(x) + 1)(1.0)
+print(len(hits))
+"""
+
+
+def command(words, **settings):
+    """Run python WORDS as a user would, from another folder."""
+    environment = alone(PYTHONPATH=str(ROOT), **settings)
+    return subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True)
+
+
+def test_the_second_process_loads_what_the_first_compiled(tmp_path):
+    folder = tmp_path / "compiled"
+    assert command(["-c", COMPILE], GUIDED_JAX_CACHE=str(folder)).stdout.split() == ["0"]
+    assert int(command(["-c", COMPILE], GUIDED_JAX_CACHE=str(folder)).stdout) >= 1
+
+
+def failing(error):
+    def run(args):
+        raise error
+
+    return run
+
+
+def outcome(run):
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
+        cli.script(run, [])
+    return stop.value.code, err.getvalue()
+
+
+def test_memory_that_is_not_enough_is_one_sentence():
+    import jax
+
+    for error in (
+        MemoryError("Unable to allocate 72.8 TiB for an array"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4000 bytes.\nallocation summary: ..."),
+    ):
+        code, err = outcome(failing(error))
+        assert code == 2
+        assert re.fullmatch(r"error: out of memory \(.*[^.]\); make it smaller, .*--batch-size\n", err)
+
+
+def test_an_error_of_the_package_is_a_sentence_and_of_others_a_traceback(monkeypatch, tmp_path):
+    """By where the raising file is, whatever the folders above it are called."""
+    code = compile("raise ValueError('wrong')", str(tmp_path / "guided_jax" / "site-packages" / "module.py"), "exec")
+
+    def run(args):
+        exec(code)
+
+    with pytest.raises(ValueError, match="wrong"):
+        cli.script(run, [])
+    monkeypatch.setattr(errors, "PACKAGE", tmp_path / "guided_jax")
+    assert outcome(run) == (2, "error: wrong\n")
+    monkeypatch.setenv("GUIDED_JAX_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="wrong"):
+        cli.script(run, [])
+
+
+def test_a_bug_keeps_its_traceback():
+    for error in (RuntimeError("internal"), TypeError("x"), AssertionError(), KeyError("y")):
+        with pytest.raises(type(error)):
+            cli.script(failing(error), [])
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu", "nonsense"])
+def test_an_accelerator_that_is_not_there_is_one_sentence(platform):
+    code = "import jax\nfrom guided_jax.app import cli\ncli.script(lambda args: jax.devices(), [])"
+    done = command(["-c", code], JAX_PLATFORMS=platform)
+    if done.returncode == 0:
+        pytest.skip(f"there is a {platform} here")
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert last.startswith(f"error: JAX cannot use JAX_PLATFORMS={platform} (")
+    assert f"pip install 'guided-jax[{'tpu' if platform == 'tpu' else 'cuda'}]'" in last
+
+
+def shell(line, **settings):
+    """Run a line of shell in which guided-jax is the command."""
+    environment = alone(PYTHONPATH=str(ROOT), **settings)
+    script = f'guided_jax() {{ "{sys.executable}" -m guided_jax "$@"; }}; {line}'
+    return subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
+
+
+def test_closed_streams_change_nothing_but_what_is_seen():
+    assert shell("guided_jax dream 2>&-").returncode == 2
+    assert shell("guided_jax --help >&- 2>&-").returncode == 0
+    assert "COMMAND" in shell("guided_jax --help 2>&-").stdout
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    done = shell("guided_jax --help | true; echo ${PIPESTATUS[0]}")
+    assert done.stderr == ""
+    assert done.stdout.split()[-1] in ("0", "141")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}, {"LC_ALL": "C"}]
+)
+def test_text_that_a_stream_cannot_encode_is_escaped(settings):
+    done = shell("guided_jax train ./größe.py", **settings)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "gr" in done.stderr
+    code = "from guided_jax.app import cli; cli.open_streams(); print('größe')"
+    assert command(["-c", code], PYTHONIOENCODING="ascii").stdout == "gr\\xf6\\xdfe\n"
+
+
+def test_the_demo_says_what_it_will_do_before_anything_slow_is_imported():
+    code = """
+import sys
+sys.modules.update({name: None for name in ("jax", "numpy", "sklearn", "tensorflow_datasets")})
+from guided_jax.app import cli
+cli.main(["demo", "--scales", "1", "3", "--out", "runs/here"])
+"""
+    done = command(["-c", code])
+    assert "guided-jax demo: train a U-Net and a classifier on digits into runs/here" in done.stdout
+    assert "at the scales 1 3" in done.stdout
+    assert "minutes" in done.stdout
+    assert "ModuleNotFoundError" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--num-samples", "0"], ["--scales"], ["--scales", "nan"]])
+def test_a_demo_that_cannot_be_is_refused_before_it_trains(words, tmp_path):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["demo", *words, "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_doors_are_the_commands(capsys):
+    for door, name in (("train.py", "train"), ("sample.py", "sample")):
+        done = command([str(ROOT / door), "--help"])
+        assert f"guided-jax {name}" in done.stdout
+        assert Path(ROOT / door).read_text().count("\n") < 12
