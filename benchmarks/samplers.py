@@ -34,8 +34,8 @@ from tqdm import tqdm
 from benchmarks import mixture, sampler_pages
 from guided_jax import data, grid, guidance, parallel, reverse, sampler, schedule
 from guided_jax.app import cli
-from guided_jax.app import demo as digits
 from guided_jax.app import run as runs
+from guided_jax.app.demo import comparison
 from guided_jax.app.sample import samplers
 from guided_jax.app.sample.request import Method
 from guided_jax.schedule import NoiseLevel, at
@@ -168,7 +168,7 @@ def plane(name: str) -> Callable[..., Any]:
 def class_spread() -> Callable[[NoiseLevel], Any]:
     """Var(x_0 | x_t) of the class, measured as it would be for a network."""
     draws = jax.vmap(lambda key: mixture.MIXTURE.sample(key, 0))(keys_of(5, 2000))
-    return reverse.measured_spread(jax.random.key(6), mixture.C, draws, schedule.respace(TABLES["cosine"], 100))
+    return reverse.estimated_spread(jax.random.key(6), mixture.C, draws, schedule.respace(TABLES["cosine"], 100))
 
 
 def keys_of(seed: int, count: int) -> Any:
@@ -261,8 +261,8 @@ class Trained(NamedTuple):
         run = runs.load(place)
         known, held_out = (data.load("digits", split, run.experiment.data.dir) for split in ("train", "test"))
         params = {part: runs.params(place, part) for part in ("diffusion", "classifier")}
-        real = digits.everything(held_out)["image"]
-        return cls(run, params, parallel.choose_devices(1000), digits.judge(known), real)
+        real = comparison.everything(held_out)["image"]
+        return cls(run, params, parallel.choose_devices(1000), comparison.judge(known), real)
 
     def program(self, kind: str, row: Row) -> Callable[..., Any]:
         """(keys, labels, levels, count) -> pictures in [-1, 1], as `sample.py` makes them, compiled once."""
@@ -352,9 +352,9 @@ def judged(trained: Trained, call: Any, point: dict) -> dict:
     drawn = images.to_uint8(
         call(indices, levels_of(ALL[point["sampler"]], point["grid"], trained.run.model.levels, point["steps"]))
     )
-    right = trained.judge.predict(digits.pixels(drawn)) == indices % trained.run.facts.num_classes
-    blocks = [digits.distance(block, trained.real) for block in np.array_split(drawn, BLOCKS)]
-    gap = digits.distance(drawn, trained.real)
+    right = trained.judge.predict(comparison.pixels(drawn)) == indices % trained.run.facts.num_classes
+    blocks = [comparison.distance(block, trained.real) for block in np.array_split(drawn, BLOCKS)]
+    gap = comparison.distance(drawn, trained.real)
     return {"accuracy": float(right.mean()), "distance": gap, "blocks": blocks}
 
 

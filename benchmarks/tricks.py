@@ -120,7 +120,9 @@ def looking(out: Path, run: runs.Run) -> Numbers:
         if not is_trained(place):
             judge.train(judge.Judging(out, out=place), run)
     found = feature_space.choose(place)
-    see = feature_space.make_extractors(found, parallel.choose_devices(feature_space.AT_ONCE), feature_space.AT_ONCE)
+    see = feature_space.make_extractors(
+        found, parallel.choose_devices(feature_space.BATCH_SIZE), feature_space.BATCH_SIZE
+    )
     summary = see.features(sets.from_source("training data", run.experiment.data.make()), quiet=True)
     reference = metrics.prepare(metrics.statistics_of(summary, found.name), summary.features)
 

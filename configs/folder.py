@@ -2,10 +2,10 @@
 
     guided-jax train folder --data.name folder:PATH
 
-PATH/CLASS/anything.jpg, or files called CLASS_anything.jpg, in jpg, jpeg, png or gif of any size; PATH/train and PATH/test
-if the set is divided, else every tenth picture of a class is held out. Other sizes: `--data.image-size 128`, a power of two
-times eight. Unlabelled pictures: `--data.no-labelled --diffusion.no-conditional --classifier.num-steps 0`. Damaged files
-are named and refused, or left out with `--data.corrupt skip`. Then
+PATH/CLASS/anything.jpg, or files called CLASS_anything.jpg, in jpg, jpeg, png or gif of any size. PATH/train and PATH/test
+are used as the two splits, else every tenth picture of a class is held out. Other sizes: `--data.image-size 128`, a power
+of two times eight. Unlabelled pictures: `--data.no-labelled --diffusion.no-conditional --classifier.num-steps 0`. Damaged
+files are refused by name, or left out with `--data.corrupt skip`. Then
 
     guided-jax sample runs/folder --guidance classifier-free --scale 2 --num-samples 64
 """

@@ -4,7 +4,7 @@
 
 With the settings of the published command: 300,000 steps of 256 random crops, AdamW at 3e-4 falling to 0, weight decay
 0.05, the linear schedule. 43 M parameters: for several accelerators; here it was trained in miniature only
-(tests/test_adm_experiments.py). To guide a diffusion model of yours: `--diffusion.from RUN`.
+(tests/app/test_adm_experiments.py). To guide a diffusion model of yours: `--diffusion.from RUN`.
 """
 
 from guided_jax.app.settings import Classifier, Data, Diffusion, Encoder, Experiment, Optimizer, Schedule
@@ -18,7 +18,7 @@ EXPERIMENT = Experiment(
         batch_size=256,
         checkpoint_every=10_000,
         log_every=100,
-        ema_decay=0.0,  # theirs has none: the weights themselves
+        ema_decay=0.0,  # the published classifier has no average
         optimizer=Optimizer(learning_rate=3e-4, warmup_steps=0, decay="linear", weight_decay=0.05, clip_norm=None),
         network=Encoder(
             model_channels=128,

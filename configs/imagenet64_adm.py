@@ -2,10 +2,10 @@
 
     guided-jax train imagenet64_adm --data.name folder:/path/to/imagenet
 
-The folder has train and test, or is divided here, with a folder a class. 296 M parameters and batches of 2048 pictures are
-for a pod; it was never trained here but in miniature (tests/test_adm_experiments.py). Batch and learning rate are those of
-the published commands for class-conditional 64x64 models; their trainer has no last step, and 500,000 is our choice. For
-the published weights themselves see docs/adm.md.
+The folder holds train and test, or the classes alone, of which every tenth picture is held out. 296 M parameters and
+batches of 2048 pictures are for a pod; here it was trained in miniature only (tests/app/test_adm_experiments.py). Batch
+and learning rate are those of the published commands for class-conditional 64x64 models; the published trainer has no last
+step, and 500,000 is our choice. For the published weights themselves see docs/adm.md.
 """
 
 from guided_jax.app.settings import Classifier, Data, Diffusion, Experiment, Optimizer, UNet

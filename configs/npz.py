@@ -2,9 +2,9 @@
 
     guided-jax train npz --data.name npz:PATH.npz
 
-The arrays are called `arr_0` and `arr_1`, as in the samples that `sample.py` writes, or `images` and `labels`. Every tenth
-example of a class is held out; a folder with train.npz and test.npz is taken as divided. Height and width must halve twice:
-`--data.image-size 32` resizes. Then
+The arrays are called `arr_0` and `arr_1`, as in the samples that `guided-jax sample` writes, or `images` and `labels`. A
+folder with train.npz and test.npz is used as these two splits, else every tenth example of a class is held out. Height
+and width must be divisible by 4: `--data.image-size 32` resizes. Then
 
     guided-jax sample runs/npz --guidance classifier-free --scale 2 --num-samples 64
 """

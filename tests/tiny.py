@@ -1,4 +1,4 @@
-"""The smallest thing that trains: one Flax layer denoising the digits, with noise from the keys it is given."""
+"""The smallest network that trains: one Flax layer that predicts the noise of digits."""
 
 import functools
 
@@ -13,7 +13,7 @@ OPTIMIZER = training.optimizer(3e-3, 100, warmup_steps=3)
 
 
 def loss(params, keys, batch):
-    """Mean squared error of the layer's guess of the noise; one key per example."""
+    """Return the mean squared error of the predicted noise; one key per example."""
     x = batch["image"].reshape(len(keys), -1)
     eps = jax.vmap(lambda key: jax.random.normal(key, (64,)))(keys)
     error = jnp.mean((NETWORK.apply(params, x + eps) - eps) ** 2, axis=-1)

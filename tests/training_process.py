@@ -1,14 +1,13 @@
-"""A process that trains the tiny layer on the digits, for tests that end it in the middle, or run several together.
+"""A process that trains the tiny layer on the digits, for tests that kill it or run several together.
 
 python -m tests.training_process RUN DATA STEPS DEVICES SAVE_EVERY [COORDINATOR PROCESSES ID]
 """
 
-import signal
 import sys
 from pathlib import Path
 
 from guided_jax import data, parallel
-from guided_jax.app import signals as stopping
+from guided_jax.app import signals
 from guided_jax.training import loop
 from tests import tiny
 
@@ -17,18 +16,18 @@ def main(out: Path, data_dir: Path, num_steps: int, devices: int, save_every: in
     chosen = parallel.choose_devices(16, devices)
     with (
         parallel.exit_if_peer_lost(),
-        stopping.remembered(*((signal.SIGTERM, signal.SIGINT) if parallel.single_process() else ())) as stop,
+        signals.defer(*(signals.STOP if parallel.single_process() else ())) as stop,
     ):
-        state = loop.fit(
+        job = loop.Job(
             parallel.data_parallel(tiny.train_step, chosen),
-            parallel.place(tiny.state(), chosen),
+            lambda: parallel.place(tiny.state(), chosen),
             data.loader(data.load("digits", "train", data_dir), 16, seed=5, flip=True, share=parallel.share()),
             num_steps,
-            directory=out,
+            out,
             save_every=save_every,
             log_every=3,
-            stop=stop,
         )
+        state = loop.fit(job, stop)
     print(int(state.step))
 
 

@@ -1,15 +1,22 @@
-"""Train the judge of a run: a classifier of clean pictures, on the run's own training data, that guides nothing.
+"""usage: guided-jax judge RUN [OPTIONS]
 
-guided-jax judge runs/digits
+Train the judge of a run: a classifier of clean pictures that measures samples and never guides them.
 
-What measures samples must not have made them, so the run's noisy classifier is never asked. `sample.py --sweep` trains
-the judge itself if it is not there yet; `guided-jax metrics --judge runs/digits/judge` asks it of any pictures of
-that shape.
+  guided-jax judge runs/digits
+  guided-jax metrics out/samples.npz digits --judge runs/digits/judge
+
+  RUN                  folder of the run, whose training data the judge learns from
+  --out DIR            folder of the judge (RUN/judge)
+  --num-steps N        training steps (1000)
+  --batch-size N       examples per step (128)
+  --learning-rate R    at the start; it decays to 0 (2e-3)
+  --channels N ...     width of each pair of convolutions (32 64 64)
+  --seed N             of weights, order of the data and shifts (0)
+  --devices N          how many (as many as divide the batch)
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +26,14 @@ import optax
 import tyro
 
 from guided_jax import data, parallel, training
-from guided_jax.app import cli
+from guided_jax.app import cli, facts, limits
 from guided_jax.app import run as runs
-from guided_jax.app.train import held_out
+from guided_jax.app import settings as schema
+from guided_jax.app.train import job
+from guided_jax.app.train.held_out import Loss
 from guided_jax.metrics.judge import describe
 from guided_jax.models.judge import Judge
-from guided_jax.storage import log
-from guided_jax.storage.files import writable_directory
+from guided_jax.storage import lock, log
 from guided_jax.training import loop
 
 EVERY = 250  # steps between checkpoints, each with its accuracy on held-out data
@@ -33,40 +41,41 @@ EVERY = 250  # steps between checkpoints, each with its accuracy on held-out dat
 
 @dataclasses.dataclass(frozen=True)
 class Judging:
-    """Train the judge of a run, a classifier of clean pictures; the same command again goes on."""
+    """Train the judge of a run; the same command again resumes from the last checkpoint."""
 
     run: tyro.conf.Positional[Path]
-    """The directory that train.py wrote: its data is learned from."""
+    """The folder that guided-jax train wrote, whose training data the judge learns from."""
     out: Path | None = None
-    """Where the judge goes; RUN/judge if not given."""
+    """The folder of the judge; RUN/judge if not given."""
     num_steps: int = 1000
+    """Training steps."""
     batch_size: int = 128
+    """Examples per step."""
     learning_rate: float = 2e-3
+    """The learning rate at the start; it decays to 0."""
     channels: tuple[int, ...] = (32, 64, 64)
     """Of two convolutions each; the last but one are the features that distances are measured in."""
     seed: int = 0
+    """The seed of weights, order of the data and shifts."""
     devices: int | None = None
     """How many devices to use; if not given, the largest count that divides the batch."""
 
 
-Loss = Callable[[Any, Any, Any], tuple[Any, dict[str, Any]]]  # (params, keys, batch) -> (mean loss, metrics)
-
-
-def shifted(key: Any, x: Any) -> Any:
-    """A picture (H, W, C) moved by up to an eighth of its sides, whole pixels, its edge repeated."""
+def shift(key: Any, x: Any) -> Any:
+    """Return a picture (H, W, C) moved by up to an eighth of its sides, in whole pixels, its edge repeated."""
     most = tuple(max(1, side // 8) for side in x.shape[:2])
     padded = jnp.pad(x, [*((side, side) for side in most), (0, 0)], mode="edge")
     place = jax.random.randint(key, (2,), 0, 2 * jnp.asarray(most) + 1)
     return jax.lax.dynamic_slice(padded, (place[0], place[1], 0), x.shape)
 
 
-def loss_of(network: Judge, augment: bool = True) -> Loss:
-    """Cross-entropy on pictures, each moved a little, and how often the network is right."""
+def make_loss(network: Judge, augment: bool = True) -> Loss:
+    """Return the cross-entropy on pictures, with the accuracy; `augment` shifts each picture."""
 
     def loss(params: Any, keys: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
-        x = jax.vmap(shifted)(keys, batch["image"]) if augment else batch["image"]
-        found: Any = network.apply(params, x)
-        logits = found[1]
+        x = jax.vmap(shift)(keys, batch["image"]) if augment else batch["image"]
+        output: Any = network.apply(params, x)
+        logits = output[1]
         each = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return each.mean(), {"accuracy": (logits.argmax(-1) == batch["label"]).mean()}
 
@@ -74,7 +83,7 @@ def loss_of(network: Judge, augment: bool = True) -> Loss:
 
 
 def pictures_held_out(run: runs.Run) -> data.Source | None:
-    """The run's held-out data, None where there is none."""
+    """Return the run's held-out data, None where there is none."""
     try:
         return runs.source(run, held_out=True)
     except ValueError:
@@ -82,44 +91,71 @@ def pictures_held_out(run: runs.Run) -> data.Source | None:
 
 
 def train(options: Judging, run: runs.Run) -> Path:
-    """Trains the judge, from its last checkpoint if it has one; where it is."""
-    out = writable_directory(options.out or options.run / "judge")
+    """Train the judge, from its last checkpoint if it has one, and return its folder.
+
+    Raises ValueError when the folder holds another judge, or one of other data.
+    """
+    limits.check(options)
+    out, shape = options.out or options.run / "judge", run.facts.image_shape
     network = Judge(run.facts.num_classes, options.channels)
-    describe(out, network, run.facts.image_shape)
-    devices = parallel.choose_devices(options.batch_size, options.devices)
-    optimizer = training.optimizer(options.learning_rate, options.num_steps, weight_decay=0.05)
-    step = functools.partial(training.train_step, loss=loss_of(network), optimizer=optimizer, ema_decay=0.99)
-    key_params, key_noise = jax.random.split(jax.random.key(options.seed))
-    params = jax.jit(network.init)(key_params, jnp.zeros((1, *run.facts.image_shape)))
-    test, evaluate = pictures_held_out(run), []
-    if test is not None:
-        plain = loss_of(network, augment=False)
-        evaluate = [(EVERY, held_out.evaluation(plain, test, 10_000, options.batch_size, options.seed))]
-    loop.fit(
-        parallel.data_parallel(step, devices),
-        parallel.place(training.init(key_noise, params, optimizer), devices),
-        data.loader(runs.source(run), options.batch_size, options.seed, flip=run.flip),
-        options.num_steps,
-        directory=out,
-        config={"learning_rate": options.learning_rate, "batch_size": options.batch_size, "seed": options.seed},
-        save_every=EVERY,
-        log_every=25,
-        evaluate=evaluate,
-        label="judge",
-    )
-    describe(out, network, run.facts.image_shape, options.num_steps)
-    log.plot(out / "metrics.jsonl", out / "curves.png")
+    prepared = job.prepare(_task(options, run, network), _settings(options), out)
+    with lock.hold(out):
+        describe(out, network, shape)
+        loop.fit(prepared)
+        describe(out, network, shape, options.num_steps)
+        log.plot(out / "metrics.jsonl", out / "curves.png")
     return out
 
 
+def _settings(options: Judging) -> schema.Training:
+    return schema.Training(
+        num_steps=options.num_steps,
+        batch_size=options.batch_size,
+        checkpoint_every=EVERY,
+        eval_every=EVERY,
+        eval_examples=10_000,
+        keep_best=False,
+        ema_decay=0.99,
+        optimizer=schema.Optimizer(options.learning_rate, warmup_steps=0, weight_decay=0.05),
+    )
+
+
+def _task(options: Judging, run: runs.Run, network: Judge) -> job.Task:
+    source, settings = runs.source(run), run.experiment and run.experiment.data
+    optimizer, example = _settings(options).make_optimizer(), jnp.zeros((1, *run.facts.image_shape))
+
+    def init() -> training.TrainState:
+        return job.init_state(jax.random.key(options.seed), lambda key: jax.jit(network.init)(key, example), optimizer)
+
+    return job.Task(
+        "judge",
+        make_loss(network),
+        make_loss(network, augment=False),
+        init,
+        source,
+        pictures_held_out(run),
+        options.seed,
+        run.flip,
+        options.devices,
+        config=_config(options, settings, source),
+        may_change=("data.dir", "data.corrupt", "data.held_out"),
+    )
+
+
+def _config(options: Judging, settings: schema.Data | None, source: data.Source) -> dict[str, Any]:
+    """Return what a checkpoint is saved with: a start with another rate or other data does not resume it."""
+    known = facts.of_source(source, data.class_frequencies(source))
+    named = {name: getattr(options, name) for name in ("learning_rate", "batch_size", "seed")}
+    return {**named, "data": {**(schema.to_dict(settings) if settings else {}), **known._asdict()}}
+
+
 def main(args: Sequence[str]) -> None:
-    """Trains the judge and says how often it is right on held-out pictures."""
-    options = cli.parse(Judging, "guided-jax judge", args, description=__doc__)
+    """Train the judge and print its accuracy on held-out pictures."""
+    options = cli.parse(Judging, "guided-jax judge", args, description=__doc__ or "")
+    limits.check(options)
     parallel.use_cpu_devices()
-    run = runs.load(options.run)
-    for name in ("num_steps", "batch_size"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}; give at least 1")
-    out = train(options, run)
-    right = [row["held_out_accuracy"] for row in log.read(out / "metrics.jsonl") if "held_out_accuracy" in row]
-    print(f"{out}: " + (f"right on {right[-1]:.1%} of the held-out pictures" if right else "no pictures are held out"))
+    out = train(options, runs.load(options.run))
+    accuracies = [row["held_out_accuracy"] for row in log.read(out / "metrics.jsonl") if "held_out_accuracy" in row]
+    print(
+        f"{out}: " + (f"right on {accuracies[-1]:.1%} of the held-out pictures" if accuracies else "no held-out data")
+    )

@@ -1,4 +1,4 @@
-"""Which values the numbers of all commands may have: one table, checked before anything is computed or written."""
+"""The range of every number of all commands: one table, checked before anything is computed or written."""
 
 import dataclasses
 import math
@@ -9,8 +9,10 @@ FLAT = ("experiment", "method", "measurement", "sweep")  # sections whose names 
 
 
 class Range(NamedTuple):
-    """The finite numbers from `low` to `high`; `above` leaves out `low` itself. Of a tuple every number is checked, and
-    `nonempty` asks for at least one."""
+    """The finite numbers from `low` to `high`, without `low` itself where `above` is true.
+
+    A tuple is in the range when all its numbers are; `nonempty` requires at least one.
+    """
 
     low: float = -math.inf
     high: float = math.inf
@@ -18,10 +20,11 @@ class Range(NamedTuple):
     nonempty: bool = False
 
     def holds(self, value: Any) -> bool:
-        """Return whether a number, or every number of a tuple, is inside."""
+        """Return whether a number, or every number of a tuple, is in the range."""
         if isinstance(value, tuple):
             return (bool(value) or not self.nonempty) and all(map(self.holds, value))
-        return math.isfinite(value) and (self.low < value if self.above else self.low <= value) and value <= self.high
+        finite = isinstance(value, int) or math.isfinite(value)  # a large int does not fit in a float
+        return finite and (self.low < value if self.above else self.low <= value) and value <= self.high
 
     def words(self) -> str:
         """Return what to give, for an error message."""
@@ -29,13 +32,23 @@ class Range(NamedTuple):
         if self.low == -math.inf:
             return what
         if self.high < math.inf:
-            return f"a number {f'above {self.low:g}, up' if self.above else f'from {self.low:g}'} to {self.high:g}"
-        return f"{what} above {self.low:g}" if self.above else f"at least {self.low:g}"
+            low, high = _text(self.low), _text(self.high)
+            return f"a number {f'above {low}, up' if self.above else f'from {low}'} to {high}"
+        if self.above:
+            return f"{what} above {_text(self.low)}"
+        return f"{what} of at least {_text(self.low)}" if self.nonempty else f"at least {_text(self.low)}"
+
+
+def _text(number: int | float) -> str:
+    """Return a number in full: 4294967295, 0.2886."""
+    return str(int(number)) if number == int(number) else f"{number:g}"
 
 
 ANY, POSITIVE, NOT_NEGATIVE, SHARE = Range(), Range(0, above=True), Range(0), Range(0, 1)
 COUNT = Range(1)
+POWER = Range(0, 0.2886, above=True)  # sigma_rel: up to 12^-1/2, the plain mean of all steps
 LARGEST_SIDE = 8192  # pixels
+MOST_LEVELS = 1_000_000
 # Field -> its range; Class.field where a name means different things in different commands.
 RANGES: dict[str, Range] = {
     # all commands. jax.random.key takes 32 bits of a seed: a larger one would draw what a smaller one draws.
@@ -44,16 +57,25 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("corrections", "factor", "repeats", "sweep_seeds"), COUNT),
     **dict.fromkeys(("temperature", "data_std", "langevin_size", "sigma_max", "radius"), POSITIVE),
     **dict.fromkeys(("noise_std", "blur_std", "blur", "churn", "interval_low", "interval_high"), NOT_NEGATIVE),
-    **{"scale": Range(nonempty=True), "also_scale": ANY, "eta": SHARE, "rescale_mix": SHARE, "momentum": Range(-1, 1)},
+    **{
+        "scale": Range(nonempty=True),
+        "scales": Range(nonempty=True),
+        "also_scale": ANY,
+        "eta": SHARE,
+        "rescale_mix": SHARE,
+        "momentum": Range(-1, 1),
+    },
     # nll, judge, posthoc
-    **{"probes": COUNT, "Judging.num_steps": COUNT, "sigma_rel": Range(0, 0.2886, above=True), "step": COUNT},
+    **{"probes": COUNT, "Judging.num_steps": COUNT, "sigma_rel": POWER, "step": COUNT},
     # train: data and schedule
-    **{"image_size": Range(1, LARGEST_SIDE), "Schedule.num_steps": COUNT},
-    # train: how often, how many
+    **{"image_size": Range(1, LARGEST_SIDE), "background": Range(0, 255), "Schedule.num_steps": Range(1, MOST_LEVELS)},
+    # train: processes
+    **{"num_processes": COUNT, "process_id": NOT_NEGATIVE},
+    # train: all `*_every` settings, and counts
     **dict.fromkeys(("num_steps", "sample_every", "eval_every", "measure_every"), NOT_NEGATIVE),
     **dict.fromkeys(("checkpoint_every", "log_every", "eval_examples", "measure_samples", "keep"), COUNT),
     **dict.fromkeys(("microbatches", "steps_per_dispatch", "snapshot_every", "low_res"), COUNT),
-    **{"measure_scale": ANY, "ema_decay": SHARE, "label_dropout": SHARE, "power_ema": Range(0, 0.2886, above=True)},
+    **{"measure_scale": ANY, "ema_decay": SHARE, "label_dropout": SHARE, "power_ema": POWER},
     # train: optimizer and objective
     **{"learning_rate": POSITIVE, "warmup_steps": NOT_NEGATIVE, "weight_decay": NOT_NEGATIVE, "clip_norm": POSITIVE},
     **dict.fromkeys(("min_snr_gamma", "p2_k", "sigma_data", "std"), POSITIVE),
@@ -63,12 +85,13 @@ RANGES: dict[str, Range] = {
         ("model_channels", "num_res_blocks", "num_heads", "num_head_channels", "num_groups", "patch"), COUNT
     ),
     **{"channel_mult": Range(0, above=True, nonempty=True), "attention_resolutions": COUNT, "dropout": SHARE},
-    "channels": Range(1, nonempty=True),
+    # judge
+    "Judging.channels": Range(1, nonempty=True),
 }
 
 
 def check(settings: Any) -> None:
-    """Raise ValueError for the first number of a command's settings, nested ones included, that is out of its range."""
+    """Raise ValueError for the first number of a command's settings, or of their sections, that is out of its range."""
     for option, value, allowed in numbers(settings):
         if value is not None and not allowed.holds(value):
             shown = " ".join(map(str, value)) or "empty" if isinstance(value, tuple) else value

@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from guided_jax import grid, guidance, likelihood, parallel, sampler, schedule
+from guided_jax import data, grid, guidance, likelihood, parallel, sampler, schedule
 from guided_jax.app import cli, limits, settings
 from guided_jax.app import run as runs
 from guided_jax.app.sample.request import HELD_OUT, NOT_RECORDED, TRAIN, Variance
@@ -171,7 +171,7 @@ def measure(options: Nll, run: runs.Run, found: np.ndarray, labels: np.ndarray) 
 
     def rows(indices: np.ndarray) -> Any:
         keys = sampler.keys(jax.random.key(options.seed), indices)
-        return compiled(params, keys, images.from_uint8(found[indices]), labels[indices].astype(np.int32))
+        return compiled(params, keys, data.scale(found[indices]), labels[indices].astype(np.int32))
 
     parts = []
     with tqdm(total=len(found), desc="measuring", unit="image") as bar:

@@ -96,7 +96,7 @@ def example(experiment: Experiment, facts: Facts, part: str) -> tuple[Any, ...]:
 def prepare(experiment: Experiment, facts: Facts, networks: Networks, part: str, params: Any) -> Any:
     """Return the params of a network as it computes with them, for a drawing to make once, before its steps."""
     network = networks.classifier if part == "classifier" else networks.unet
-    return models.prepared(network, params, *example(experiment, facts, part))
+    return models.prepare_params(network, params, *example(experiment, facts, part))
 
 
 def init(experiment: Experiment, facts: Facts, networks: Networks, part: str, key: Any) -> Any:

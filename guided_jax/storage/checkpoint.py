@@ -2,8 +2,8 @@
 
 A directory holds one numbered folder per saved step: the state as Orbax writes it, and a manifest with the digest of
 every file, the position of the data, the configuration and the metrics. A folder is written under another name and
-takes its number when it is complete, and loses its number before it is deleted: at any moment, every numbered folder is
-whole. One that was damaged later is found by its digests, refused by name, and the one before it is used.
+renamed to its number when it is complete, and renamed again before it is deleted: at any moment, every numbered folder
+is whole. One that was damaged later is found by its digests, named in the error, and the one before it is used.
 """
 
 import concurrent.futures
@@ -28,16 +28,16 @@ from guided_jax import parallel
 from guided_jax.storage import manifest
 from guided_jax.storage.files import writable_directory
 
-# Names of folders on their way in, on their way out, and found to be wrong.
+# Prefixes of folders that are being written, being deleted, or were found damaged.
 WRITING, DELETING, DAMAGED = "writing-", "deleting-", "damaged-"
 
 
 class Damaged(UserWarning):
-    """A checkpoint is not what was written, and another one is used."""
+    """Warning that a checkpoint differs from what was written, and another one is used."""
 
 
 class Saved(NamedTuple):
-    """What `restore` found: `data_state` and `config` are as they were given to `save`, after a round trip through JSON."""
+    """What `restore` returns: `data_state` and `config` are those given to `save`, after a round trip through JSON."""
 
     step: int
     state: PyTree
@@ -47,7 +47,7 @@ class Saved(NamedTuple):
 
 @dataclasses.dataclass
 class Checkpoints:
-    """A directory that is open to one writer. `last` is the last step saved in it, None when there is none."""
+    """A directory opened by one writer. `last` is the last step saved in it, None when there is none."""
 
     directory: Path
     keep: int
@@ -62,12 +62,12 @@ class Checkpoints:
 def opened(
     directory: str | os.PathLike, keep: int = 2, keep_best: str | None = None, keep_highest: bool = False
 ) -> Iterator[Checkpoints]:
-    """A place to `save` to, for one writer. The last `keep` checkpoints stay, and the one whose metric `keep_best` is
-    lowest, or with `keep_highest` highest.
+    """Open a directory to `save` to, for one writer.
 
-    The directory is made if missing, what an interrupted save or deletion left behind is removed. Saves under way are
-    finished when it closes. OSError in one sentence when it cannot be written, then or at any save; what was saved
-    before stays as it is.
+    The last `keep` checkpoints stay, and the one whose metric `keep_best` is lowest, or with `keep_highest` highest. The
+    directory is made if missing, and the remains of interrupted saves and deletions are removed. Pending saves are
+    finished at the end of the block. Raises OSError when it cannot be written, then or at any save; earlier checkpoints
+    stay as they are.
     """
     directory = writable_directory(directory)
     if parallel.primary():
@@ -79,7 +79,7 @@ def opened(
         try:
             yield checkpoints
         except BaseException:
-            with contextlib.suppress(OSError):  # the first error is the one to tell
+            with contextlib.suppress(OSError):  # the first error is the one to report
                 _finish(checkpoints)
             raise
         _finish(checkpoints)
@@ -94,22 +94,22 @@ def save(
     metrics: Mapping[str, float] | None = None,
     frugal: bool = False,
 ) -> None:
-    """Saves `state` as checkpoint `step`: returns once it is copied, and is written in the background.
+    """Save `state` as checkpoint `step`: return once it is copied, and write it in the background.
 
-    `data_state` and `config` are anything JSON can hold. A save still under way is waited for, and its failure is told
-    here: OSError. frugal: written in parts, for a state that does not fit in memory twice; it must not change meanwhile.
+    data_state, config: anything JSON can hold. frugal: write in parts, for a state that does not fit in memory twice; it
+    must not change meanwhile. Waits for the save before, and raises OSError when that failed.
     """
     _finish(checkpoints)
     notes = {"data_state": data_state, "config": config, "metrics": dict(metrics or {})}
-    json.dumps(notes)  # what JSON cannot hold is told now, and not in the background
-    with _told(checkpoints.directory, step), _few_slices(frugal):
+    json.dumps(notes)  # raise here what JSON cannot hold, not in the background
+    with _write_errors(checkpoints.directory, step), _few_slices(frugal):
         writing = ocp.save_async(checkpoints.directory / f"{WRITING}{step}", parallel.as_global(state))
     checkpoints.pending = checkpoints.worker.submit(_publish, checkpoints, writing, step, notes)
     checkpoints.last = step
 
 
 def _few_slices(frugal=False):
-    """Orbax divides every array over the devices that hold it, which pays for large ones only."""
+    """Return a context in which Orbax divides only large arrays over the devices that hold them."""
     context = ocp.Context()
     if frugal:
         context.memory.transfer_concurrent_bytes = context.memory.write_concurrent_bytes = 50 * 2**20
@@ -118,8 +118,8 @@ def _few_slices(frugal=False):
 
 
 def _publish(checkpoints, writing, step, notes):
-    """In the background: the folder is complete, is listed, takes its number, and others may go."""
-    with _told(checkpoints.directory, step):
+    """Finish a checkpoint, in the background: write its manifest, rename it to its number, delete old ones."""
+    with _write_errors(checkpoints.directory, step):
         writing.result()
         if parallel.primary():
             folder = checkpoints.directory / f"{WRITING}{step}"
@@ -136,8 +136,8 @@ def _finish(checkpoints):
 
 def _prune(checkpoints):
     folders = steps(checkpoints.directory)
-    best_one = best(checkpoints.directory, checkpoints.keep_best, checkpoints.keep_highest)
-    kept = {*folders[-checkpoints.keep :], best_one}
+    best_step = best(checkpoints.directory, checkpoints.keep_best, checkpoints.keep_highest)
+    kept = {*folders[-checkpoints.keep :], best_step}
     for step in (step for step in folders if step not in kept):
         leaving = checkpoints.directory / f"{DELETING}{step}"
         os.replace(checkpoints.directory / str(step), leaving)
@@ -145,8 +145,8 @@ def _prune(checkpoints):
 
 
 @contextlib.contextmanager
-def _told(directory, step):
-    """Whatever goes wrong while writing, in one sentence. Orbax reports a full disk in several ways."""
+def _write_errors(directory, step):
+    """Turn any error while writing into an OSError of one sentence. Orbax reports a full disk in several ways."""
     try:
         yield
     except Exception as error:
@@ -158,7 +158,7 @@ def _told(directory, step):
 
 @contextlib.contextmanager
 def _quiet():
-    """Orbax logs the traceback of a failed write several times over; it is told once, by `_told`."""
+    """Silence Orbax's log, where a failed write has several tracebacks; `_write_errors` reports it."""
     logger = logging.getLogger("absl")
     logger.addFilter(_not_from_orbax)
     try:
@@ -172,19 +172,21 @@ def _not_from_orbax(record):
 
 
 def steps(directory: str | os.PathLike) -> list[int]:
-    """The steps saved in the directory, ascending; none when there is no directory."""
+    """Return the steps saved in the directory, ascending; none when there is no directory."""
     directory = Path(directory)
     return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit()) if directory.is_dir() else []
 
 
 def latest(directory: str | os.PathLike) -> int | None:
-    """The last step saved in the directory; None when there is none, or no directory."""
+    """Return the last step saved in the directory; None when there is none, or no directory."""
     return max(steps(directory), default=None)
 
 
 def best(directory: str | os.PathLike, metric: str | None, highest: bool = False) -> int | None:
-    """The step whose saved `metric` is lowest, or with `highest` highest, the earlier of two alike; None when no
-    checkpoint has it."""
+    """Return the step whose saved `metric` is lowest, or with `highest` highest, the earlier of equal ones.
+
+    None when no checkpoint has the metric.
+    """
     values: dict[int, float] = {}
     for step in steps(directory) if metric is not None else []:
         with contextlib.suppress(ValueError):  # a damaged one is not the best
@@ -195,7 +197,7 @@ def best(directory: str | os.PathLike, metric: str | None, highest: bool = False
 
 
 def set_aside(checkpoints: Checkpoints, last: int) -> None:
-    """Makes `last` the last checkpoint: later ones, which were found damaged, are renamed and can be saved anew."""
+    """Make `last` the last checkpoint: rename later ones, which were found damaged, so that they can be saved again."""
     for step in steps(checkpoints.directory) if parallel.primary() else []:
         if step > last:
             names = (f"{DAMAGED}{step}{ending}" for ending in ("", *(f".{n}" for n in range(1, 1000))))
@@ -211,17 +213,19 @@ def restore(
     config: Any = None,
     ignore: Sequence[str] = (),
 ) -> Saved:
-    """Reads checkpoint `step` into the structure, shapes, dtypes and devices of `template`.
+    """Read checkpoint `step` into the structure, shapes, dtypes and devices of `template`.
 
-    Without `step` it is the last that is whole, with a warning about each damaged one. `template` is a state as
-    `training.init` makes it, placed where the result shall be; its values are not read. When `config` is given, it must
-    equal the saved one, but for the dotted names in `ignore` and those that were not yet there when it was saved.
+    Args:
+      template: a state as `training.init` returns it, placed where the result shall be; its values are not read.
+      step: the last whole checkpoint by default, with a warning about each damaged one.
+      config: must equal the saved one, except for the dotted names in `ignore` and names that were added since.
+
     Raises FileNotFoundError when there is no such checkpoint, ValueError when it is damaged or when configuration or
     state do not fit.
     """
     path, notes = _whole(directory, step)
     if config is not None:
-        # A setting that a newer version added is no difference: its caller knows what was done before there was one.
+        # A setting that a newer version added is no difference: its default is what was done before.
         added = set(_settings(config)) - set(_settings(notes["config"]))
         if differing := differences(notes["config"], config, {*ignore, *added}):
             raise ValueError(f"the checkpoint {path} was made with another configuration: {_some(differing)}")
@@ -237,12 +241,22 @@ def load_params(
     step: int | None = None,
     sharding: Callable[[Any], jax.sharding.Sharding] | None = None,
 ) -> PyTree:
-    """Only the averaged ("ema") or the latest ("params") parameters, as nested dicts.
+    """Read only the averaged ("ema") or the latest ("params") parameters, as nested dicts.
 
-    They are read onto the first local device, or where `sharding(leaf)`, such as `parallel.part_of`, says. Nothing else is
-    read, and neither network nor optimizer is needed. Which checkpoint, and what is raised: as `restore`.
+    They are read onto the first local device, or by `sharding(leaf)`, such as `parallel.leaf_sharding`. Neither network nor
+    optimizer is needed. Step and errors are those of `restore`. When a training process deletes the checkpoint
+    meanwhile, the then last one is read: always one whole checkpoint.
     """
-    path, _ = _whole(directory, step)
+    while True:
+        path, _ = _whole(directory, step)
+        try:
+            return _read_params(path, which, sharding)
+        except Exception:
+            if path.is_dir():  # still there: the error is not that of a deletion
+                raise
+
+
+def _read_params(path, which, sharding):
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     tree = ocp.metadata(path).metadata
     wanted = {name: jax.tree.map(lambda _: ocp.PLACEHOLDER, part) for name, part in tree.items()}
@@ -254,14 +268,18 @@ def load_params(
 
 
 def _whole(directory, step):
-    """Folder and notes of a checkpoint whose every byte is as it was written."""
+    """Return folder and notes of a checkpoint whose every byte is as it was written."""
     place = Path(directory).expanduser().absolute()
-    found = steps(place) if step is None else [step] if (place / str(step)).is_dir() else []
-    for number in reversed(found):
+    remaining = steps(place) if step is None else [step] if (place / str(step)).is_dir() else []
+    first = remaining[0] if remaining else None
+    while remaining:
+        number = remaining.pop()
         try:
             return place / str(number), manifest.verify(place / str(number))
         except ValueError as error:
-            if number == found[0]:
+            if not (place / str(number)).is_dir():  # deleted by a training process meanwhile
+                return _whole(directory, step)
+            if number == first:
                 rest = "" if step is not None else "; there is none before it: move the directory away to start anew"
                 raise ValueError(f"the checkpoint {error}{rest}") from None
             warnings.warn(f"the checkpoint {error}; the one before it is used", Damaged, stacklevel=3)
@@ -269,14 +287,14 @@ def _whole(directory, step):
 
 
 def differences(saved: Any, current: Any, ignore: Collection[str] = ()) -> list[str]:
-    """The settings that differ, each as "dotted.name: saved -> current"; `absent` stands for one that is missing."""
+    """Return the settings that differ, each as "dotted.name: saved -> current"; `absent` stands for a missing one."""
     old, new = _settings(saved), _settings(current)
     names = [name for name in {**old, **new} if old.get(name, "absent") != new.get(name, "absent")]
     return [f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}" for name in names if name not in ignore]
 
 
 def _settings(config):
-    """By dotted name, and through JSON, so that a tuple equals the list it was saved as."""
+    """Return the settings by dotted name, after a round trip through JSON, which turns tuples into lists."""
     return dict(_leaves("", json.loads(json.dumps(config))))
 
 
@@ -291,7 +309,7 @@ def _abstract(leaf):
 
 
 def _shapes(tree, template):
-    """The shape of every leaf by its dotted name; a key is stored as its bits, so keys are left out."""
+    """Return the shape of every leaf by its dotted name, without keys, which are stored as their bits."""
     keys = {name for name, leaf in _named(template) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)}
     return {name: leaf.shape for name, leaf in _named(tree) if name not in keys}
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: everything is written under a temporary name and then moved into place."""
+"""Files that are whole or absent: each is written under a temporary name and then renamed."""
 
 import contextlib
 import json
@@ -10,9 +10,9 @@ from typing import IO, Any
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
-    """Opens a file for writing that takes the name `path` only when the block ends without an error.
+    """Open a file for writing that takes the name `path` only when the block ends without an error.
 
-    Missing parent directories are made. Raises OSError in one sentence when the place cannot be written.
+    Missing parent directories are made. Raises OSError when the file cannot be written.
     """
     path = Path(path)
     # The same directory, so that the move is one rename on one file system; the process id keeps two writers apart.
@@ -30,7 +30,7 @@ def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
 
 
 def answers(path: str | os.PathLike, asked: Any) -> bool:
-    """Whether the JSON file says under "asked" that this is what it answers; not if it is missing or damaged."""
+    """Return whether a JSON file of results was made for the request `asked`; False when it is missing or damaged."""
     try:
         return json.loads(Path(path).read_text())["asked"] == asked
     except (OSError, ValueError, KeyError, TypeError):
@@ -38,7 +38,7 @@ def answers(path: str | os.PathLike, asked: Any) -> bool:
 
 
 def writable_directory(path: str | os.PathLike) -> Path:
-    """The directory as an absolute Path, made if missing; OSError in one sentence when it cannot be written."""
+    """Return the directory as an absolute Path, made if missing; raise OSError when it cannot be written."""
     path = Path(path).expanduser().absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from guided_jax.storage.files import replacing
 
 
 def append(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
-    """Adds one row; a row is one short line written at once, so a reader sees it whole. OSError in one sentence."""
+    """Add one row, as one short line written at once, so that readers see whole rows. Raises OSError."""
     try:
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(json.dumps(dict(row)) + "\n")
@@ -22,7 +22,7 @@ def append(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """All rows in order; none when there is no file yet. A line torn by a crash is left out."""
+    """Return all rows in order; none when there is no file yet. A line torn by a crash is left out."""
     rows = []
     for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines() if Path(path).exists() else []:
         try:
@@ -33,18 +33,17 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def truncate(path: str | os.PathLike, step: int) -> None:
-    """Drops the rows after `step`, which a run resumed from there is about to write again."""
+    """Drop the rows after `step`, which a run resumed from there is about to write again."""
     rows = read(path)
     with replacing(path) as file:
         file.writelines(json.dumps(row).encode() + b"\n" for row in rows if row["step"] <= step)
 
 
 def plot(path: str | os.PathLike, png: str | os.PathLike, shared: Mapping[str, str] | None = None) -> None:
-    """Draws every metric against the step, raw and as a running mean over a fiftieth of its rows.
+    """Draw every metric against the step, raw and as a running mean over a fiftieth of its rows.
 
-    One panel for each metric, with its quarters (`_q1` .. `_q4`) and what it is on held-out data (`held_out_`). shared:
-    metric -> the title of another panel, which it shares with those of the same title. Raises ValueError when the log has
-    no rows.
+    Each metric has a panel, together with its quarters (`_q1` .. `_q4`) and its value on held-out data (`held_out_`).
+    shared: metric -> the title of its panel, for metrics that share one. Raises ValueError when the log has no rows.
     """
     from matplotlib.figure import Figure  # slow to import, and only needed here
 

@@ -1,7 +1,7 @@
-"""A folder that can be trusted: a list of its files with their digests, written last, and some notes.
+"""A list of the files of a folder with their digests, written last, and notes.
 
-What decodes without an error can still be wrong: one flipped bit in a compressed array gives other numbers, silently. So
-the bytes are compared with the list before anything reads them.
+A file that decodes without an error can still be wrong: one flipped bit in a compressed array gives other numbers. So the
+bytes are compared with their digests before anything reads them.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ NAME = "manifest.json"
 
 
 def write(folder: Path, notes: Any) -> None:
-    """Lists every file of the folder, with `notes`, which are anything that JSON can hold."""
+    """Write the digest of every file of the folder, and `notes`, which are anything that JSON can hold."""
     files = {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     body = {"notes": notes, "files": files}
     with replacing(folder / NAME) as file:
@@ -26,12 +26,12 @@ def write(folder: Path, notes: Any) -> None:
 
 
 def read_notes(folder: Path) -> Any:
-    """The notes alone, without a look at the files. ValueError when the manifest is missing or damaged."""
+    """Return the notes without verifying the files; raise ValueError when the manifest is missing or damaged."""
     return _body(folder)["notes"]
 
 
 def verify(folder: Path) -> Any:
-    """The notes, once every file was found as it was written; ValueError names the first that was not."""
+    """Return the notes after verifying every file; raise ValueError with the name of the first that differs."""
     body = _body(folder)
     for name, digest in body["files"].items():
         try:

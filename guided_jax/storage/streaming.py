@@ -1,7 +1,7 @@
-"""Samples written as they come: any number of them in constant memory, and a killed run goes on where it was.
+"""Samples written while they are drawn: any number of them in constant memory, resumable after a kill.
 
-While it lasts, a folder `.samples.partial` beside the target holds the two arrays in numpy's own format and a note of how
-many rows are done and of the request that they answer. At the end they become one npz file, by one rename.
+Meanwhile a folder `.samples.partial` beside the target holds the two arrays in numpy's format, and a note with the number
+of rows that are done and the request they belong to. At the end they become one npz file, by one rename.
 """
 
 import json
@@ -19,7 +19,7 @@ IMAGES, LABELS = "arr_0.npy", "arr_1.npy"  # ADM's names inside the npz
 
 
 class Stream(NamedTuple):
-    """The arrays on disk, and where they are."""
+    """The arrays on disk, and their folder."""
 
     folder: Path
     request: Mapping[str, Any]
@@ -28,9 +28,9 @@ class Stream(NamedTuple):
 
 
 def begin(target: Path, count: int, image_shape: tuple[int, ...], request: Mapping[str, Any]) -> tuple[Stream, int]:
-    """(stream, rows done): the arrays for `count` images, those of an interrupted run if it answered the same request.
+    """Return (stream, rows done) for `count` images, of an interrupted run if it had the same request.
 
-    What another request left unfinished is discarded. Raises OSError when there is no room.
+    The unfinished rows of another request are discarded. Raises OSError when there is no room.
     """
     folder = target.with_name(f".{target.stem}.partial")
     done = _done(folder, request)
@@ -47,7 +47,7 @@ def begin(target: Path, count: int, image_shape: tuple[int, ...], request: Mappi
 
 
 def put(stream: Stream, start: int, images: np.ndarray, labels: np.ndarray) -> None:
-    """Rows start .. start + n; they count as done only once they are on the disk."""
+    """Write rows start .. start + n; they count as done once they are on the disk."""
     rows = slice(start, start + len(images))
     stream.images[rows], stream.labels[rows] = images, labels
     stream.images.flush()  # type: ignore[attr-defined]
@@ -56,7 +56,7 @@ def put(stream: Stream, start: int, images: np.ndarray, labels: np.ndarray) -> N
 
 
 def finish(stream: Stream, target: Path) -> None:
-    """Makes the npz file of the arrays, copying them through a small buffer, and removes the folder."""
+    """Write the npz file of the arrays, copied through a small buffer, and remove the folder."""
     with replacing(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name in (IMAGES, LABELS):
             archive.write(stream.folder / name, name)

@@ -1,9 +1,8 @@
-"""TensorBoard's event files: a copy of rows and pictures to look at, written without TensorFlow.
+"""TensorBoard's event files, written without TensorFlow from rows of metrics and pictures.
 
-A file is records of (length, its checksum, bytes, their checksum), each an `Event`; the layout is TensorFlow's TFRecord,
-messages and checksum are tensorboardX's. The rows are the truth: what is written is a function of them alone, without a
-clock (a step counts as a second). So a run that is begun again writes the same bytes again, and a reader that is at
-some place of the file sees no curve twice.
+A file is a sequence of records (length, its checksum, bytes, their checksum), each an `Event`; the layout is TensorFlow's
+TFRecord, messages and checksum are tensorboardX's. Its bytes depend on the rows alone, without a clock: a step counts as
+a second. So a resumed run writes the same bytes again, and TensorBoard shows no curve twice.
 """
 
 import os
@@ -12,12 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# The name by which TensorBoard knows such a file.
+# TensorBoard reads files whose name contains this.
 NAME = "events.out.tfevents"
 
 
 class Picture(NamedTuple):
-    """A PNG file, and what it shows after how many steps."""
+    """A PNG file, the step that it belongs to, and its tag."""
 
     step: int
     tag: str
@@ -30,12 +29,12 @@ def write(
     pictures: Sequence[Picture] = (),
     after: int | None = None,
 ) -> None:
-    """Rows, each with its "step" and numbers by their tags, and pictures, in the order of their steps.
+    """Write rows, each {"step": ..., tag: number, ...}, and pictures, in the order of their steps.
 
-    after: only what is later is added to the file; None: it is begun anew. OSError in one sentence.
+    after: append only what is later than this step; None writes the file anew. Raises OSError.
     """
-    there = [(row["step"], 0, row) for row in rows] + [(each.step, 1, each) for each in pictures]
-    due = [found for step, _, found in sorted(there, key=lambda each: each[:2]) if after is None or step > after]
+    entries = [(row["step"], 0, row) for row in rows] + [(each.step, 1, each) for each in pictures]
+    due = [entry for step, _, entry in sorted(entries, key=lambda each: each[:2]) if after is None or step > after]
     try:
         # In place and not by a new file of that name: TensorBoard keeps the old one open.
         with Path(path).open("wb" if after is None else "ab") as file:
@@ -44,13 +43,13 @@ def write(
         raise OSError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _records(found: Sequence[Any], begin: bool) -> Iterator[bytes]:
+def _records(entries: Sequence[Any], begin: bool) -> Iterator[bytes]:
     from tensorboardX.proto.event_pb2 import Event  # slow to import, and only needed here
     from tensorboardX.proto.summary_pb2 import Summary
 
     if begin:
         yield _record(Event(file_version="brain.Event:2"))
-    for each in found:
+    for each in entries:
         step = each.step if isinstance(each, Picture) else each["step"]
         values = [_picture(Summary, each)] if isinstance(each, Picture) else _numbers(Summary, each)
         yield _record(Event(wall_time=step, step=step, summary=Summary(value=values)))

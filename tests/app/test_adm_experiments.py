@@ -12,7 +12,7 @@ from guided_jax.app.train import command as train
 from guided_jax.pretrained import adm
 from guided_jax.storage import images
 
-# Their networks, as narrow and as short as the digits allow.
+# The networks, as narrow and as short as the digits allow.
 TINY = (
     "--{part}.num-steps 3 --{part}.batch-size 8 --{part}.log-every 1 --{part}.checkpoint-every 3 --{part}.eval-every 0"
 )
@@ -52,7 +52,7 @@ def test_a_classifier_is_trained_alone(tmp_path):
 
 
 def test_the_experiments_are_the_published_networks():
-    """The very modules whose parameters were counted (num_heads counts for nothing beside num_head_channels)."""
+    """Equal to the modules of the published configurations; num_heads has no effect beside num_head_channels."""
     made = runs.assemble(experiments.load("imagenet64_adm"), facts.Facts((64, 64, 3), 1000, (0.001,) * 1000))
     assert made.unet.clone(num_heads=1) == adm.unet(adm.MODELS["64x64_diffusion"].config)
     made = runs.assemble(
@@ -62,8 +62,8 @@ def test_the_experiments_are_the_published_networks():
 
 
 @pytest.mark.slow
-def test_an_upsampler_is_trained_and_follows_its_base(tmp_path):
-    """digits_upsampler: 4x4 means in, 8x8 out; and a side that does not divide is told."""
+def test_an_upsampler_is_trained_and_draws_from_low_resolution_pictures(tmp_path):
+    """digits_upsampler: from 4x4 to 8x8; a side that does not divide 8 is refused."""
     out, line = tmp_path / "run", TINY.format(part="diffusion")
     run(train, "digits_upsampler --out", out, line)
     images.save_npz(tmp_path / "low.npz", np.full((2, 4, 4, 1), 99, np.uint8), np.array([3, 4]))

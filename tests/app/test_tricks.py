@@ -1,4 +1,4 @@
-"""The training tricks as settings: one tiny run with all of them, what it leaves, and what wrong use is told."""
+"""The training tricks as settings: a tiny run with all of them, its files, and the errors of wrong use."""
 
 import functools
 import json
@@ -18,8 +18,8 @@ from guided_jax.app import settings as schema
 from guided_jax.app.sample import command as sample
 from guided_jax.app.sample import draw, samplers
 from guided_jax.app.sample.request import Method
+from guided_jax.app.train import checks, networks, objective
 from guided_jax.app.train import command as train
-from guided_jax.app.train import objective
 from guided_jax.losses import times, weighting
 from guided_jax.storage import checkpoint, images
 from tests.oracle import MIXTURE
@@ -65,20 +65,20 @@ def test_a_run_with_all_tricks_trains_and_stores_its_averages(tricky):
     assert float(run.model.levels.alpha[-1]) == 0
     kernel = runs.params(tricky, "diffusion")["params"]["input_blocks_0_0"]["kernel"]
     assert kernel.shape[2] == 2  # x_t and the last x_0
-    assert posthoc.stored(tricky) == [2, 4]
-    stored = dict(posthoc.averages(tricky / "diffusion" / "power_ema" / "4.npz"))
-    saved = checkpoint.restore(tricky / "diffusion" / "checkpoints", train.beginning(run, "diffusion")).state
+    assert posthoc.snapshot_steps(tricky) == [2, 4]
+    stored = dict(posthoc.load_snapshot(tricky / "diffusion" / "power_ema" / "4.npz"))
+    saved = checkpoint.restore(tricky / "diffusion" / "checkpoints", networks.init_state(run, "diffusion")).state
     for sigma_rel, average in zip((0.05, 0.1), saved.opt_state.averages, strict=True):
         jax.tree.map(np.testing.assert_array_equal, stored[sigma_rel], average)
 
 
-DRAWN = ["--scale", 2, "--steps", 3, "--num-samples", 2, "--devices", 1]  # one compiled program for both tests
+SAMPLING = ["--scale", 2, "--steps", 3, "--num-samples", 2, "--devices", 1]  # one compiled program for both tests
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("guidance", ["classifier-free", "projected"])
-def test_it_draws_finite_pictures(tricky, tmp_path, capsys, guidance):
-    arguments = [tricky, "--guidance", guidance, *DRAWN, "--labels", 3, "--out", tmp_path / "out"]
+def test_its_samples_are_finite(tricky, tmp_path, capsys, guidance):
+    arguments = [tricky, "--guidance", guidance, *SAMPLING, "--labels", 3, "--out", tmp_path / "out"]
     code, _, err = run_script(sample.main, arguments, capsys)
     assert code == 0, err
     pictures, _ = images.load_npz(tmp_path / "out" / "samples.npz")
@@ -86,35 +86,35 @@ def test_it_draws_finite_pictures(tricky, tmp_path, capsys, guidance):
     assert pictures.std() > 0
 
 
-def test_its_last_x_0_changes_the_pictures(tricky):
-    """The same weights and noise, told zeros at every step: other pictures."""
+def test_self_conditioning_changes_the_samples(tricky):
+    """With zeros in place of the last x_0, the same weights and noise give other samples."""
     run, method = runs.load(tricky), Method(steps="4", clip=False)
     params = {"diffusion": jax.tree.map(lambda leaf: leaf + 0.02, runs.params(tricky, "diffusion"))}
     drawn = jax.jit(draw.make_draw(run, method, True))
-    told = drawn(params, jax.random.key(0), 3, 1.0)
+    conditioned = drawn(params, jax.random.key(0), 3, 1.0)
     diffusion = run.experiment.diffusion
     kernel = params["diffusion"]["params"]["input_blocks_0_0"]["kernel"]
     params["diffusion"]["params"]["input_blocks_0_0"]["kernel"] = kernel.at[:, :, 1:].set(0)
     assert diffusion.self_conditioning
-    assert np.isfinite(told).all()
-    assert np.abs(told - drawn(params, jax.random.key(0), 3, 1.0)).max() > 1e-4
+    assert np.isfinite(conditioned).all()
+    assert np.abs(conditioned - drawn(params, jax.random.key(0), 3, 1.0)).max() > 1e-4
 
 
-def test_an_average_of_another_length_is_a_run_to_draw_from(tricky, tmp_path, capsys):
+def test_an_average_of_another_length_can_be_sampled_from(tricky, tmp_path, capsys):
     made = tmp_path / "made"
     code, out, err = run_script(posthoc.main, [tricky, "--sigma-rel", "0.1", "--out", made], capsys)
     assert code == 0, err
     assert f"guided-jax sample {made}" in out
-    want = dict(posthoc.averages(tricky / "diffusion" / "power_ema" / "4.npz"))[0.1]
+    want = dict(posthoc.load_snapshot(tricky / "diffusion" / "power_ema" / "4.npz"))[0.1]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), runs.params(made, "diffusion"), want)
-    code, _, err = run_script(sample.main, [made, "--guidance", "classifier-free", *DRAWN], capsys)
+    code, _, err = run_script(sample.main, [made, "--guidance", "classifier-free", *SAMPLING], capsys)
     assert code == 0, err
     for words, said in (
         (["--out", made], "is not empty; give another --out"),
         (["--step", "1"], "has stored averages of the steps 2 to 4"),
         (["--step", "5"], "has stored averages of the steps 2 to 4"),
         (["--sigma-rel", "0.15"], "sigma_rel 0.15 is too far from 0.05, 0.1"),
-        (["--sigma-rel", "0.4"], "sigma_rel is 0.4; give a number above 0, up to 0.288"),
+        (["--sigma-rel", "0.4"], "--sigma-rel is 0.4; give a number above 0, up to 0.2886"),
     ):
         code, _, err = run_script(posthoc.main, [tricky, *words], capsys)
         assert code == 2
@@ -129,28 +129,28 @@ def test_a_run_without_averages_says_how_to_store_them(tricky, tmp_path, capsys)
 
 
 class Echo:
-    """In place of the network: its output is what it is shown, the last channel and the last but one."""
+    """A network whose output is a combination of its input channels."""
 
-    def apply(self, params, shown, t, label, low_res):
-        assert shown.shape == (8, 8, 2)
-        return params * shown[..., :1] + shown[..., 1:]
+    def apply(self, params, x, t, label, low_res):
+        assert x.shape == (8, 8, 2)
+        return params * x[..., :1] + x[..., 1:]
 
 
-def test_a_network_that_is_told_no_estimate_is_told_zeros(tricky):
-    """As nll.py does, which has no last x_0."""
+def test_without_an_estimate_the_network_is_given_zeros(tricky):
+    """As in the nll command, which has no last x_0."""
     run, x = runs.load(tricky), jnp.linspace(-1, 1, 64).reshape(8, 8, 1)
     level, settings = schedule.at(run.model.levels, 10), run.experiment.diffusion
 
-    def said(estimate):
+    def predict(estimate):
         network = pixel_model.make_network(settings, Echo(), estimate=estimate)
         return model.denoiser(run.model._replace(network=network), 0.5, 3)(x, level).x_0
 
-    np.testing.assert_array_equal(said(None), said(jnp.zeros_like(x)))
-    assert np.abs(said(None) - said(0.5 * jnp.ones_like(x))).max() > 0.01
+    np.testing.assert_array_equal(predict(None), predict(jnp.zeros_like(x)))
+    assert np.abs(predict(None) - predict(0.5 * jnp.ones_like(x))).max() > 0.01
 
 
 @pytest.mark.slow
-def test_bits_are_of_the_network_that_is_told_zeros(tricky, tmp_path, capsys):
+def test_bits_per_dimension_are_finite_with_self_conditioning(tricky, tmp_path, capsys):
     arguments = [tricky, "--num-samples", "2", "--batch-size", "2", "--steps", "5", "--out", tmp_path / "bits"]
     code, out, err = run_script(nll.main, arguments, capsys)
     assert code == 0, err
@@ -158,35 +158,35 @@ def test_bits_are_of_the_network_that_is_told_zeros(tricky, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_interrupted_and_resumed_is_uninterrupted(tricky, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(tricky, tmp_path):
     """Stopped after two of four steps: the same averages, weights and rows, bit for bit."""
-    asked, run = iter(range(9)), runs.load(tricky)
-    assert not train.train(run.experiment, tmp_path, stop=lambda: next(asked) >= 2)
-    assert posthoc.stored(tmp_path) == [2]
+    steps, run = iter(range(9)), runs.load(tricky)
+    assert not train.train(run.experiment, tmp_path, stop=lambda: next(steps) >= 2)
+    assert posthoc.snapshot_steps(tmp_path) == [2]
     assert train.train(run.experiment, tmp_path)
     for name in ("metrics.jsonl", "power_ema/2.npz", "power_ema/4.npz"):
         if name.endswith("npz"):
-            got, want = (dict(posthoc.averages(place / "diffusion" / name)) for place in (tmp_path, tricky))
+            got, want = (dict(posthoc.load_snapshot(place / "diffusion" / name)) for place in (tmp_path, tricky))
             jax.tree.map(np.testing.assert_array_equal, got, want)
         else:
             assert (tmp_path / "diffusion" / name).read_bytes() == (tricky / "diffusion" / name).read_bytes()
     jax.tree.map(np.testing.assert_array_equal, *(runs.params(place, "diffusion") for place in (tmp_path, tricky)))
 
 
-def test_a_stored_file_that_is_damaged_is_named(tricky, tmp_path):
+def test_a_damaged_snapshot_is_named(tricky, tmp_path):
     path = tmp_path / "4.npz"
     path.write_bytes((tricky / "diffusion" / "power_ema" / "4.npz").read_bytes()[:-300])
     with pytest.raises(ValueError, match=r"4\.npz is damaged"):
-        dict(posthoc.averages(path))
+        dict(posthoc.load_snapshot(path))
 
 
-def test_every_variant_of_the_benchmark_can_be_trained_and_changes_what_it_names(monkeypatch):
-    """A field for each of its settings and no other, of what is the digits but for how long and how often."""
+def test_every_variant_of_the_benchmark_changes_only_the_settings_it_names(monkeypatch):
+    """Beside numbers of steps and `*_every` settings, which the benchmark sets for all variants."""
     monkeypatch.setitem(benchmark.VARIANTS, "nothing", benchmark.Variant("", {}))
     settings = {name: benchmark.experiment(name, 1, 30) for name in benchmark.VARIANTS}
     found = {name: fields(settings["nothing"], each) for name, each in settings.items()}
     for name, variant in benchmark.VARIANTS.items():
-        train.check(settings[name])
+        checks.check(settings[name])
         assert settings[name].schedule.make().t.size == 1001
         named = [*(f"diffusion.{key}" for key in variant.diffusion), *(f"schedule.{key}" for key in variant.schedule)]
         assert sorted(".".join(field.split(".")[:2]) for field in found[name]) == sorted(named), name
@@ -224,14 +224,17 @@ WRONG = [
     ),
     (["--diffusion.weighting.sigmoid-bias", "nan"], "--diffusion.weighting.sigmoid-bias is nan; give a finite number"),
     (["--diffusion.times.std", "-1"], "--diffusion.times.std is -1.0; give a finite number above 0"),
-    (["--diffusion.power-ema", "0.05", "0.5"], "--diffusion.power-ema: sigma_rel is 0.5; give a number above 0"),
+    (
+        ["--diffusion.power-ema", "0.05", "0.5"],
+        "--diffusion.power-ema is 0.05 0.5; give a number above 0, up to 0.2886",
+    ),
     (["--diffusion.power-ema", "0.1", "0.1"], "give each length once"),
     (["--diffusion.snapshot-every", "0"], "--diffusion.snapshot-every is 0; give at least 1"),
 ]
 
 
 @pytest.mark.parametrize(("words", "said"), WRONG, ids=lambda value: value[0] if isinstance(value, list) else "")
-def test_what_cannot_be_is_told_in_one_sentence(tmp_path, capsys, words, said):
+def test_wrong_settings_are_refused_in_one_sentence(tmp_path, capsys, words, said):
     code, _, err = run_script(train.main, ["digits", "--out", tmp_path / "run", *words], capsys)
     assert code == 2
     assert said in err
@@ -239,14 +242,13 @@ def test_what_cannot_be_is_told_in_one_sentence(tmp_path, capsys, words, said):
     assert not (tmp_path / "run").exists()
 
 
-def test_diagnosing_a_network_that_is_told_its_last_x_0_is_refused(tricky, capsys):
+def test_diagnosing_a_network_with_self_conditioning_is_refused(tricky, capsys):
     code, _, err = run_script(sample.main, [tricky, "--diagnose"], capsys)
     assert code == 2
     assert "leave it out for this run" in err
 
 
-def test_runs_of_before_read_as_what_they_were():
-    """Without the new fields a config is the same experiment, with the plain loss."""
+def test_configs_of_older_versions_are_read_with_the_plain_loss():
     experiment = experiments.load("digits")
     old = schema.to_dict(experiment)
     for name in ("weighting", "times", "self_conditioning", "power_ema", "snapshot_every"):
@@ -257,7 +259,7 @@ def test_runs_of_before_read_as_what_they_were():
     assert settings.weighting.make(schedule.cosine(10), "eps") is None
     assert settings.times.make() is None
     step = object()
-    assert objective.numbered(step, settings) is step
+    assert objective.with_indices(step, settings) is step
 
 
 TABLE = schedule.zero_terminal_snr(schedule.cosine(100))
@@ -265,8 +267,8 @@ TABLE = schedule.zero_terminal_snr(schedule.cosine(100))
 
 @pytest.mark.parametrize("grid", ["respaced", *samplers.GRIDS])
 @pytest.mark.parametrize("steps", [2, 7])
-def test_a_table_of_zero_terminal_snr_is_begun_at_its_end(grid, steps):
-    """Beyond every --sigma-max, with as many levels as were asked for; other tables begin where they did."""
+def test_grids_of_zero_terminal_snr_begin_at_pure_noise(grid, steps):
+    """Beyond any --sigma-max, with the requested number of levels; other tables begin at --sigma-max."""
     levels = samplers.levels_of(Method(grid=grid, steps=str(steps)), TABLE)
     assert levels.t.shape == (steps + 1,)
     assert (float(levels.t[-1]), float(levels.alpha[-1]), float(levels.sigma[-1])) == (100, 0, 1)
@@ -282,11 +284,11 @@ def test_a_grid_that_would_begin_below_pure_noise_is_refused():
         samplers.levels_of(Method(steps="ddim8"), schedule.zero_terminal_snr(schedule.cosine(100)))
 
 
-OFTEN = ("heun", "dpm++2s", "unipc", "deis")  # those whose coefficients are of another kind each
+REPRESENTATIVE = ("heun", "dpm++2s", "unipc", "deis")  # one for each kind of coefficients
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in samplers.SAMPLERS]
+    "name", [pytest.param(name, marks=() if name in REPRESENTATIVE else pytest.mark.slow) for name in samplers.SAMPLERS]
 )
 def test_every_sampler_begins_at_pure_noise_and_ends_finite(name):
     method = Method(sampler=name, steps="2", variance="small")
@@ -303,7 +305,7 @@ STRATIFIED = schema.Diffusion(batch_size=16, times=schema.Times(stratified=True)
 
 
 def loss(params, keys, batch):
-    """Of one layer, at the steps of the whole batch's strata."""
+    """Denoising loss of one layer, with stratified times."""
     strata = times.Strata(batch["index"], STRATIFIED.batch_size)
     x_0 = batch["image"].reshape(len(keys), -1)
     noisy = losses.corrupt(keys, x_0, PLAIN, times.logit_normal, strata)
@@ -312,15 +314,15 @@ def loss(params, keys, batch):
 
 
 @functools.cache
-def stepped(devices, microbatches):
-    """The parameters after one step, and its metrics."""
+def step_once(devices, microbatches):
+    """Return the parameters after one step, and its metrics."""
     rng = np.random.default_rng(0)
     source = data.in_memory(rng.integers(0, 256, (64, 8, 8, 1)), rng.integers(0, 10, 64), num_classes=10)
     batch = next(data.loader(source, 16, seed=0))
     step = functools.partial(
         training.train_step, loss=loss, optimizer=OPTIMIZER, ema_decay=0.9, microbatches=microbatches
     )
-    compiled = parallel.data_parallel(objective.numbered(step, STRATIFIED), jax.devices()[:devices])
+    compiled = parallel.data_parallel(objective.with_indices(step, STRATIFIED), jax.devices()[:devices])
     params = NETWORK.init(jax.random.key(0), jnp.zeros(64))
     state = training.init(jax.random.key(1), params, OPTIMIZER)
     state, metrics = compiled(parallel.place(state, jax.devices()[:devices]), batch)
@@ -330,21 +332,21 @@ def stepped(devices, microbatches):
 @pytest.mark.parametrize(("devices", "microbatches"), [(1, 4), (2, 2)])
 def test_the_loss_does_not_depend_on_devices_or_microbatches(devices, microbatches):
     same = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
-    jax.tree.map(same, stepped(devices, microbatches), stepped(1, 1))
+    jax.tree.map(same, step_once(devices, microbatches), step_once(1, 1))
 
 
-class Silent:
-    """In place of the network: whatever it is shown, 0."""
+class Zero:
+    """A network whose output is 0."""
 
     def clone(self, **settings):
         return self
 
-    def apply(self, params, x, *told, **options):
+    def apply(self, params, x, *arguments, **options):
         return jnp.zeros_like(x)
 
 
-def test_the_loss_is_by_the_weighting_and_the_law_that_were_asked_for():
-    """And that of held-out data by neither. Of a network that says 0 it is the weighted mean square of the target."""
+def test_the_loss_has_the_chosen_weighting_and_law_of_times():
+    """The held-out loss has neither. The loss of a network with output 0 is the weighted mean square of the target."""
     settings = schema.Diffusion(
         batch_size=16,
         parameterization="v",
@@ -352,7 +354,7 @@ def test_the_loss_is_by_the_weighting_and_the_law_that_were_asked_for():
         times=schema.Times(law="logit-normal", mean=-0.5, std=0.7, stratified=True),
     )
     experiment = schema.Experiment(schedule=schema.Schedule(num_steps=50), diffusion=settings)
-    run = runs.assemble(experiment, facts.Facts((4, 4, 1), 10, (0.1,) * 10))._replace(unet=Silent())
+    run = runs.assemble(experiment, facts.Facts((4, 4, 1), 10, (0.1,) * 10))._replace(unet=Zero())
     index = jnp.arange(4, 8)
     keys, x_0 = sampler.keys(jax.random.key(0), index), jax.random.normal(jax.random.key(1), (4, 4, 4, 1))
     batch = {"image": x_0, "label": jnp.arange(4), "index": index}
@@ -363,7 +365,7 @@ def test_the_loss_is_by_the_weighting_and_the_law_that_were_asked_for():
         return (each if weight is None else weight(noisy.level) * each).mean()
 
     @jax.jit
-    def all_of_them():
+    def losses_of():
         strata, law = times.Strata(index, 16), functools.partial(times.logit_normal, mean=-0.5, std=0.7)
         law_of_weight = functools.partial(weighting.min_snr, gamma=3.0)
         weight = functools.partial(weighting.of_loss, law_of_weight, target="v")
@@ -371,10 +373,10 @@ def test_the_loss_is_by_the_weighting_and_the_law_that_were_asked_for():
         wrong = [want(None, strata, weight), want(law, None, weight), want(law, strata, None)]
         return trained, want(law, strata, weight), plain, want(None, None, None), wrong
 
-    trained, asked, plain, unweighted, wrong = all_of_them()
-    np.testing.assert_allclose(trained, asked, rtol=1e-6)
+    trained, expected, plain, unweighted, wrong = losses_of()
+    np.testing.assert_allclose(trained, expected, rtol=1e-6)
     np.testing.assert_allclose(plain, unweighted, rtol=1e-6)
-    assert all(abs(other / asked - 1) > 0.01 for other in (*wrong, unweighted))  # each of the three is seen
+    assert all(abs(other / expected - 1) > 0.01 for other in (*wrong, unweighted))  # each of the three has an effect
 
 
 @pytest.mark.parametrize(
@@ -390,8 +392,8 @@ def test_the_loss_is_by_the_weighting_and_the_law_that_were_asked_for():
     ],
     ids=["min-snr", "p2", "sigmoid", "edm"],
 )
-def test_every_weighting_is_made_with_its_own_settings(settings, want):
-    """On the loss of v, as docs/training.md has it; sigmoid times the slope of -1/2 log SNR over t / T."""
+def test_every_weighting_follows_its_settings(settings, want):
+    """On the loss of v, by the formulas of docs/training.md; sigmoid times the slope of -1/2 log SNR over t / T."""
     levels = schedule.cosine(50)
     inside = jax.tree.map(lambda column: column[1:-1], levels)  # the last level is clipped
     alpha, sigma = (np.asarray(column, np.float64) for column in (levels.alpha, levels.sigma))

@@ -14,8 +14,7 @@ from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.sample import draw
 from guided_jax.app.sample.request import Method
-from guided_jax.app.train import command as train
-from guided_jax.app.train import objective
+from guided_jax.app.train import networks, objective
 from guided_jax.models import UNet, blocks
 from guided_jax.models.ops import attention as fused
 from guided_jax.storage import checkpoint, log
@@ -50,7 +49,7 @@ def params_of(part):
 
 def params_in(run, part):
     """Weights everywhere: ADM's zeros would hide most of the network."""
-    shapes = jax.eval_shape(lambda: train.beginning(run, part)).params
+    shapes = jax.eval_shape(lambda: networks.init_state(run, part)).params
     leaves, tree = jax.tree.flatten(shapes)
     rng = np.random.default_rng(1)
     return jax.tree.unflatten(tree, [jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves])
@@ -174,7 +173,7 @@ def test_a_drawing_rounds_its_weights_once_and_is_the_same(settings, monkeypatch
         return jax.jit(drawn)(params, jax.random.key(0), jnp.int32(3), jnp.float32(1), None, low_res)
 
     once, seen = once_more(), []
-    monkeypatch.setattr(models, "prepared", lambda network, params, *example: seen.append(network) or params)
+    monkeypatch.setattr(models, "prepare_params", lambda network, params, *example: seen.append(network) or params)
     assert jnp.array_equal(once, once_more())
     assert len(seen) == 2
 
@@ -216,19 +215,20 @@ def test_with_several_steps_a_dispatch_everything_falls_due_when_it_did(tmp_path
     for dispatch in (1, 4):
         called, directory = [], tmp_path / str(dispatch)
         step = parallel.data_parallel(tiny.train_step, devices, scan=True)
-        loop.fit(
+        job = loop.Job(
             step,
-            parallel.place(tiny.state(), devices),
+            lambda: parallel.place(tiny.state(), devices),
             data.loader(SOURCE, 16, seed=3),
             31,
-            directory=directory,
+            directory,
             save_every=10,
             log_every=3,
             keep=9,
-            evaluate=[(13, lambda state: {"held_out_loss": float(state.step)})],
+            evaluations=[(13, lambda state: {"held_out_loss": float(state.step)})],
             hooks=[(7, lambda done, state, called=called: called.append((done, int(state.step))))],
-            dispatch=dispatch,
+            steps_per_dispatch=dispatch,
         )
+        loop.fit(job)
         assert called == [(7, 7), (14, 14), (21, 21), (28, 28)]
         assert checkpoint.steps(directory / "checkpoints") == [10, 20, 30, 31]
         ends[dispatch] = log.read(directory / "metrics.jsonl")

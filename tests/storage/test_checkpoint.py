@@ -157,3 +157,28 @@ def test_nothing_is_printed(tmp_path, capfd, recwarn):
     checkpoint.load_params(tmp_path)
     assert capfd.readouterr() == ("", "")
     assert not [w for w in recwarn if "orbax" in str(w.filename) or "harding" in str(w.message)]
+
+
+@pytest.mark.parametrize("when", ["while it is verified", "while it is read"])
+def test_a_reader_gets_one_whole_checkpoint_while_a_training_replaces_it(tmp_path, monkeypatch, when):
+    """The training saves checkpoint 2 and deletes checkpoint 1 in the middle of reading that."""
+    state = saved(tmp_path, steps=(1,), keep=1)
+    other = trained(DEVICES[:2], steps=3)
+    module, name = (checkpoint.manifest, "verify") if when == "while it is verified" else (checkpoint.ocp, "load")
+    real, calls = getattr(module, name), []
+
+    def interrupted(path, *arguments):
+        calls.append(path.name)
+        if len(calls) == 1:
+            with checkpoint.opened(tmp_path, keep=1) as checkpoints:
+                checkpoint.save(checkpoints, 2, other)
+            assert checkpoint.steps(tmp_path) == [2]
+        return real(path, *arguments)
+
+    monkeypatch.setattr(module, name, interrupted)
+    params = checkpoint.load_params(tmp_path)
+    assert calls == ["1", "2"]
+    chex.assert_trees_all_equal(jax.device_get(params), jax.device_get(other.ema))
+    assert not np.array_equal(params["params"]["bias"], state.ema["params"]["bias"])
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint of step 1 in"):
+        checkpoint.load_params(tmp_path, step=1)

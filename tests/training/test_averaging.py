@@ -24,22 +24,22 @@ def profile(gamma, step=1.0):
 
 @pytest.mark.parametrize("sigma_rel", [0.01, 0.05, 0.1, 0.2, 0.28])
 def test_sigma_rel_is_the_standard_deviation_of_the_profile(sigma_rel):
-    gamma = averaging.exponent(sigma_rel)
+    gamma = averaging.gamma_of(sigma_rel)
     p = profile(gamma)
     mean = np.trapezoid(p * GRID, GRID)
     np.testing.assert_allclose(np.sqrt(np.trapezoid(p * (GRID - mean) ** 2, GRID)), sigma_rel, rtol=1e-3)
-    np.testing.assert_allclose(averaging.width(gamma), sigma_rel, rtol=1e-9)
+    np.testing.assert_allclose(averaging.sigma_rel_of(gamma), sigma_rel, rtol=1e-9)
 
 
 def test_the_papers_own_pairs():
     """[EDM2] section 3.1: sigma_rel of 0.05 and 0.10 are gamma of about 16.97 and 6.94."""
-    np.testing.assert_allclose([averaging.exponent(s) for s in (0.05, 0.1)], [16.97, 6.94], atol=0.005)
+    np.testing.assert_allclose([averaging.gamma_of(s) for s in (0.05, 0.1)], [16.97, 6.94], atol=0.005)
 
 
 @pytest.mark.parametrize("sigma_rel", [0.0, -0.1, 0.3, float("nan")])
 def test_a_length_that_cannot_be_is_refused(sigma_rel):
     with pytest.raises(ValueError, match=r"up to 0\.288"):
-        averaging.exponent(sigma_rel)
+        averaging.gamma_of(sigma_rel)
 
 
 def test_overlap_is_the_integral_of_the_product():
@@ -51,7 +51,7 @@ def test_overlap_is_the_integral_of_the_product():
 
 def weighted(theta, sigma_rel, step):
     """sum of theta(i) times how much of it is kept: the product of all later decays ([EDM2] eq. 127 written out)."""
-    power = averaging.exponent(sigma_rel) + 1
+    power = averaging.gamma_of(sigma_rel) + 1
     share = (np.arange(1, step + 1) / step) ** power
     return np.diff(share, prepend=0) @ theta[:step]
 
@@ -59,7 +59,7 @@ def weighted(theta, sigma_rel, step):
 def test_a_train_step_keeps_the_averages_of_its_parameters():
     """As the sum over all steps says; parameters, usual average and metrics are those without them, bit for bit."""
     sigma_rels = (0.05, 0.2)
-    optimizer = averaging.averaged(tiny.OPTIMIZER, sigma_rels)
+    optimizer = averaging.with_averages(tiny.OPTIMIZER, sigma_rels)
     batch = {"image": jnp.zeros((4, 8, 8, 1))}
 
     @functools.partial(jax.jit, static_argnames="optimizer")
@@ -122,7 +122,7 @@ def test_the_length_that_a_mixture_reaches_is_that_of_its_profile(sigma_rel, wan
     """Beside the standard deviation of the steps under the mixture's own weights."""
     steps, sigma_rels, _ = snapshots(walk(), 100)
     weights = averaging.mixture(steps, sigma_rels, 1500, sigma_rel)
-    found = averaging.reached(steps, sigma_rels, weights, 1500)
+    found = averaging.mixture_sigma_rel(steps, sigma_rels, weights, 1500)
     assert abs(found - want) < 1e-4
     # The mean of x and of x^2 under each average: weighted sums of the steps' own numbers.
     at = np.arange(1, 1501.0)[:, None]
@@ -149,7 +149,7 @@ def test_what_was_not_stored_is_told():
 
 
 def test_the_state_of_the_optimizer_is_still_its_own():
-    optimizer = averaging.averaged(optax.sgd(0.5, momentum=0.9), (0.1,))
+    optimizer = averaging.with_averages(optax.sgd(0.5, momentum=0.9), (0.1,))
     params = {"w": jnp.ones(3)}
     state = optimizer.init(params)
     updates, state = optimizer.update({"w": jnp.ones(3)}, state, params)

@@ -1,4 +1,4 @@
-"""A run that is killed, stopped, damaged or out of space ends where the undisturbed one ends, and loses nothing."""
+"""A run that was killed, stopped, damaged or out of disk space resumes to the end of an undisturbed one, bit for bit."""
 
 import random
 import resource
@@ -26,8 +26,10 @@ STEP = parallel.data_parallel(tiny.train_step, DEVICES)
 
 def fit(directory, num_steps=30, devices=DEVICES, step=STEP, **options):
     batches = data.loader(SOURCE, 16, seed=5, flip=True)
+    stop = options.pop("stop", loop.never)
     options = {"save_every": 10, "log_every": 4, "keep": 3, **options}
-    return loop.fit(step, parallel.place(tiny.state(), devices), batches, num_steps, directory=directory, **options)
+    init = lambda: parallel.place(tiny.state(), devices)  # noqa: E731
+    return loop.fit(loop.Job(step, init, batches, num_steps, directory, **options), stop)
 
 
 STARTED: list[subprocess.Popen] = []
@@ -35,7 +37,7 @@ STARTED: list[subprocess.Popen] = []
 
 @pytest.fixture(autouse=True)
 def _no_process_is_left():
-    """A test that fails leaves nobody training behind it."""
+    """Kill the processes that a failed test leaves behind."""
     yield
     while STARTED:
         STARTED.pop().kill()
@@ -43,20 +45,20 @@ def _no_process_is_left():
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nothing happened to; the tests only read it."""
+    """An undisturbed run; the tests only read it."""
     directory = tmp_path_factory.mktemp("whole")
     fit(directory)
     return directory
 
 
 def contents(directory):
-    """Everything that a run has come to: its state, the position of its data, its rows."""
+    """Return everything that a run has: step, state, position of the data, rows."""
     found = checkpoint.restore(directory / "checkpoints", tiny.state())
     state = jax.device_get(found.state._replace(key=jax.random.key_data(found.state.key)))
     return found.step, state, found.data_state, (directory / "metrics.jsonl").read_bytes()
 
 
-def the_same(one, other):
+def assert_same(one, other):
     (one_step, one_state, *one_rest), (other_step, other_state, *other_rest) = contents(one), contents(other)
     chex.assert_trees_all_equal(one_state, other_state)
     assert (one_step, one_rest) == (other_step, other_rest)
@@ -70,7 +72,7 @@ def start(out, data_dir, steps, devices=2):
 
 
 def reaches(process, out, step):
-    """Waits until that checkpoint is there; False when the process ended first."""
+    """Wait for a checkpoint; return False when the process ended first."""
     while process.poll() is None:
         if (checkpoint.latest(out / "checkpoints") or 0) >= step:
             return True
@@ -78,14 +80,14 @@ def reaches(process, out, step):
     return False
 
 
-def is_whole(out):
-    """Every numbered folder is what was written, however the process ended."""
+def assert_whole(out):
+    """Assert that every numbered folder is as it was written."""
     for step in checkpoint.steps(out / "checkpoints"):
         manifest.verify(out / "checkpoints" / str(step))
 
 
-def survives(tmp_path, kills, steps):
-    """Kills a run so many times, at random, most often within a write, and compares its end with an undisturbed one."""
+def kill_and_compare(tmp_path, kills, steps):
+    """Kill a run so many times, at random, most often within a write, and compare its end with an undisturbed run."""
     undisturbed = start(tmp_path / "whole", tmp_path / "data", steps)
     assert undisturbed.wait() == 0, undisturbed.stderr.read()
     draw, out = random.Random(0), tmp_path / "killed"
@@ -95,50 +97,56 @@ def survives(tmp_path, kills, steps):
         time.sleep(draw.uniform(0, 0.03))
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-        is_whole(out)
+        assert_whole(out)
     last = start(out, tmp_path / "data", steps)
     assert last.wait() == 0, last.stderr.read()
-    the_same(tmp_path / "whole", out)
+    assert_same(tmp_path / "whole", out)
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == [str(steps - 2), str(steps)]
 
 
-def test_killed_twice_it_ends_bit_for_bit_where_it_would_have(tmp_path):
-    survives(tmp_path, kills=2, steps=60)
+def test_a_run_killed_twice_equals_an_undisturbed_one_bit_for_bit(tmp_path):
+    kill_and_compare(tmp_path, kills=2, steps=60)
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_it_ends_bit_for_bit_where_it_would_have(tmp_path):
-    survives(tmp_path, kills=20, steps=500)
+def test_a_run_killed_twenty_times_equals_an_undisturbed_one_bit_for_bit(tmp_path):
+    kill_and_compare(tmp_path, kills=20, steps=500)
 
 
 @pytest.mark.parametrize(
     ("number", "name"),
-    [(signal.SIGTERM, "SIGTERM"), pytest.param(signal.SIGINT, "SIGINT", marks=pytest.mark.slow)],
+    [
+        (signal.SIGTERM, "SIGTERM"),
+        *(
+            pytest.param(number, number.name, marks=pytest.mark.slow)
+            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+        ),
+    ],
 )
-def test_told_to_stop_it_saves_and_says_so(tmp_path, number, name):
+def test_a_stop_signal_saves_and_prints_its_name(tmp_path, number, name):
     out = tmp_path / "run"
     process = start(out, tmp_path / "data", 100_000)
     assert reaches(process, out, 8)
     process.send_signal(number)
-    said, complaint = process.communicate()
-    assert process.returncode == 0, complaint
-    assert f"{name}: finishing this step and saving" in complaint
-    assert checkpoint.latest(out / "checkpoints") == int(said) >= 8
-    is_whole(out)
+    out_text, err = process.communicate()
+    assert process.returncode == 0, err
+    assert f"{name}: finishing this step and saving" in err
+    assert checkpoint.latest(out / "checkpoints") == int(out_text) >= 8
+    assert_whole(out)
 
 
 @pytest.mark.parametrize("dispatch", [1, 5])
-def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path, dispatch):
-    asked = iter([False] * 13 + [True])
-    state = fit(tmp_path, stop=lambda: next(asked))
+def test_a_stopped_run_resumes_bit_for_bit(whole, tmp_path, dispatch):
+    answers = iter([False] * 13 + [True])
+    state = fit(tmp_path, stop=lambda: next(answers))
     assert int(state.step) == checkpoint.latest(tmp_path / "checkpoints") == 13
-    fit(tmp_path, dispatch=dispatch)  # on CPU several steps at once are the same steps
-    the_same(whole, tmp_path)
+    fit(tmp_path, steps_per_dispatch=dispatch)  # on CPU several steps at once are the same steps
+    assert_same(whole, tmp_path)
 
 
-def test_on_another_number_of_devices_the_curve_agrees_and_nothing_is_lost(whole, tmp_path):
-    asked = iter([False] * 13 + [True])
-    fit(tmp_path, stop=lambda: next(asked))
+def test_on_another_number_of_devices_a_resumed_run_agrees_to_rounding(whole, tmp_path):
+    answers = iter([False] * 13 + [True])
+    fit(tmp_path, stop=lambda: next(answers))
     devices = jax.devices()[:4]
     fit(tmp_path, devices=devices, step=parallel.data_parallel(tiny.train_step, devices))
     (_, one, position, _), (_, other, there, _) = contents(whole), contents(tmp_path)
@@ -162,7 +170,7 @@ def damage(path, kind):
 
 @pytest.mark.parametrize("kind", ["flipped", "cut", "gone"])
 @pytest.mark.parametrize("pattern", ["state/d/*", "state/manifest.ocdbt", "_CHECKPOINT_METADATA", "manifest.json"])
-def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_is_used(whole, tmp_path, pattern, kind, capfd):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(whole, tmp_path, pattern, kind, capfd):
     fit(tmp_path)
     (path,) = (tmp_path / "checkpoints" / "30").glob(pattern)
     damage(path, kind)
@@ -175,7 +183,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_is_used(w
         checkpoint.restore(tmp_path / "checkpoints", tiny.state(), step=30)
     with pytest.warns(checkpoint.Damaged, match=name):
         fit(tmp_path)
-    the_same(whole, tmp_path)
+    assert_same(whole, tmp_path)
     assert sorted(entry.name for entry in (tmp_path / "checkpoints").iterdir()) == ["10", "20", "30", "damaged-30"]
     assert "Traceback" not in capfd.readouterr().err
 
@@ -193,7 +201,7 @@ def test_when_all_are_damaged_nothing_is_overwritten(tmp_path):
 
 
 def limit_files(size):
-    """As on a full disk: writing fails beyond so many bytes."""
+    """Let writing fail beyond so many bytes, as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
@@ -204,39 +212,39 @@ def _unlimited():
 
 
 @pytest.mark.usefixtures("_unlimited")
-def test_a_full_disk_is_told_in_one_sentence_and_harms_nothing(whole, tmp_path, capfd):
+def test_a_full_disk_is_one_sentence_and_harms_no_checkpoint(whole, tmp_path, capfd):
 
     def fill(done, state):
         while checkpoint.latest(tmp_path / "checkpoints") != 10:  # still under way
             time.sleep(0.01)
         limit_files(8000)
 
-    said = r"^cannot write checkpoint 20 in .*/checkpoints: File too large; those saved before are as they were$"
-    with pytest.raises(OSError, match=said):
+    words = r"^cannot write checkpoint 20 in .*/checkpoints: File too large; those saved before are as they were$"
+    with pytest.raises(OSError, match=words):
         fit(tmp_path, hooks=[(18, fill)])
     assert "Traceback" not in capfd.readouterr().err
     assert checkpoint.latest(tmp_path / "checkpoints") == 10
-    is_whole(tmp_path)
-    # The next start has as little room: what is there is read, and again nothing is lost.
-    with pytest.raises(OSError, match=said):
+    assert_whole(tmp_path)
+    # The next start has as little room: it reads what is there, and again loses nothing.
+    with pytest.raises(OSError, match=words):
         fit(tmp_path)
-    is_whole(tmp_path)
+    assert_whole(tmp_path)
     limit_files(resource.RLIM_INFINITY)
     fit(tmp_path)
-    the_same(whole, tmp_path)
+    assert_same(whole, tmp_path)
 
 
 @pytest.mark.usefixtures("_unlimited")
-def test_metrics_that_cannot_be_written_are_told_in_one_sentence(whole, tmp_path):
+def test_metrics_that_cannot_be_written_are_one_sentence(whole, tmp_path):
     with pytest.raises(OSError, match=r"^cannot write .*/metrics.jsonl: File too large$"):
         fit(tmp_path, hooks=[(15, lambda done, state: limit_files(300))])
     limit_files(resource.RLIM_INFINITY)
     assert [row["step"] for row in log.read(tmp_path / "metrics.jsonl")][:3] == [4, 8, 12]
     fit(tmp_path)
-    the_same(whole, tmp_path)
+    assert_same(whole, tmp_path)
 
 
-def test_a_read_only_directory_is_told_in_one_sentence(whole, tmp_path, monkeypatch):
+def test_a_read_only_directory_is_one_sentence(whole, tmp_path, monkeypatch):
     fit(tmp_path, 20)
     before = contents(tmp_path)
     monkeypatch.setattr("os.access", lambda path, mode: False)  # chmod does not stop root
@@ -247,13 +255,22 @@ def test_a_read_only_directory_is_told_in_one_sentence(whole, tmp_path, monkeypa
     chex.assert_trees_all_equal(before[1], after[1])
     assert (before[0], *before[2:]) == (after[0], *after[2:])
     fit(tmp_path)
-    the_same(whole, tmp_path)
+    assert_same(whole, tmp_path)
 
 
-def test_what_a_kill_leaves_behind_is_removed(whole, tmp_path):
+def test_the_remains_of_a_kill_are_removed(whole, tmp_path):
     fit(tmp_path, 20)
     for name in ("writing-30", "deleting-10", "writing-30.orbax-checkpoint-tmp", "40.orbax-checkpoint-tmp"):
         (tmp_path / "checkpoints" / name / "state").mkdir(parents=True)
     fit(tmp_path)
-    the_same(whole, tmp_path)
+    assert_same(whole, tmp_path)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["10", "20", "30"]
+
+
+def test_a_start_that_resumes_says_from_where(tmp_path, capsys):
+    fit(tmp_path, 10, label="judge")
+    assert capsys.readouterr().out == ""
+    fit(tmp_path, 30, label="judge")
+    assert capsys.readouterr().out == "resuming judge from step 10 of 30\n"
+    fit(tmp_path, 30, label="judge")
+    assert capsys.readouterr().out == "judge is trained: step 30 of 30\n"

@@ -22,9 +22,13 @@ STEP = parallel.data_parallel(tiny.train_step, DEVICES)
 
 def fit(directory, num_steps, step=STEP, **options):
     batches = data.loader(SOURCE, 16, seed=5, flip=True)
+    stop = options.pop("stop", loop.never)
     options = {"save_every": 10, "log_every": 4, **options}
-    state = parallel.place(tiny.state(), DEVICES)
-    return loop.fit(step, state, batches, num_steps, directory=directory, **options), batches
+    return loop.fit(loop.Job(step, init, batches, num_steps, directory, **options), stop), batches
+
+
+def init():
+    return parallel.place(tiny.state(), DEVICES)
 
 
 def values(state):
@@ -50,6 +54,9 @@ def test_a_step_is_gradient_descent_on_the_loss_with_its_keys():
     np.testing.assert_allclose(metrics["worst"], extra["worst"], rtol=1e-6)
     squares = sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(gradients))
     np.testing.assert_allclose(metrics["grad_norm"], np.sqrt(squares), rtol=1e-5)
+    np.testing.assert_allclose(metrics["update_norm"], optax.tree.norm(updates), rtol=1e-4)
+    np.testing.assert_allclose(metrics["param_norm"], optax.tree.norm(expected), rtol=1e-5)
+    assert "learning_rate" not in metrics
     assert int(after.step) == 1
     assert after.key == state.key
 
@@ -64,7 +71,7 @@ def test_the_average_moves_by_one_minus_its_decay(warmup, decay):
     chex.assert_trees_all_close(after.ema, expected, atol=1e-6)
 
 
-def test_warm_up_ends_at_the_decay_asked_for():
+def test_warm_up_ends_at_ema_decay():
     state = tiny.state()._replace(step=jnp.asarray(10**6))
     after, _ = tiny.train_step(state, BATCH, INDICES)
     expected = jax.tree.map(lambda old, new: 0.99 * old + 0.01 * new, state.params, after.params)
@@ -77,11 +84,32 @@ def test_noise_changes_from_step_to_step():
     assert losses[0] != losses[1] == losses[2]
 
 
-def test_what_does_not_fit_is_refused_at_the_door():
+def test_batches_and_states_of_other_shapes_are_refused():
     with pytest.raises(AssertionError):
         tiny.train_step(tiny.state(), BATCH, np.arange(15))
     with pytest.raises(AssertionError):
         tiny.train_step(tiny.state()._replace(ema={}), BATCH, INDICES)
+
+
+@pytest.mark.parametrize("decay", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("dispatch", [1, 3])
+def test_rows_have_the_learning_rate_of_their_step(tmp_path, decay, dispatch):
+    """Adam's first moment off, its second one too: an update is the learning rate in each of 65 * 64 parameters."""
+    rates = training.learning_rate_schedule(2e-3, 6, warmup_steps=2, decay=decay)
+    optimizer = training.optimizer(2e-3, 6, 2, decay=decay, clip_norm=None, b1=0.0, b2=0.0)
+    state = training.init(jax.random.key(1), tiny.state().params, optimizer)
+    step = functools.partial(
+        training.train_step, loss=tiny.loss, optimizer=optimizer, ema_decay=0.9, learning_rate=rates
+    )
+    batches = data.loader(SOURCE, 16, seed=5)
+    place = lambda: parallel.place(state, DEVICES)  # noqa: E731
+    compiled = parallel.data_parallel(step, DEVICES)
+    loop.fit(loop.Job(compiled, place, batches, 6, tmp_path, log_every=1, steps_per_dispatch=dispatch))
+    rows = log.read(tmp_path / "metrics.jsonl")
+    np.testing.assert_allclose([row["learning_rate"] for row in rows], [float(rates(n)) for n in range(6)], rtol=1e-6)
+    np.testing.assert_allclose(
+        [row["update_norm"] for row in rows], [row["learning_rate"] * np.sqrt(65 * 64) for row in rows], rtol=1e-3
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,12 +141,12 @@ def test_clip_and_weight_decay_reach_the_update():
         training.optimizer(1.0, 10, warmup_steps=10)
 
 
-def test_fit_learns_and_leaves_its_log_and_checkpoints(tmp_path):
+def test_fit_learns_and_writes_its_log_and_checkpoints(tmp_path):
     called = []
     state, _ = fit(tmp_path, 25, hooks=[(10, lambda done, state: called.append((done, int(state.step))))])
     rows = log.read(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [4, 8, 12, 16, 20, 24, 25]
-    assert set(rows[0]) == {"step", "loss", "worst", "grad_norm"}
+    assert set(rows[0]) == {"step", "loss", "worst", "grad_norm", "update_norm", "param_norm"}
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert called == [(10, 10), (20, 20)]
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["20", "25"]
@@ -151,13 +179,13 @@ def test_a_finished_run_is_returned_as_it_is(tmp_path):
 def test_another_configuration_does_not_resume(tmp_path):
     fit(tmp_path, 2, config={"network": {"width": 64}, "num_steps": 2})
     with pytest.raises(ValueError, match=r"network\.width: 64 -> 32$"):
-        fit(tmp_path, 4, config={"network": {"width": 32}, "num_steps": 4}, ignore=["num_steps"])
-    state, _ = fit(tmp_path, 4, config={"network": {"width": 64}, "num_steps": 4}, ignore=["num_steps"])
+        fit(tmp_path, 4, config={"network": {"width": 32}, "num_steps": 4}, may_change=["num_steps"])
+    state, _ = fit(tmp_path, 4, config={"network": {"width": 64}, "num_steps": 4}, may_change=["num_steps"])
     assert int(state.step) == 4
 
 
-def spoiled(name, at, value=jnp.nan):
-    """The step, with a metric that is not finite from some step on."""
+def with_bad_metric(name, at, value=jnp.nan):
+    """Return the step, with a metric that is not finite from some step on."""
 
     def step(state, *batches):
         state, metrics = STEP(state, *batches)
@@ -174,15 +202,15 @@ def spoiled(name, at, value=jnp.nan):
 )
 def test_a_run_that_diverges_says_when_and_saves_nothing_bad(tmp_path, name, value, said, dispatch):
     with pytest.raises(FloatingPointError, match=f"^{said} at step 3; no checkpoint was saved yet; try a lower"):
-        fit(tmp_path / "early", 20, step=spoiled(name, 3, value), dispatch=dispatch)
+        fit(tmp_path / "early", 20, step=with_bad_metric(name, 3, value), steps_per_dispatch=dispatch)
     assert checkpoint.latest(tmp_path / "early" / "checkpoints") is None
     with pytest.raises(FloatingPointError, match=rf"^{said} at step 17; the last good checkpoint is 10 in .*early/"):
-        fit(tmp_path / "early", 20, step=spoiled(name, 17, value), dispatch=dispatch)
+        fit(tmp_path / "early", 20, step=with_bad_metric(name, 17, value), steps_per_dispatch=dispatch)
     assert checkpoint.steps(tmp_path / "early" / "checkpoints") == [10]
     assert [row["step"] for row in log.read(tmp_path / "early" / "metrics.jsonl")] == [4, 8, 12, 16]
-    # The step before a checkpoint: what is sent off is looked at before it is saved.
+    # At the step of a checkpoint: the metrics are checked before it is saved.
     with pytest.raises(FloatingPointError, match=f"^{said} at step 20; the last good checkpoint is 10 "):
-        fit(tmp_path / "early", 20, step=spoiled(name, 20, value), dispatch=dispatch)
+        fit(tmp_path / "early", 20, step=with_bad_metric(name, 20, value), steps_per_dispatch=dispatch)
     assert checkpoint.steps(tmp_path / "early" / "checkpoints") == [10]
 
 
@@ -210,22 +238,22 @@ def test_gradients_that_overflow_are_found_in_a_real_step(tmp_path):
 
     batches = Batches([np.zeros(16, np.int32)] * 9)
     with pytest.raises(FloatingPointError, match="at step 5;"):
-        loop.fit(STEP, parallel.place(tiny.state(), DEVICES), batches, 9, directory=tmp_path)
+        loop.fit(loop.Job(STEP, init, batches, 9, tmp_path))
     assert checkpoint.latest(tmp_path / "checkpoints") is None
 
 
-def test_what_is_held_out_joins_the_rows_and_decides_what_is_kept(tmp_path):
-    worth = {5: 0.3, 10: 0.1, 15: 0.2, 20: 0.4, 25: 0.2, 27: 0.5}
+def test_held_out_metrics_join_the_rows_and_choose_the_best_checkpoint(tmp_path):
+    value_at = {5: 0.3, 10: 0.1, 15: 0.2, 20: 0.4, 25: 0.2, 27: 0.5}
     fit(
         tmp_path,
         27,
         save_every=5,
-        evaluate=[(5, lambda state: {"held_out_loss": worth[int(state.step)]})],
+        evaluations=[(5, lambda state: {"held_out_loss": value_at[int(state.step)]})],
         keep_best="held_out_loss",
     )
     rows = {row["step"]: row for row in log.read(tmp_path / "metrics.jsonl")}
-    assert {step: row["held_out_loss"] for step, row in rows.items() if "held_out_loss" in row} == worth
-    assert sorted(rows) == sorted({*worth, *range(4, 28, 4)})
+    assert {step: row["held_out_loss"] for step, row in rows.items() if "held_out_loss" in row} == value_at
+    assert sorted(rows) == sorted({*value_at, *range(4, 28, 4)})
     assert checkpoint.steps(tmp_path / "checkpoints") == [10, 25, 27]
     assert checkpoint.best(tmp_path / "checkpoints", "held_out_loss") == 10
     log.plot(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
@@ -233,20 +261,20 @@ def test_what_is_held_out_joins_the_rows_and_decides_what_is_kept(tmp_path):
 
 @pytest.mark.parametrize(("highest", "kept"), [(False, 15), (True, 10)])
 def test_the_best_is_kept_by_any_metric_and_in_its_direction(tmp_path, highest, kept):
-    """Two functions at their own intervals; a checkpoint that was not measured is not the best."""
-    worth = {10: 0.9, 15: 0.1, 20: 0.4, 25: 0.3, 30: 0.5}
-    asked = []
-    measure = lambda state: asked.append(int(state.step)) or {"samples_precision": worth[int(state.step)]}  # noqa: E731
+    """Two evaluations at their own intervals; a checkpoint without the metric is not the best."""
+    value_at = {10: 0.9, 15: 0.1, 20: 0.4, 25: 0.3, 30: 0.5}
+    steps = []
+    measure = lambda state: steps.append(int(state.step)) or {"samples_precision": value_at[int(state.step)]}  # noqa: E731
     evaluate = [
         (10, lambda state: {"held_out_loss": 1.0}),
         (5, lambda state: {} if state.step < 10 else measure(state)),
     ]
     options = {"keep_best": "samples_precision", "keep_highest": highest, "keep": 1}
-    fit(tmp_path, 30, save_every=5, log_every=100, evaluate=evaluate, **options)
-    assert asked == list(worth)
+    fit(tmp_path, 30, save_every=5, log_every=100, evaluations=evaluate, **options)
+    assert steps == list(value_at)
     rows = {row["step"]: row for row in log.read(tmp_path / "metrics.jsonl")}
     assert [step for step, row in rows.items() if "held_out_loss" in row] == [10, 20, 30]
-    assert {step: row["samples_precision"] for step, row in rows.items()} == worth
+    assert {step: row["samples_precision"] for step, row in rows.items()} == value_at
     assert checkpoint.steps(tmp_path / "checkpoints") == [kept, 30]
     assert checkpoint.best(tmp_path / "checkpoints", "samples_precision", highest) == kept
 
@@ -265,13 +293,13 @@ def test_a_part_is_divided_when_it_is_logged_and_left_out_when_it_is_empty(tmp_p
     batches = data.loader(SOURCE, 16, seed=5)
     label = next(batches)["label"] % 4
     batches.set_state(data.loader(SOURCE, 16, seed=5).get_state())
-    loop.fit(step, parallel.place(tiny.state(), DEVICES), batches, 1, directory=tmp_path)
+    loop.fit(loop.Job(step, init, batches, 1, tmp_path))
     (row,) = log.read(tmp_path / "metrics.jsonl")
     np.testing.assert_allclose(row["few"], np.asarray(values)[label[label > 1]].mean(), rtol=1e-6)
     assert "none" not in row
 
 
-def test_data_that_ends_is_told_in_one_sentence(tmp_path):
+def test_data_that_ends_is_one_sentence(tmp_path):
     batches = data.loader(SOURCE, 16, seed=5, repeat=False)
     with pytest.raises(ValueError, match="the data ended before step 7 of 10"):
-        loop.fit(STEP, parallel.place(tiny.state(), DEVICES), batches, 10, directory=tmp_path)
+        loop.fit(loop.Job(STEP, init, batches, 10, tmp_path))

@@ -69,7 +69,7 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
     the same request are not drawn again. label: of the progress bar.
     """
     devices = parallel.choose_devices(options.batch_size, options.devices)
-    params = load_params(options, run, parallel.part_of(devices) if options.shard_parameters else None)
+    params = load_params(options, run, parallel.leaf_sharding(devices) if options.shard_parameters else None)
     if not options.shard_parameters:
         params = draw.place(run, options.method, params, devices)
     count, labelled = options.num_samples or NUM_SAMPLES, bool(options.labels)

@@ -88,7 +88,7 @@ def make_sampler(
     """Return (params, indices, labels, scales, seed, y=None, low_res=None) -> `Drawn`, compiled once for a chunk.
 
     The params have to be on the devices, as `place` puts them. sharded: every device has a part of the params, as
-    `parallel.part_of` says.
+    `parallel.leaf_sharding` says.
     """
     draw = make_draw(run, request, labelled, diagnose)
     mapped = parallel.sharded_map if sharded else parallel.parallel_map

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guided_jax import operators, sampler
+from guided_jax import data, operators, sampler
 from guided_jax.app import run as runs
 from guided_jax.app.sample.request import HELD_OUT, Measurement
 from guided_jax.data import pictures
@@ -62,7 +62,7 @@ def make_measure(settings: Measurement, run: runs.Run, seed: int) -> Rows:
 
     def rows(indices: np.ndarray) -> np.ndarray:
         keys = sampler.keys(jax.random.fold_in(jax.random.key(seed), 2), indices)
-        return np.asarray(measure(keys, images.from_uint8(truth(indices))))
+        return np.asarray(measure(keys, data.scale(truth(indices))))
 
     return rows
 

@@ -1,4 +1,4 @@
-"""The settings of an experiment: frozen dataclasses whose `make` returns what the library works with."""
+"""The settings of an experiment: frozen dataclasses whose `make` methods return objects of the library."""
 
 from guided_jax.app.settings.data import Data
 from guided_jax.app.settings.experiment import MAY_CHANGE, Classifier, Diffusion, Experiment, Optimizer, Training

@@ -1,8 +1,8 @@
-"""Everything that a run is: how its networks are trained, on what."""
+"""The settings of an experiment: its networks, how each is trained, and on which data."""
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import optax
 import tyro
@@ -16,50 +16,71 @@ from guided_jax.training import averaging
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """AdamW with warm-up, decay and a bound on the gradient's norm."""
+    """AdamW with warm-up, decay of the learning rate, and a clip of the gradient's norm."""
 
     learning_rate: float = 1e-3
+    """The learning rate after the warm-up."""
     warmup_steps: int = 100
+    """Steps of the linear rise to the learning rate."""
     decay: Literal["constant", "linear", "cosine"] = "cosine"
+    """How the learning rate falls to 0 at the last step; constant: it does not."""
     weight_decay: float = 0.0
+    """Of AdamW."""
     clip_norm: float | None = 1.0
-    """The gradient's norm is brought down to this; None leaves it as it is."""
+    """Largest norm of the gradient, which is scaled down to it; None for no clip."""
 
     def make(self, num_steps: int) -> optax.GradientTransformation:
-        settings = dataclasses.asdict(self)
-        warmup = min(settings.pop("warmup_steps"), num_steps - 1)
-        return training.optimizer(num_steps=num_steps, warmup_steps=warmup, **settings)
+        """Return the optimizer of a training of so many steps."""
+        rate = self._rate(num_steps)
+        return training.optimizer(**rate, weight_decay=self.weight_decay, clip_norm=self.clip_norm)
+
+    def schedule(self, num_steps: int) -> optax.Schedule:
+        """Return the function step -> learning rate of `make`."""
+        return training.learning_rate_schedule(**self._rate(num_steps))
+
+    def _rate(self, num_steps: int) -> dict[str, Any]:
+        warmup = min(self.warmup_steps, num_steps - 1)
+        return {
+            "learning_rate": self.learning_rate,
+            "num_steps": num_steps,
+            "warmup_steps": warmup,
+            "decay": self.decay,
+        }
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How a network is trained, whichever it is."""
+    """The settings of training that both networks have."""
 
     num_steps: int = 1000
     """Training steps; 0 skips this network."""
     batch_size: int = 128
+    """Examples per step, over all devices."""
     checkpoint_every: int = 500
+    """Steps between checkpoints; there is one at the end too."""
     log_every: int = 25
+    """Steps between rows of metrics.jsonl."""
     eval_every: int = 250
-    """Held-out metrics of the averaged weights every so many steps, and at the end; 0 for none."""
+    """Steps between held-out metrics of the averaged weights, which are computed at the end too; 0 for none."""
     eval_examples: int = 1000
-    """How many held-out examples that takes, at most."""
+    """How many held-out examples they use at most."""
     keep: int = 2
-    """How many of the last checkpoints stay."""
+    """How many of the last checkpoints are kept."""
     keep_best: bool = True
     """Keep the best checkpoint as well."""
     keep_best_by: str = "held_out_loss"
-    """The metric by which it is the best, one of metrics.jsonl's: a held-out one, or of the measured samples, such as
-    samples_fd."""
+    """The metric that chooses the best checkpoint, by its name in metrics.jsonl: a held-out metric, or one of samples, such
+    as samples_fd."""
     microbatches: int = 1
-    """Parts in which each device works through its share of a batch: less memory, the same gradient. Slow on CPU."""
+    """Parts of a device's share of a batch, computed one after the other: less memory, the same gradient. Slow on CPU."""
     remat: bool = False
-    """Compute the inside of each block again for its gradient: less memory, about a third more time."""
+    """Recompute the inside of each block for its gradient: less memory, about a third more time."""
     remat_keep: Literal["nothing", "products"] = "nothing"
-    """With remat: products computes norms and activations again, and keeps convolutions and matrix products."""
+    """With remat: products recomputes norms and activations, and keeps convolutions and matrix products."""
     steps_per_dispatch: int = 1
     """Training steps compiled into one call, for accelerators that outrun Python; without effect on CPU."""
     ema_decay: float = 0.995
+    """Decay of the exponential moving average of the weights, which samples are drawn with; 0 for no average."""
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
 
     def make_optimizer(self) -> optax.GradientTransformation:
@@ -74,47 +95,48 @@ class Diffusion(Training):
     num_steps: int = 1500
     """Training steps; 0 skips this network."""
     from_run: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """With num-steps 0, another run whose diffusion model is used, with its schedule: train only a classifier for it."""
+    """With num-steps 0, another run whose diffusion model and schedule are used, to train a classifier for it."""
     sample_every: int = 500
-    """A grid of guided samples every so many steps; 0 for none."""
+    """Steps between grids of guided samples; 0 for none."""
     measure_every: int = 0
-    """Samples of the averaged weights are measured against held-out data every so many steps, and at the end; 0: never."""
+    """Steps between metrics of samples against held-out data, which are computed at the end too; 0 for none."""
     measure_samples: int = 500
-    """How many that takes, of all classes alike."""
+    """How many samples they use, as many of every class."""
     measure_scale: float = 1.0
-    """Their guidance strength; other than 1 for a network with a null label."""
+    """Guidance strength of these samples; other than 1 needs a network with a null label."""
     measure_judge: Path | None = None
-    """A clean classifier by 'guided-jax judge': class accuracy, and the features, instead of pixels."""
+    """A judge by 'guided-jax judge': gives class accuracy, and features in place of pixels."""
     measure_inception: Path | None = None
-    """Inception-v3's weights (.pt, .pth, .safetensors, .npz): its features, instead of the judge's or of pixels."""
+    """Inception-v3's weights (.pt, .pth, .safetensors, .npz): its features in place of the judge's or of pixels."""
     power_ema: tuple[float, ...] = ()
-    """sigma_rel of averages by a power of the step, kept beside the usual one; with two, such as 0.05 0.1,
-    guided-jax posthoc makes one of any length."""
+    """sigma_rel of averages by a power of the step, beside the usual one; from two, such as 0.05 0.1, guided-jax posthoc
+    makes one of any length."""
     snapshot_every: int = 100
-    """With power_ema: the averages are stored every so many steps, and at the end; all of them stay."""
+    """With power_ema: steps between stored averages, which are stored at the end too and all kept."""
     parameterization: Literal["eps", "x_0", "v"] = "eps"
     """What the network predicts."""
     weighting: Weighting = dataclasses.field(default_factory=Weighting)
     times: Times = dataclasses.field(default_factory=Times)
     self_conditioning: bool = False
-    """Whether the network is told its last x_0, in as many channels again; a third more operations a step."""
+    """The network takes its last x_0 too, in as many additional channels; a third more operations a step."""
     learned_variance: bool = False
-    """Whether the network also tells the variance of a step, in as many channels again."""
+    """The network predicts the variance of a step too, in as many additional channels."""
     conditional: bool = True
-    """Whether the network is told the label."""
+    """The network takes the label."""
     label_dropout: float = 0.15
-    """How often the label is withheld, for classifier-free guidance; above 0 adds a null label to the network."""
+    """Probability of replacing the label by the null label, for classifier-free guidance; 0 for no null label."""
     low_res: int | None = None
-    """Side of the low-resolution picture that the network is given too; None for a network that is given none."""
+    """Side of the low-resolution picture that an upsampler takes too; None for any other network."""
     network: UNet = dataclasses.field(default_factory=UNet)
 
     def make_optimizer(self) -> optax.GradientTransformation:
-        """The optimizer, with the averages that it keeps."""
-        made = self.optimizer.make(self.num_steps)
-        return averaging.averaged(made, self.power_ema) if self.power_ema else made
+        """Return the optimizer, with the averages by a power of the step."""
+        optimizer = self.optimizer.make(self.num_steps)
+        return averaging.with_averages(optimizer, self.power_ema) if self.power_ema else optimizer
 
     @property
     def null_label(self) -> bool:
+        """Return whether the network has a null label."""
         return self.conditional and self.label_dropout > 0
 
 
@@ -128,22 +150,23 @@ class Classifier(Training):
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything that a run is; saved with it as config.json."""
+    """The settings of a run, saved with it as config.json."""
 
     data: Data = dataclasses.field(default_factory=Data)
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
     diffusion: Diffusion = dataclasses.field(default_factory=Diffusion)
     classifier: Classifier = dataclasses.field(default_factory=Classifier)
     seed: int = 0
+    """The seed of weights, noise and the order of the data."""
     devices: int | None = None
     """How many devices to use; if not given, the largest count that divides the batch."""
     tensorboard: bool = True
-    """Keep an event file for TensorBoard beside each metrics.jsonl."""
+    """Write an event file for TensorBoard beside each metrics.jsonl."""
     shard_parameters: bool = False
-    """Divide parameters and optimizer over the devices, for networks that do not fit on one; in one process."""
+    """Divide parameters and optimizer over the devices, for networks that do not fit on one; one process only."""
 
 
-# What may change between two starts of one run: none of these changes what the network is or what it has learned.
+# Settings that may change between two starts of a run: they change neither the network nor what it has learned.
 MAY_CHANGE = (
     *("devices", "shard_parameters", "tensorboard", "data.dir", "data.corrupt", "data.held_out", "diffusion.from_run"),
     *(
@@ -153,7 +176,7 @@ MAY_CHANGE = (
             *("num_steps", "checkpoint_every", "log_every", "sample_every", "eval_every", "eval_examples"),
             *("measure_every", "measure_samples", "measure_scale", "measure_judge", "measure_inception"),
             *("keep", "keep_best", "keep_best_by", "snapshot_every"),
-            *("microbatches", "remat", "remat_keep", "steps_per_dispatch"),  # to rounding: another order of sums
+            *("microbatches", "remat", "remat_keep", "steps_per_dispatch"),  # up to rounding: another order of sums
         )
     ),
 )

@@ -13,21 +13,27 @@ class Network:
     """The options that ADM's networks share."""
 
     model_channels: int = 32
+    """Channels of the first level."""
     channel_mult: tuple[int | float, ...] = (1, 2, 2)
+    """Channels of each level, as multiples of model_channels."""
     num_res_blocks: int = 1
+    """Residual blocks of each level."""
     attention_resolutions: tuple[int, ...] = (2, 4)
-    """Downsampling factors of the levels that attend."""
+    """Downsampling factors of the levels with attention."""
     num_head_channels: int | None = 32
-    """Channels of an attention head; None: num_heads of them at every width."""
+    """Channels of an attention head; None: num_heads heads at every width."""
     num_heads: int = 4
+    """Attention heads, where num_head_channels is None."""
     resblock_updown: bool = True
     """Resample within residual blocks, as ADM; else by a convolution."""
     num_groups: int = 8
+    """Groups of the group norms."""
     patch: int = 1
-    """Side of the squares of pixels that count as one pixel of more channels: a quarter of the time for 2."""
+    """Side of the squares of pixels that become one pixel of more channels: a quarter of the time for 2."""
     dropout: float = 0.0
+    """Dropout rate of the residual blocks."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the network computes in. Parameters, norms, optimizer and sampler stay float32."""
+    """Type of the network's computation. Parameters, norms, optimizer and sampler stay float32."""
     use_scale_shift_norm: bool = True
     """Time and label scale and shift the second norm of a block; else they are added before it."""
     conv_resample: bool = True
@@ -47,15 +53,16 @@ class UNet(Network):
     """The network of the diffusion model."""
 
     def make(self, out_channels: int, num_classes: int | None, null_label: bool) -> models.UNet:
-        """Return the module. num_classes: None for a network that takes no label."""
+        """Return the module. num_classes: None for a network without labels."""
         return models.UNet(out_channels=out_channels, num_classes=num_classes, null_label=null_label, **self.fields())
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder(Network):
-    """The network of the noisy classifier: the U-Net's way down and a pool."""
+    """The network of the noisy classifier: the encoder half of the U-Net and a pool."""
 
     pool: Literal["attention", "adaptive", "spatial", "spatial_v2"] = "attention"
+    """How the last features become logits, as in ADM."""
 
     def make(self, num_classes: int) -> models.Classifier:
         """Return the module."""

@@ -1,4 +1,4 @@
-"""The noise levels, how much the loss of each counts, and which of them the examples are noised to."""
+"""The noise levels, the weight of the loss at each, and the law by which training chooses them."""
 
 import dataclasses
 import functools
@@ -16,17 +16,19 @@ class Schedule:
 
     name: Literal["linear", "cosine"] = "cosine"
     num_steps: int = 1000
+    """Noise levels from clean to noise."""
     zero_terminal_snr: bool = False
-    """Move the last level to pure noise and the others along; for x_0 and v, since an eps network says nothing there."""
+    """Rescale so that the last level is pure noise; for x_0 and v, since an eps network says nothing of x_0 there."""
 
     def make(self) -> schedule.NoiseLevel:
+        """Return the levels."""
         levels = {"linear": schedule.linear, "cosine": schedule.cosine}[self.name](self.num_steps)
         return schedule.zero_terminal_snr(levels) if self.zero_terminal_snr else levels
 
 
 @dataclasses.dataclass(frozen=True)
 class Weighting:
-    """How much the loss of each level counts."""
+    """The weight of the loss at each level."""
 
     name: Literal["none", "min-snr", "p2", "sigmoid", "edm"] = "none"
     """none: the plain mean square of what the network predicts."""
@@ -35,13 +37,14 @@ class Weighting:
     p2_gamma: float = 1.0
     """p2: 1 / (k + SNR)^gamma on the loss of eps."""
     p2_k: float = 1.0
+    """p2: k of it."""
     sigmoid_bias: float = 2.0
     """sigmoid: s(bias - log SNR) on the loss of eps, per unit of log SNR."""
     sigma_data: float = 0.5
     """edm: SNR + 1 / sigma_data^2 on the loss of x_0."""
 
     def make(self, levels: schedule.NoiseLevel, target: str) -> weighting.Weight | None:
-        """level -> the weight of the loss that the network is trained on, None for the plain one."""
+        """Return the function level -> weight of the loss of the target; None for the plain loss."""
         if self.name == "none":
             return None
         of_x_0: dict[str, weighting.LogWeight] = {
@@ -56,7 +59,7 @@ class Weighting:
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """Which steps the examples are noised to."""
+    """The law by which training chooses the step of each example."""
 
     law: Literal["uniform", "logit-normal"] = "uniform"
     mean: float = 0.0
@@ -64,8 +67,8 @@ class Times:
     std: float = 1.0
     """logit-normal: the smaller, the nearer to the middle."""
     stratified: bool = False
-    """Each example of a batch draws from its own part of the law, as many equal parts as examples."""
+    """Example i of a batch of B draws from the i-th of B equal parts of the law."""
 
     def make(self) -> times.Law | None:
-        """u -> t / T; None for the uniform law."""
+        """Return the quantile function u -> t / T; None for the uniform law."""
         return None if self.law == "uniform" else functools.partial(times.logit_normal, mean=self.mean, std=self.std)

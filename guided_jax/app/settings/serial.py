@@ -1,4 +1,4 @@
-"""Settings as JSON holds them, and back."""
+"""Settings to JSON and back."""
 
 import dataclasses
 import json
@@ -10,12 +10,12 @@ from guided_jax.app.settings.experiment import Experiment
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
-    """A dataclass as JSON holds it: paths as text, tuples as lists."""
+    """Return a dataclass as JSON holds it: paths as text, tuples as lists."""
     return json.loads(json.dumps(dataclasses.asdict(settings), default=str))
 
 
 def from_dict(values: dict[str, Any], kind: Any = Experiment) -> Any:
-    """The experiment back from JSON; ValueError for a field that this version does not know."""
+    """Return the dataclass back from JSON; raise ValueError for a field that this version does not have."""
     hints = typing.get_type_hints(kind)
     unknown = set(values) - {field.name for field in dataclasses.fields(kind)}
     if unknown:

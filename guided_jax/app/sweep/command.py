@@ -88,7 +88,7 @@ def sweep_run(options: Sampling, run: runs.Run) -> Path:
     out, described = destination(options, run), options
     options = dataclasses.replace(options, labels=labels_of(options, run))
     space = choose_features(options, run)
-    batch = feature_space.AT_ONCE
+    batch = feature_space.BATCH_SIZE
     extractors = feature_space.make_extractors(space, parallel.choose_devices(batch), batch)
     summary = extractors.features(pictures)
     prepared = metrics.prepare(metrics.statistics_of(summary, space.name), summary.features)
@@ -155,7 +155,7 @@ def accuracy_of(extractors: feature_space.Extractors, run: runs.Run) -> Metrics:
     source = judge.pictures_held_out(run)
     if source is None or extractors.judge is None:
         return {}
-    return sets.judged(extractors.judge(sets.from_source("held-out data", source), quiet=True))
+    return sets.accuracy(extractors.judge(sets.from_source("held-out data", source), quiet=True))
 
 
 def of_file(folder: Path, extractors: feature_space.Extractors, reference: Reference) -> Metrics:
@@ -218,7 +218,7 @@ def describe(options: Sampling, reference: Reference) -> dict[str, Any]:
         "labels": f"{' '.join(map(str, options.labels))}, in turn" if options.labels else "in the data's proportions",
         "features": reference.features,
         "dimension": dimension,
-        "reference": reference.pictures.said(),
+        "reference": reference.pictures.describe(),
         "num_real": others,
         "notes": evaluation.notes(count, size, size, dimension),
         "command": command_line(options),
@@ -261,7 +261,7 @@ def grids_of(drawn: Sequence[tuple[float, int, Path]], reference: sets.PictureSe
 
 def grid_of(pictures: sets.PictureSet, rows: int = 4, columns: int = 10) -> np.ndarray:
     """Return the first few of each class, a column a class, where up to 16 classes are known; else the first forty."""
-    first = np.concatenate(list(itertools.islice(pictures.chunks(feature_space.AT_ONCE), 16)))
+    first = np.concatenate(list(itertools.islice(pictures.chunks(feature_space.BATCH_SIZE), 16)))
     labels = None if pictures.labels is None else pictures.labels[: len(first)]
     chosen = np.arange(min(len(first), rows * columns))
     if labels is not None and (labels >= 0).all() and 2 <= len(classes := np.unique(labels)) <= 16:

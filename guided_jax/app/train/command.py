@@ -1,27 +1,40 @@
-"""Train every network of an experiment; the same command again goes on from the last checkpoint.
+"""usage: guided-jax train EXPERIMENT [OPTIONS]
 
-guided-jax train digits [--out runs/digits] [--diffusion.num-steps 500 ...]
+Train every network of an experiment; the same command again resumes from the last checkpoint.
+
+  guided-jax train digits
+  guided-jax train ./my_experiment.py --diffusion.num-steps 3000 --out runs/mine
+
+  --out DIR                                  folder of the run (runs/EXPERIMENT)
+  --data.name NAME                           digits, folder:PATH, npz:FILE, idx:PATH or tfds:NAME
+  --data.image-size N                        side of the pictures in pixels (as they are)
+  --diffusion.num-steps N                    training steps of the diffusion model; 0 skips it
+  --classifier.num-steps N                   training steps of the noisy classifier; 0 skips it
+  --diffusion.batch-size N                   examples per step
+  --diffusion.optimizer.learning-rate R      of AdamW, after the warm-up
+  --diffusion.checkpoint-every N             steps between checkpoints
+  --diffusion.network.model-channels N       width of the network
+  --devices N                                how many (as many as divide the batch)
 """
 
+import contextlib
 import dataclasses
 import functools
+import shutil
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import tyro
 
-from guided_jax import data, parallel, training
-from guided_jax.app import best_checkpoint as keeping
-from guided_jax.app import cli, experiments, facts, pixel_model, posthoc
+from guided_jax import data, parallel
+from guided_jax.app import best_checkpoint, cli, experiments, facts, limits, posthoc, signals
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
-from guided_jax.app import signals as stopping
-from guided_jax.app.train import held_out, objective
-from guided_jax.app.train import monitoring as watching
+from guided_jax.app.train import checks, curves, grids, job, networks, sample_metrics
+from guided_jax.storage import checkpoint, lock, log
 from guided_jax.training import loop
 
 
@@ -30,162 +43,141 @@ class Distributed:
     """Several processes that train one network, each started with the same command; see docs/training.md."""
 
     auto: bool = False
-    """Find the others by what a TPU pod, Slurm or Open MPI tells."""
+    """Take the addresses from the environment of a TPU pod, Slurm or Open MPI."""
     coordinator: str | None = None
     """Host and port of process 0, such as host0:1234."""
     num_processes: int | None = None
+    """How many processes there are."""
     process_id: int | None = None
-    """Which of them this is, from 0."""
+    """The number of this process, from 0."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """Train every network of an experiment; the same command again goes on from the last checkpoint."""
+    """Train every network of an experiment; the same command again resumes from the last checkpoint."""
 
     experiment: Annotated[schema.Experiment, tyro.conf.arg(name="")]
     out: Path | None = None
-    """The run directory; runs/EXPERIMENT by default."""
+    """The folder of the run; runs/EXPERIMENT if not given."""
     distributed: Distributed = dataclasses.field(default_factory=Distributed)
 
 
-Sources = Callable[[bool], data.Source]  # what to train with, or what is held out
-
-
-def evaluation(run: runs.Run, part: str, source: data.Source) -> Callable[[Any], dict[str, float]]:
-    """As `held_out.evaluation`, of that network of the run."""
-    settings, loss = getattr(run.experiment, part), objective.LOSSES[part](run, plain=True)
-    return held_out.evaluation(loss, source, settings.eval_examples, settings.batch_size, run.experiment.seed)
-
-
-def fit(
-    run: runs.Run,
-    part: str,
-    sources: Sources,
-    out: Path,
-    hooks: Sequence[watching.Hook] = (),
-    stop: Any = loop.never,
-    measure: watching.Measures | None = None,
-) -> bool:
-    """Trains one network of the run, "diffusion" or "classifier", into out/part; False when it was stopped."""
-    settings, experiment, directory = getattr(run.experiment, part), run.experiment, out / part
-    devices = parallel.choose_devices(settings.batch_size, experiment.devices)
-    step = functools.partial(
-        training.train_step,
-        loss=objective.LOSSES[part](run),
-        optimizer=settings.make_optimizer(),
-        ema_decay=settings.ema_decay,
-        microbatches=settings.microbatches,
-    )
-    step = objective.numbered(step, settings)
-    share, start = parallel.share(), functools.partial(beginning, run, part)
-    if experiment.shard_parameters:
-        compiled, state = parallel.fully_sharded(step, devices), parallel.init_sharded(start, devices)
-    else:
-        compiled, state = parallel.data_parallel(step, devices), parallel.place(start(), devices)
-    evaluate = [(settings.eval_every, evaluation(run, part, sources(True)))] if settings.eval_every else []
-    evaluate += [(settings.measure_every, measure.evaluate)] if measure else []
-    curves = watching.curves(directory, experiment.tensorboard)
-    state = loop.fit(
-        compiled,
-        state,
-        data.loader(sources(False), settings.batch_size, experiment.seed, flip=experiment.data.flip, share=share),
-        settings.num_steps,
-        directory=directory,
-        config=schema.to_dict(experiment),
-        ignore=schema.MAY_CHANGE,
-        save_every=settings.checkpoint_every,
-        log_every=settings.log_every,
-        keep=settings.keep,
-        keep_best=settings.keep_best_by if settings.keep_best else None,
-        keep_highest=keeping.highest(settings.keep_best_by),
-        evaluate=evaluate,
-        # The curves last: they show the others' pictures.
-        hooks=[*hooks, *posthoc.hooks(settings, directory), (settings.checkpoint_every, curves)],
-        dispatch=settings.steps_per_dispatch,
-        stop=stop,
-        label=part,
-    )
-    if parallel.primary():
-        curves(int(state.step), state)
-    return int(state.step) >= settings.num_steps
-
-
-def beginning(run: runs.Run, part: str) -> training.TrainState:
-    """The state of that network before its first step: a function of the seed alone."""
-    network = {"diffusion": run.networks.unet, "classifier": run.networks.classifier}[part]
-    settings = getattr(run.experiment, part)
-    key = jax.random.fold_in(jax.random.key(run.experiment.seed), ("diffusion", "classifier").index(part))
-    key_params, key_noise = jax.random.split(key)
-    params = jax.jit(network.init)(key_params, *pixel_model.example(run.experiment, run.facts, part))
-    return training.init(key_noise, params, settings.make_optimizer())
-
-
-LEAST = {
-    **dict.fromkeys(("num_steps", "sample_every", "eval_every", "measure_every"), 0),
-    **dict.fromkeys(("batch_size", "checkpoint_every", "log_every", "eval_examples", "keep"), 1),
-    **dict.fromkeys(("microbatches", "steps_per_dispatch", "snapshot_every"), 1),
-}
-
-
-def check(experiment: schema.Experiment) -> None:
-    """Numbers that cannot be, each in one sentence."""
-    for part in ("diffusion", "classifier"):
-        settings = getattr(experiment, part)
-        for name, low in LEAST.items():
-            value = getattr(settings, name, low)
-            if value < low:
-                raise ValueError(f"--{part}.{name.replace('_', '-')} is {value}; give at least {low}")
-        for name in ("ema_decay", "label_dropout"):
-            value = getattr(settings, name, 0)
-            if not 0 <= value <= 1:
-                raise ValueError(f"--{part}.{name.replace('_', '-')} is {value}; give a number from 0 to 1")
-    objective.check(experiment)
-
-
 def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = loop.never) -> bool:
-    """Trains every network of the experiment into the run directory; False when `stop()` ended it early."""
-    check(experiment)
+    """Train every network of an experiment into a folder; return False when `stop()` ended it early.
+
+    Raises ValueError for settings or data that cannot be trained with, and when another process writes to the folder.
+    """
+    checks.check(experiment)
     experiment = runs.adopt(experiment)
     sources = functools.cache(lambda held_out: experiment.data.make(held_out))
     known = facts.of_source(sources(False), data.class_frequencies(sources(False)))
-    run = runs.assemble(experiment, known)
-    parts = [part for part in ("diffusion", "classifier") if getattr(experiment, part).num_steps]
-    measure = watching.measuring(run, functools.partial(sources, True))
+    run, parts = runs.assemble(experiment, known), networks.trained_parts(experiment)
+    measured = sample_metrics.make(run, functools.partial(sources, True))
     for part in parts:
-        keeping.check(part, getattr(experiment, part), measure.names if measure and part == "diffusion" else ())
-    runs.create(out, experiment, known)  # after all that may be refused
-    if measure and parallel.primary():
-        print(measure.said)
+        names = measured.names if measured and part == "diffusion" else ()
+        best_checkpoint.check(part, getattr(experiment, part), names)
+    with _exclusive(out):
+        runs.create(out, experiment, known)
+        _announce(experiment, measured)
+        return all(_fit(run, part, sources, out, stop, measured) for part in parts)
 
-    def one(part: str) -> bool:
-        looked_at = (watching.sample_hook(run, out), stop, measure) if part == "diffusion" else ((), stop)
-        return fit(run, part, sources, out, *looked_at)
 
-    return all(map(one, parts))
+def _fit(
+    run: runs.Run,
+    part: str,
+    sources: networks.Sources,
+    out: Path,
+    stop: Callable[[], Any],
+    measured: sample_metrics.SampleMetrics | None,
+) -> bool:
+    """Train one network; return whether it reached its last step."""
+    settings, directory = getattr(run.experiment, part), out / part
+    prepared = job.prepare(networks.make_task(run, part, sources), settings, directory)
+    hooks, evaluations = posthoc.snapshot_hooks(settings, directory), [*prepared.evaluations]
+    if part == "diffusion":
+        hooks = [*grids.make_hooks(run, out), *hooks]
+        evaluations += [(settings.measure_every, measured.evaluate)] if measured else []
+    save_curves = curves.make_hook(directory, run.experiment.tensorboard)
+    # The curves come last, since they show the grids.
+    hooks = [*hooks, (settings.checkpoint_every, save_curves)]
+    state = loop.fit(prepared._replace(hooks=hooks, evaluations=evaluations), stop)
+    if parallel.primary():
+        save_curves(int(state.step), state)
+    return int(state.step) >= settings.num_steps
+
+
+def _announce(experiment: schema.Experiment, measured: sample_metrics.SampleMetrics | None) -> None:
+    """Print what is measured of samples, and a note where the best checkpoint is chosen among few."""
+    notes = [best_checkpoint.note(part, getattr(experiment, part)) for part in networks.PARTS]
+    for line in [measured.description if measured else None, *notes]:
+        if line and parallel.primary():
+            print(line, flush=True)
+
+
+@contextlib.contextmanager
+def _exclusive(out: Path) -> Iterator[None]:
+    """Hold the folder's lock; after an error in a first start that trained no step, remove what it wrote."""
+    if not parallel.primary():
+        yield
+        return
+    missing = [path for path in (*_written(out), out, *out.parents) if not path.exists()]
+    try:
+        with lock.hold(out):
+            yield
+    except BaseException:
+        if out / "config.json" in missing and not _has_trained(out):
+            _remove(missing)
+        raise
+
+
+def _written(out: Path) -> list[Path]:
+    return [out / "config.json", *(out / part for part in networks.PARTS)]
+
+
+def _has_trained(out: Path) -> bool:
+    """Return whether a step of any network was recorded or saved."""
+    return any(log.read(out / part / "metrics.jsonl") for part in networks.PARTS) or any(
+        checkpoint.steps(out / part / "checkpoints") for part in networks.PARTS
+    )
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    """Remove files and the folders of networks, and those folders above them that are empty."""
+    for path in paths:
+        if path.name in networks.PARTS:
+            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            path.rmdir() if path.is_dir() else path.unlink()
 
 
 def main(args: Sequence[str]) -> None:
-    """Reads the command line, trains, and says where the run is."""
+    """Read the command line, train, and print where the run is."""
     if not args or args[0] in ("-h", "--help"):
-        print(
-            f"{__doc__}\nexperiments: {', '.join(experiments.names())}\n"
-            "guided-jax train EXPERIMENT --help lists its settings"
-        )
+        print(overview())
         raise SystemExit(0 if args else 2)
     name, *rest = args
     default = Training(experiments.load(name))
-    options = cli.parse(Training, f"guided-jax train {name}", rest, default, description=__doc__)
+    options = cli.parse(Training, f"guided-jax train {name}", rest, default, description=__doc__ or "")
+    limits.check(options)
     parallel.use_cpu_devices()
-    together = options.distributed
-    parallel.join(together.coordinator, together.num_processes, together.process_id, together.auto)
-    start, out = time.monotonic(), options.out or Path("runs") / name
+    processes = options.distributed
+    parallel.join(processes.coordinator, processes.num_processes, processes.process_id, processes.auto)
+    start, out = time.monotonic(), options.out or Path("runs") / Path(name).stem
     # Among several processes SIGTERM belongs to JAX, which has them agree on the step after which to stop.
-    alone = (signal.SIGTERM, signal.SIGINT) if parallel.single_process() else ()
-    with parallel.exit_if_peer_lost(), stopping.remembered(*alone) as stop:
-        finished = train(options.experiment, out, stop)
+    deferred = signals.STOP if parallel.single_process() else ()
+    with parallel.exit_if_peer_lost(), signals.defer(*deferred) as received:
+        finished = train(options.experiment, out, received)
     if not finished:
-        print(f"{out}: stopped and saved; the same command goes on from there")
-        raise SystemExit(130 if stop() == signal.SIGINT else 0)
+        print(f"{out}: stopped and saved; the same command resumes it")
+        raise SystemExit(130 if received() == signal.SIGINT else 0)
     if parallel.primary():
-        seconds = time.monotonic() - start
-        print(f"{out}: trained in {seconds:.0f} s; now draw: guided-jax sample {out} --help")
+        print(f"{out}: trained in {time.monotonic() - start:.0f} s; now draw: guided-jax sample {out} --help")
+
+
+def overview() -> str:
+    """Return the page that lists the experiments."""
+    usage, what, *_ = (__doc__ or "").split("\n\n")
+    names = ", ".join(experiments.names())
+    own = "or the path of a Python file that sets EXPERIMENT, such as ./my_experiment.py"
+    more = "guided-jax train EXPERIMENT --help: the options used most; --help-all: every option"
+    return f"{usage}\n\n{what}\n\nexperiments: {names},\n{own}\n\n{more}"

@@ -1,0 +1,46 @@
+"""The two networks of a run as training tasks: "diffusion" and "classifier"."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+
+from guided_jax import data, training
+from guided_jax.app import pixel_model
+from guided_jax.app import run as runs
+from guided_jax.app import settings as schema
+from guided_jax.app.train import job, objective
+
+PARTS = ("diffusion", "classifier")
+Sources = Callable[[bool], data.Source]  # held_out -> the data to train with, or the held-out data
+
+
+def trained_parts(experiment: schema.Experiment) -> list[str]:
+    """Return the networks that an experiment trains."""
+    return [part for part in PARTS if getattr(experiment, part).num_steps]
+
+
+def make_task(run: runs.Run, part: str, sources: Sources) -> job.Task:
+    """Return what a network of the run is trained on."""
+    experiment, settings = run.experiment, getattr(run.experiment, part)
+    return job.Task(
+        part,
+        objective.LOSSES[part](run),
+        objective.LOSSES[part](run, plain=True),
+        functools.partial(init_state, run, part),
+        sources(False),
+        sources(True) if settings.eval_every else None,
+        experiment.seed,
+        experiment.data.flip,
+        experiment.devices,
+        experiment.shard_parameters,
+        schema.to_dict(experiment),
+        schema.MAY_CHANGE,
+    )
+
+
+def init_state(run: runs.Run, part: str) -> training.TrainState:
+    """Return the state of a network before its first step, a function of the run's seed alone."""
+    key = jax.random.fold_in(jax.random.key(run.experiment.seed), PARTS.index(part))
+    init = functools.partial(pixel_model.init, run.experiment, run.facts, run.networks, part)
+    return job.init_state(key, init, getattr(run.experiment, part).make_optimizer())
