@@ -17,7 +17,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -e '.[bench]' || echo "PyTorch could not be installed and is left out"
 	$(BIN)/python -m benchmarks.speed
 
-# The site, into site/; site/index.html opens without a server.
+# The site, into site/: site/index.html opens without a server, only its search needs one (python3 -m http.server -d site).
 docs: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -147,6 +147,16 @@ def test_every_function_that_is_named_exists(path):
             assert hasattr(found, attribute) or importlib.import_module(f"{found.__name__}.{attribute}")
 
 
+def test_every_test_that_is_named_exists():
+    tests = set(
+        re.findall(r"^def (test_\w+)", "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py")), re.M)
+    )
+    tests |= {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    named = re.findall(r"(?<![\w/])(test_\w+?)(_?\.\.\.)?(?=\W)", "".join(path.read_text() for path in PAGES))
+    for name, cut in set(named):
+        assert name in tests or (cut and any(test.startswith(name) for test in tests)), name
+
+
 def test_every_paper_that_a_docstring_cites_is_in_the_references():
     listed = (DOCS / "references.md").read_text()
     for path in sorted((ROOT / "guided_jax").rglob("*.py")):
