@@ -83,5 +83,7 @@ def test_the_docstring_is_a_sentence_and_names_every_argument(node):
     if isinstance(node, ast.ClassDef):
         return
     arguments = [*node.args.args, *node.args.kwonlyargs, *[a for a in (node.args.vararg, node.args.kwarg) if a]]
-    missing = [each.arg for each in arguments if each.arg not in ("self", "cls") and not re.search(rf"\b{each.arg}\b", text)]
+    missing = [
+        each.arg for each in arguments if each.arg not in ("self", "cls") and not re.search(rf"\b{each.arg}\b", text)
+    ]
     assert not missing, f"does not name {', '.join(missing)}"
