@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
+from guided_jax.checks import check_index
 from guided_jax.models.blocks import conv3x3, resize_bilinear
 from guided_jax.models.encoder import (
     attention,
@@ -115,8 +116,10 @@ class UNet(nn.Module):
             raise ValueError("an unconditional network (num_classes=None) takes no label.")
         if label is None and not self.null_label:
             raise ValueError("a class-conditional network needs a label unless it has null_label=True.")
-        label = per_example(self.num_classes if label is None else label, batch, "label")
         rows = self.num_classes + self.null_label
+        label = self.num_classes if label is None else label
+        check_index("label", label, rows)
+        label = per_example(label, batch, "label")
         embed = nn.Embed(rows, 4 * self.model_channels, embedding_init=nn.initializers.normal(1.0), name="label_emb")
         return embed(label)
 

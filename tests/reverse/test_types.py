@@ -1,0 +1,135 @@
+"""The type of a sampler's state is that of x_T, at least float32, whatever the types of tables, scales and networks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from guided_jax import denoiser, guidance, likelihood, operators, reverse, sampler, schedule
+from guided_jax.analytic import GaussianMixture
+from guided_jax.guidance import Stateful
+from tests.members import MEMBERS, PICTURES, SHAPE, as_denoiser, exact_net
+from tests.oracle import MIXTURE
+from tests.steppers import STEPPERS
+
+TABLE = schedule.cosine(1000)
+LEVELS = schedule.respace(TABLE, 4)
+TWO, HALF = np.float64(2.0), np.float64(0.5)
+
+
+def wide(levels):
+    return schedule.NoiseLevel(*(np.asarray(column, np.float64) for column in levels))
+
+
+def network(x, t):
+    """Of float64 parameters, in 64-bit mode."""
+    return jnp.asarray(np.float64(0.5)) * x
+
+
+def guided():
+    conditional, unconditional = denoiser.from_network(network, "v"), denoiser.from_network(lambda x, t: 0.1 * x, "v")
+    return guidance.classifier_free(conditional, unconditional, TWO)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("table", ["float32", "float64"])
+@pytest.mark.parametrize("name", STEPPERS)
+def test_every_sampler_keeps_the_type_of_its_state(name, table, dtype):
+    with jax.enable_x64(True):
+        full, levels = (wide(TABLE), wide(LEVELS)) if table == "float64" else (TABLE, LEVELS)
+        step = STEPPERS[name].make(full)
+        run = lambda x: sampler.run(jax.random.key(0), guided(), step, x, levels)  # noqa: E731
+        x = jax.ShapeDtypeStruct((3,), dtype)
+        x_0, memory, _ = jax.eval_shape(run, x)
+        start = jax.eval_shape(step.init, x)
+    assert x_0.dtype == dtype
+    assert [leaf.dtype for leaf in jax.tree.leaves(memory)] == [leaf.dtype for leaf in jax.tree.leaves(start)]
+
+
+KNOBS = {
+    "ddim": lambda: reverse.ddim(HALF),
+    "dpm-2": lambda: reverse.dpm_solver(2, HALF),
+    "dpm-3": lambda: reverse.dpm_solver(3, HALF),
+    "dpm-2s": lambda: reverse.dpm_solver_2s(wide(TABLE), HALF),
+    "reverse-sde": lambda: reverse.reverse_sde(HALF),
+    "churned": lambda: reverse.churned(reverse.heun(), wide(TABLE), HALF, HALF, np.float64(50), np.float64(1.003)),
+    "langevin": lambda: reverse.chain(reverse.langevin(np.float64(0.05)), reverse.ddim(HALF)),
+    "annealed": lambda: reverse.annealed_langevin(np.float64(0.2), 2),
+    "dps": lambda: reverse.dps(reverse.ddim(HALF), operators.mask(np.ones(3)), np.ones(3), HALF),
+    "repaint": lambda: reverse.repaint(reverse.ddim(HALF), np.ones(3), np.ones(3), 2),
+    "off the shelf": lambda: reverse.off_the_shelf_ddpm(lambda x, level: -jnp.sum(x), TWO, wide(LEVELS), HALF),
+    "optimal": lambda: reverse.ddpm(reverse.optimal_variance(reverse.normal_spread(HALF))),
+    "function": lambda: reverse.ddpm(lambda prediction, now, then: HALF),
+    "classifier": lambda: reverse.classifier_ddpm(lambda x, level: -jnp.sum(HALF * x), TWO),
+    "stateful": lambda: reverse.with_state(
+        guidance.projected(guided(), guided(), TWO, HALF, HALF, TWO), reverse.annealed_langevin(0.2, 2)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KNOBS)
+def test_numpys_float64_constants_do_not_widen_the_state(name):
+    with jax.enable_x64(True):
+        run = lambda x: sampler.sample(jax.random.key(0), guided(), KNOBS[name](), x, wide(LEVELS))  # noqa: E731
+        assert jax.eval_shape(run, jax.ShapeDtypeStruct((3,), jnp.float32)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_every_guidance_keeps_the_type_of_the_state(name):
+    def draw(x, y, scale, knob):
+        made = MEMBERS[name].make(exact_net(), PICTURES.log_prob, y, scale, knob)
+        step = reverse.with_state(made, reverse.heun()) if isinstance(made, Stateful) else reverse.heun()
+        return sampler.sample(jax.random.key(0), as_denoiser(made), step, x, wide(LEVELS))
+
+    with jax.enable_x64(True):
+        x = jax.ShapeDtypeStruct(SHAPE, jnp.float32)
+        found = jax.eval_shape(lambda x, y: draw(x, y, TWO, np.float64(0.3)), x, jax.ShapeDtypeStruct((), jnp.int32))
+    assert found.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", ["ddpm", "dpm-3m", "unipc-2", "deis-3", "heun-churned"])
+def test_64_bit_mode_draws_the_same_from_a_float32_state(name):
+    """Up to rounding: constants of 64 bits are rounded to the state's type, in which everything is computed."""
+
+    def draw(x):
+        step = STEPPERS[name].make(TABLE)
+        return jax.jit(lambda x: sampler.sample(jax.random.key(0), guided(), step, x, LEVELS))(x)
+
+    x = np.array([0.3, -1.2, 0.7], np.float32)
+    want = np.asarray(draw(x))
+    with jax.enable_x64(True):
+        found = draw(jnp.asarray(x))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("position", [1, 300, 700, 1000])
+def test_the_mixture_is_exact_to_1e_10_in_float64(position):
+    """Bayes' rule in NumPy, at a float32 level of the table: what it is evaluated at, not what the table rounds."""
+    weights, means, stds = (np.asarray(part, np.float64) for part in MIXTURE[:3])
+    alpha, sigma = float(TABLE.alpha[position]), float(TABLE.sigma[position])
+    x_t = alpha * means[1] + sigma * np.array([0.3, -0.8])
+    variances = alpha**2 * stds**2 + sigma**2
+    offsets = x_t - alpha * means
+    logits = np.log(weights / weights.sum()) - np.log(variances) - (offsets**2).sum(1) / (2 * variances)
+    shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    x_0 = shares @ (means + alpha * (stds**2 / variances)[:, None] * offsets)
+    density = np.log(np.sum(np.exp(logits))) - np.log(2 * np.pi)
+    with jax.enable_x64(True):
+        mixture = GaussianMixture(weights, means, stds, np.asarray(MIXTURE.labels))
+        level = schedule.at(TABLE, position)
+        found = mixture.denoiser()(jnp.asarray(x_t), level)
+        np.testing.assert_allclose(found.x_0, x_0, rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(found.eps, shares @ (sigma / variances[:, None] * offsets), rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(mixture.log_density()(jnp.asarray(x_t), level), density, rtol=1e-10, atol=1e-10)
+        log_prob = mixture.log_prob(1)(jnp.asarray(x_t), level)
+        np.testing.assert_allclose(log_prob, np.log(shares[2:].sum()), rtol=1e-9, atol=1e-10)
+
+
+def test_the_density_of_a_float32_example_is_float32():
+    with jax.enable_x64(True):
+        log_p = jax.eval_shape(
+            lambda x: likelihood.log_density(guided(), x, wide(LEVELS), wide(TABLE)),
+            jax.ShapeDtypeStruct((3,), jnp.float32),
+        )
+    assert log_p.dtype == jnp.float32
