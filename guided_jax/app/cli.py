@@ -156,7 +156,15 @@ def script(run: Main, argv: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
 
 
-def _show_warning(otherwise, message, category, filename, lineno, file=None, line=None):
+def _show_warning(
+    otherwise: Callable[..., None],
+    message: Any,
+    category: type,
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: Any = None,
+) -> None:
     """Print a warning of the package as one line, without the code that raised it."""
     if category.__module__.startswith("guided_jax"):
         print(f"warning: {message}", file=sys.stderr)

@@ -74,7 +74,7 @@ def real_row(count: int, source: data.Source, held_out: data.Source) -> tuple[fl
     return skill, distance(known[few], real)
 
 
-def table(rows: list[dict], skill: float, baseline: float) -> str:
+def table(rows: list[dict[str, Any]], skill: float, baseline: float) -> str:
     """Return the rows as text, the row of real pictures last."""
     lines = ["| guidance | scale | accuracy | distance |", "|---|---|---|---|"]
     lines += [

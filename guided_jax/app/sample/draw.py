@@ -83,7 +83,12 @@ class Drawn(NamedTuple):
 
 
 def make_sampler(
-    run: runs.Run, request: Method, labelled: bool, devices: list, diagnose: bool = False, sharded: bool = False
+    run: runs.Run,
+    request: Method,
+    labelled: bool,
+    devices: list[jax.Device],
+    diagnose: bool = False,
+    sharded: bool = False,
 ) -> Callable[..., Drawn]:
     """Return (params, indices, labels, scales, seed, y=None, low_res=None) -> `Drawn`, compiled once for a chunk.
 
@@ -107,7 +112,7 @@ def make_sampler(
     return call
 
 
-def place(run: runs.Run, request: Method, params: Any, devices: list) -> Any:
+def place(run: runs.Run, request: Method, params: Any, devices: list[jax.Device]) -> Any:
     """Return the params on every device, prepared once for all chunks."""
     bad = runs.load(request.bad) if request.bad else None
     return parallel.place(jax.jit(functools.partial(prepare, run, bad))(params), devices)

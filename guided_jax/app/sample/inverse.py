@@ -56,7 +56,7 @@ def make_measure(settings: Measurement, run: runs.Run, seed: int) -> Rows:
 
     @jax.jit
     @jax.vmap
-    def measure(key, x_0):
+    def measure(key: jax.Array, x_0: jax.Array) -> jax.Array:
         y = operator.forward(x_0)
         return y + settings.noise_std * mask * jax.random.normal(key, y.shape)
 

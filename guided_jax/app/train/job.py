@@ -64,10 +64,10 @@ def prepare(task: Task, settings: schema.Training, directory: Path) -> loop.Job:
     )
 
 
-def _compile(task: Task, settings: schema.Training) -> tuple[Callable, Callable[[], training.TrainState]]:
+def _compile(task: Task, settings: schema.Training) -> tuple[Callable[..., Any], Callable[[], training.TrainState]]:
     """Return the compiled step, and a function that returns the initial state on its devices."""
     devices = parallel.choose_devices(settings.batch_size, task.devices)
-    step: Callable = functools.partial(
+    step: Callable[..., Any] = functools.partial(
         training.train_step,
         loss=task.loss,
         optimizer=settings.make_optimizer(),

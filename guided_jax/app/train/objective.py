@@ -85,7 +85,7 @@ def classifier_loss(run: runs.Run, plain: bool = False) -> Loss:
 LOSSES: Mapping[str, Callable[..., Loss]] = {"diffusion": diffusion_loss, "classifier": classifier_loss}
 
 
-def with_indices(step: Callable, settings: Any) -> Callable:
+def with_indices(step: Callable[..., Any], settings: Any) -> Callable[..., Any]:
     """Return the train step with batch["index"], the position in the whole batch, where stratified times need it."""
     if not (isinstance(settings, schema.Diffusion) and settings.times.stratified):
         return step
