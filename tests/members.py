@@ -1,4 +1,4 @@
-"""Every guidance, one row each; the suites that run over this table are the laws all of them obey.
+"""Every guidance, one row each: the table over which the tests of all guidances run.
 
 A row is made from `net` (condition -> denoiser, NULL for none), `log_prob` (label -> log p(label | x_t, level)), a label y,
 a scale s and one more knob k, all traced. Shapes are those of a picture of 2 x 1 pixels, so that blurs are rows too.
@@ -19,27 +19,27 @@ PICTURES = MIXTURE._replace(means=MIXTURE.means.reshape(4, *SHAPE))
 
 
 class Member(NamedTuple):
-    """What a row promises."""
+    """What the tests expect of a row."""
 
     make: Callable  # (net, log_prob, y, s, k) -> Denoiser or Stateful
-    at_0: str | None = None  # what it is at scale 0: "u" unconditional, "c" conditional, None: something else
+    at_0: str | None = None  # its prediction at scale 0: "u" unconditional, "c" conditional, None: another one
     at_1: str | None = None  # likewise at scale 1
     bayes: bool = False  # equals classifier-free guidance at every scale, on the exact oracle
-    first: str = "c"  # whose variance_fraction is kept
+    first: str = "c"  # the denoiser whose variance_fraction is kept
     networks: int = 2  # calls of the network in the compiled program, its backward passes included
     classifiers: int = 0  # calls of the classifier, its backward passes included
     conditionals: int = 0  # conditional branches in the compiled program
-    knob: float = 0.0  # the knob at which the promises hold
+    knob: float = 0.0  # the knob for which the row holds
 
 
-def known(y):
-    """A measurement that a label stands for: the first pixel is seen, as y - 1/2."""
+def measurement(y):
+    """Return (operator, y) of a label: the first pixel is measured, as y - 1/2."""
     observed = jnp.array([1.0, 0.0]).reshape(SHAPE)
     return operators.mask(observed), observed * (y - 0.5)
 
 
 def towards(y):
-    """A criterion of clean examples."""
+    """Return a criterion of clean examples."""
     return lambda x_0, level: -jnp.sum(jnp.square(x_0 - (y - 0.5)))
 
 
@@ -91,7 +91,7 @@ MEMBERS = {
         lambda net, p, y, s, k: guidance.universal(net(NULL), towards(y), s), "u", None, first="u", networks=2
     ),
     "pigdm": Member(
-        lambda net, p, y, s, k: guidance.pigdm(net(NULL), *known(y), noise_std=k, scale=s),
+        lambda net, p, y, s, k: guidance.pigdm(net(NULL), *measurement(y), noise_std=k, scale=s),
         "u",
         None,
         first="u",
@@ -176,12 +176,12 @@ MEMBERS = {
 
 
 def as_denoiser(made):
-    """A row's denoiser; of one that remembers, the first step's."""
+    """Return the denoiser of a row; of a stateful one, that of the first step."""
     return guidance.first_state(made) if isinstance(made, guidance.Stateful) else made
 
 
 def exact_net(view=lambda denoise: denoise):
-    """condition -> the mixture's own denoiser; its variance_fraction tells who it was (NULL: 0.75, a label: 0.25)."""
+    """condition -> the denoiser of the mixture, with variance_fraction 0.75 for NULL and 0.25 for a label."""
 
     def net(y):
         def denoise(x_t, level):

@@ -1,4 +1,4 @@
-"""What the tests hold the library against: mixtures with exact answers, schedules of both kinds, every parameterization."""
+"""The oracle of the tests: a mixture with exact denoisers, schedules of both kinds, networks of every parameterization."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ SCHEDULES = {
 
 
 def network_of(denoise, parameterization, level):
-    """The output, at this level, of a perfect network of the parameterization; a function of x_t."""
+    """Return a perfect network of the parameterization for one level: (x_t, time) -> output."""
 
     def network(x_t, time):
         exact = denoise(x_t, level)
@@ -38,7 +38,7 @@ def network_of(denoise, parameterization, level):
 
 
 def reparameterized(denoise, parameterization):
-    """The same denoiser as a network of that parameterization would give it."""
+    """Return the denoiser as computed from the output of a perfect network of the parameterization."""
 
     def wrapped(x_t, level):
         return denoiser.from_network(network_of(denoise, parameterization, level), parameterization)(x_t, level)
@@ -47,7 +47,7 @@ def reparameterized(denoise, parameterization):
 
 
 def points(key, level, count=16):
-    """x_t drawn from the mixture's own marginal at a level, (count, 2)."""
+    """Draw x_t from the marginal law of the mixture at a level, (count, 2)."""
 
     def draw(key):
         key_x, key_eps = jax.random.split(key)
@@ -57,5 +57,5 @@ def points(key, level, count=16):
 
 
 def noise_like(levels, key, shape):
-    """x_T of a schedule: the last level's noise."""
+    """Draw x_T of a schedule: noise of the last level."""
     return schedule.at(levels, -1).sigma * jax.random.normal(key, shape)

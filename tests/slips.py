@@ -1,4 +1,4 @@
-"""Deliberate slips in the mathematics, one at a time: does any oracle test notice?
+"""Mutation tests of the mathematics: deliberate slips, one at a time, each of which a test should notice.
 
     python -m tests.slips            # all of them, about twenty minutes on two cores
     python -m tests.slips rescale    # those whose file or text contains a word
@@ -30,7 +30,7 @@ class Slip(NamedTuple):
 
 
 def path_of(test):
-    """The file of a test, whichever room of tests/ it is in."""
+    """Return the file of a test, in whichever folder of tests/."""
     (found,) = (ROOT / "tests").glob(f"*/test_{test}.py")
     return found
 
@@ -415,7 +415,7 @@ SLIPS = (
         ("return log_snr_of(level) / 2", "return log_snr_of(level)"),
         ("jnp.asarray(1 / (j + 1))", "jnp.asarray(1 / (j + 2))"),
         ("[value.astype(history.values.dtype)[None], history.values])[:-1]", "[history.values, value[None]])[1:]"),
-        only="order_is or moments or whatever_lies",
+        only="order_is or moments or whatever_the_memory",
     ),
     *slips(
         "reverse/dpm",
@@ -670,14 +670,14 @@ SLIPS = (
     ),
 )
 
-# Slips that change nothing that can be seen, with the reason.
+# Slips without an observable effect, with the reason.
 EXPECTED_TO_SURVIVE: dict[str, str] = {
     "jax.random.bernoulli(_streams(key)[0], rate)": "randint splits its key: level and drop stay independent",
 }
 
 
 def survives(slip):
-    """True if the tests beside a slip pass with it."""
+    """Return whether the tests of a slip pass with it."""
     with tempfile.TemporaryDirectory() as folder:
         for part in ("guided_jax", "tests"):
             shutil.copytree(ROOT / part, Path(folder) / part, ignore=shutil.ignore_patterns("__pycache__"))
@@ -701,13 +701,13 @@ def survives(slip):
             *files,
         ]
         done = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": folder}, capture_output=True)
-        if done.returncode not in (0, 1):  # not even run: neither killed nor alive
+        if done.returncode not in (0, 1):  # pytest did not run the tests
             raise ValueError(f"{slip.file}: pytest said {done.returncode}: {done.stdout.decode()[-500:]}")
         return done.returncode == 0
 
 
 def main(words, workers=2):
-    """Run the slips whose file or text contains all the words, say how each ended; (number killed, survivors)."""
+    """Run the slips whose file or text contains all the words, print each result; return (number killed, survivors)."""
     chosen = [slip for slip in SLIPS if all(word in " ".join(slip) for word in words)]
     survivors = []
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:

@@ -1,4 +1,4 @@
-"""Every sampler, one row each; the suites that run over this table are the laws all of them obey."""
+"""Every sampler, one row each: the table over which the tests of all samplers run."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,14 +7,14 @@ from guided_jax import forward, reverse
 
 
 class Stepper(NamedTuple):
-    """What a row promises."""
+    """What the tests expect of a row."""
 
     make: Callable  # (the full table of levels) -> ReverseStep
-    order: int | None  # of the global error on the probability flow; None: a law is sampled, not the flow
+    order: int | None  # of the global error on the probability flow; None for a stochastic sampler
     calls: Callable[[int], int] = lambda n: n  # calls of the network in a run of n steps from alpha > 0
     steps: int = 60  # enough to recover the mixture
     noisy: bool = False  # draws noise
-    tilted: bool = True  # guided, it reaches the closed form of its kind as steps grow
+    tilted: bool = True  # whether with guidance it reaches the closed form of its kind as steps grow
 
 
 def large(prediction, now, then):

@@ -72,7 +72,7 @@ def rounding(view, scale):
 
 
 @pytest.mark.parametrize(("name", "view"), CASES)
-def test_what_scale_0_and_1_mean_and_that_linear_guidance_is_one(name, view, exact):
+def test_what_scale_0_and_1_are_and_that_linear_guidance_is_linear(name, view, exact):
     """At 0 and 1 what the row says; for the linear ones every scale is u + s (c - u), whatever the network says.
 
     At sigma = 0 and at alpha = 0 everything stays finite.
@@ -112,7 +112,7 @@ def draw(name, key, x_T, y, scale, knob):
 
 
 @pytest.mark.parametrize("name", MEMBERS)
-def test_one_compilation_serves_all_and_a_batch_mate_changes_nothing(name):
+def test_one_compilation_for_all_and_no_dependence_on_the_batch(name):
     """Labels, scales and knobs are traced and per example; whoever sits beside an example, its bits are the same."""
 
     def one(*arguments):
@@ -218,7 +218,7 @@ def test_the_compiled_program_calls_what_the_formula_needs(name):
     assert count("conditional", text) == member.conditionals
 
 
-def test_diagnostics_make_no_call_of_their_own():
+def test_diagnostics_add_no_network_calls():
     def observe(params):
         clean = guidance.observe.log_prob(lambda x_0, level: -jnp.sum(x_0), clean=True)
         return guidance.observe.together(guidance.observe.clipped(), clean)
@@ -227,7 +227,7 @@ def test_diagnostics_make_no_call_of_their_own():
         assert count("fft", compiled(name, observe)) == MEMBERS[name].networks
 
 
-def test_an_interval_with_bounds_of_each_example_skips_nothing_but_is_right():
+def test_an_interval_with_bounds_per_example_is_right():
     levels = schedule.NoiseLevel(jnp.float32(3), jnp.float32(1.0), jnp.float32(0.7))
 
     def limited(x, high):
@@ -244,7 +244,7 @@ def test_an_interval_with_bounds_of_each_example_skips_nothing_but_is_right():
 
 
 @pytest.mark.parametrize("x_0_of", ["classifier_free", "classifier"])
-def test_the_interval_really_skips(x_0_of):
+def test_an_interval_skips_the_calls_outside_it(x_0_of):
     """The second network, or the classifier, is run at the levels inside and at no other; low is outside, high inside."""
     levels, asked = schedule.karras(8, 0.05, 10.0), []
     low, high = levels.sigma[3], levels.sigma[6]
@@ -274,7 +274,7 @@ def test_the_interval_really_skips(x_0_of):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_an_interval_is_told_in_sigma_over_alpha(name):
+def test_interval_bounds_are_in_units_of_sigma_over_alpha(name):
     """EDM's sigma, for VP tables too, where sigma itself never reaches 1."""
     levels, low, high = SCHEDULES[name], 0.19, 1.61
     wild = lambda plain: lambda x, level: plain(x, level)._replace(x_0=x + 100)  # noqa: E731

@@ -89,7 +89,7 @@ def test_and_of_dependent_conditions_is_exact_at_t_0_only():
     assert gaps[1] > 0.05
 
 
-def test_compose_counts_its_scales():
+def test_compose_raises_for_another_number_of_scales():
     with pytest.raises(ValueError, match="1 conditional denoisers and 2 scales"):
         guidance.compose([MIXTURE.denoiser(0)], MIXTURE.denoiser(), [1.0, 2.0])
     with pytest.raises(ValueError, match="2 log probabilities and 1 weights"):
@@ -152,7 +152,7 @@ def test_on_the_clean_example_both_forms_are_exact_for_normal_data(name, positio
         np.testing.assert_allclose(got.eps, want.eps, rtol=1e-4, atol=1e-5 * (1 + 1 / float(level.sigma)))
 
 
-def test_off_the_shelf_looks_at_the_predicted_clean_example():
+def test_off_the_shelf_takes_the_gradient_at_the_predicted_x_0():
     """A criterion that bends: its gradient is taken at x_0, not at x_t, and weighed by Var(x_0 | x_t) of normal data."""
     x = jnp.array([0.4, -0.3])
     x_0 = MIXTURE.denoiser()(x, LEVEL).x_0
@@ -162,7 +162,7 @@ def test_off_the_shelf_looks_at_the_predicted_clean_example():
 
 
 @pytest.mark.parametrize("looked_at", [None, lambda x_t, level: jnp.array([[1.0, 0.0], [0.0, 1.0]])])
-def test_the_blurred_model_is_asked_about_its_own_blurred_picture(looked_at):
+def test_blurred_predicts_from_its_own_blurred_x_0(looked_at):
     square = MIXTURE._replace(means=jax.random.normal(jax.random.key(5), (4, 2, 2, 1)))
     x_t = jax.random.normal(jax.random.key(6), (2, 2, 1))
     first = square.denoiser()(x_t, LEVEL)
@@ -360,7 +360,7 @@ def test_dynamic_threshold_is_the_quantile_of_this_example(position):
 # --- diagnostics -----------------------------------------------------------------------------------------------------
 
 
-def test_observers_say_what_they_are_named_for():
+def test_observers_return_the_named_quantities():
     scale, x = 3.0, jnp.array([0.4, -0.3])
     base, log_prob = MIXTURE.denoiser(), MIXTURE.log_prob(1)
     guided = guidance.classifier(base, log_prob, scale)(x, LEVEL)
@@ -398,7 +398,7 @@ def test_observers_run_along_a_sample():
     np.testing.assert_allclose(plain(noise_like(levels, jax.random.key(0), (16, 2))), x_0, atol=1e-4)
 
 
-def test_an_answer_is_known_only_for_the_very_question():
+def test_cached_returns_the_prediction_for_the_same_objects_only():
     asked = []
 
     def denoise(x_t, level):

@@ -114,7 +114,7 @@ def test_pigdm_is_the_exact_posterior_mean_of_normal_data(operator, name, positi
 
 
 @operators_given
-def test_pigdm_without_noise_agrees_with_what_was_measured(operator):
+def test_pigdm_without_noise_agrees_with_the_measurement(operator):
     """noise_std = 0: A x_0 is y, whatever the level; a blur's lost frequencies excepted."""
     level, y = schedule.at(SCHEDULES["cosine"], 300), operator.forward(TRUTH)
     x_t = level.alpha * TRUTH + level.sigma * jax.random.normal(jax.random.key(4), SHAPE)
@@ -202,7 +202,7 @@ def test_dps_comes_near_the_measurement_but_not_to_the_posterior():
     np.testing.assert_allclose(x_0.std(0)[~seen].mean(), STD, rtol=0.1)  # what was not measured keeps its prior
 
 
-def test_repaint_keeps_what_is_known_and_repeats_to_make_the_rest_fit():
+def test_repaint_keeps_the_known_part_and_fits_the_rest_by_repeating():
     """Two modes on a diagonal: the known coordinate says which. One pass often paints the other mode's, ten seldom."""
     modes = GaussianMixture(jnp.ones(2), jnp.array([[-1.0, -1.0], [1.0, 1.0]]), jnp.array([0.15, 0.15]))
     levels, observed, x_0 = schedule.respace(schedule.cosine(1000), 40), jnp.array([True, False]), jnp.array([1.0, 9.0])

@@ -44,7 +44,7 @@ def test_a_run_carries_the_last_clipped_x_0_and_begins_with_zeros():
     assert np.abs(want - forgetful).max() > 0.01
 
 
-def test_what_is_carried_is_clipped_as_in_training():
+def test_the_estimate_is_clipped_as_in_training():
     beyond = guidance.self_conditioned(lambda estimate: lambda x_t, level: from_x_0(3 + estimate, x_t, level))
     level = schedule.at(LEVELS, 1)
     first, state = beyond.denoise(beyond.init(X_T), X_T, level)
@@ -53,7 +53,7 @@ def test_what_is_carried_is_clipped_as_in_training():
     np.testing.assert_allclose(second.x_0, 4.0)
 
 
-def test_both_of_a_classifier_free_pair_are_told_what_the_pair_predicted():
+def test_both_of_a_classifier_free_pair_take_the_x_0_of_the_pair():
     def pair(estimate):
         return guidance.classifier_free(told(estimate), told(estimate, 0.5), 2.0)
 
@@ -83,7 +83,7 @@ def first(scale, keys):
     return losses.first_estimate(network, keys, noisy, None, "v"), noisy
 
 
-def test_half_of_the_examples_are_told_a_first_estimate_each_by_its_own_key():
+def test_half_of_the_examples_get_a_first_estimate_by_their_own_keys():
     keys = jax.random.split(jax.random.key(2), 4000)
     found, noisy = first(0.4, keys)
     given = np.any(np.asarray(found) != 0, axis=1)
@@ -95,7 +95,7 @@ def test_half_of_the_examples_are_told_a_first_estimate_each_by_its_own_key():
     np.testing.assert_allclose(first(0.4, keys[order])[0], np.asarray(found)[order], atol=1e-6)
 
 
-def test_which_half_says_nothing_about_noise_step_or_label():
+def test_the_half_is_independent_of_noise_step_and_label():
     keys = jax.random.split(jax.random.key(4), 4000)
     found, noisy = first(0.4, keys)
     given = np.any(np.asarray(found) != 0, axis=1)

@@ -37,7 +37,7 @@ def twice():
     return ReverseStep(lambda x_T: jnp.zeros(()), step)
 
 
-def test_a_denoiser_that_remembers_nothing_is_itself():
+def test_a_stateless_denoiser_is_unchanged():
     denoise = guidance.classifier_free(MIXTURE.denoiser(1), MIXTURE.denoiser(), 2.0)
     for step in (reverse.ddim(0.5), reverse.ddpm("large"), twice()):
         lifted = reverse.with_state(guidance.stateless(denoise), step)
@@ -77,7 +77,7 @@ def test_momentum_is_the_direction_of_the_steps_before():
     np.testing.assert_allclose(got, x, rtol=1e-3, atol=1e-4)
 
 
-def test_lifting_a_guide_leaves_the_state_its_own_way():
+def test_lifting_a_guide_leaves_the_state_unchanged():
     lifted = guidance.lift(lambda d: guidance.clip(d, -0.3, 0.3), counter())
     level = schedule.at(LEVELS, 3)
     prediction, count = lifted.denoise(jnp.float32(4), X_T, level)
@@ -89,7 +89,7 @@ def test_lifting_a_guide_leaves_the_state_its_own_way():
     np.testing.assert_array_equal(guidance.first_state(lifted)(X_T, level).x_0, jnp.clip(plain.x_0 - 0.4, -0.3, 0.3))
 
 
-def test_remembering_makes_no_call_of_its_own():
+def test_stateful_guidance_adds_no_network_calls():
     """With a label's embedding, whose look-up XLA moves out of the loop and so can no longer merge what uses it."""
 
     def run(params, table, x_T, label):

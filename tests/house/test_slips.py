@@ -1,4 +1,4 @@
-"""At least 95 % of the deliberate slips of `tests/slips.py` are noticed, and each of the others has a reason."""
+"""The tests notice at least 95 % of the deliberate slips of `tests/slips.py`; each of the others has a reason."""
 
 import ast
 
@@ -8,7 +8,7 @@ from tests import slips
 
 
 def test_every_slip_is_still_a_change():
-    """The text it changes is there, and is code: a slip in a docstring would count as one that nobody noticed."""
+    """The text is in the file and is code: a slip in a docstring would count as not noticed."""
     for slip in slips.SLIPS:
         text = (slips.ROOT / "guided_jax" / slip.file).read_text()
         assert slip.old in text, slip
@@ -19,7 +19,7 @@ def test_every_slip_is_still_a_change():
 
 
 def code(text):
-    """What is left of a module without its comments and docstrings."""
+    """Return the syntax tree of a module without its comments and docstrings."""
     tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:

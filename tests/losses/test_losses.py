@@ -112,7 +112,7 @@ def test_conditions_are_dropped_at_the_rate_and_by_the_example():
     assert (losses.drop(keys, condition, null, 1.0)["label"] == 10).all()
 
 
-def test_dropping_says_nothing_about_the_noise():
+def test_dropping_is_independent_of_the_noise():
     keys, x_0 = examples(5000)
     gone = losses.drop(keys, jnp.zeros(5000, jnp.int32), jnp.int32(1), 0.5) == 1
     noisy = losses.corrupt(keys, x_0, LEVELS)

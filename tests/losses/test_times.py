@@ -29,7 +29,7 @@ def batches(law, strata, count, seeds):
 
 
 def test_logit_normal_steps_have_the_papers_density():
-    """[SD3] eq. 19 integrated over each tenth of the steps: Phi((logit(t / T) - mean) / std)."""
+    """The density of [SD3] integrated over each tenth of the steps: Phi((logit(t / T) - mean) / std)."""
     for mean, std in ((0.0, 1.0), (-0.6, 0.8)):
         drawn = positions(functools.partial(times.logit_normal, mean=mean, std=std))
         edges = np.linspace(0, 1, 11)

@@ -102,7 +102,7 @@ def test_at_both_ends_it_is_finite():
     np.testing.assert_allclose(found["edm", "v", "ends"], [1, 4], rtol=1e-4)  # alpha^2 + sigma^2 / sigma_data^2
 
 
-def test_another_target_is_refused():
+def test_other_targets_raise():
     with pytest.raises(ValueError, match="'score'"):
         weighting.of_loss(weighting.min_snr, LEVELS, "score")
 

@@ -60,14 +60,14 @@ def test_score_is_the_gradient_of_the_log_density(name):
         np.testing.assert_allclose(found, gradient, rtol=1e-3, atol=2e-4 / float(level.sigma))
 
 
-def test_the_clean_level_knows_everything():
+def test_at_the_clean_level_x_0_is_x_t():
     level, x = schedule.at(SCHEDULES["cosine"], 0), jnp.array([0.9, 0.5])
     found = MIXTURE.denoiser()(x, level)
     np.testing.assert_allclose(found.x_0, x, rtol=1e-6)
     np.testing.assert_array_equal(found.eps, 0)
 
 
-def test_points_as_components():
+def test_components_of_zero_width():
     """Zero width is data in a list; nothing is lost at either end."""
     data = GaussianMixture(jnp.ones(3), jnp.array([[0.0], [1.0], [2.0]]), jnp.zeros(3))
     for position in (0, 1, -1):
@@ -87,7 +87,7 @@ def test_samples_follow_weights_means_and_stds():
     np.testing.assert_allclose(of_class.mean(0), (0.3 * MIXTURE.means[2] + 0.2 * MIXTURE.means[3]) / 0.5, atol=0.03)
 
 
-def test_labels_may_be_traced_and_unknown_ones_are_refused():
+def test_labels_may_be_traced_and_unknown_ones_raise():
     level, x = schedule.at(SCHEDULES["cosine"], 300), jnp.array([0.2, 0.1])
     by_label = jax.jit(jax.vmap(lambda label: MIXTURE.denoiser(label)(x, level).x_0))(jnp.arange(2))
     np.testing.assert_allclose(by_label[1], MIXTURE.denoiser(1)(x, level).x_0, rtol=1e-5)

@@ -105,7 +105,7 @@ def test_a_step_is_finite_from_any_level_to_any_lower(step, pair, name, data):
 
 
 @hypothesis.given(st.sampled_from([20, 21, 257, 400]), st.data())
-def test_respacing_never_loses_an_end(num_steps, data):
+def test_respacing_keeps_both_ends(num_steps, data):
     """Any count that fits: so many levels, ascending, the clean one first and the last one kept."""
     table = schedule.linear(num_steps)
     count = data.draw(st.integers(2, num_steps))
@@ -119,13 +119,13 @@ INTERPOLATE = jax.jit(schedule.interpolate)
 
 
 @hypothesis.given(TABLES, st.floats(-12, 12))
-def test_interpolation_hits_the_log_snr_it_was_asked_for(name, log_snr):
+def test_interpolation_returns_the_requested_log_snr(name, log_snr):
     found = INTERPOLATE(SCHEDULES[name], log_snr)
     np.testing.assert_allclose(2 * jnp.log(found.alpha / found.sigma), log_snr, atol=1e-4)
     assert 0 <= float(found.t) <= float(SCHEDULES[name].t[-1])
 
 
 @hypothesis.given(examples(), levels())
-def test_a_clip_leaves_nothing_outside(pair, level):
+def test_clipped_x_0_lies_in_the_range(pair, level):
     found = guidance.clip(lambda x, level: prediction.Prediction(3 * pair[0], pair[1]))(pair[1], level)
     assert float(jnp.max(jnp.abs(found.x_0), initial=0)) <= 1

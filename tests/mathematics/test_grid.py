@@ -1,4 +1,4 @@
-"""Grids: the measure each one spreads evenly, the table's own ends, every kind of schedule."""
+"""Grids: even in their variable, with the ends of the table, for every kind of schedule."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +41,7 @@ def test_a_grid_is_even_in_its_measure_and_ends_where_the_table_ends(kind, name)
 
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("kind", MEASURES)
-def test_off_the_table_a_level_is_still_of_its_kind(kind, name):
+def test_levels_between_those_of_a_table_are_of_its_kind(kind, name):
     levels = noisy(MEASURES[kind][0](TABLES[name], 9), first=0)
     constant = {
         "karras": levels.alpha,
@@ -80,7 +80,7 @@ def test_sigma_max_cuts_the_noisy_end(make):
         lambda table: grid.by_time(table, []),
     ],
 )
-def test_what_cannot_be_is_refused(call):
+def test_impossible_grids_raise(call):
     with pytest.raises(ValueError, match=r"\d|noisy steps"):
         call(schedule.cosine(1000))
 

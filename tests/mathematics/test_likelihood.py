@@ -121,7 +121,7 @@ def test_hutchinson_is_right_on_average():
 
 
 @pytest.mark.parametrize("variance", ["small", "large", "optimal"])
-def test_the_bound_bounds_and_closes(variance):
+def test_the_bound_is_an_upper_bound_that_closes_with_more_steps(variance):
     """-log p(x_0) from above on average, by less the more steps; closed from the first step on by the optimal variance."""
     rule = reverse.optimal_variance(reverse.normal_spread(0.35)) if variance == "optimal" else variance
     one = MIXTURE._replace(weights=jnp.ones(1), means=MIXTURE.means[1:2], stds=MIXTURE.stds[1:2], labels=None)

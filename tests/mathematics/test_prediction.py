@@ -53,7 +53,7 @@ def test_the_clean_level(parameterization):
 
 
 @pytest.mark.parametrize("parameterization", ["eps", "score"])
-def test_pure_noise_is_refused_where_nothing_can_be_said(parameterization):
+def test_eps_and_score_raise_at_pure_noise(parameterization):
     convert = denoiser.PARAMETERIZATIONS[parameterization]
     with pytest.raises(ValueError, match="alpha = 0"):
         convert(X_0, EPS, PURE_NOISE)
@@ -62,7 +62,7 @@ def test_pure_noise_is_refused_where_nothing_can_be_said(parameterization):
 
 
 @pytest.mark.parametrize("parameterization", ["x_0", "v", "flow"])
-def test_pure_noise_is_read_where_something_is_said(parameterization):
+def test_x_0_v_and_flow_are_read_at_pure_noise(parameterization):
     found = denoiser.PARAMETERIZATIONS[parameterization](
         output(parameterization, X_0, EPS, PURE_NOISE), EPS, PURE_NOISE
     )
@@ -97,7 +97,7 @@ def test_learned_variance_splits_the_last_axis():
     np.testing.assert_array_equal(found.variance_fraction, np.full((2, 3), 0.75))
 
 
-def test_from_network_refuses():
+def test_from_network_raises_for_wrong_outputs():
     level, x = schedule.at(schedule.cosine(10), 4), jnp.ones(2)
     with pytest.raises(ValueError, match="'noise'"):
         denoiser.from_network(lambda x, t: x, "noise")

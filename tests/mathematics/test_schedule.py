@@ -46,13 +46,13 @@ def test_respace_keeps_adm_steps(case):
     np.testing.assert_array_equal(kept.alpha, levels.alpha[kept.t.astype(int)])
 
 
-def test_an_int_is_its_string():
+def test_respace_reads_an_int_as_its_string():
     levels = schedule.cosine(100)
     jax.tree.map(np.testing.assert_array_equal, schedule.respace(levels, 7), schedule.respace(levels, "7"))
 
 
 @pytest.mark.parametrize("spec", ["", "ten", "10,,20", "ddim", "ddim37", 0, -3, 1001, [600, 600], (2, -1)])
-def test_respace_refuses(spec):
+def test_respace_raises_for_other_specs(spec):
     with pytest.raises(ValueError, match="step"):
         schedule.respace(schedule.linear(1000), spec)
 
@@ -70,7 +70,7 @@ def test_respace_refuses(spec):
         lambda: schedule.karras(5, 2.0, 1.0),
     ],
 )
-def test_impossible_schedules_are_refused(call):
+def test_impossible_schedules_raise(call):
     with pytest.raises(ValueError, match=r"\d|shape"):
         call()
 

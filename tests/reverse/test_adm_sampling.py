@@ -96,7 +96,7 @@ def test_a_run_is_adms_to_the_last_grey_value(case, networks, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_walk_up_is_adms_reverse_loop(networks):
+def test_encoding_is_adms_reverse_loop(networks):
     case = META["reverse"] | {"sampler": "ddim", "eta": 0.0, "scale": None}
     levels = levels_of(case)
     up = jax.jit(
@@ -114,7 +114,7 @@ def test_the_walk_up_is_adms_reverse_loop(networks):
 
 
 @pytest.mark.parametrize("case", json.loads(str(TIMES["meta"]))["cases"], ids=lambda case: case["key"])
-def test_the_network_is_told_adms_times(case):
+def test_the_times_of_the_network_are_adms(case):
     levels, time = levels_of(case), time_of(case)
     told = np.asarray(time(schedule.NoiseLevel(*(column[1:] for column in levels))))
     np.testing.assert_allclose(told[TIMES[f"{case['key']}/t"].astype(int)], TIMES[f"{case['key']}/model_ts"], rtol=1e-6)

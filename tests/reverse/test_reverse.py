@@ -216,7 +216,7 @@ def test_learned_variance_is_between_the_two_in_the_logarithm():
         np.testing.assert_allclose(*got, rtol=1e-5)
 
 
-def test_what_cannot_be_is_refused():
+def test_unknown_options_raise():
     levels, x = schedule.cosine(10), jnp.zeros(2)
     with pytest.raises(ValueError, match="'middling'"):
         reverse.ddpm("middling")
@@ -242,7 +242,7 @@ def test_algorithm_1_shifts_the_mean_by_scale_variance_gradient(at):
     )
 
 
-def test_at_mean_shifts_nothing_on_the_last_step_and_never_asks_for_a_negative_time():
+def test_at_mean_shifts_nothing_on_the_last_step_and_passes_no_negative_time():
     levels, times = schedule.respace(schedule.cosine(100), 5), []
 
     def log_prob(x, level):

@@ -105,7 +105,7 @@ def test_calls_of_the_network_in_the_compiled_program(kind, calls):
     assert dots(batched, params, jax.random.split(jax.random.key(0), 32), jnp.ones((32, 64))) == calls
 
 
-def test_an_eps_network_from_pure_noise_is_refused_before_it_compiles():
+def test_an_eps_network_at_pure_noise_raises_before_compiling():
     levels = LEVELS._replace(alpha=LEVELS.alpha.at[-1].set(0.0), sigma=LEVELS.sigma.at[-1].set(1.0))
     run = jax.jit(
         lambda x, kind: sampler.sample(
@@ -118,7 +118,7 @@ def test_an_eps_network_from_pure_noise_is_refused_before_it_compiles():
     assert jnp.all(jnp.isfinite(run(jnp.ones(2), "v")))
 
 
-def test_the_state_is_float32_whatever_the_network_works_in():
+def test_the_state_is_float32_whatever_the_network_computes_in():
     half = denoiser.from_network(lambda x, t: x.astype(jnp.bfloat16), "x_0")
     x_0 = sampler.sample(jax.random.key(0), half, reverse.ddim(1.0), jnp.ones(2, jnp.bfloat16), LEVELS)
     assert x_0.dtype == jnp.float32

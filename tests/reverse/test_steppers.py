@@ -69,7 +69,7 @@ def error(step, num_steps, kind, scale):
 
 @pytest.mark.parametrize(("kind", "scale"), [("VE", 1.0), ("VP", 3.0)])
 @pytest.mark.parametrize("name", of_each_kind(FLOWS))
-def test_the_order_is_what_it_promises(name, kind, scale):
+def test_the_order_is_that_of_its_row(name, kind, scale):
     """From the first step to the last, with guidance and without; any start-up of a lower order would show."""
     with jax.enable_x64(True):
         table = schedule.NoiseLevel(*(jnp.asarray(np.asarray(c), jnp.float64) for c in fine_table(kind)))
@@ -162,7 +162,7 @@ LINEAR = [name for name in LINEAR if not name.startswith(("unipc", "deis-2")) an
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name in ALIKE or "2s" in name else ()) for name in LINEAR]
 )
-def test_guided_it_reaches_the_closed_form_of_its_kind(name, monkeypatch):
+def test_guided_samplers_reach_the_closed_form_of_their_kind(name, monkeypatch):
     """p = N(0, 2), p(. | c) = N(0, 1): every flow ends at 2^(1 - g), every SDE at (2 - 2^(2 - 2g)) / (2g - 1)."""
     levels, law = schedule.karras(800, 0.002, 80.0), ODE if STEPPERS[name].order else SDE
     broad, narrow = (GaussianMixture(jnp.ones(1), jnp.zeros((1, 1)), jnp.array([std])) for std in (2**0.5, 1.0))
@@ -199,7 +199,7 @@ def variance_reached(step, denoise, levels, monkeypatch):
 
 
 @every
-def test_the_network_is_called_as_often_as_it_says(name):
+def test_the_number_of_network_calls_is_that_of_its_row(name):
     """Counted while it runs: the last step, into the clean level, is never made with a call at the clean level."""
     stepper, asked, steps = STEPPERS[name], [], 6
     levels = spread(TABLES["VP"], steps)
@@ -270,7 +270,7 @@ def test_one_program_for_every_eta_and_each_example_its_own(make):
         if not STEPPERS[name].noisy
     ],
 )
-def test_what_is_encoded_decodes_to_itself(name):
+def test_encoded_examples_decode_to_themselves(name):
     """Up and down again, to the solver's order: order 1 within some percent, the others within some thousandths."""
     stepper, table = STEPPERS[name], TABLES["VP"]
     levels, step = spread(table, 80), STEPPERS[name].make(table)
@@ -403,7 +403,7 @@ def test_deis_starts_well_where_rho_is_2e4():
     assert jnp.sqrt(jnp.mean((draw(reverse.deis(3), schedule.respace(table, 14)) - exact) ** 2)) < 0.1
 
 
-def test_unipc_corrects_its_step_and_keeps_what_others_did_since():
+def test_unipc_keeps_changes_made_after_its_step():
     """A shift between two steps, as of `dps`, is not corrected away: here all of it arrives, times what the step keeps."""
     nothing = lambda x_t, level: Prediction(x_0=0 * x_t, eps=x_t / level.sigma)  # noqa: E731
     step, (high, now, then) = reverse.unipc(2), (schedule.at(TABLES["VP"], t) for t in (800, 600, 400))
@@ -414,7 +414,7 @@ def test_unipc_corrects_its_step_and_keeps_what_others_did_since():
 
 
 @pytest.mark.parametrize("make", [reverse.dpm_solver, reverse.unipc, reverse.deis])
-def test_an_order_that_none_has_is_refused(make):
+def test_other_orders_raise(make):
     with pytest.raises(ValueError, match="order 4"):
         make(4)
 
@@ -438,7 +438,7 @@ def test_langevin_keeps_its_own_stationary_law(kind, size):
     np.testing.assert_allclose(x.var(), power / (1 - e / (2 * power)), rtol=0.04)
 
 
-def test_a_chain_corrects_at_the_level_and_then_goes_on():
+def test_a_chain_corrects_at_the_level_and_then_predicts():
     levels, keys = [], set()
 
     def spy(name):
@@ -463,7 +463,7 @@ def test_a_chain_corrects_at_the_level_and_then_goes_on():
 
 
 @pytest.mark.parametrize("name", ["heun", "heun-churned", "dpm-2m", "dpm-2s", "unipc-2", "deis-3", "annealed-langevin"])
-def test_guidance_that_remembers_goes_with_it(name):
+def test_stateful_guidance_works_with_every_sampler(name):
     """`with_state` around every sampler: the state moves once a step, whatever number of calls the step makes."""
     levels = spread(TABLES["VP"], 4)
 
@@ -499,7 +499,7 @@ def test_moments_are_their_integrals(h):
 
 
 @pytest.mark.parametrize("make", [reverse.dpm_solver, reverse.unipc, reverse.deis])
-def test_the_first_step_is_of_order_1_whatever_lies_in_memory(make):
+def test_the_first_step_is_of_order_1_whatever_the_memory(make):
     """What was never said weighs nothing, not even a little."""
     now, then, x = schedule.at(TABLES["VP"], 600), schedule.at(TABLES["VP"], 500), jnp.array([0.7, -1.1])
 
