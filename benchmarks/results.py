@@ -107,14 +107,14 @@ def by_level(run: runs.Run, params: Any, source: data.Source, count: int) -> dic
 
     @jax.jit
     def right(params: Any, keys: Any, x_0: Any, labels: Any, position: Any) -> Any:
-        level = schedule.at(run.levels, position)
+        level = schedule.at(run.model.levels, position)
         eps = jax.vmap(lambda key, x: jax.random.normal(key, x.shape))(keys, x_0)
         x_t = jax.vmap(forward.diffuse, (0, 0, None))(x_0, eps, level)
-        logits = run.classifier.apply(params, x_t, jnp.full(len(x_t), denoiser.network_time(level)))
+        logits = run.networks.classifier.apply(params, x_t, jnp.full(len(x_t), denoiser.network_time(level)))
         return logits.argmax(-1) == labels
 
     keys, found = sampler.keys(jax.random.key(0), np.arange(len(x_0))), {}
-    last = len(run.levels.t) - 1
+    last = len(run.model.levels.t) - 1
     for position in (1, *(round(last * i / LEVELS) for i in range(1, LEVELS + 1))):
         parts = [slice(i, i + AT_ONCE) for i in range(0, len(x_0), AT_ONCE)]
         each = [right(params, keys[part], x_0[part], batch["label"][part], jnp.int32(position)) for part in parts]

@@ -32,10 +32,10 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks import mixture, sampler_pages
-from guided_jax import data, denoiser, grid, guidance, parallel, reverse, sampler, schedule
+from guided_jax import data, grid, guidance, parallel, reverse, sampler, schedule
 from guided_jax.app import cli
-from guided_jax.app import demo as digits
 from guided_jax.app import run as runs
+from guided_jax.app.demo import comparison
 from guided_jax.app.sample import samplers
 from guided_jax.app.sample.request import Method
 from guided_jax.schedule import NoiseLevel, at
@@ -153,7 +153,7 @@ def padded(levels: NoiseLevel) -> tuple[NoiseLevel, int]:
 @functools.cache
 def plane(name: str) -> Callable[..., Any]:
     """(keys, z, scale, levels, count, table) -> x_0 of many z, guided towards the mixture's class 0."""
-    make = samplers.row(ALL[name].method).make
+    make = samplers.row_of(ALL[name].method).make
     if name == "ddpm, optimal":  # the one that has no name on the command line
         best = reverse.ddpm(reverse.optimal_variance(class_spread()))
         make = lambda method, table: best  # noqa: E731
@@ -168,7 +168,7 @@ def plane(name: str) -> Callable[..., Any]:
 def class_spread() -> Callable[[NoiseLevel], Any]:
     """Var(x_0 | x_t) of the class, measured as it would be for a network."""
     draws = jax.vmap(lambda key: mixture.MIXTURE.sample(key, 0))(keys_of(5, 2000))
-    return reverse.measured_spread(jax.random.key(6), mixture.C, draws, schedule.respace(TABLES["cosine"], 100))
+    return reverse.estimated_spread(jax.random.key(6), mixture.C, draws, schedule.respace(TABLES["cosine"], 100))
 
 
 def keys_of(seed: int, count: int) -> Any:
@@ -261,8 +261,8 @@ class Trained(NamedTuple):
         run = runs.load(place)
         known, held_out = (data.load("digits", split, run.experiment.data.dir) for split in ("train", "test"))
         params = {part: runs.params(place, part) for part in ("diffusion", "classifier")}
-        real = digits.everything(held_out)["image"]
-        return cls(run, params, parallel.choose_devices(1000), digits.judge(known), real)
+        real = comparison.everything(held_out)["image"]
+        return cls(run, params, parallel.choose_devices(1000), comparison.judge(known), real)
 
     def program(self, kind: str, row: Row) -> Callable[..., Any]:
         """(keys, labels, levels, count) -> pictures in [-1, 1], as `sample.py` makes them, compiled once."""
@@ -270,10 +270,10 @@ class Trained(NamedTuple):
 
         def one(params: Any, key: Any, label: Any, levels: NoiseLevel, count: Any) -> Any:
             key_noise, key_run, _ = jax.random.split(key, 3)
-            model = lambda y: runs.denoiser_of(run, run.unet, params["diffusion"], y)  # noqa: E731
-            logits = lambda x, level: run.classifier.apply(params["classifier"], x, denoiser.network_time(level))  # noqa: E731
+            model = lambda y: runs.make_denoiser(run, params["diffusion"], y)  # noqa: E731
+            logits = lambda x, level: run.classifier(params["classifier"], x, level)  # noqa: E731
             log_prob, scale = guidance.from_logits(logits, label), KINDS[kind]
-            step = samplers.row(row.method).make(row.method, run.levels)
+            step = samplers.row_of(row.method).make(row.method, run.model.levels)
             if kind == "classifier" and row.method.sampler == "ddpm":
                 guided, step = model(null), reverse.classifier_ddpm(log_prob, scale)
             elif kind == "classifier":
@@ -299,7 +299,7 @@ def converged(trained: Trained, quick: bool) -> list[dict]:
     count, budgets = (10, (7,)) if quick else (40, (5, 7, 9, 15, 21, 31))
     names = ("dpm++ 2", "ddim") if quick else ("dpm++ 2", "ddim", "dpm++ 3", "dpm++2s", "unipc 2", "deis 3", "heun")
     plan = list(itertools.product(list(KINDS)[:1] if quick else KINDS, names))
-    table, indices, found = trained.run.levels, np.arange(count), []
+    table, indices, found = trained.run.model.levels, np.arange(count), []
     for kind, name in tqdm(plan, desc="digits", unit="program"):
         call = trained.program(kind, FLOWS[name])
         if name == names[0]:
@@ -350,11 +350,11 @@ def judged(trained: Trained, call: Any, point: dict) -> dict:
     """What the judge and the distance say of it."""
     indices = np.arange(point["count"])
     drawn = images.to_uint8(
-        call(indices, levels_of(ALL[point["sampler"]], point["grid"], trained.run.levels, point["steps"]))
+        call(indices, levels_of(ALL[point["sampler"]], point["grid"], trained.run.model.levels, point["steps"]))
     )
-    right = trained.judge.predict(digits.pixels(drawn)) == indices % trained.run.facts.num_classes
-    blocks = [digits.distance(block, trained.real) for block in np.array_split(drawn, BLOCKS)]
-    gap = digits.distance(drawn, trained.real)
+    right = trained.judge.predict(comparison.pixels(drawn)) == indices % trained.run.facts.num_classes
+    blocks = [comparison.distance(block, trained.real) for block in np.array_split(drawn, BLOCKS)]
+    gap = comparison.distance(drawn, trained.real)
     return {"accuracy": float(right.mean()), "distance": gap, "blocks": blocks}
 
 

@@ -28,7 +28,7 @@ from guided_jax import metrics, parallel, sampler
 from guided_jax.app import cli, experiments, judge, posthoc
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
-from guided_jax.app.sample import drawing
+from guided_jax.app.sample import draw
 from guided_jax.app.sample.request import Method
 from guided_jax.app.train import command as train
 from guided_jax.metrics import feature_space, sets
@@ -120,7 +120,9 @@ def looking(out: Path, run: runs.Run) -> Numbers:
         if not is_trained(place):
             judge.train(judge.Judging(out, out=place), run)
     found = feature_space.choose(place)
-    see = feature_space.make_extractors(found, parallel.choose_devices(feature_space.AT_ONCE), feature_space.AT_ONCE)
+    see = feature_space.make_extractors(
+        found, parallel.choose_devices(feature_space.BATCH_SIZE), feature_space.BATCH_SIZE
+    )
     summary = see.features(sets.from_source("training data", run.experiment.data.make()), quiet=True)
     reference = metrics.prepare(metrics.statistics_of(summary, found.name), summary.features)
 
@@ -135,17 +137,17 @@ def drawer(options: Options, run: runs.Run, seed: int) -> Callable[[Any, float],
     """(weights, scale) -> samples, classes in turn; one program for all weights and scales."""
     method = Method(guidance="classifier-free", sampler="dpm++", steps=options.steps)
     devices = parallel.choose_devices(options.num_samples)
-    compiled = parallel.parallel_map(drawing.drawing(run, method, True), devices, in_axes=(None, 0, 0, 0))
+    compiled = parallel.parallel_map(draw.make_draw(run, method, True), devices, in_axes=(None, 0, 0, 0))
     indices = np.arange(options.num_samples)
     labels = (indices % run.facts.num_classes).astype(np.int32)
     keys = sampler.keys(jax.random.key(1000 + seed), indices)
 
-    def draw(params: Any, scale: float) -> sets.PictureSet:
+    def samples(params: Any, scale: float) -> sets.PictureSet:
         placed = parallel.place({"diffusion": params}, devices)
         found = compiled(placed, keys, labels, np.full(len(indices), scale, np.float32))
         return sets.from_arrays("samples", images.to_uint8(found), labels)
 
-    return draw
+    return samples
 
 
 def weights_of(out: Path, run: runs.Run) -> dict[str, Any]:

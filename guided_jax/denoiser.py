@@ -1,4 +1,4 @@
-"""A denoiser is a function (x_t, level) -> Prediction of one example: the one type that everything here speaks.
+"""A denoiser is a function (x_t, level) -> Prediction of one example: guidance and samplers take and return nothing else.
 
 Sources: [EDM] Karras et al. 2206.00364, [iDDPM] Nichol & Dhariwal 2102.09672.
 """
@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax import prediction
+from guided_jax.checks import check_output
+from guided_jax.numerics import narrow
 from guided_jax.prediction import Prediction
 from guided_jax.schedule import NoiseLevel
 
@@ -23,9 +25,11 @@ PARAMETERIZATIONS = {
     "flow": prediction.from_flow,
 }
 
+HINT = "; learned_variance=True stands for twice the channels, and networks are called on one example"
+
 
 def network_time(level: NoiseLevel) -> Float[Array, "*levels"]:
-    """t - 1: networks of the ADM kind count the noisy steps from 0."""
+    """t - 1 of a level or a table: networks of the ADM kind count the noisy steps from 0."""
     return level.t - 1
 
 
@@ -38,10 +42,17 @@ def from_network(
     """Prediction(x_t) = from_<parameterization>(network(x_t, time(level))).
 
     network: (x_t, time) -> output, one example, closing over its (traced) parameters and label.
-    parameterization: "eps", "x_0", "v", "score" or "flow".
-    learned_variance: the network gives twice the channels (last axis); the second half v in [-1, 1] becomes
-    variance_fraction = (v + 1) / 2 ([iDDPM] eq. 15).
-    Raises ValueError for an unknown parameterization or an output of the wrong shape.
+    parameterization: what the output is: "eps", "x_0", "v", "score" or "flow".
+    learned_variance: whether the network returns twice the channels (last axis); the second half v in [-1, 1] becomes
+        variance_fraction = (v + 1) / 2 ([iDDPM] eq. 15).
+    time: level -> the network's time; t - 1 by default.
+    Returns a denoiser.
+    Raises ValueError for an unknown parameterization, and for an output that is not one array of the shape of x_t.
+
+    >>> denoise = gj.denoiser.from_network(lambda x_t, time: 0.5 * x_t, "v")
+    >>> prediction = denoise(jnp.ones((4, 4, 1)), gj.schedule.at(gj.schedule.cosine(10), 5))
+    >>> prediction.x_0.shape, prediction.eps.shape
+    ((4, 4, 1), (4, 4, 1))
     """
     if parameterization not in PARAMETERIZATIONS:
         raise ValueError(f"unknown parameterization {parameterization!r}; choose one of {', '.join(PARAMETERIZATIONS)}")
@@ -50,9 +61,9 @@ def from_network(
     def denoise(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
         output = network(x_t, time(level))
         if not learned_variance:
-            _check_shape(output, x_t.shape)
+            check_output(output, x_t.shape, HINT)
             return convert(output, x_t, level)
-        _check_shape(output, (*x_t.shape[:-1], 2 * x_t.shape[-1]))
+        check_output(output, (*x_t.shape[:-1], 2 * x_t.shape[-1]), HINT)
         mean, variance = jnp.split(output, 2, axis=-1)
         return convert(mean, x_t, level)._replace(variance_fraction=(variance + 1) / 2)
 
@@ -62,8 +73,15 @@ def from_network(
 def edm(network: Network, sigma_data: float = 0.5) -> Denoiser:
     """D(x; s) = c_skip x + c_out F(c_in x; ln(s) / 4) with s = sigma / alpha and x = x_t / alpha ([EDM] table 1, eq. 7).
 
-    network: F, (scaled x_t, c_noise) -> output, one example. Written in alpha and sigma so that VP levels, alpha = 0 and
-    sigma = 0 are right too. sigma_data: the standard deviation of the data.
+    network: F, (scaled x_t, c_noise) -> output, one example.
+    sigma_data: the standard deviation of the data.
+    Returns a denoiser; written in alpha and sigma, it is right for VP levels, at alpha = 0 and at sigma = 0 too.
+    Raises ValueError for an output that is not one array of the shape of x_t.
+
+    >>> denoise = gj.denoiser.edm(lambda x, c_noise: jnp.zeros_like(x), sigma_data=0.5)
+    >>> level = gj.schedule.at(gj.schedule.karras(1, 0.5, 0.5), 1)  # sigma = sigma_data: half of x_t is signal
+    >>> denoise(jnp.array([1.0, -2.0]), level).x_0.round(3).tolist()
+    [0.5, -1.0]
     """
 
     def denoise(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
@@ -72,7 +90,7 @@ def edm(network: Network, sigma_data: float = 0.5) -> Denoiser:
         power = jnp.sqrt(jnp.square(sigma) + jnp.square(alpha * sigma_data))
         c_noise = (jnp.log(jnp.maximum(sigma, tiny)) - jnp.log(jnp.maximum(alpha, tiny))) / 4
         output = network(x_t / power, c_noise)
-        _check_shape(output, x_t.shape)
+        check_output(output, x_t.shape, HINT)
         x_0 = (sigma_data / power) ** 2 * alpha * x_t + sigma * sigma_data / power * output
         return prediction.from_x_0(x_0, x_t, level)
 
@@ -80,32 +98,49 @@ def edm(network: Network, sigma_data: float = 0.5) -> Denoiser:
 
 
 def cached(prediction: Prediction, x_t: Float[Array, "*shape"], level: NoiseLevel, denoise: Denoiser) -> Denoiser:
-    """The prediction where the question is this very x_t and level, `denoise` where it is another.
+    """Return the cached prediction when called with the same x_t and level objects; call `denoise` otherwise.
 
-    How one call is shared. XLA merges two identical calls only while nothing in them is loop-invariant: the look-up of a
-    label's embedding is moved out of the sampling loop twice, and what is left of the two calls no longer looks the same.
-    It is the same array object that is asked for, not an equal one: the x_t of a derivative or of a vmap is another object,
-    and so is answered by the denoiser itself, never by a constant.
+    prediction: denoise(x_t, level), computed before. So one call of the network serves a guidance and a sampler. XLA
+        merges two identical calls only while nothing in them is loop-invariant: it moves the look-up of a label's
+        embedding out of the sampling loop twice, and the rests of the two calls then differ. The test is for the same
+        objects, not for equal values: under a derivative or a vmap x_t is another object, so `denoise` is called and
+        differentiated, and no constant takes its place.
     """
 
-    def answer(x: Float[Array, "*shape"], at: NoiseLevel) -> Prediction:
+    def lookup(x: Float[Array, "*shape"], at: NoiseLevel) -> Prediction:
         return prediction if x is x_t and at is level else denoise(x, at)
 
-    return answer
+    return lookup
+
+
+def match_type(denoise: Denoiser) -> Denoiser:
+    """Return denoise with predictions no wider than x_t: in 64-bit mode a float32 x_t gets float32 predictions.
+
+    NumPy constants and 64-bit parameters make float64 of a prediction, and a sampler's state has to keep its type.
+    """
+
+    def matched(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
+        return narrow(denoise(x_t, level), x_t.dtype)
+
+    return matched
 
 
 def from_batched(network: Callable[..., Array]) -> Callable[..., Array]:
-    """network(x[None], time[None], ...)[0]: one example of a foreign network that wants a batch axis."""
+    """network(x[None], time[None], ...)[0]: a network that takes a batch, called on one example.
+
+    network: (x, time, ...) -> output, every argument and the output with a leading batch axis.
+    Returns the same function without that axis.
+    Raises ValueError for an output that is not one array.
+
+    >>> network = gj.denoiser.from_batched(lambda x, time: x * time[:, None])
+    >>> network(jnp.ones(3), jnp.float32(2.0)).tolist()
+    [2.0, 2.0, 2.0]
+    """
 
     def single(*args: ArrayLike) -> Array:
-        return network(*(jnp.asarray(argument)[None] for argument in args))[0]
+        arrays = [jnp.asarray(argument)[None] for argument in args]
+        output = network(*arrays)
+        check_output(output, (1, *getattr(output, "shape", arrays[0].shape)[1:]))
+        return output[0]
 
     return single
-
-
-def _check_shape(output: Array, shape: tuple[int, ...]) -> None:
-    if output.shape != tuple(shape):
-        raise ValueError(
-            f"the network returned shape {output.shape} where {tuple(shape)} was expected; "
-            "learned_variance=True stands for twice the channels, and networks are called on one example"
-        )

@@ -1,9 +1,9 @@
-"""Which levels a run visits, on the table or off it: tables made of a table, each ending where it ends.
+"""Grids: the levels that a run visits, spaced evenly in a variable other than the steps of a table.
 
-`schedule.respace` takes steps of the table itself, evenly in t, as ADM does. These spread n levels by another measure from
-the table's noisiest level to its first noisy one, and put the clean level last. Off the table t is fractional. Computed in
-float64 on the host; a table whose noisiest level has alpha = 0 keeps it, and spreads n - 1 levels over the rest where the
-measure is infinite there.
+`schedule.respace` picks steps of the table itself, evenly in t, as ADM does. A grid of n steps has the clean level and
+n levels from the table's first noisy level to its noisiest one, evenly in t, sqrt(t), log SNR or Karras's power of
+sigma / alpha; between two levels of the table t is fractional. Grids are computed in float64 on the host. Where the
+noisiest level has alpha = 0, the grid keeps that level, and spaces the other n - 1 if the variable is infinite there.
 
 Sources: [EDM] Karras et al. 2206.00364 eq. 5, [DDIM] Song et al. 2010.02502 appendix D.2, [DPM] Lu et al. 2206.00927
 section 5.
@@ -22,12 +22,22 @@ TINY = np.finfo(np.float32).tiny
 
 
 def uniform(levels: NoiseLevel, num_steps: int) -> NoiseLevel:
-    """t_i evenly from t_1 to T, not rounded to the table's steps."""
+    """t_i evenly from t_1 to T, not rounded to the table's steps.
+
+    levels: the full table.
+    num_steps: at least 1.
+    Returns num_steps + 1 levels.
+    """
     return by_time(levels, np.linspace(*_ends(levels, num_steps), num_steps)[::-1])
 
 
 def quadratic(levels: NoiseLevel, num_steps: int) -> NoiseLevel:
-    """sqrt(t_i) evenly from sqrt(t_1) to sqrt(T): more steps near the clean end ([DDIM] appendix D.2)."""
+    """sqrt(t_i) evenly from sqrt(t_1) to sqrt(T): more steps near the clean end ([DDIM] appendix D.2).
+
+    levels: the full table.
+    num_steps: at least 1.
+    Returns num_steps + 1 levels.
+    """
     first, last = _ends(levels, num_steps)
     return by_time(levels, np.linspace(np.sqrt(first), np.sqrt(last), num_steps)[::-1] ** 2)
 
@@ -35,8 +45,16 @@ def quadratic(levels: NoiseLevel, num_steps: int) -> NoiseLevel:
 def log_snr(levels: NoiseLevel, num_steps: int, sigma_max: float = math.inf) -> NoiseLevel:
     """log(alpha_i^2 / sigma_i^2) evenly between the table's ends ([DPM] section 5).
 
-    sigma_max: the greatest sigma / alpha to start from. The cosine schedule's last steps reach 2e4, and an even spread in
-    this measure would spend a third of the levels where nothing is left of x_0; 80 is plenty for pictures.
+    levels: the full table.
+    num_steps: at least 1.
+    sigma_max: the greatest sigma / alpha to start from. The cosine schedule ends at 2e4, and a third of the levels
+        would lie where nothing is left of x_0; 80 is enough for pictures.
+    Returns num_steps + 1 levels.
+    Raises ValueError for a sigma_max below the table's first noisy level.
+
+    >>> levels = gj.grid.log_snr(gj.schedule.cosine(1000), 10, sigma_max=80.0)
+    >>> levels.t.shape, round(float(levels.sigma[-1] / levels.alpha[-1]))
+    ((11,), 80)
     """
     return _spread(levels, num_steps, sigma_max, lambda ratio: -2 * np.log(ratio), lambda value: np.exp(-value / 2))
 
@@ -44,7 +62,9 @@ def log_snr(levels: NoiseLevel, num_steps: int, sigma_max: float = math.inf) -> 
 def karras(levels: NoiseLevel, num_steps: int, rho: float = 7.0, sigma_max: float = math.inf) -> NoiseLevel:
     """(sigma_i / alpha_i)^(1/rho) evenly between the table's ends ([EDM] eq. 5); `schedule.karras` needs no table.
 
-    sigma_max: as for `log_snr`.
+    levels, num_steps, sigma_max: as for `log_snr`.
+    rho: above 0.
+    Returns num_steps + 1 levels.
     """
     if not rho > 0:
         raise ValueError(f"rho is {rho}; give a positive number, such as 7")
@@ -52,7 +72,13 @@ def karras(levels: NoiseLevel, num_steps: int, rho: float = 7.0, sigma_max: floa
 
 
 def by_time(levels: NoiseLevel, t: Sequence[float] | np.ndarray) -> NoiseLevel:
-    """The levels at the given t, in any order, on the table or off it, log(alpha^2 / sigma^2) being linear in t between."""
+    """Return the clean level and those at the given t, in any order, on the table or between two of its levels.
+
+    Between two levels log(alpha^2 / sigma^2) is linear in t.
+    levels: the full table.
+    t: (n,), from the table's first noisy step to its last.
+    Raises ValueError for any other.
+    """
     table = -2 * np.log(_ratios(levels))
     times = np.asarray(levels.t, np.float64)[1:]
     t = np.asarray(t, np.float64)
@@ -63,25 +89,29 @@ def by_time(levels: NoiseLevel, t: Sequence[float] | np.ndarray) -> NoiseLevel:
 
 
 def custom(levels: NoiseLevel, log_snr: Sequence[float] | np.ndarray) -> NoiseLevel:
-    """The levels with the given log(alpha^2 / sigma^2), in any order, and the clean one."""
-    with jax.ensure_compile_time_eval():  # a table is data, in the middle of a trace too
+    """Return the clean level and those with the given log(alpha^2 / sigma^2), in any order.
+
+    levels: the full table.
+    log_snr: (n,).
+    """
+    with jax.ensure_compile_time_eval():  # inside a trace too, a grid is data
         noisy = interpolate(levels, np.sort(np.asarray(log_snr, np.float64))[::-1].astype(np.float32))
     columns = (np.append(clean, column) for clean, column in zip((0, 1, 0), noisy, strict=True))
     with jax.ensure_compile_time_eval():
         return NoiseLevel(*(jnp.asarray(column, jnp.float32) for column in columns))
 
 
-def _spread(levels: NoiseLevel, num_steps: int, sigma_max: float, measure, inverse) -> NoiseLevel:
-    """num_steps levels, even in measure(sigma / alpha)."""
+def _spread(levels: NoiseLevel, num_steps: int, sigma_max: float, variable, inverse) -> NoiseLevel:
+    """num_steps levels, evenly in variable(sigma / alpha), whose inverse is `inverse`."""
     _ends(levels, num_steps)
     ratios = _ratios(levels)
     if not sigma_max > ratios[0]:
         raise ValueError(f"sigma_max is {sigma_max}; the table's first noisy level is {ratios[0]:g} already")
-    # Where alpha is 0 no measure of the ratio is finite: that level is kept as it is, beside the spread of the others.
+    # Where alpha is 0 the variable is infinite: that level is kept as it is, and the others are spaced evenly.
     pure = ratios[-1:][(ratios[-1:] * TINY >= 1) & (sigma_max == math.inf) & (len(ratios) > 1)]
     last = min(sigma_max, ratios[-1 - len(pure)])
     count = num_steps - len(pure)
-    found = inverse(np.linspace(measure(ratios[0]), measure(last), count)) if count > 1 else [last] * count
+    found = inverse(np.linspace(variable(ratios[0]), variable(last), count)) if count > 1 else [last] * count
     return custom(levels, -2 * np.log(np.append(found, pure)))
 
 
@@ -92,7 +122,7 @@ def _ratios(levels: NoiseLevel) -> np.ndarray:
 
 
 def _ends(levels: NoiseLevel, num_steps: int) -> tuple[float, float]:
-    """The first and the last noisy t; ValueError for a run of no steps."""
+    """The first and the last noisy t. Raises ValueError for a run of no steps."""
     if num_steps < 1:
         raise ValueError(f"num_steps is {num_steps}; a run needs at least one step")
     return float(np.asarray(levels.t)[1]), float(np.asarray(levels.t)[-1])

@@ -1,11 +1,8 @@
 """A diffusion model as data, whatever its network, its condition and the space that it works in.
 
-    model = Model(network, schedule.cosine(1000), shape=(32, 32, 3), null=10)
-    denoise = denoiser(model, params, model.condition(params, 3))
-
-What a model is told goes through two forms. `raw` is what a user gives: a label, token ids, a low-resolution image.
-`condition` is what the network takes, any pytree: the label again, or the states of a text encoder, which are computed
-once, before the loop.
+A condition has two forms. `raw` is the form that a user gives: a label, token ids, a low-resolution image. `condition`
+is the form that the network takes, any pytree: the same label, or the states of a text encoder, computed once, before
+the loop.
 """
 
 from collections.abc import Callable
@@ -19,41 +16,46 @@ from guided_jax.schedule import NoiseLevel
 
 
 def _same_condition(params: PyTree, raw: Any) -> Any:
-    """condition = raw: a label, or whatever else the network itself takes."""
+    """condition = raw, for a network that takes the raw condition itself."""
     return raw
 
 
 def _same_encode(params: PyTree, key: Array, image: Array) -> Array:
-    """x = image: the model works on pixels."""
+    """x = image, for a model of pixels."""
     return image
 
 
 def _same_decode(params: PyTree, x: Array) -> Array:
-    """image = x: the model works on pixels."""
+    """image = x, for a model of pixels."""
     return x
 
 
 class Model(NamedTuple):
-    """What there is to know of a diffusion model, for one example; its parameters are passed beside it, never inside.
+    """A network and all that sampling needs to know of it, for one example; the parameters are passed separately.
 
-    network: (params, x_t, time, condition) -> output. condition: any pytree.
+    network: (params, x_t, time, condition) -> output.
     levels: the table of noise levels that it was trained on.
-    parameterization: "eps", "x_0", "v", "score" or "flow", as of `denoiser.from_network`, or "edm": the network is F of
-        EDM's preconditioning (`denoiser.edm`), and `time` is not read.
+    parameterization: "eps", "x_0", "v", "score" or "flow", as for `denoiser.from_network`; or "edm": the network is F of
+        EDM's preconditioning (`denoiser.edm`), and `time` is ignored.
     learned_variance: whether the network returns twice the channels, the second half for the variance of a step.
-    time: level -> the network's time; t - 1 counts the noisy steps from 0, as ADM's networks do.
+    time: level -> the network's time, any pytree; t - 1 counts the noisy steps from 0, as ADM's networks do.
     shape: of x.
     condition: (params, raw) -> condition, once before the loop. By default the raw itself.
-    null: the raw that stands for no condition (a label beyond the classes, the token ids of ""); None where there is none.
+    null: the raw condition that stands for none (a label beyond the classes, the token ids of ""), or None.
     encode: (params, key, image) -> x, the image in [-1, 1]. By default the image itself.
     decode: (params, x) -> the image. By default x itself.
+
+    >>> network = lambda params, x_t, time, label: params * x_t + label
+    >>> model = gj.model.Model(network, gj.schedule.cosine(100), "x_0", shape=(2,), null=10)
+    >>> model.condition(jnp.float32(0.5), 3), model.null
+    (3, 10)
     """
 
-    network: Callable[[PyTree, Array, Array, Any], Array]
+    network: Callable[[PyTree, Array, Any, Any], Array]
     levels: NoiseLevel
     parameterization: str = "eps"
     learned_variance: bool = False
-    time: Callable[[NoiseLevel], Array] = denoisers.network_time
+    time: Callable[[NoiseLevel], Any] = denoisers.network_time
     shape: tuple[int, ...] = ()
     condition: Callable[[PyTree, Any], Any] = _same_condition
     null: Any = None
@@ -62,13 +64,22 @@ class Model(NamedTuple):
 
 
 def denoiser(model: Model, params: PyTree, condition: Any) -> Denoiser:
-    """Return the denoiser that the model is with these parameters and this condition, for one example.
+    """Return the denoiser (x_t, level) -> Prediction of a model with these parameters and this condition, for one example.
 
-    condition: what the network takes, as `model.condition(params, raw)` returns it.
+    model: a `Model`.
+    params: of its network, traced.
+    condition: as `model.condition(params, raw)` returns it.
     Raises ValueError for an unknown parameterization, and for "edm" with a learned variance.
+
+    >>> network = lambda params, x_t, time, label: params * x_t + label
+    >>> model = gj.model.Model(network, gj.schedule.cosine(100), "x_0", shape=(2,))
+    >>> params = jnp.float32(0.5)
+    >>> denoise = gj.model.denoiser(model, params, model.condition(params, 3))
+    >>> denoise(jnp.ones(2), gj.schedule.at(model.levels, 50)).x_0.tolist()
+    [3.5, 3.5]
     """
 
-    def network(x_t: Array, time: Array) -> Array:
+    def network(x_t: Array, time: Any) -> Any:
         return model.network(params, x_t, time, condition)
 
     if model.parameterization == "edm":

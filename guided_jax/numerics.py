@@ -1,5 +1,8 @@
 """Arithmetic that stays finite, in its values and in its gradients, at both ends of a noise schedule."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
@@ -7,9 +10,8 @@ from jaxtyping import Array, ArrayLike, Float
 def ratio(numerator, denominator, at_zero: float = 0.0) -> Float[Array, "..."]:
     """numerator / denominator, and at_zero where the denominator is 0; finite in its gradient too.
 
-    An array over a scalar is multiplied by the reciprocal. XLA does that by itself to a divisor that has one use, which it
-    counts before it merges what is written twice on one device, and after on several: the last bit of an image would
-    differ.
+    An array over a scalar is multiplied by the reciprocal. XLA makes that change by itself where a divisor has a single
+    use, and counts the uses at another moment on one device than on several: the last bit of an image would differ.
     """
     zero = jnp.asarray(denominator) == 0
     divisor = jnp.where(zero, 1.0, denominator)
@@ -31,9 +33,38 @@ def norm(x: Float[Array, "..."]) -> Float[Array, ""]:
 def gaussian_matrix(size: int, std: ArrayLike) -> Float[Array, "{size} {size}"]:
     """G_ij ~ exp(-(i - j)^2 / (2 std^2)), rows summing to 1: a blur along one axis; the identity at 0, the mean at inf.
 
-    size: the number of positions. std: the standard deviation in positions, a number or traced value.
+    size: the number of positions.
+    std: the standard deviation in positions, a number or traced value.
     """
     place = jnp.arange(size, dtype=jnp.float32)
     distance = jnp.square((place[:, None] - place[None, :]) / jnp.maximum(std, 1e-3))
     weights = jnp.exp(-distance / 2)
     return weights / jnp.sum(weights, 1, keepdims=True)
+
+
+def narrow(tree: Any, dtype: Any) -> Any:
+    """Return tree with its float64 arrays cast to dtype, or to float32 if dtype is less; all other leaves unchanged.
+
+    In 64-bit mode one NumPy constant would turn a float32 state into float64. Without 64-bit mode nothing changes.
+    """
+    kept = jnp.promote_types(dtype, jnp.float32)
+
+    def cast(leaf: Any) -> Any:
+        return jnp.asarray(leaf, kept) if getattr(leaf, "dtype", None) == jnp.float64 else leaf
+
+    return tree if kept == jnp.float64 else jax.tree.map(cast, tree)
+
+
+def narrow_like(tree: Any, like: Any) -> Any:
+    """Return tree with each float64 array cast to the type of the leaf of `like` that stands in its place.
+
+    tree, like: two pytrees; where their structures differ, tree is returned as it is.
+    """
+    structure: Any = jax.tree.structure(tree)
+    if structure != jax.tree.structure(like):
+        return tree
+    return jax.tree.map(lambda leaf, old: narrow(leaf, jnp.result_type(old)) if _is_float(old) else leaf, tree, like)
+
+
+def _is_float(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)

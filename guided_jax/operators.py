@@ -1,4 +1,4 @@
-"""Linear measurements y = A x_0, each with its adjoint and with the one inverse that guidance needs."""
+"""Linear measurements y = A x_0, each with its adjoint and with the inverse that guidance needs."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,8 +12,10 @@ from guided_jax.numerics import gaussian_matrix, ratio
 class Operator(NamedTuple):
     """A linear measurement of one example; its arrays may be traced, and so differ within a batch.
 
-    forward: x -> A x. adjoint: y -> A^T y. solve: (y, gain, noise) -> (gain A A^T + noise I)^-1 y, the pseudo-inverse where
-    that is singular; gain and noise are scalars >= 0.
+    forward: x -> A x.
+    adjoint: y -> A^T y.
+    solve: (y, gain, noise) -> (gain A A^T + noise I)^-1 y, or the pseudo-inverse of a singular matrix; gain and noise
+        are scalars >= 0.
     """
 
     forward: Callable[[Array], Array]
@@ -22,14 +24,19 @@ class Operator(NamedTuple):
 
 
 def pseudo_inverse(operator: Operator, y: Float[Array, "..."]) -> Float[Array, "..."]:
-    """A^+ y = A^T (A A^T)^-1 y: the smallest x of which y is the measurement."""
+    """A^+ y = A^T (A A^T)^-1 y: the x of least norm with A x = y. operator: A. y: a measurement."""
     return operator.adjoint(operator.solve(y, 1.0, 0.0))
 
 
 def mask(observed: Array) -> Operator:
-    """A x = observed * x, inpainting: observed is 1 (or True) where x is known and 0 elsewhere, where y is 0 too.
+    """A x = observed * x: inpainting.
 
-    Numbers between weigh what is seen.
+    observed: 1 (or True) where x is known, 0 elsewhere, where y is 0 too; numbers between are weights. It broadcasts to
+        x.
+
+    >>> half = gj.operators.mask(jnp.array([1.0, 1.0, 0.0, 0.0]))
+    >>> half.forward(jnp.arange(4.0)).tolist()
+    [0.0, 1.0, 0.0, 0.0]
     """
     weights = jnp.asarray(observed, jnp.float32)
 
@@ -40,7 +47,10 @@ def mask(observed: Array) -> Operator:
 
 
 def average_pool(factor: int) -> Operator:
-    """A x = the mean over factor x factor pixels of x (height, width, channels), both divisible: super-resolution."""
+    """A x = the mean over factor x factor pixels of x: super-resolution.
+
+    factor: has to divide the height and the width of x (height, width, channels).
+    """
 
     def forward(x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 c"]:
         height, width, channels = x.shape
@@ -56,7 +66,11 @@ def average_pool(factor: int) -> Operator:
 
 
 def separable(rows: Float[Array, "h2 h"], columns: Float[Array, "w2 w"]) -> Operator:
-    """A x = rows x columns^T for each channel of x (height, width, channels): a separable blur, a crop, a resize."""
+    """A x = rows x columns^T for each channel of x (height, width, channels): a separable blur, a crop, a resize.
+
+    rows: (new height, height).
+    columns: (new width, width).
+    """
     row_values, row_vectors = _spectrum(rows)
     column_values, column_vectors = _spectrum(columns)
     power = row_values[:, None, None] * column_values[None, :, None]
@@ -69,12 +83,16 @@ def separable(rows: Float[Array, "h2 h"], columns: Float[Array, "w2 w"]) -> Oper
 
 
 def gaussian_blur(height: int, width: int, std: ArrayLike) -> Operator:
-    """A x = a normal blur of standard deviation std pixels; its weights sum to 1 at the borders too."""
+    """A x = x blurred by a normal kernel, whose weights sum to 1 at the borders too.
+
+    height, width: of x (height, width, channels).
+    std: in pixels, a number or traced value.
+    """
     return separable(gaussian_matrix(height, std), gaussian_matrix(width, std))
 
 
 def _spectrum(matrix: Array) -> tuple[Array, Array]:
-    """Eigenvalues and vectors of K K^T; what is lost in float32 is set to exactly 0, that is, not observed."""
+    """Eigenvalues and vectors of K K^T; values below float32's precision become exactly 0, that is, not observed."""
     values, vectors = jnp.linalg.eigh(jnp.einsum("ij,kj->ik", matrix, matrix))
     return jnp.where(values > 1e-6 * values.max(), values, 0.0), vectors
 

@@ -1,11 +1,11 @@
 """One prediction carries both views of a noisy example: its clean part x_0 and its noise eps.
 
-Whatever a network was trained to say (eps, x_0, v, the score, a flow velocity), these functions turn it into the same
-`Prediction`, and every guidance and every sampler reads from that the view which is well conditioned where it works.
+Whatever a network was trained to predict (eps, x_0, v, the score, a flow velocity), these functions turn it into the
+same `Prediction`. Every guidance and every sampler then reads the view that is well conditioned at its level.
 
-Two ends of the schedule are special. At sigma = 0 nothing is noise: eps = score = 0. At alpha = 0 nothing of x_0 is left
-in x_t, so an eps or a score says nothing about it and is refused: a ValueError where the level is known, NaN where it is
-traced (`sampler.sample` looks before it compiles).
+Two ends of the schedule are special. At sigma = 0 nothing is noise: eps = score = 0. At alpha = 0 nothing of x_0 is
+left in x_t, so x_0 cannot be computed from eps or a score: a ValueError for a concrete level, NaN for a traced one
+(`sampler.sample` checks the table before it compiles).
 
 Sources: [DDPM] Ho et al. 2006.11239 eq. 15, [PD] Salimans & Ho 2202.00512 appendix D, [FM] Lipman et al. 2210.02747.
 """
@@ -17,14 +17,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from guided_jax.numerics import ratio
-from guided_jax.schedule import NoiseLevel
+from guided_jax.schedule import NoiseLevel, is_clean
 
 
 class Prediction(NamedTuple):
-    """What a denoiser says of x_t: E[x_0 | x_t] and E[eps | x_t], both (*shape).
+    """E[x_0 | x_t] and E[eps | x_t], both (*shape): what a denoiser returns.
 
-    variance_fraction, if the network learned it, is where the step's log variance lies between the posterior variance
-    (0) and beta (1), per element ([iDDPM] eq. 15).
+    variance_fraction: of a network with learned variance, where the log variance of the step lies between the posterior
+    variance (0) and beta (1), for each element ([iDDPM] eq. 15); otherwise None.
     """
 
     x_0: Float[Array, "*shape"]
@@ -33,13 +33,30 @@ class Prediction(NamedTuple):
 
 
 def from_eps(output: Float[Array, "*shape"], x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
-    """x_0 = (x_t - sigma eps) / alpha ([DDPM] eq. 15). Raises ValueError at alpha = 0."""
+    """x_0 = (x_t - sigma eps) / alpha ([DDPM] eq. 15).
+
+    output: (*shape), the network's eps.
+    x_t: (*shape).
+    level: of x_t.
+    Returns a Prediction.
+    Raises ValueError at alpha = 0.
+
+    >>> level = gj.schedule.at(gj.schedule.karras(2, 1.0, 3.0), 2)
+    >>> gj.prediction.from_eps(jnp.array([1.0]), jnp.array([3.5]), level).x_0.tolist()
+    [0.5]
+    """
     _refuse_pure_noise(level, "eps")
     return Prediction(ratio(x_t - level.sigma * output, level.alpha, at_zero=jnp.nan), _zero_if_clean(output, level))
 
 
 def from_x_0(output: Float[Array, "*shape"], x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
-    """eps = (x_t - alpha x_0) / sigma."""
+    """eps = (x_t - alpha x_0) / sigma.
+
+    output: (*shape), the network's x_0.
+    x_t: (*shape).
+    level: of x_t.
+    Returns a Prediction.
+    """
     return Prediction(output, ratio(x_t - level.alpha * output, level.sigma))
 
 
@@ -47,6 +64,9 @@ def from_v(output: Float[Array, "*shape"], x_t: Float[Array, "*shape"], level: N
     """x_0 = (alpha x_t - sigma v) / (alpha^2 + sigma^2), eps = (sigma x_t + alpha v) / (alpha^2 + sigma^2).
 
     The divisor is 1 for VP, where this is [PD] appendix D.
+    output: (*shape), the network's v.
+    x_t: (*shape).
+    level: of x_t.
     """
     power = jnp.square(level.alpha) + jnp.square(level.sigma)
     x_0 = ratio(level.alpha * x_t - level.sigma * output, power)
@@ -55,7 +75,13 @@ def from_v(output: Float[Array, "*shape"], x_t: Float[Array, "*shape"], level: N
 
 
 def from_score(output: Float[Array, "*shape"], x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
-    """eps = -sigma score, x_0 = (x_t + sigma^2 score) / alpha (Tweedie). Raises ValueError at alpha = 0."""
+    """eps = -sigma score, x_0 = (x_t + sigma^2 score) / alpha (Tweedie's formula).
+
+    output: (*shape), the network's score.
+    x_t: (*shape).
+    level: of x_t.
+    Raises ValueError at alpha = 0.
+    """
     _refuse_pure_noise(level, "score")
     return from_eps(-level.sigma * output, x_t, level)
 
@@ -64,6 +90,9 @@ def from_flow(output: Float[Array, "*shape"], x_t: Float[Array, "*shape"], level
     """x_0 = (x_t - sigma u) / (alpha + sigma), eps = (x_t + alpha u) / (alpha + sigma) for the velocity u = eps - x_0.
 
     The divisor is 1 on the straight path alpha = 1 - t, sigma = t of [FM].
+    output: (*shape), the network's u.
+    x_t: (*shape).
+    level: of x_t.
     """
     total = level.alpha + level.sigma
     x_0 = ratio(x_t - level.sigma * output, total)
@@ -71,17 +100,25 @@ def from_flow(output: Float[Array, "*shape"], x_t: Float[Array, "*shape"], level
 
 
 def score(prediction: Prediction, level: NoiseLevel) -> Float[Array, "*shape"]:
-    """score = -eps / sigma = grad_x log p(x_t); 0 at sigma = 0."""
+    """score = -eps / sigma = grad_x log p(x_t), (*shape); 0 at sigma = 0.
+
+    prediction: of x_t.
+    level: of x_t.
+
+    >>> level = gj.schedule.at(gj.schedule.karras(1, 1.0, 2.0), 1)
+    >>> gj.prediction.score(gj.prediction.Prediction(jnp.zeros(2), jnp.array([1.0, -3.0])), level).tolist()
+    [-0.5, 1.5]
+    """
     return -ratio(prediction.eps, level.sigma)
 
 
 def v(prediction: Prediction, level: NoiseLevel) -> Float[Array, "*shape"]:
-    """v = alpha eps - sigma x_0."""
+    """v = alpha eps - sigma x_0, (*shape). prediction: of x_t. level: of x_t."""
     return level.alpha * prediction.eps - level.sigma * prediction.x_0
 
 
 def _zero_if_clean(eps: Float[Array, "*shape"], level: NoiseLevel) -> Float[Array, "*shape"]:
-    return jnp.where(jnp.asarray(level.sigma) == 0, 0.0, eps)
+    return jnp.where(is_clean(level), 0.0, eps)
 
 
 def _refuse_pure_noise(level: NoiseLevel, parameterization: str) -> None:
@@ -91,6 +128,6 @@ def _refuse_pure_noise(level: NoiseLevel, parameterization: str) -> None:
         return
     if pure_noise:
         raise ValueError(
-            f"a network of the {parameterization} parameterization says nothing at alpha = 0 (t = {float(level.t):g}); "
-            "use x_0, v or flow, or a schedule that ends before pure noise"
+            f"x_0 cannot be computed from {parameterization} at alpha = 0 (t = {float(level.t):g}); "
+            "use a network that predicts x_0, v or flow, or a schedule that ends before pure noise"
         )

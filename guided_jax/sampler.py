@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from guided_jax.denoiser import Denoiser, cached
+from guided_jax.checks import check_key
+from guided_jax.denoiser import Denoiser, cached, match_type
+from guided_jax.numerics import narrow_like
 from guided_jax.prediction import Prediction
 from guided_jax.reverse.step import ReverseStep
-from guided_jax.schedule import NoiseLevel, at
+from guided_jax.schedule import NoiseLevel, at, levels_like
 
 Observe = Callable[[Array, Prediction, NoiseLevel], Any]
 
@@ -24,11 +26,25 @@ def sample(
     levels: NoiseLevel,
     observe: Observe | None = None,
 ) -> Any:
-    """x_T -> x_0 down the table of levels; (x_0, observations) when `observe` is given.
+    """x_T -> x_0, one example, by one step from each level to the one below; (x_0, observations) when `observe` is given.
 
-    key: of this example; each step folds in its position. x_T: (*shape), noise at the last level. levels: ascending, the
-    clean one first. observe(x_t, prediction, level): anything worth keeping; stacked over the steps, the noisiest first.
-    Raises ValueError for a denoiser that says nothing at the levels' alpha = 0.
+    key: a JAX key, of this example; each step folds in its position.
+    denoise: (x_t, level) -> Prediction, guided or not.
+    step: of `reverse`.
+    x_T: (*shape), noise at the last level: levels.sigma[-1] * normal.
+    levels: a table, the clean level first.
+    observe: (x_t, prediction, level) -> a pytree to keep of each step; observations are stacked, noisiest first.
+    Returns x_0, (*shape), in float32, or in float64 for a float64 x_T.
+    Raises ValueError for a key that is a number, and for a network of eps or the score where the table has alpha = 0.
+
+    >>> mixture = gj.analytic.GaussianMixture(jnp.ones(2), jnp.array([[-1.0], [1.0]]), jnp.array([0.1, 0.1]))
+    >>> levels = gj.schedule.respace(gj.schedule.cosine(1000), 8)
+    >>> def draw(key):
+    ...     x_T = jax.random.normal(key, (1,))
+    ...     return gj.sampler.sample(key, mixture.denoiser(1), gj.reverse.ddim(), x_T, levels)
+    >>> x_0 = jax.vmap(draw)(gj.sampler.keys(jax.random.key(0), jnp.arange(4)))
+    >>> x_0.shape, bool(jnp.all(jnp.abs(x_0 - 1) < 0.5))
+    ((4, 1), True)
     """
     x_0, _, observations = run(key, denoise, step, x_T, levels, observe)
     return x_0 if observe is None else (x_0, observations)
@@ -42,20 +58,32 @@ def run(
     levels: NoiseLevel,
     observe: Observe | None = None,
 ) -> tuple[Array, Any, Any]:
-    """The same, returning (x_0, the step's last memory, observations or None)."""
-    x_T = jnp.asarray(x_T)
-    x_T = x_T.astype(jnp.promote_types(x_T.dtype, jnp.float32))  # networks may work in less, the sampler's state never
-    _refuse_early(denoise, x_T, levels)
+    """`sample`, returning (x_0, the last memory of the step, observations or None).
+
+    key, denoise, step, x_T, levels, observe: as for `sample`.
+
+    >>> denoise = gj.denoiser.from_network(lambda x_t, time: jnp.zeros_like(x_t), "x_0")
+    >>> levels = gj.schedule.respace(gj.schedule.cosine(1000), 4)
+    >>> step = gj.reverse.dpm_solver(2)
+    >>> x_0, memory, _ = gj.sampler.run(jax.random.key(0), denoise, step, jnp.ones(3), levels)
+    >>> x_0.tolist(), int(memory.made)
+    ([0.0, 0.0, 0.0], 4)
+    """
+    check_key(key)
+    x_T, levels = _state(x_T, levels)
+    denoise = match_type(denoise)
+    _check_pure_noise(denoise, x_T, levels)
 
     def body(carry: tuple[Array, Any], position: Array) -> tuple[tuple[Array, Any], Any]:
         x_t, memory = carry
         now, then = at(levels, position), at(levels, position - 1)
         key_step = jax.random.fold_in(key, position)
         if observe is None:
-            return step.step(key_step, denoise, x_t, memory, now, then), None
-        prediction = denoise(x_t, now)  # the step asks the same, and is given this answer
-        asked = cached(prediction, x_t, now, denoise)
-        return step.step(key_step, asked, x_t, memory, now, then), observe(x_t, prediction, now)
+            return narrow_like(step.step(key_step, denoise, x_t, memory, now, then), carry), None
+        prediction = denoise(x_t, now)  # the step's own call with this x_t and level returns the same prediction
+        shared = cached(prediction, x_t, now, denoise)
+        carry = narrow_like(step.step(key_step, shared, x_t, memory, now, then), carry)
+        return carry, observe(x_t, prediction, now)
 
     positions = jnp.arange(len(levels.t) - 1, 0, -1)
     (x_0, memory), observations = jax.lax.scan(body, (x_T, step.init(x_T)), positions)
@@ -68,30 +96,59 @@ def encode(
     x_0: Float[ArrayLike, "*shape"],
     levels: NoiseLevel,
 ) -> Array:
-    """x_0 -> x_T, the noise from which `sample` would draw x_0: a deterministic step, up the levels.
+    """x_0 -> x_T, the noise from which `sample` would draw x_0, by one step from each level to the one above.
 
-    x_0 is taken to be at the first noisy level, as ADM's reverse DDIM does, and the last step goes to the last level;
-    one call of the network a step. step: without noise, such as ddim() or dpm_solver(2): one that draws is refused by
-    nobody, and decodes to something else.
+    denoise: (x_t, level) -> Prediction.
+    step: deterministic, such as ddim() or dpm_solver(2); stochastic steps are not rejected, but `sample` does not lead
+        back from their x_T.
+    x_0: (*shape), taken to be at the first noisy level, as in ADM's reverse DDIM.
+    levels: a table, the clean level first.
+    Returns x_T, (*shape), at the last level.
+
+    >>> mixture = gj.analytic.GaussianMixture(jnp.ones(1), jnp.zeros((1, 2)), jnp.array([0.5]))
+    >>> x_0, step, levels = jnp.array([0.5, -1.0]), gj.reverse.dpm_solver(2), gj.schedule.karras(12, 0.01, 20.0)
+    >>> x_T = gj.sampler.encode(mixture.denoiser(), step, x_0, levels)
+    >>> again = gj.sampler.sample(jax.random.key(0), mixture.denoiser(), step, x_T, levels)
+    >>> bool(jnp.allclose(again, x_0, atol=0.05))
+    True
     """
-    x_0 = jnp.asarray(x_0)
-    x_0 = x_0.astype(jnp.promote_types(x_0.dtype, jnp.float32))
+    x_0, levels = _state(x_0, levels)
+    denoise = match_type(denoise)
 
     def body(carry: tuple[Array, Any], position: Array) -> tuple[tuple[Array, Any], None]:
         x_s, memory = carry
-        unused = jax.random.key(0)
-        return step.step(unused, denoise, x_s, memory, at(levels, position), at(levels, position + 1)), None
+        unused, now, then = jax.random.key(0), at(levels, position), at(levels, position + 1)
+        return narrow_like(step.step(unused, denoise, x_s, memory, now, then), carry), None
 
     return jax.lax.scan(body, (x_0, step.init(x_0)), jnp.arange(1, len(levels.t) - 1))[0][0]
 
 
 def keys(key, indices: Int[ArrayLike, " n"]):
-    """fold_in(key, index) for each global example index: example i never depends on batch, device or restart."""
+    """fold_in(key, index) for each index: one key for each example of a data set or a request.
+
+    key: a JAX key.
+    indices: (n,), ints, of the examples among all, not in their batch: an example then never depends on batch, device
+        or restart. For every key implementation the keys themselves do not; of the numbers drawn from them that holds
+        for "threefry2x32", JAX's default. Under jax.vmap "rbg" and "unsafe_rbg" draw by the batch.
+    Returns (n,) keys.
+    Raises ValueError for a key that is a number.
+
+    >>> gj.sampler.keys(jax.random.key(0), jnp.arange(4)).shape
+    (4,)
+    """
+    check_key(key)
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.asarray(indices))
 
 
-def _refuse_early(denoise: Denoiser, x_T: Array, levels: NoiseLevel) -> None:
-    """Inside the scan every level is traced; where the table is known, look at its alpha = 0 before compiling."""
+def _state(x: Float[ArrayLike, "*shape"], levels: NoiseLevel) -> tuple[Array, NoiseLevel]:
+    """x in float32 at least, whatever the network computes in, and the levels in the type of x."""
+    x = jnp.asarray(x)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x, levels_like(levels, x.dtype)
+
+
+def _check_pure_noise(denoise: Denoiser, x_T: Array, levels: NoiseLevel) -> None:
+    """Raise what denoise raises at alpha = 0, if the table has it, before compiling: inside the scan levels are traced."""
     try:
         alpha = np.asarray(levels.alpha)
     except jax.errors.TracerArrayConversionError:

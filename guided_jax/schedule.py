@@ -1,24 +1,32 @@
 """Noise schedules: tables of levels, ascending, level 0 clean.
 
-A schedule is data. Its tables are computed in float64 on the host and kept as float32 arrays of shape (T + 1,); picking
-some of its levels (`respace`) or one between two of them (`interpolate`) is all that a sampler ever needs.
+A schedule is data: a table, computed in float64 on the host and kept as float32 arrays of shape (T + 1,). A sampler
+visits some of its levels (`respace`), or levels between two of them (`interpolate`).
 
-Sources: [DDPM] Ho et al. 2006.11239, [iDDPM] Nichol & Dhariwal 2102.09672, [EDM] Karras et al. 2206.00364, [ADM] Dhariwal &
-Nichol 2105.05233, [FIT] Jabri et al. 2212.11972, [FM] Lipman et al. 2210.02747, [ZTSNR] Lin et al. 2305.08891.
+Sources: [DDPM] Ho et al. 2006.11239, [iDDPM] Nichol & Dhariwal 2102.09672, [EDM] Karras et al. 2206.00364, [ADM]
+Dhariwal & Nichol 2105.05233, [FIT] Jabri et al. 2212.11972, [FM] Lipman et al. 2210.02747, [ZTSNR] Lin et al.
+2305.08891.
 """
 
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num
 
 from guided_jax.numerics import ratio
 
 
 class NoiseLevel(NamedTuple):
-    """x_t = alpha x_0 + sigma eps at step t (float: 0 clean, 1..T noise). One level (scalars) or a table of them."""
+    """x_t = alpha x_0 + sigma eps at step t: one level (three scalars) or a table of levels (three arrays).
+
+    t: the step, a float: 0 clean, 1..T noise, fractional between two levels of a table.
+    alpha, sigma: the amplitudes.
+    """
 
     t: Float[Array, "*levels"]
     alpha: Float[Array, "*levels"]
@@ -28,7 +36,8 @@ class NoiseLevel(NamedTuple):
 def from_betas(betas: Sequence[float] | Num[ArrayLike, "..."]) -> NoiseLevel:
     """alpha_t^2 = prod_{i <= t} (1 - beta_i), sigma_t^2 = 1 - alpha_t^2: the VP levels of a list of step variances.
 
-    betas: (T,), each in (0, 1]. Returns T + 1 levels, the clean one first.
+    betas: (T,), each in (0, 1].
+    Returns T + 1 levels, the clean one first.
     Raises ValueError when betas is empty, not one-dimensional, or has an entry outside (0, 1].
     """
     betas = np.asarray(betas, np.float64)
@@ -42,14 +51,30 @@ def from_betas(betas: Sequence[float] | Num[ArrayLike, "..."]) -> NoiseLevel:
 
 
 def linear(num_steps: int = 1000) -> NoiseLevel:
-    """beta_t from 1e-4 to 0.02, evenly ([DDPM] section 4), times 1000 / T (ADM; T < 20 would need a beta above 1)."""
+    """beta_t evenly from 1e-4 to 0.02 ([DDPM] section 4), times 1000 / T ([ADM]).
+
+    num_steps: T, at least 20: fewer would need a beta above 1, which raises ValueError.
+    Returns T + 1 levels.
+
+    >>> levels = gj.schedule.linear(1000)
+    >>> levels.t.shape, bool(levels.sigma[0] == 0)
+    ((1001,), True)
+    """
     _check_steps(num_steps)
     stretch = 1000 / num_steps
     return from_betas(np.linspace(stretch * 1e-4, stretch * 0.02, num_steps, dtype=np.float64))
 
 
 def cosine(num_steps: int = 1000) -> NoiseLevel:
-    """alpha_t^2 ~ cos^2((t / T + 0.008) / 1.008 * pi / 2), each beta at most 0.999 ([iDDPM] eq. 17)."""
+    """alpha_t^2 ~ cos^2((t / T + 0.008) / 1.008 * pi / 2), each beta at most 0.999 ([iDDPM] eq. 17).
+
+    num_steps: T, at least 1.
+    Returns T + 1 levels.
+
+    >>> levels = gj.schedule.cosine(1000)
+    >>> round(float(levels.alpha[500]), 2), round(float(levels.sigma[500]), 2)
+    (0.7, 0.71)
+    """
     _check_steps(num_steps)
     alpha_bar = np.cos((np.arange(num_steps + 1) / num_steps + 0.008) / 1.008 * np.pi / 2) ** 2
     return from_betas(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999))
@@ -58,7 +83,11 @@ def cosine(num_steps: int = 1000) -> NoiseLevel:
 def sigmoid(num_steps: int = 1000, start: float = -3.0, end: float = 3.0, temperature: float = 1.0) -> NoiseLevel:
     """alpha_t^2 = (s(1) - s(t / T)) / (s(1) - s(0)), s(u) = 1 / (1 + exp(-(start + u (end - start)) / temperature)).
 
-    [FIT] appendix. alpha_T^2 is kept at 1e-9 at least, so that a network of the eps kind can start there.
+    [FIT] appendix.
+    num_steps: T.
+    start, end: the ends of the sigmoid, start < end.
+    temperature: above 0. alpha_T^2 is at least 1e-9, so that a network that predicts eps can start there.
+    Raises ValueError for other numbers.
     """
     _check_steps(num_steps)
     if not (start < end and temperature > 0):
@@ -71,7 +100,7 @@ def sigmoid(num_steps: int = 1000, start: float = -3.0, end: float = 3.0, temper
 def flow(num_steps: int = 1000) -> NoiseLevel:
     """alpha = 1 - t / T, sigma = t / T: the straight path of flow matching ([FM] example II), pure noise at T.
 
-    Its networks tell the velocity eps - x_0 (parameterization "flow") and as a rule the time t / T:
+    num_steps: T. Its networks predict the velocity eps - x_0 (parameterization "flow"), as a rule from the time t / T:
     from_network(network, "flow", time=lambda level: level.t / num_steps).
     """
     _check_steps(num_steps)
@@ -82,8 +111,9 @@ def flow(num_steps: int = 1000) -> NoiseLevel:
 def zero_terminal_snr(levels: NoiseLevel) -> NoiseLevel:
     """alpha_t <- alpha_1 (alpha_t - alpha_T) / (alpha_1 - alpha_T): the table ends in pure noise ([ZTSNR] algorithm 1).
 
-    levels: a VP table. Its first noisy level stays; a network is trained on the new table, on v or x_0. Raises ValueError
-    for a table that is not VP or has a single noisy level.
+    levels: a VP table of at least two noisy levels, of which the first stays. A network that is trained on the new
+        table has to predict v or x_0.
+    Raises ValueError for any other table.
     """
     alpha, sigma = (np.asarray(column, np.float64) for column in levels[1:])
     if len(alpha) < 3 or not np.allclose(alpha**2 + sigma**2, 1, atol=1e-4):
@@ -95,7 +125,14 @@ def zero_terminal_snr(levels: NoiseLevel) -> NoiseLevel:
 def karras(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> NoiseLevel:
     """sigma_i = (sigma_min^(1/rho) + i/(N-1) (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho, alpha = 1 ([EDM] eq. 5).
 
-    VE: the clean level and num_steps noisy ones; start from x_T = sigma_max * noise. t counts 0..num_steps.
+    VE: the clean level and num_steps noisy ones, t = 0..num_steps; start from x_T = sigma_max * noise.
+    num_steps: N.
+    sigma_min, sigma_max: of the first and the last noisy level, 0 < sigma_min <= sigma_max.
+    rho: above 0, the larger the more levels near sigma_min.
+    Raises ValueError for other numbers.
+
+    >>> gj.schedule.karras(3, 0.5, 8.0, rho=1.0).sigma.tolist()
+    [0.0, 0.5, 4.25, 8.0]
     """
     _check_steps(num_steps)
     if not (0 < sigma_min <= sigma_max and rho > 0):
@@ -107,22 +144,31 @@ def karras(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0)
 
 
 def at(levels: NoiseLevel, index: int | Int[ArrayLike, "*index"]) -> NoiseLevel:
-    """The level(s) at a position of the table (not at a value of t).
+    """Return the level at a position of the table (not at a value of t), or a table of several.
 
-    index: int, traced int or int array; negative ones count from the noisy end. A Python int outside the table raises
-    IndexError; a traced one is clamped, as everywhere in JAX.
+    levels: a table.
+    index: int, traced int or int array; negative ones count from the noisy end.
+    Raises IndexError for an index outside the table; a traced one is clamped to it, as JAX does.
+
+    >>> levels = gj.schedule.respace(gj.schedule.cosine(1000), 10)
+    >>> float(gj.schedule.at(levels, 0).t), float(gj.schedule.at(levels, -1).t)
+    (0.0, 1000.0)
     """
-    size = len(levels.t)
-    if isinstance(index, (int, np.integer)) and not -size <= index < size:
-        raise IndexError(f"level {index} is outside the table of {size} levels (0 is clean, {size - 1} the noisiest)")
+    _check_position(index, len(levels.t))
     return NoiseLevel(*(jnp.asarray(column)[index] for column in levels))
 
 
 def interpolate(levels: NoiseLevel, log_snr: Float[ArrayLike, "*at"]) -> NoiseLevel:
-    """The level, on the grid or off it, with log(alpha^2 / sigma^2) = log_snr; its t is fractional.
+    """Return the level with log(alpha^2 / sigma^2) = log_snr, on the grid of the table or between two of its levels.
 
-    t is linear in log_snr between two noisy levels, linear in sigma^2 / alpha^2 between the clean level and the first
-    noisy one, and stays at T beyond the last. alpha and sigma are exact for VP, VE and flow matching.
+    levels: a table.
+    log_snr: a number, a traced value or an array, for which a table is returned. t, fractional, is linear in log_snr
+        between two noisy levels, linear in sigma^2 / alpha^2 between the clean level and the first noisy one, and stays
+        at T beyond the last. alpha and sigma are exact for VP, VE and flow matching.
+
+    >>> level = gj.schedule.interpolate(gj.schedule.cosine(1000), 0.0)  # as much signal as noise
+    >>> round(float(level.alpha), 3), round(float(level.sigma), 3)
+    (0.707, 0.707)
     """
     t, alpha, sigma = (jnp.asarray(column) for column in levels)
     log_snr = jnp.asarray(log_snr, t.dtype)
@@ -140,26 +186,38 @@ def interpolate(levels: NoiseLevel, log_snr: Float[ArrayLike, "*at"]) -> NoiseLe
 
 
 def log_snr_of(level: NoiseLevel) -> Float[Array, "*levels"]:
-    """log(alpha^2 / sigma^2), finite at both ends: 175 and more where sigma is 0, -175 and less where alpha is."""
+    """log(alpha^2 / sigma^2) of a level or a table; finite: at least 175 at sigma = 0, at most -175 at alpha = 0."""
     tiny = jnp.finfo(jnp.float32).tiny
     return 2 * (jnp.log(jnp.maximum(level.alpha, tiny)) - jnp.log(jnp.maximum(level.sigma, tiny)))
 
 
 def noise_ratio(level: NoiseLevel) -> Float[Array, "*levels"]:
-    """sigma / alpha, EDM's sigma: 0 at the clean level, inf where alpha is 0."""
+    """sigma / alpha of a level or a table, EDM's sigma: 0 at the clean level, inf where alpha is 0."""
     return ratio(level.sigma, level.alpha, at_zero=jnp.inf)
 
 
 def is_clean(level: NoiseLevel) -> Bool[Array, "*levels"]:
-    """Whether sigma is 0."""
+    """Return whether sigma is 0, of a level or of each level of a table."""
     return jnp.asarray(level.sigma) == 0
 
 
-def respace(levels: NoiseLevel, spec: int | str | list[int] | tuple[int, ...]) -> NoiseLevel:
-    """The levels that a shorter run visits, by ADM's rules; the clean level is kept and t stays the original step.
+def levels_like(levels: NoiseLevel, dtype: DTypeLike) -> NoiseLevel:
+    """Return the levels, a table or one, as arrays of this dtype; columns that have it already are the same objects."""
+    columns = (jnp.asarray(column) for column in levels)
+    return NoiseLevel(*(column if column.dtype == dtype else column.astype(dtype) for column in columns))
 
-    spec: 50 or "50" (evenly, both ends), "ddim50" (a constant stride from the first step), "10,15,20" or [10, 15, 20]
-    (so many from each of three equal sections). Raises ValueError when the table cannot be divided so.
+
+def respace(levels: NoiseLevel, spec: int | str | list[int] | tuple[int, ...]) -> NoiseLevel:
+    """Return the levels that a shorter run visits, by [ADM]'s rules; the clean level is kept and t stays the original step.
+
+    levels: the full table.
+    spec: 50 or "50" (50 steps, evenly, both ends among them), "ddim50" (a constant stride from the first step),
+        "10,15,20" or [10, 15, 20] (so many from each of three equal sections).
+    Raises ValueError for any other spec, and for more steps than the table, or a section, has.
+
+    >>> levels = gj.schedule.respace(gj.schedule.cosine(1000), 5)
+    >>> [int(t) for t in levels.t]
+    [0, 1, 251, 501, 750, 1000]
     """
     num_steps = len(levels.t) - 1
     if isinstance(spec, str) and spec.strip().startswith("ddim"):
@@ -197,10 +255,13 @@ def _sectioned(num_steps: int, counts: list[int]) -> list[int]:
 
 
 def _counts(spec: int | str | list[int] | tuple[int, ...]) -> list[int]:
+    """The numbers of a spec, one for each section. Raises ValueError for anything but whole numbers."""
     parts = spec.split(",") if isinstance(spec, str) else spec if isinstance(spec, (list, tuple)) else [spec]
     try:
-        counts = [int(part) for part in parts]
+        counts = [int(part) if isinstance(part, str) else operator.index(part) for part in parts]
     except (TypeError, ValueError):
+        counts = []
+    if any(isinstance(part, (bool, np.bool_)) for part in parts):
         counts = []
     if not counts or min(counts) < 0 or sum(counts) == 0:
         raise ValueError(f"cannot read the steps {spec!r}; give 50, '50', 'ddim50', '10,15,20' or [10, 15, 20]")
@@ -208,7 +269,7 @@ def _counts(spec: int | str | list[int] | tuple[int, ...]) -> list[int]:
 
 
 def _kind(alpha: Array, sigma: Array) -> tuple[Array, Array]:
-    """(-c, kind) of a table, with both ends c = 1 and c = 0 by the line through the levels near them."""
+    """(-c, kind) of a table; at the ends c = 1 and c = 0 kind is extrapolated linearly from the levels near them."""
     c = alpha[1:] / (alpha[1:] + sigma[1:])
     kind = (1 - jnp.square(alpha[1:])) / (sigma[1:] * (alpha[1:] + sigma[1:]))
     if len(alpha) < 3:  # a single level does not tell its kind: VP, or VE where its alpha is 1
@@ -217,6 +278,17 @@ def _kind(alpha: Array, sigma: Array) -> tuple[Array, Array]:
     clean = kind[0] + (kind[far] - kind[0]) / (c[far] - c[0]) * (1 - c[0])
     noise = kind[-1] + (kind[-1 - far] - kind[-1]) / (c[-1 - far] - c[-1]) * (0 - c[-1])
     return -jnp.concatenate([jnp.ones(1), c, jnp.zeros(1)]), jnp.concatenate([clean[None], kind, noise[None]])
+
+
+def _check_position(index: int | Int[ArrayLike, "*index"], size: int) -> None:
+    try:
+        values = np.asarray(index)
+    except jax.errors.TracerArrayConversionError:
+        return
+    outside = values[(values < -size) | (values >= size)]
+    if outside.size:
+        outside = outside.flat[0]
+        raise IndexError(f"level {outside} is outside the table of {size} levels (0 is clean, {size - 1} the noisiest)")
 
 
 def _check_steps(num_steps: int) -> None:

@@ -1,4 +1,4 @@
-"""Guidance that remembers: what a denoiser is when its answer depends on the steps before.
+"""Stateful guidance: a denoiser whose prediction depends on the steps before, such as one with momentum.
 
 `reverse.with_state` carries the state through a run.
 """
@@ -16,7 +16,8 @@ from guided_jax.schedule import NoiseLevel
 class Stateful(NamedTuple):
     """A denoiser with a state, for one example.
 
-    init: (x_T) -> state, a pytree of arrays. denoise: (state, x_t, level) -> (Prediction, state).
+    init: (x_T) -> state, a pytree of arrays.
+    denoise: (state, x_t, level) -> (Prediction, state).
     """
 
     init: Callable[[Array], Any]
@@ -24,12 +25,12 @@ class Stateful(NamedTuple):
 
 
 def stateless(denoise: Denoiser) -> Stateful:
-    """Any denoiser as a `Stateful` that remembers nothing."""
+    """Return denoise as a `Stateful` whose state is ()."""
     return Stateful(lambda x_T: (), lambda state, x_t, level: (denoise(x_t, level), state))
 
 
 def frozen(stateful: Stateful, state: Any) -> Denoiser:
-    """The denoiser that a `Stateful` is while its state stays this one."""
+    """Return the denoiser (x_t, level) -> Prediction that `stateful` is at a fixed state."""
 
     def denoise(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
         return stateful.denoise(state, x_t, level)[0]
@@ -38,7 +39,7 @@ def frozen(stateful: Stateful, state: Any) -> Denoiser:
 
 
 def first_state(stateful: Stateful) -> Denoiser:
-    """The denoiser that a `Stateful` is on its first step: the method without its memory, and so with any sampler."""
+    """Return the denoiser that `stateful` is on its first step: the method without memory, for a sampler without state."""
 
     def denoise(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
         return stateful.denoise(stateful.init(x_t), x_t, level)[0]
@@ -47,7 +48,11 @@ def first_state(stateful: Stateful) -> Denoiser:
 
 
 def lift(guide: Callable[[Denoiser], Denoiser], stateful: Stateful) -> Stateful:
-    """guide(stateful): any denoiser -> denoiser, `clip` for one, on top of a `Stateful`; the state goes its own way."""
+    """guide(stateful): a stateless guidance on top of a stateful one, whose state it does not change.
+
+    guide: denoiser -> denoiser, for instance `clip`.
+    Returns a `Stateful`.
+    """
 
     def denoise(state: Any, x_t: Float[Array, "*shape"], level: NoiseLevel) -> tuple[Prediction, Any]:
         prediction, updated = stateful.denoise(state, x_t, level)

@@ -1,28 +1,37 @@
 """Eight CPU devices, shapes checked at every call, no silent rank promotion, nothing compiled twice: in the tests only."""
 
 import os
+import subprocess
+import sys
 import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-# On CPU, where eight devices are, also on a machine with a GPU; tests/test_gpu.py is asked for with JAX_PLATFORMS=cuda,cpu.
+
+def known_to_xla(flag: str) -> bool:
+    """Return whether XLA takes the flag: in a process of its own, since XLA ends the process for one it does not know."""
+    command = [sys.executable, "-c", "from jaxlib import xla_client; xla_client.CompileOptions()"]
+    return subprocess.run(command, env={**os.environ, "XLA_FLAGS": flag}, capture_output=True).returncode == 0
+
+
+# On CPU, where eight devices are, also on a machine with a GPU; test_gpu.py runs with JAX_PLATFORMS=cuda,cpu.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if os.environ["JAX_PLATFORMS"] == "cpu":
-    # Most of the time is compilation; the mathematics is the same. Set before JAX looks, and inherited by the processes
-    # that tests start, but for those that compile as users do (`scripts.alone`). Old emitters compile in half the time of
-    # new ones; jaxlib 0.10 to 0.12 know the flag, and XLA ends where it knows one no more, as its CUDA plugin does.
-    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    if "fusion_emitters" not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
+if os.environ["JAX_PLATFORMS"] == "cpu" and "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+    # Most of the time is compilation; the mathematics is the same. Set before JAX looks, and inherited by pytest's workers
+    # and the processes that tests start, but for those that compile as users do (`scripts.alone`).
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    OLD_EMITTERS = "--xla_cpu_use_fusion_emitters=false"  # compile in half the time; gone since jaxlib 0.12
+    if known_to_xla(OLD_EMITTERS):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {OLD_EMITTERS}".strip()
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # Empty at the start and gone at the end; pytest's workers and the scripts that tests start inherit it.
     CACHE = tempfile.TemporaryDirectory(prefix="guided_jax_compiled_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from guided_jax.data import source
+from guided_jax.data import splits
 
 
 def noise(*shape, seed=0):
@@ -70,7 +70,7 @@ def make_named_npz(place):
 
 
 def make_idx(place):
-    held = source.held_out(LABELS)
+    held = splits.held_out(LABELS)
     for prefix, rows in {"train": ~held, "t10k": held}.items():
         write(place / f"{prefix}-images-idx3-ubyte.gz", gzip.compress(idx(IMAGES[rows, :, :, 0])))
         write(place / f"{prefix}-labels-idx1-ubyte", idx(LABELS[rows].astype(np.uint8)))
@@ -88,7 +88,7 @@ class EncodedTiles(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager):
-        held = source.held_out(LABELS)
+        held = splits.held_out(LABELS)
         return {"train": self._generate_examples(~held), "test": self._generate_examples(held)}
 
     def _generate_examples(self, rows):

@@ -37,4 +37,5 @@ OURS = ("JAX_COMPILATION_CACHE_DIR", "JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAG
 
 def alone(**settings):
     """The environment of a process that compiles for itself, as a user's does, and not as the tests do."""
-    return {**{name: value for name, value in os.environ.items() if name not in OURS}, **settings}
+    kept = {name: value for name, value in os.environ.items() if name not in OURS}
+    return {**kept, "GUIDED_JAX_CACHE": "off", **settings}

@@ -175,7 +175,7 @@ SLIPS = (
         ("low < sigma, sigma <= high", "low <= sigma, sigma < high"),
         ("sigma = noise_ratio(level)", "sigma = level.sigma"),
         (
-            "jax.lax.cond(inside, lambda: _float32(guided(x_t, level)), lambda: _float32(plain))",
+            "jax.lax.cond(inside, lambda: _state_type(guided(x_t, level), plain), lambda: _state_type(plain, plain))",
             "jax.tree.map(lambda a, b: jnp.where(inside, a, b), guided(x_t, level), plain)",
         ),
         only="interval",
@@ -231,7 +231,7 @@ SLIPS = (
     *slips(
         "guidance/log_prob",
         "guidance_methods",
-        ("jax.nn.logsumexp(joint * wanted)", "jax.nn.logsumexp(marginal * wanted)"),
+        ("jax.nn.logsumexp(joint * chosen)", "jax.nn.logsumexp(marginal * chosen)"),
         ("jax.nn.logsumexp(marginal * f)", "marginal * jax.nn.logsumexp(f)"),
         ("jax.nn.logsumexp(jnp.stack([one(x_t, level)", "jnp.sum(jnp.stack([one(x_t, level)"),
         ("weight * one(x_t, level)", "one(x_t, level)"),
@@ -365,14 +365,14 @@ SLIPS = (
             "diffuse(x_0, jax.random.normal(key_known, x.shape, x.dtype), now)",
         ),
         ("transition(x_s, jax.random.normal(key_back, x.shape, x.dtype), then, now)", "x_t"),
-        ("jnp.asarray(observed) != 0, known, x_s", "jnp.asarray(observed) != 0, x_s, known"),
+        ("jnp.asarray(observed) != 0, noised, x_s", "jnp.asarray(observed) != 0, x_s, noised"),
         only="dps or repaint",
     ),
     *slips(
         "reverse/stateful",
         "stateful",
-        ("return x_s, (own, updated)", "return x_s, (own, state)"),
-        ("frozen(stateful, state)), x_t", "frozen(stateful, updated)), x_t"),
+        ("narrow_like(updated, state))", "state)"),
+        ("match_type(frozen(stateful, state))", "match_type(frozen(stateful, updated))"),
     ),
     *slips(
         "sampler",
@@ -421,7 +421,7 @@ SLIPS = (
         "reverse/dpm",
         "steppers",
         ("moments[1] = moments[0] / 2", "moments[1] = moments[0]"),
-        ("jnp.array([0.0, 1.0])", "jnp.array([0.0, 2.0])"),
+        ("jnp.array([0.0, 1.0], way", "jnp.array([0.0, 2.0], way"),
         ("half_log_snr(now) + half_log_snr(then))", "(half_log_snr(now) + half_log_snr(then)) / 2)"),
         ("first & ~is_clean(then)", "first & is_clean(then)"),
         ("whole.gain * -jnp.expm1(-whole.H) * denoise", "whole.gain * -jnp.expm1(-whole.h / 2) * denoise"),
@@ -441,7 +441,7 @@ SLIPS = (
     *slips(
         "reverse/unipc",
         "steppers",
-        ("jnp.ones(1), nodes[1:]", "jnp.zeros(1), nodes[1:]"),
+        ("jnp.ones(1, nodes.dtype)", "jnp.zeros(1, nodes.dtype)"),
         ("way.kept * memory.x", "memory.x"),
         ("history.made + 1)", "history.made)"),
         ("leg(memory.level, now)", "leg(now, memory.level)"),
@@ -495,7 +495,7 @@ SLIPS = (
         ("jnp.square(share) * jnp.asarray", "share * jnp.asarray"),
         ("return small + ", "return "),
         ("ratio(then.alpha * step_beta", "ratio(now.alpha * step_beta"),
-        ("jnp.square(x_0 - said)", "jnp.abs(x_0 - said)"),
+        ("jnp.square(x_0 - predicted)", "jnp.abs(x_0 - predicted)"),
         only="optimal or spread",
     ),
     *slips(
@@ -547,8 +547,8 @@ SLIPS = (
     *slips(
         "losses/denoising",
         "self_conditioning",
-        ("jnp.where(mask, jnp.clip(found, -1.0, 1.0), 0.0)", "jnp.where(mask, found, 0.0)"),
-        ("jnp.where(mask, jnp.clip(found, -1.0, 1.0), 0.0)", "jnp.clip(found, -1.0, 1.0)"),
+        ("jnp.where(mask, jnp.clip(x_0, -1.0, 1.0), 0.0)", "jnp.where(mask, x_0, 0.0)"),
+        ("jnp.where(mask, jnp.clip(x_0, -1.0, 1.0), 0.0)", "jnp.clip(x_0, -1.0, 1.0)"),
         ("return jax.lax.stop_gradient(", "return ("),
         ("jax.random.bernoulli(_streams(key)[4], rate)", "jax.random.bernoulli(_streams(key)[3], rate)"),
     ),
@@ -576,7 +576,7 @@ SLIPS = (
             "log_weight(log_snr_of(level))",
         ),
         ("slope = -t[-1] / 2", "slope = -t[-1]"),
-        ("told = alpha > 0", "told = alpha >= 0"),
+        ("finite = alpha > 0", "finite = alpha >= 0"),
     ),
     *slips(
         "losses/times",
@@ -647,7 +647,7 @@ SLIPS = (
         "metrics_command",
         (
             "spatial.mean, spatial.covariance, *statistics.spatial",
-            "samples.moments.mean, samples.moments.covariance, *law",
+            "samples.moments.mean, samples.moments.covariance, *target",
         ),
         only="spatial",
     ),
@@ -664,8 +664,8 @@ SLIPS = (
         "guidance/self_conditioning",
         "self_conditioning",
         ("jnp.clip(prediction.x_0, low, high)", "prediction.x_0"),
-        ("nothing = jnp.zeros_like(x_T)", "nothing = x_T"),
-        ("told(estimate).denoise(own, x_t, level)", "told(estimate * 0).denoise(own, x_t, level)"),
+        ("zeros = jnp.zeros_like(x_T)", "zeros = x_T"),
+        ("conditioned(estimate).denoise(own, x_t, level)", "conditioned(estimate * 0).denoise(own, x_t, level)"),
         (".astype(estimate.dtype), own)", ".astype(estimate.dtype), state[1])"),
     ),
 )

@@ -55,7 +55,7 @@ def prepared(size: Size, params: Any) -> Any:
     """The params of our networks, prepared once for all steps."""
     example = jnp.zeros((1, size.side, size.side, size.channels)), jnp.zeros(1)
     both = dict(zip(("unet", "classifier"), networks(size), strict=True))
-    return {name: models.prepared(both[name], params[name], *example) for name in both}
+    return {name: models.prepare_params(both[name], params[name], *example) for name in both}
 
 
 def sampling(size: Size, kind: str, how: str, devices: list) -> Callable[[], np.ndarray]:

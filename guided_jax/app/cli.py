@@ -8,18 +8,16 @@ import io
 import os
 import re
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import tyro
+from guided_jax.app import compilation_cache, errors
 
 T = TypeVar("T")
 Main = Callable[[Sequence[str]], None]
-PACKAGE = Path(__file__).resolve().parents[1]
-# Command -> (the module whose `main` runs it, what it does).
+# Command -> (the module whose `main` runs it, what it does). JAX is imported with the module, not before.
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train.command", "train every network of an experiment; resumes by itself"),
     "sample": ("sample.command", "draw guided samples from a run"),
@@ -30,38 +28,69 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "judge": ("judge", "train the classifier that judges samples"),
     "posthoc": ("posthoc", "make averaged weights of another length after training"),
     "curves": ("train.curves", "draw the curves of a run again"),
-    "demo": ("demo", "train on digits, draw guided ones, judge them"),
+    "demo": ("demo.command", "train on digits, draw guided ones, judge them"),
 }
-EXAMPLES = """guided-jax demo
+OVERVIEW = """usage: guided-jax COMMAND [OPTIONS]
+
+Guidance for diffusion models in JAX: train, sample, measure.
+
+{commands}
+
+  guided-jax demo
   guided-jax train digits
-  guided-jax sample runs/digits --guidance classifier-free --scale 3 --labels 3 7"""
+  guided-jax sample runs/digits --guidance classifier-free --scale 3 --labels 3 7
+
+guided-jax COMMAND --help: one page on a command; guided-jax COMMAND --help-all: every option
+variables: GUIDED_JAX_CACHE=off|FOLDER, where compiled programs are kept (as --compilation-cache);
+GUIDED_JAX_TRACEBACK=1, show where an error comes from; JAX_PLATFORMS=cpu, leave accelerators alone"""
+EVERYWHERE = """
+Every command takes --compilation-cache off|FOLDER: where compiled programs are kept for the next command."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command that the first word names with the words after it; `guided-jax` itself."""
+    open_streams()
     name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
-    if name in ("-h", "--help"):
-        print(overview())
-    elif name == "--version":
-        from guided_jax import __version__
 
-        print(__version__)
-    else:
-        script(functools.partial(_dispatch, name), rest)
+    def run(args: Sequence[str]) -> None:
+        if name in ("-h", "--help"):
+            print(overview())
+        elif name == "--version":
+            from guided_jax import __version__
+
+            print(__version__)
+        else:
+            dispatch(name, args)
+
+    script(run, rest)
 
 
-def _dispatch(name: str, args: Sequence[str]) -> None:
+def dispatch(name: str, args: Sequence[str]) -> None:
+    """Import a command and run it. Raises ValueError for a name that is no command."""
     if name not in COMMANDS:
         raise ValueError(f"there is no command {name!r}; there is {', '.join(COMMANDS)}")
-    importlib.import_module(f"guided_jax.app.{COMMANDS[name][0]}").main(args)
+    cache, rest = compilation_cache.take_option(args)
+    compilation_cache.enable(cache)
+    importlib.import_module(f"guided_jax.app.{COMMANDS[name][0]}").main(rest)
 
 
 def overview() -> str:
     """Return the page that lists the commands."""
     width = max(map(len, COMMANDS))
-    rows = [f"  {name:{width}}  {line}" for name, (_, line) in COMMANDS.items()]
-    title = "usage: guided-jax COMMAND [OPTIONS]\n\nGuidance for diffusion models in JAX: train, sample, measure."
-    return "\n".join([title, "", *rows, "", f"  {EXAMPLES}", "", "guided-jax COMMAND --help: one page on a command"])
+    return OVERVIEW.format(commands="\n".join(f"  {name:{width}}  {line}" for name, (_, line) in COMMANDS.items()))
+
+
+def open_streams() -> None:
+    """Make stdout and stderr take any text, and open closed ones on the null device.
+
+    A stream that cannot encode a character writes its escape, so that a result in another alphabet never ends a command.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # the new file also takes the closed number, which would else go to a file of results
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def parse(kind: type[T], prog: str, args: Sequence[str], default: Any = None, description: str = "") -> T:
@@ -70,15 +99,18 @@ def parse(kind: type[T], prog: str, args: Sequence[str], default: Any = None, de
     --help prints `description`, the command's page, and exits; --help-all prints every option. Wrong arguments raise
     ValueError in one sentence.
     """
+    import tyro
+
+    page = inspect.cleandoc(description)
     if any(word in ("-h", "--help") for word in args):
-        print(f"{inspect.cleandoc(description)}\n\n{prog} --help-all: every option")
+        print(f"{page}\n\n{prog} --help-all: every option")
         raise SystemExit(0)
     words = ["--help" if word == "--help-all" else word for word in args]
     settings = {} if default is None else {"default": default}
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, prog=prog, args=words, description=description, **settings)
+            return tyro.cli(kind, prog=prog, args=words, description=f"{page}\n{EVERYWHERE}", **settings)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -101,27 +133,27 @@ def _sentence(box: str) -> str:
 def script(run: Main, argv: Sequence[str] | None = None) -> None:
     """Call run(arguments), those of the process if None; wrong use becomes one sentence on stderr and exit code 2.
 
-    A ValueError raised by code outside the package and outside the file of `run` is a bug of ours and keeps its traceback,
-    as every error does when the variable GUIDED_JAX_TRACEBACK is set.
+    Which errors are wrong use, and not a bug of ours, `errors.sentence` decides.
     """
     try:
         with warnings.catch_warnings():
             warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
-            run(sys.argv[1:] if argv is None else argv)
-    except (ValueError, OSError, FloatingPointError) as error:
-        if os.environ.get("GUIDED_JAX_TRACEBACK") or not (_raised_here(error, run) or isinstance(error, OSError)):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+            try:
+                run(sys.argv[1:] if argv is None else argv)
+            finally:
+                print(end="", flush=True)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from what is saved", file=sys.stderr)
         raise SystemExit(130) from None
-
-
-def _raised_here(error: BaseException, run: Main) -> bool:
-    """Return whether the package, or the file that defines `run`, raised the error: its message is meant for the user."""
-    file = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
-    return file.is_relative_to(PACKAGE) or file == Path(inspect.getfile(inspect.unwrap(run))).resolve()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
+    except Exception as error:
+        told = errors.sentence(error, Path(inspect.getfile(inspect.unwrap(run))))
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def _show_warning(otherwise, message, category, filename, lineno, file=None, line=None):

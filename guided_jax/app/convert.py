@@ -1,7 +1,4 @@
-"""Make a run directory of OpenAI's guided-diffusion weights, to be sampled with sample.py.
-
-guided-jax convert 64x64_diffusion.pt --classifier-weights 64x64_classifier.pt --out runs/imagenet64
-"""
+"""Make a run directory of OpenAI's guided-diffusion weights, which `guided-jax sample` takes."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,27 +9,44 @@ import tyro
 from guided_jax.app import cli, published
 from guided_jax.pretrained import adm
 
+PAGE = """
+usage: guided-jax convert WEIGHTS --out RUN [OPTIONS]
+
+Make a run directory of published weights, which guided-jax sample takes like any other. Nothing in the files is executed;
+every weight that is missing, surplus or misshapen is named.
+
+  guided-jax convert 64x64_diffusion.pt --classifier-weights 64x64_classifier.pt --out runs/imagenet64
+  guided-jax convert mine.npz --config mine.json --out runs/mine
+
+  --out RUN                   the run directory that is made
+  --model NAME                which published model; default: the name of the file
+  --classifier-weights FILE   of the noisy classifier, for classifier guidance
+  --classifier NAME           which published classifier; default: the name of its file
+  --config FILE               for other weights: JSON with the constructors' arguments (unet, classifier, schedule, ...)
+"""
+
 
 @dataclasses.dataclass(frozen=True)
-class Converting:
+class Convert:
     """Make a run directory of OpenAI's guided-diffusion weights."""
 
     weights: tyro.conf.Positional[Path]
-    """Of the diffusion model: a .pt, .safetensors or .npz file of its state_dict."""
+    """The diffusion model: a .pt, .safetensors or .npz file of its state_dict."""
     out: Path
     """The run directory that is made."""
     model: str | None = None
-    """Which published model they are of, such as 256x256_diffusion_uncond; the file's own name, if not given."""
+    """Which published model they are of, such as 256x256_diffusion_uncond. Default: the name of the file."""
     classifier_weights: Path | None = None
+    """The noisy classifier, in a file of the same kinds."""
     classifier: str | None = None
-    """Which published classifier; the file's own name, if not given."""
+    """Which published classifier. Default: the name of its file."""
     config: Path | None = None
     """For other weights, a JSON file with the constructors' arguments: unet, and perhaps classifier, schedule
     (linear or cosine), num_steps, low_res."""
 
 
-def model_of(options: Converting) -> published.Model:
-    """What the options say that the weights are."""
+def architecture_of(options: Convert) -> published.Architecture:
+    """Return what the options say that the weights are of."""
     if options.config is not None:
         if options.model or options.classifier:
             raise ValueError("--config stands in the place of --model and --classifier; give one of the two")
@@ -42,9 +56,9 @@ def model_of(options: Converting) -> published.Model:
 
 
 def main(args: Sequence[str]) -> None:
-    """Reads the weights, checks every one of them, and writes config.json and the checkpoints."""
-    options = cli.parse(Converting, "guided-jax convert", args, description=__doc__)
-    model = model_of(options)
+    """Read the weights, check every one of them, and write config.json and the checkpoints."""
+    options = cli.parse(Convert, "guided-jax convert", args, description=PAGE)
+    model = architecture_of(options)
     if options.classifier_weights and model.classifier is None:
         raise ValueError(f"{options.config} says nothing of a classifier; add its arguments under classifier")
     weights = adm.read_state_dict(options.weights)

@@ -26,7 +26,7 @@ import optax
 import tyro
 
 from guided_jax import data, parallel, training
-from guided_jax.app import cli, limits
+from guided_jax.app import cli, facts, limits
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.train import job
@@ -85,7 +85,7 @@ def make_loss(network: Judge, augment: bool = True) -> Loss:
 def pictures_held_out(run: runs.Run) -> data.Source | None:
     """Return the run's held-out data, None where there is none."""
     try:
-        return run.experiment.data.make(held_out=True)
+        return runs.source(run, held_out=True)
     except ValueError:
         return None
 
@@ -121,7 +121,7 @@ def _settings(options: Judging) -> schema.Training:
 
 
 def _task(options: Judging, run: runs.Run, network: Judge) -> job.Task:
-    settings, source = run.experiment.data, run.experiment.data.make()
+    source, settings = runs.source(run), run.experiment and run.experiment.data
     optimizer, example = _settings(options).make_optimizer(), jnp.zeros((1, *run.facts.image_shape))
 
     def init() -> training.TrainState:
@@ -135,18 +135,18 @@ def _task(options: Judging, run: runs.Run, network: Judge) -> job.Task:
         source,
         pictures_held_out(run),
         options.seed,
-        settings.flip,
+        run.flip,
         options.devices,
         config=_config(options, settings, source),
         may_change=("data.dir", "data.corrupt", "data.held_out"),
     )
 
 
-def _config(options: Judging, settings: schema.Data, source: data.Source) -> dict[str, Any]:
+def _config(options: Judging, settings: schema.Data | None, source: data.Source) -> dict[str, Any]:
     """Return what a checkpoint is saved with: a start with another rate or other data does not resume it."""
-    facts = runs.facts_of(source, data.class_frequencies(source))
+    known = facts.of_source(source, data.class_frequencies(source))
     named = {name: getattr(options, name) for name in ("learning_rate", "batch_size", "seed")}
-    return {**named, "data": {**schema.to_dict(settings), **facts._asdict()}}
+    return {**named, "data": {**(schema.to_dict(settings) if settings else {}), **known._asdict()}}
 
 
 def main(args: Sequence[str]) -> None:

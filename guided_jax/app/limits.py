@@ -57,11 +57,18 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("corrections", "factor", "repeats", "sweep_seeds"), COUNT),
     **dict.fromkeys(("temperature", "data_std", "langevin_size", "sigma_max", "radius"), POSITIVE),
     **dict.fromkeys(("noise_std", "blur_std", "blur", "churn", "interval_low", "interval_high"), NOT_NEGATIVE),
-    **{"scale": Range(nonempty=True), "also_scale": ANY, "eta": SHARE, "rescale_mix": SHARE, "momentum": Range(-1, 1)},
+    **{
+        "scale": Range(nonempty=True),
+        "scales": Range(nonempty=True),
+        "also_scale": ANY,
+        "eta": SHARE,
+        "rescale_mix": SHARE,
+        "momentum": Range(-1, 1),
+    },
     # nll, judge, posthoc
     **{"probes": COUNT, "Judging.num_steps": COUNT, "sigma_rel": POWER, "step": COUNT},
     # train: data and schedule
-    **{"image_size": Range(1, LARGEST_SIDE), "Schedule.num_steps": Range(1, MOST_LEVELS)},
+    **{"image_size": Range(1, LARGEST_SIDE), "background": Range(0, 255), "Schedule.num_steps": Range(1, MOST_LEVELS)},
     # train: processes
     **{"num_processes": COUNT, "process_id": NOT_NEGATIVE},
     # train: all `*_every` settings, and counts

@@ -1,85 +1,105 @@
 """The command `guided-jax metrics samples.npz reference.npz`: a table, and a JSON file beside the samples."""
 
-import argparse
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import tyro
 
 from guided_jax import data, parallel
+from guided_jax.app import cli, limits
+from guided_jax.app.translate import translated
 from guided_jax.metrics import evaluation, feature_space, sets
-from guided_jax.metrics.files import INCEPTION, Statistics, load_statistics, save_statistics, statistics_of
-from guided_jax.metrics.summary import Summary
+from guided_jax.metrics.files import Statistics, load_statistics, save_statistics, statistics_of
 from guided_jax.storage.files import answers, replacing
 
-MOST_STORED = 10_000
+MAX_STORED = 10_000  # pictures that --save-statistics keeps beside the statistics
 
-DESCRIPTION = """Measure samples against a reference: Fréchet and kernel distance, precision and recall, density and
-coverage, and, with a classifier, the Inception Score and the class accuracy. See docs/metrics.md."""
+PAGE = """usage: guided-jax metrics SAMPLES REFERENCE [OPTIONS]
 
+Measure samples against a reference: Fréchet distance (FID), kernel distance (KID), precision,
+recall, density, coverage, and with a classifier the Inception Score and the class accuracy.
 
-def parser() -> argparse.ArgumentParser:
-    """The options; what is wrong with them becomes ValueError."""
-    found = argparse.ArgumentParser("guided-jax metrics", description=DESCRIPTION, allow_abbrev=False)
-    found.error = _refuse  # type: ignore[method-assign, assignment]
-    option = found.add_argument
-    option("samples", type=Path, metavar="SAMPLES", help="npz file of pictures arr_0 and labels arr_1, as samples.npz")
-    option(
-        "reference",
-        metavar="REFERENCE",
-        help="npz file of pictures, of statistics mu and sigma, or of both (ADM, pytorch-fid); or a data set by its name, "
-        "such as digits or folder:PATH",
-    )
-    option("--split", help="the part of a data set (default: test)")
-    option("--data-dir", type=Path, metavar="PATH", help="where a data set lies; its own directory if not given")
-    option(
-        "--inception",
-        type=Path,
-        metavar="WEIGHTS",
-        help="features by Inception-v3: pytorch-fid's or torchvision's weights, as .pt, .pth, .safetensors or .npz",
-    )
-    option(
-        "--preprocessing",
-        choices=("tensorflow", "pytorch-fid"),
-        help="how pictures are brought to Inception's size: as ADM's evaluator (the default), or as pytorch-fid",
-    )
-    option(
-        "--judge",
-        type=Path,
-        metavar="DIR",
-        help="a clean classifier by 'guided-jax judge': class accuracy, "
-        "and features unless --inception or --features says otherwise",
-    )
-    option(
-        "--features",
-        choices=(feature_space.PIXELS, feature_space.JUDGE, INCEPTION),
-        help="what to measure in; by default inception or judge, if given, else pixels",
-    )
-    option(
-        "--batch-size", type=int, default=64, metavar="INT", help="pictures at a time, over all devices (default: 64)"
-    )
-    option("--devices", type=int, metavar="INT", help="by default the largest count that divides the batch")
-    option("--seed", type=int, default=0, metavar="INT", help="of the subsets of two of the numbers (default: 0)")
-    option(
-        "--save-statistics",
-        type=Path,
-        metavar="FILE",
-        help="write mu and sigma of the reference, and up to 10,000 of its pictures: a reference itself, here, for ADM's "
-        "evaluator and for pytorch-fid",
-    )
-    option("--out", type=Path, metavar="FILE", help="the JSON file; by default SAMPLES with the ending .metrics.json")
-    option("--overwrite", action="store_true", help="replace a JSON file that answers another question")
-    return found
+  SAMPLES     npz file with the pictures arr_0 and the labels arr_1, such as samples.npz
+  REFERENCE   npz file of pictures, of statistics, or of both; or a data set, such as digits
+
+  guided-jax metrics out/samples.npz digits --judge runs/digits/judge
+  guided-jax metrics out/samples.npz reference.npz --inception pt_inception-2015-12-05-6726825d.pth
+
+  --judge DIR             a classifier by 'guided-jax judge': class accuracy, and features
+  --inception WEIGHTS     features by Inception-v3, with the weights of pytorch-fid or torchvision
+  --features KIND         what to measure in: pixels, judge or inception
+  --preprocessing KIND    how pictures reach Inception's size: tensorflow (default) or pytorch-fid
+  --split NAME            the part of a reference that is a data set (default: test)
+  --data-dir PATH         where that data set lies
+  --save-statistics FILE  save the statistics of the reference, to measure against them again
+  --batch-size INT        pictures at a time, over all devices (default: 64)
+  --out FILE              the JSON file (default: SAMPLES with the ending .metrics.json)
+  --overwrite             replace a JSON file that holds the metrics of another command"""
 
 
-def _refuse(message: str) -> None:
-    raise ValueError(f"{message}; see guided-jax metrics --help")
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """Measure samples against a reference; docs/metrics.md has the formulas."""
+
+    samples: tyro.conf.Positional[Path]
+    """npz file with the pictures arr_0 and the labels arr_1, as samples.npz."""
+    reference: tyro.conf.Positional[str]
+    """npz file of pictures, of statistics mu and sigma, or of both (ADM, pytorch-fid); or a data set by its name, such as
+    digits or folder:PATH."""
+    split: str | None = None
+    """The part of a reference that is a data set; test if not given."""
+    data_dir: Path | None = None
+    """Where the data set lies; its own directory if not given."""
+    inception: Path | None = None
+    """Features by Inception-v3: the weights of pytorch-fid or torchvision, as .pt, .pth, .safetensors or .npz."""
+    preprocessing: Literal["tensorflow", "pytorch-fid"] | None = None
+    """How pictures are brought to Inception's size: as ADM's evaluator does (tensorflow), which is the default, or as
+    pytorch-fid."""
+    judge: Path | None = None
+    """The folder of a classifier of clean pictures, made by 'guided-jax judge': class accuracy, and features unless
+    --inception or --features says otherwise."""
+    features: Literal["pixels", "judge", "inception"] | None = None
+    """What to measure in; if not given inception or judge, whichever is there, else pixels."""
+    batch_size: int = 64
+    """Pictures at a time, over all devices."""
+    devices: int | None = None
+    """How many devices to use; if not given, the largest count that divides the batch."""
+    seed: int = 0
+    """Seed of the random subsets of the kernel distance and of the extrapolated Fréchet distance."""
+    save_statistics: Path | None = None
+    """Write mu and sigma of the reference, and up to 10,000 of its pictures: a reference itself, for this command, ADM's
+    evaluator and pytorch-fid."""
+    out: Path | None = None
+    """The JSON file; SAMPLES with the ending .metrics.json if not given."""
+    overwrite: bool = False
+    """Replace a JSON file that holds the metrics of another command."""
 
 
-def pictures_of(place: str, split: str | None, data_dir: Path | None) -> sets.PictureSet | None:
-    """The pictures of a file, None if it has only statistics, or of a data set by its name."""
+# Phrase of the library's messages -> what the command calls it.
+OPTIONS = {
+    "features 'judge' need judge=...": "--features judge needs --judge",
+    "features 'inception' need inception=...": "--features inception needs --inception",
+    "inception=": "--inception ",
+    "preprocessing=": "--preprocessing ",
+    "features 'inception'": "--features inception",
+    "features 'judge'": "--features judge",
+    "features 'pixels'": "--features pixels",
+}
+# Options that change no number.
+UNRECORDED = ("out", "overwrite", "devices", "batch_size", "save_statistics")
+
+
+def record(options: Metrics) -> dict[str, str]:
+    """Return the options that determine the numbers, as text; the JSON file keeps them under "asked"."""
+    return {name: str(value) for name, value in vars(options).items() if name not in UNRECORDED}
+
+
+def open_set(place: str, split: str | None, data_dir: Path | None) -> sets.PictureSet | None:
+    """Return the pictures of a file, None if it has only statistics, or those of a data set by its name."""
     if not _is_file(place):
         return sets.from_source(f"{place}, {split or 'test'}", data.load(place, split or "test", data_dir))
     if split or data_dir:
@@ -91,87 +111,96 @@ def _is_file(place: str) -> bool:
     return place.endswith(".npz") and not place.startswith("npz:")
 
 
-def measured(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything that the table and the JSON file hold."""
-    devices = parallel.choose_devices(options.batch_size, options.devices)
-    samples = pictures_of(str(options.samples), None, None)
+class Inputs(NamedTuple):
+    """What is compared, in which features. reference: its pictures; stored: the statistics in its file; None if absent."""
+
+    samples: sets.PictureSet
+    reference: sets.PictureSet | None
+    stored: Statistics | None
+    space: feature_space.FeatureSpace
+
+
+def open_inputs(options: Metrics) -> Inputs:
+    """Return the inputs; raise ValueError for everything that can be refused before a picture is read."""
+    samples = open_set(str(options.samples), None, None)
     if samples is None:
-        raise ValueError(f"{options.samples} has no pictures under arr_0; they are what is measured")
-    reference = pictures_of(options.reference, options.split, options.data_dir)
-    found = feature_space.choose(options.judge, options.inception, options.features, options.preprocessing)
-    see = feature_space.make_extractors(found, devices, options.batch_size)
-    mine, mine_judged = feature_space.summaries(see, samples)
-    other, other_judged = (None, None) if reference is None else feature_space.summaries(see, reference)
-    statistics = statistics_for(options, found.name, other)
+        raise ValueError(
+            f"{options.samples} has no pictures under arr_0, which are what is measured; give another file"
+        )
+    reference = open_set(options.reference, options.split, options.data_dir)
+    stored = load_statistics(options.reference) if _is_file(options.reference) else None
+    with translated(OPTIONS):
+        space = feature_space.choose(options.judge, options.inception, options.features, options.preprocessing)
+        feature_space.check_shapes(space, samples, reference, stored)
+    if stored is not None and stored.features != space.name:
+        there, stored = f"statistics of {stored.features} features", None
+    else:
+        there = "neither pictures nor statistics"
+    if reference is None and stored is None:
+        raise ValueError(
+            f"{options.reference} has {there}, and {space.name} features are measured; give a reference of these"
+        )
+    return Inputs(samples, reference, stored, space)
+
+
+def evaluate(options: Metrics) -> dict[str, Any]:
+    """Return everything that the table and the JSON file hold."""
+    devices = parallel.choose_devices(options.batch_size, options.devices)
+    samples, reference, stored, space = open_inputs(options)
+    extractors = feature_space.make_extractors(space, devices, options.batch_size)
+    own, own_classes = feature_space.summaries(extractors, samples)
+    other, other_classes = (None, None) if reference is None else feature_space.summaries(extractors, reference)
+    statistics = stored or statistics_of(other, space.name)  # type: ignore[arg-type]  # `open_inputs` saw to one of them
     if options.save_statistics:
-        save_statistics(options.save_statistics, statistics, *stored(reference))
-    numbers = evaluation.evaluate(mine, statistics, None if other is None else other.features, seed=options.seed)
-    right, real = ({} if each is None else sets.judged(each) for each in (mine_judged, other_judged))
+        save_statistics(options.save_statistics, statistics, *first_pictures(reference))
+    numbers = evaluation.evaluate(own, statistics, None if other is None else other.features, seed=options.seed)
+    right, real = ({} if each is None else sets.accuracy(each) for each in (own_classes, other_classes))
+    size, dimension = None if reference is None else reference.size, len(statistics.mean)
     return {
-        "features": found.name,
-        "dimension": len(statistics.mean),
+        "features": space.name,
+        "dimension": dimension,
         "samples": {**right, **numbers},
         "reference": real,
-        "pictures": {"samples": samples.said(), "reference": reference.said() if reference else options.reference},
+        "pictures": {
+            "samples": samples.describe(),
+            "reference": reference.describe() if reference else options.reference,
+        },
         "counts": {"samples": samples.size, "reference": statistics.size},
-        "notes": evaluation.notes(
-            samples.size, statistics.size, None if reference is None else reference.size, len(statistics.mean)
-        ),
-        "asked": asked(options),
+        "notes": evaluation.notes(samples.size, statistics.size, size, dimension),
+        "asked": record(options),
     }
 
 
-def stored(reference: sets.PictureSet | None) -> tuple[Any, Any]:
-    """The first pictures and labels of a reference, as many as ADM's have, to be kept with its statistics."""
+def first_pictures(reference: sets.PictureSet | None) -> tuple[Any, Any]:
+    """Return the first pictures and labels of a reference, at most as many as ADM's references have, or (None, None)."""
     if reference is None:
         return None, None
-    pictures = np.concatenate(list(itertools.islice(reference.chunks(MOST_STORED // 10), 10)))
-    return pictures, None if reference.labels is None else reference.labels[:MOST_STORED]
+    pictures = np.concatenate(list(itertools.islice(reference.chunks(MAX_STORED // 10), 10)))
+    return pictures, None if reference.labels is None else reference.labels[:MAX_STORED]
 
 
-# What changes no number, or only where they go.
-NOT_ASKED = ("out", "overwrite", "devices", "batch_size", "save_statistics")
-
-
-def asked(options: argparse.Namespace) -> dict[str, str]:
-    """What determines the numbers."""
-    return {key: str(value) for key, value in vars(options).items() if key not in NOT_ASKED}
-
-
-def statistics_for(options: argparse.Namespace, name: str, other: Summary | None) -> Statistics:
-    """Those of the reference's file if they are of the same features, else those of its pictures."""
-    found = load_statistics(options.reference) if _is_file(options.reference) else None
-    if found is not None and found.features == name:
-        return found
-    if other is None:
-        there = f"statistics of {found.features} features" if found else "neither pictures nor statistics"
-        raise ValueError(
-            f"{options.reference} has {there}, and {name} features are measured; give a reference of these"
-        )
-    return statistics_of(other, name)
-
-
-def destination(options: argparse.Namespace) -> Path:
-    """The JSON file; ValueError when it is there and answers another question."""
+def destination(options: Metrics) -> Path:
+    """Return the path of the JSON file; raise ValueError when it holds the metrics of another command."""
     path = options.out or options.samples.with_suffix(".metrics.json")
-    if path.exists() and not options.overwrite and not answers(path, asked(options)):
+    if path.exists() and not options.overwrite and not answers(path, record(options)):
         raise ValueError(f"{path} holds something else; give another --out, or --overwrite")
     return path
 
 
 def main(args: Sequence[str]) -> None:
-    """Measures, prints the table, writes the JSON file."""
-    options = parser().parse_args(args)
+    """Measure, print the table, write the JSON file."""
+    options = cli.parse(Metrics, "guided-jax metrics", args, description=PAGE)
+    limits.check(options)
     path = destination(options)
     parallel.use_cpu_devices()
-    found = measured(options)
-    for name, said in found["pictures"].items():
-        print(f"{name}: {said}")
+    found = evaluate(options)
+    with replacing(path) as file:
+        file.write(evaluation.as_json(found))
+    for name, description in found["pictures"].items():
+        print(f"{name}: {description}")
     print(f"features: {found['features']}, {found['dimension']} numbers a picture\n")
     columns = [(name, found[name]) for name in ("samples", "reference") if found[name]]
     print(evaluation.table(columns, found["features"]))
     for note in found["notes"]:
         print(f"note: {note}")
-    with replacing(path) as file:
-        file.write(evaluation.as_json(found))
     print(f"\n{path}")

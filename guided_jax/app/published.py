@@ -1,20 +1,20 @@
-"""A run directory out of OpenAI's weights: what `convert.py` writes and `sample.py` takes."""
+"""A run directory of OpenAI's weights: what `guided-jax convert` writes and `guided-jax sample` takes."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from guided_jax.app import facts, settings
 from guided_jax.app import run as runs
-from guided_jax.app import settings as schema
 from guided_jax.pretrained import adm
 from guided_jax.storage import checkpoint
 
 GIVEN = {"schedule": "linear", "num_steps": 1000, "classifier": None, "low_res": None}
 
 
-class Model(NamedTuple):
-    """What the weights belong to."""
+class Architecture(NamedTuple):
+    """What the weights belong to, and how their authors sampled them."""
 
     unet: dict[str, Any]  # the reference constructor's arguments, as its classifier's
     classifier: dict[str, Any] | None
@@ -25,76 +25,76 @@ class Model(NamedTuple):
     steps: int = 250
 
 
-def named(model: str, classifier: str | None) -> Model:
-    """A published model and classifier; ValueError lists those that there are."""
+def named(model: str, classifier: str | None) -> Architecture:
+    """Return a published model with its classifier; ValueError lists those that there are."""
     for name, known in ((model, adm.MODELS), (classifier, adm.CLASSIFIERS)):
         if name is not None and name not in known:
             raise ValueError(f"there is no published {name!r}; there is {', '.join(known)}")
     found = adm.MODELS[model]
     own = None if classifier is None else adm.CLASSIFIERS[classifier].config
     kind: Literal["linear", "cosine"] = "cosine" if found.schedule == "cosine" else "linear"
-    return Model(found.config, own, kind, 1000, found.low_res, found.scale, found.steps)
+    return Architecture(found.config, own, kind, 1000, found.low_res, found.scale, found.steps)
 
 
-def command(out: Path, model: Model, guided: bool) -> str:
-    """The command that samples the run as its authors did."""
+def command(out: Path, model: Architecture, guided: bool) -> str:
+    """Return the command that samples the run as its authors did."""
     base = " --base-samples SAMPLES.npz" if model.low_res else ""
     guidance = f" --guidance classifier --scale {model.scale:g}" if guided else ""
     steps = min(model.steps, model.num_steps)
     return f"guided-jax sample {out}{base}{guidance} --sampler ddpm --steps {steps} --clip-base"
 
 
-def read(path: Path) -> Model:
-    """The same of a JSON file: unet, and perhaps classifier, schedule, num_steps, low_res."""
+def read(path: Path) -> Architecture:
+    """Return what a JSON file describes: unet, and perhaps classifier, schedule, num_steps, low_res."""
     try:
         found = json.loads(path.read_text())
         unknown = set(found) - {"unet", *GIVEN}
         if unknown or "unet" not in found:
             raise ValueError(f"{path} has to hold unet, and perhaps {', '.join(GIVEN)}; it holds {', '.join(found)}")
-        return Model(**{**GIVEN, **found})
+        return Architecture(**{**GIVEN, **found})
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
     except (json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{path} is not a JSON object of settings ({error})") from None
 
 
-def experiment(model: Model) -> schema.Experiment:
-    """The settings with which `runs.assemble` makes the very networks that `adm.load_unet` and `load_classifier` do."""
+def experiment(model: Architecture) -> settings.Experiment:
+    """Return the settings with which `run.assemble` makes the networks that `adm.load_unet` and `load_classifier` make."""
     unet = adm.unet(model.unet)
-    diffusion = schema.Diffusion(
+    diffusion = settings.Diffusion(
         num_steps=0,
         conditional=unet.num_classes is not None,
         label_dropout=0.0,
         learned_variance=unet.out_channels == 2 * model.unet["in_channels"],
         low_res=model.low_res,
-        network=_fields(schema.UNet, unet),
+        network=_fields(settings.UNet, unet),
     )
     own = adm.classifier(model.classifier) if model.classifier else None
-    classifier = schema.Classifier(num_steps=0, network=_fields(schema.Encoder, own) if own else schema.Encoder())
-    settings = schema.Schedule(name=model.schedule, num_steps=model.num_steps)
-    return schema.Experiment(schedule=settings, diffusion=diffusion, classifier=classifier)
+    classifier = settings.Classifier(num_steps=0, network=_fields(settings.Encoder, own) if own else settings.Encoder())
+    levels = settings.Schedule(name=model.schedule, num_steps=model.num_steps)
+    return settings.Experiment(schedule=levels, diffusion=diffusion, classifier=classifier)
 
 
 def _fields(kind: Any, module: Any) -> Any:
-    """The settings of a network that is there."""
+    """Return the settings of a module."""
     found = {name: getattr(module, name) for name in kind.__dataclass_fields__ if name != "dtype"}
     return kind(**{name: tuple(value) if isinstance(value, list | tuple) else value for name, value in found.items()})
 
 
-def facts(model: Model) -> runs.Facts:
-    """What the weights tell of the data: its size and how many classes, as frequent as each other."""
+def facts_of(model: Architecture) -> facts.Facts:
+    """Return what the weights tell of the data: its size, and how many classes, all of them equally frequent."""
     size, channels = model.unet["image_size"], model.unet["in_channels"]
     classes = model.unet.get("num_classes") or (model.classifier or {}).get("out_channels", 1)
-    return runs.Facts((size, size, channels), classes, (1 / classes,) * classes)
+    return facts.Facts((size, size, channels), classes, (1 / classes,) * classes)
 
 
-def write(out: Path, model: Model, weights: Mapping[str, Any], classifier: Mapping[str, Any] | None) -> None:
-    """The run directory; ValueError names every weight that is missing, surplus or misshapen, before any is written."""
+def write(out: Path, model: Architecture, weights: Mapping[str, Any], classifier: Mapping[str, Any] | None) -> None:
+    """Write the run directory; ValueError names every weight missing, surplus or misshapen, before any is written."""
     parts = {"diffusion": adm.load_unet(model.unet, weights)[1]}
     if classifier is not None and model.classifier is not None:
         parts["classifier"] = adm.load_classifier(model.classifier, classifier)[1]
-    settings = experiment(model)
-    runs.create(out, settings, facts(model))
+    made = experiment(model)
+    runs.create(out, made, facts_of(model))
     for part in list(parts):
         with checkpoint.opened(out / part / "checkpoints", keep=1) as saved:
-            checkpoint.save(saved, 1, {"ema": parts.pop(part)}, config=schema.to_dict(settings), frugal=True)
+            checkpoint.save(saved, 1, {"ema": parts.pop(part)}, config=settings.to_dict(made), frugal=True)

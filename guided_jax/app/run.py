@@ -1,59 +1,125 @@
-"""A run directory: config.json, and for each network its checkpoints, metrics and curves. It alone is enough to sample."""
+"""A run: a diffusion model with what the commands need of it, from a run directory or of your own.
+
+A run directory holds config.json, and for each network its checkpoints, metrics and curves. It alone is enough to sample.
+"""
 
 import dataclasses
+import functools
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import jax.numpy as jnp
-import numpy as np
-
-from guided_jax import denoiser, models, schedule
-from guided_jax.app import best_checkpoint as keeping
-from guided_jax.app import settings as schema
-from guided_jax.storage import checkpoint, images
+from guided_jax import data, denoiser, model
+from guided_jax.app import best_checkpoint, facts, pixel_model, settings
+from guided_jax.app.facts import Facts
+from guided_jax.model import Model
+from guided_jax.storage import checkpoint
 from guided_jax.storage.files import replacing, writable_directory
 
 Which = Literal["last", "best"]  # of the checkpoints of a network
-Variance = Literal["small", "large", "learned"]  # of a step of ddpm
 
 
-class Facts(NamedTuple):
-    """What the data told the run: sampling needs it and has no data."""
-
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    class_frequencies: tuple[float, ...]
-    num_examples: int | None = None
-    """None in runs that began before it was written down."""
+def _same(value: Any) -> Any:
+    return value
 
 
 class Run(NamedTuple):
-    """An experiment with its networks, made and not yet loaded."""
+    """A diffusion model and what the commands need of it.
 
-    experiment: schema.Experiment
+    model: what is drawn from. facts: the shape of its images and the conditions that there are.
+    params: (part, sharding=None, which="last") -> the parameters of "diffusion" or "classifier"; ValueError where there
+        are none.
+    raw: label -> the raw condition that it numbers, which `model.condition` takes; for classes the label itself.
+    conditional: whether the network takes a condition.
+    bounded: whether x_0 lies in [-1, 1], and predictions of it are clipped there.
+    classifier: (params, x_t, level) -> logits of a classifier of noisy examples, if there is one.
+    variant: (perturb, low_res, estimate) -> a network in the place of `model.network`: with another attention, an
+        upsampler of that picture, told that estimate; None for a network that has no variants.
+    low_res: the side of the pictures that an upsampler starts from. self_conditioning: whether the network takes its last
+        predicted x_0.
+    prepare: (part, params) -> the params as the network computes with them, once for all steps.
+    source: held_out -> the data, to measure against and to take true pictures from. flip: whether it may be mirrored.
+    trained: which -> part -> the step of its checkpoint.
+    experiment, networks: what it is trained by; None for a model that is not trained here.
+    """
+
+    model: Model
     facts: Facts
-    levels: schedule.NoiseLevel
-    unet: models.UNet
-    classifier: models.Classifier
+    params: Callable[..., Any]
+    raw: Callable[[Any], Any] = _same
+    conditional: bool = True
+    bounded: bool = True
+    classifier: Callable[..., Any] | None = None
+    variant: Callable[..., Any] | None = None
+    low_res: int | None = None
+    self_conditioning: bool = False
+    prepare: Callable[[str, Any], Any] = lambda part, params: params
+    source: Callable[[bool], data.Source] | None = None
+    flip: bool = False
+    trained: Callable[[Which], dict[str, int | None]] = lambda which: {}
+    experiment: Any = None
+    networks: Any = None
 
 
-def assemble(experiment: schema.Experiment, facts: Facts) -> Run:
-    """The networks and levels that the settings and the data ask for."""
+def from_params(model: Model, known: Facts, given: Mapping[str, Any], **fields: Any) -> Run:
+    """Return the run of a model of your own, whose parameters are given: every command's function takes it.
+
+    given: "diffusion" -> the parameters of the network, and "classifier" -> those of the classifier if there is one.
+    fields: the other fields of `Run`.
+    """
+
+    def params(part: str, sharding: Any = None, which: Which = "last") -> Any:
+        if part not in given:
+            raise ValueError(f"this model has no {part}; give from_params its parameters")
+        return given[part]
+
+    return Run(model, known, params, **fields)
+
+
+def make_denoiser(
+    run: Run, params: Any, raw: Any, perturb: Any = None, low_res: Any = None, estimate: Any = None
+) -> denoiser.Denoiser:
+    """Return the denoiser that the run's model is for a raw condition; the other arguments as of `Run.variant`."""
+    own = run.model
+    if perturb is not None or low_res is not None or estimate is not None:
+        if run.variant is None:
+            raise ValueError("this network has no variants, which a guidance by perturbed attention needs")
+        own = own._replace(network=run.variant(perturb, low_res, estimate))
+    return model.denoiser(own, params, own.condition(params, raw))
+
+
+def source(run: Run, held_out: bool = False) -> data.Source:
+    """Return the run's own data, to train with or held out; ValueError for a run that has none."""
+    if run.source is None:
+        raise ValueError("this run has no data of its own; name pictures in a file instead")
+    return run.source(held_out)
+
+
+def assemble(experiment: settings.Experiment, known: Facts, directory: Path | None = None) -> Run:
+    """Return the run that the settings and the data make; with its parameters if it is given its directory."""
+    networks = pixel_model.make_networks(experiment, known)
     diffusion = experiment.diffusion
-    classes = facts.num_classes if diffusion.conditional else None
-    channels = facts.image_shape[-1] * (2 if diffusion.learned_variance else 1)
     return Run(
-        experiment,
-        facts,
-        experiment.schedule.make(),
-        diffusion.network.make(channels, classes, diffusion.null_label),
-        experiment.classifier.network.make(facts.num_classes),
+        pixel_model.make_model(experiment, known, networks.unet),
+        known,
+        functools.partial(params, directory),
+        conditional=diffusion.conditional,
+        classifier=pixel_model.make_logits(networks.classifier),
+        variant=functools.partial(pixel_model.make_network, diffusion, networks.unet),
+        low_res=diffusion.low_res,
+        self_conditioning=diffusion.self_conditioning,
+        prepare=functools.partial(pixel_model.prepare, experiment, known, networks),
+        source=experiment.data.make,
+        flip=experiment.data.flip,
+        trained=functools.partial(trained, directory),
+        experiment=experiment,
+        networks=networks,
     )
 
 
-def adopt(experiment: schema.Experiment) -> schema.Experiment:
-    """The experiment with the schedule and the diffusion settings of the run that `diffusion.from_run` names, if any."""
+def adopt(experiment: settings.Experiment) -> settings.Experiment:
+    """Return the experiment with the schedule and diffusion settings of the run that `diffusion.from_run` names, if any."""
     source = experiment.diffusion.from_run
     if source is None:
         return experiment
@@ -65,104 +131,61 @@ def adopt(experiment: schema.Experiment) -> schema.Experiment:
     return dataclasses.replace(experiment, schedule=other.schedule, diffusion=diffusion)
 
 
-def _check_fit(experiment: schema.Experiment, facts: Facts) -> None:
-    """ValueError when the data is not what the adopted diffusion model was trained on."""
+def _check_fit(experiment: settings.Experiment, known: Facts) -> None:
+    """Raise ValueError when the data is not what the adopted diffusion model was trained on."""
     if experiment.diffusion.from_run is not None:
         other = load(experiment.diffusion.from_run).facts
-        mine, its = ((f.image_shape, f.num_classes) for f in (facts, other))
+        mine, its = ((each.image_shape, each.num_classes) for each in (known, other))
         if mine != its:
             raise ValueError(f"the data has shape and classes {mine}, {experiment.diffusion.from_run} has {its}")
 
 
-def create(directory: Path, experiment: schema.Experiment, facts: Facts) -> Run:
-    """Writes config.json, or checks it if it is there: ValueError names the fields in which another run differs."""
-    _check_fit(experiment, facts)
+def create(directory: Path, experiment: settings.Experiment, known: Facts) -> Run:
+    """Write config.json, or check it if it is there: ValueError names the fields in which another run differs."""
+    _check_fit(experiment, known)
     path = writable_directory(directory) / "config.json"
-    config = {"experiment": schema.to_dict(experiment), "facts": facts._asdict()}
+    config = {"experiment": settings.to_dict(experiment), "facts": known._asdict()}
     if path.exists():
         found = _read(path)
-        saved = schema.to_dict(schema.from_dict(found["experiment"]))  # with what newer versions added, as it comes
-        differing = checkpoint.differences(saved, config["experiment"], schema.MAY_CHANGE)
+        saved = settings.to_dict(
+            settings.from_dict(found["experiment"])
+        )  # settings of newer versions at their defaults
+        differing = checkpoint.differences(saved, config["experiment"], settings.MAY_CHANGE)
         if differing:
             raise ValueError(f"{directory} holds another run ({'; '.join(differing)}); give another --out")
-        _check_data(directory, found["facts"], facts)
-    run = assemble(experiment, facts)
+        _check_data(directory, found["facts"], known)
+    run = assemble(experiment, known, directory)
     with replacing(path) as file:
         file.write(json.dumps(config, indent=2).encode())
     return run
 
 
-def _check_data(directory: Path, saved: dict[str, Any], facts: Facts) -> None:
-    """ValueError when examples came or went since the run began: the position in the data would be another."""
-    unsaid = [name for name in Facts._fields if saved.get(name) is None]
-    if checkpoint.differences(saved, facts._asdict(), unsaid):
-        told = checkpoint.differences(saved, facts._asdict(), [*unsaid, "class_frequencies"])
-        said = "; ".join(told) or "as many examples, of other classes"
-        raise ValueError(f"the data is not what {directory} began with ({said}); restore it, or give another --out")
+def _check_data(directory: Path, saved: dict[str, Any], known: Facts) -> None:
+    """Raise ValueError when examples came or went since the run began: the position in the data would be another."""
+    unknown = [name for name in Facts._fields if saved.get(name) is None]
+    if checkpoint.differences(saved, known._asdict(), unknown):
+        named = checkpoint.differences(saved, known._asdict(), [*unknown, "class_frequencies"])
+        what = "; ".join(named) or "as many examples, of other classes"
+        raise ValueError(f"the data is not what {directory} began with ({what}); restore it, or give another --out")
 
 
 def load(directory: Path) -> Run:
-    """The run that a directory holds; ValueError when it holds none."""
+    """Return the run that a directory holds; ValueError when it holds none."""
     path = directory / "config.json"
     if not path.is_file():
         raise ValueError(f"{directory} is not a run: it has no config.json; train one with 'guided-jax train digits'")
     found = _read(path)
-    facts = found["facts"]
-    height, width, channels = facts["image_shape"]
-    frequencies = tuple(facts["class_frequencies"])
-    kept = Facts((height, width, channels), facts["num_classes"], frequencies, facts.get("num_examples"))
-    return assemble(schema.from_dict(found["experiment"]), kept)
+    return assemble(settings.from_dict(found["experiment"]), facts.of_json(found["facts"]), directory)
 
 
-def denoiser_of(
-    run: Run, unet: models.UNet, params: Any, label: Any, low_res: Any = None, estimate: Any = None
-) -> denoiser.Denoiser:
-    """The denoiser that the run's network is with these parameters, told this label and picture if it takes any.
+def params(directory: Path | None, part: str, sharding: Any = None, which: Which = "last") -> Any:
+    """Return the averaged parameters of the "diffusion" or the "classifier" network of a run directory.
 
-    estimate: the last x_0, for a network with self-conditioning; None is zeros, which is what its first step is told.
+    sharding: where each leaf goes, as for `checkpoint.load_params`. Raises ValueError when the network was not trained, and
+    when the best of its checkpoints is asked for and none was measured.
     """
-    diffusion = run.experiment.diffusion
-    told = label if diffusion.conditional else None
-
-    def network(x: Any, t: Any) -> Any:
-        return unet.apply(params, beside(diffusion, x, estimate), t, told, low_res)
-
-    return denoiser.from_network(network, diffusion.parameterization, diffusion.learned_variance)
-
-
-def beside(diffusion: schema.Diffusion, x: Any, estimate: Any = None) -> Any:
-    """[x_t, the last x_0] channel by channel, for a network with self-conditioning; x_t alone for another."""
-    if not diffusion.self_conditioning:
-        return x
-    return jnp.concatenate([x, jnp.zeros_like(x) if estimate is None else estimate.astype(x.dtype)], axis=-1)
-
-
-def example(run: Run, part: str) -> tuple[Any, ...]:
-    """What that network is called with beside its params, a batch of one: x_t, t, and for "diffusion" what it is told."""
-    x, t, diffusion = jnp.zeros((1, *run.facts.image_shape)), jnp.zeros(1), run.experiment.diffusion
-    if part == "classifier":
-        return x, t
-    label = jnp.zeros(1, jnp.int32) if diffusion.conditional else None
-    return beside(diffusion, x), t, label, images.shrink(x, diffusion.low_res) if diffusion.low_res else None
-
-
-def variance_of(run: Run, asked: Variance | None) -> Variance:
-    """The step variance that is asked for, or the run's own: "learned" if its network learned one, else "small".
-
-    ValueError for a learned one of a network that learned none.
-    """
-    learned = run.experiment.diffusion.learned_variance
-    if asked == "learned" and not learned:
-        raise ValueError("this run's network did not learn a variance; use --variance small or large")
-    return asked or ("learned" if learned else "small")
-
-
-def params(directory: Path, part: str, sharding: Any = None, which: Which = "last") -> Any:
-    """The averaged parameters of the "diffusion" or the "classifier" network; ValueError when it was not trained, or the
-    best of its checkpoints is asked for and none was measured.
-
-    sharding: where each leaf goes, as for `checkpoint.load_params`.
-    """
+    if directory is None:
+        raise ValueError(f"this run has no directory, and so no parameters of its {part} network")
     directory = _home(directory, part)
     step = None if which == "last" else step_of(directory, part, which)
     if which == "best" and step is None and checkpoint.latest(directory / part / "checkpoints") is not None:
@@ -176,33 +199,28 @@ def params(directory: Path, part: str, sharding: Any = None, which: Which = "las
         ) from None
 
 
+def trained(directory: Path | None, which: Which) -> dict[str, int | None]:
+    """Return how far each network was trained; None for one that there is not."""
+    return {part: step_of(directory, part, which) for part in ("diffusion", "classifier")} if directory else {}
+
+
 def step_of(directory: Path, part: str, which: Which) -> int | None:
-    """The step of the last or the best checkpoint of a network, None where there is none."""
+    """Return the step of the last or the best checkpoint of a network, None where there is none."""
     directory = _home(directory, part)
     place, metric = directory / part / "checkpoints", _settings(directory, part).keep_best_by
-    return checkpoint.latest(place) if which == "last" else checkpoint.best(place, metric, keeping.highest(metric))
+    return (
+        checkpoint.latest(place) if which == "last" else checkpoint.best(place, metric, best_checkpoint.highest(metric))
+    )
 
 
 def _settings(directory: Path, part: str) -> Any:
-    return getattr(schema.from_dict(_read(directory / "config.json")["experiment"]), part)
+    return getattr(settings.from_dict(_read(directory / "config.json")["experiment"]), part)
 
 
 def _home(directory: Path, part: str) -> Path:
-    """Where that network was trained: at times in another run."""
+    """Return where that network was trained: at times in another run."""
     adopted = _read(directory / "config.json")["experiment"].get("diffusion", {}).get("from_run")
     return Path(adopted) if part == "diffusion" and adopted else directory
-
-
-def facts_of(source: Any, frequencies: np.ndarray) -> Facts:
-    """What a data source tells a run."""
-    height, width, channels = (int(size) for size in source.image_shape)
-    shares = tuple(float(share) for share in frequencies)
-    return Facts((height, width, channels), int(source.num_classes), shares, len(source))
-
-
-def zoom(facts: Facts) -> int:
-    """How many times to enlarge a picture so that small ones can be looked at."""
-    return max(1, 48 // facts.image_shape[0])
 
 
 def _read(path: Path) -> dict[str, Any]:

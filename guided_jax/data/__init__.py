@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from guided_jax.data import arrays, folder
-from guided_jax.data.pipeline import ENDLESS, loader
-from guided_jax.data.source import Batch, Crop, Examples, Source, class_frequencies, equal, in_memory
+from guided_jax.data.pipeline import ENDLESS, loader, scale
+from guided_jax.data.source import Batch, Crop, Examples, Source, class_frequencies, in_memory, make_source
 
 __all__ = [
     "ENDLESS",
@@ -20,23 +20,24 @@ __all__ = [
     "Examples",
     "Source",
     "class_frequencies",
-    "equal",
     "in_memory",
     "load",
     "loader",
+    "make_source",
+    "scale",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """`Digits`, when it is asked for: what has no data to prepare starts without importing TensorFlow Datasets."""
+    """Import `Digits` on its first use: other data is read without importing TensorFlow Datasets."""
     if name != "Digits":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from guided_jax.data.prepared import Digits
+    from guided_jax.data.tfds import Digits
 
     return Digits
 
 
-# A split whose images fit in this is decoded once and kept; a larger one is read when it is asked for.
+# A split whose images fit into this is decoded once and kept; a larger one is read batch by batch.
 IN_MEMORY_BYTES = 2**28
 
 
@@ -44,29 +45,42 @@ def load(
     name: str,
     split: str,
     data_dir: str | os.PathLike | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     crop: Crop = "centre",
     channels: int | None = None,
     labelled: bool = True,
     corrupt: Literal["refuse", "skip"] = "refuse",
+    background: int = 255,
 ) -> Source:
-    """The split of a data set by name, as pictures of one shape.
+    """Return the split of a data set by name, as images of one shape.
 
     Names, all with the splits "train" and "test":
 
     - `digits`: scikit-learn's scans, 8 x 8 x 1: 1437 to train with, 360 held out;
     - `tfds:NAME`: any labelled images of TensorFlow Datasets, with the splits that they have, slices included;
-    - `folder:PATH`: one folder a class, or file names that begin with `CLASS_`;
+    - `folder:PATH`: one folder a class, or file names that begin with `CLASS_`; or folders train, test, val of these;
     - `npz:PATH`: arrays `arr_0` and `arr_1`, or `images` and `labels`; a folder with `train.npz` and `test.npz`;
     - `idx:PATH`: a folder with `train-images-idx3-ubyte.gz` and the other three files of MNIST.
 
     Prepared data is kept in `data_dir`, by default TensorFlow Datasets' own directory; a relative PATH begins there. Of
-    data that comes undivided every tenth of each class is held out. `image_size`, `crop`, `channels` and `corrupt`: see
-    `source.equal`. Without `labelled` all examples are of the one class 0. Raises ValueError for what is not there or
-    not right, OSError for what cannot be read or written.
+    data that comes undivided every tenth of each class is held out. `image_size` (a side, or height and width, in pixels),
+    `crop`, `channels`, `corrupt` and `background`: see `make_source`. Without `labelled` all examples are of the one class
+    0. Raises ValueError for what is not there or not right, OSError for what cannot be read or written.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> images, labels = np.zeros((20, 8, 8, 3), np.uint8), np.arange(20) % 2
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> np.savez(f"{folder.name}/set.npz", images, labels)
+    >>> source = load("npz:set.npz", "train", folder.name, image_size=(6, 8), channels=1)
+    >>> len(source), source.image_shape, source.num_classes
+    (18, (6, 8, 1), 2)
+    >>> {name: array.shape for name, array in source.read(np.arange(4)).items()}
+    {'image': (4, 6, 8, 1), 'label': (4,)}
+    >>> folder.cleanup()
     """
     examples = _examples(name, split, data_dir, labelled)
-    return equal(examples, image_size, crop, channels, corrupt, IN_MEMORY_BYTES)
+    return make_source(examples, image_size, crop, channels, corrupt, IN_MEMORY_BYTES, background)
 
 
 _KINDS: Mapping[str, Callable[[Path, str, bool], Examples]] = {
@@ -79,13 +93,11 @@ _KINDS: Mapping[str, Callable[[Path, str, bool], Examples]] = {
 def _examples(name, split, data_dir, labelled):
     kind, _, place = name.partition(":")
     if name == "digits" or (kind == "tfds" and place):
-        from guided_jax.data import prepared  # see __getattr__
-    if name == "digits":
-        return prepared.digits(split, data_dir, labelled)
-    if kind == "tfds" and place:
-        return prepared.examples(place, split, data_dir, labelled)
+        from guided_jax.data import tfds  # see __getattr__
+
+        return tfds.examples(place, split, data_dir, labelled) if place else tfds.digits(split, data_dir, labelled)
     if kind in _KINDS and place:
-        # Absolute, so that a message says where it looked.
+        # Absolute, so that error messages name the whole path.
         return _KINDS[kind]((Path(data_dir or "") / Path(place).expanduser()).absolute(), split, labelled)
     known = ["digits", "tfds:NAME", *(f"{kind}:PATH" for kind in _KINDS)]
     raise ValueError(f"there is no data set called {name!r}; there is {', '.join(known)}")

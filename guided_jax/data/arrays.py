@@ -1,4 +1,4 @@
-"""Pictures in arrays: `.npz` files in the format of ADM's samples, and the IDX files of MNIST and its relatives.
+"""Images in arrays: `.npz` files in the format of ADM's samples, and the IDX files of MNIST and its relatives.
 
 Nothing is unpickled. A file is refused as a whole, in one sentence that names it, when anything about it is wrong.
 """
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from guided_jax.data.source import Examples, divide, no_split
+from guided_jax.data.source import Examples, checked
+from guided_jax.data.splits import divide, missing_split
 
 # No compressed byte of a gzip file stands for more than about so many: a header that promises more lies.
 DEFLATE_RATIO = 1032
@@ -23,20 +24,20 @@ IDX_PREFIXES = {"train": "train", "test": "t10k"}
 
 
 def from_npz(path: Path, split: str, labelled: bool = True) -> Examples:
-    """The examples of one file, divided by `source.divide`; or of a folder's `SPLIT.npz`."""
+    """Return the examples of one file, divided by `splits.divide`; or of a folder's `SPLIT.npz`."""
     if not path.is_dir():
         return divide(_examples(*read_npz(path), (), labelled, str(path)), split, str(path))
     files = {file.stem: file for file in sorted(path.glob("*.npz"))}
     if split not in files:
-        raise no_split(path, split, files) if files else ValueError(f"{path} holds no .npz files")
+        raise missing_split(path, split, files) if files else ValueError(f"{path} holds no .npz files")
     others = [read_npz(file, images=False)[1] for name, file in files.items() if name != split] if labelled else []
     return _examples(*read_npz(files[split]), others, labelled, str(files[split]))
 
 
 def from_idx(path: Path, split: str, labelled: bool = True) -> Examples:
-    """The examples of a folder with `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and `t10k-...`, .gz or not."""
+    """Return the examples of a folder with `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-...`, .gz or not."""
     if split not in IDX_PREFIXES:
-        raise no_split(path, split, sorted(IDX_PREFIXES))
+        raise missing_split(path, split, sorted(IDX_PREFIXES))
     prefix = IDX_PREFIXES[split]
     images = read_idx(_idx_file(path, f"{prefix}-images-idx3-ubyte"), 3)[..., None]
     if not labelled:
@@ -49,16 +50,16 @@ def from_idx(path: Path, split: str, labelled: bool = True) -> Examples:
 
 
 def _examples(images, labels, other_labels, labelled, name):
-    """Classes are counted over the labels of every split, so that all splits number them alike."""
+    """Return the examples; classes are counted over the labels of every split, so that all splits number them alike."""
     if not labelled:
         labels = np.zeros(len(images), np.int32)
     elif labels is None:
-        raise ValueError(f"{name} has no labels; leave them out with labelled=False (--data.no-labelled)")
+        raise ValueError(f"{name} has no labels; leave them out with labelled=False")
     if len(labels) != len(images) or not len(images):
         raise ValueError(f"{name} has {len(images)} images and {len(labels)} labels; each image needs one")
     if labels.min() < 0:
         raise ValueError(
-            f"{name} has the label {labels.min()}; labels count from 0, --data.no-labelled leaves them out"
+            f"{name} has the label {labels.min()}; labels count from 0, and labelled=False leaves them out"
         )
     highest = max(int(part.max()) for part in (labels, *other_labels) if part is not None and part.size)
     if highest >= MOST_CLASSES:
@@ -71,25 +72,34 @@ def _examples(images, labels, other_labels, labelled, name):
         lambda rows: labels[rows],
         lambda index: f"image {index} of {name}",
         images.shape[1:],
+        dtype=images.dtype,
     )
 
 
 def read_npz(path: Path, images: bool = True) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """(images uint8 (N, H, W, C), labels int (N,) or None): the arrays `arr_0` and `arr_1`, or `images` and `labels`.
+    """Return (images (N, H, W, C), labels int (N,) or None): the arrays `arr_0` and `arr_1`, or `images` and `labels`.
 
-    Images (N, H, W) get one channel. With `images=False` only the labels are read. Raises ValueError for a file that is
-    not so, objects that would have to be unpickled included, and OSError for one that cannot be read.
+    Images are uint8 pictures of 1 to 4 channels, or float32 of any number, such as latents; (N, H, W) gets one channel.
+    With `images=False` only the labels are read. Raises ValueError for other arrays and for objects that would have to be
+    unpickled, OSError for a file that cannot be read.
     """
     keys, image, label = _npz_arrays(path, images)
     if image is not None and image.ndim == 3:
         image = image[..., None]
-    if image is not None and (image.dtype != np.uint8 or image.ndim != 4 or not 1 <= image.shape[-1] <= 4):
-        raise ValueError(
-            f"{keys[0]} of {path} is {image.dtype} {image.shape}; uint8 (N, H, W, C) with 1 to 4 channels is expected"
-        )
+    if image is not None:
+        image = _check_images(image, f"{keys[0]} of {path}")
     if label is not None and (label.ndim != 1 or not np.issubdtype(label.dtype, np.integer)):
         raise ValueError(f"{keys[1]} of {path} is {label.dtype} {label.shape}; one integer an image is expected")
     return image, label
+
+
+def _check_images(image: np.ndarray, name: str) -> np.ndarray:
+    is_float = np.issubdtype(image.dtype, np.floating)
+    if image.ndim != 4 or not (is_float or (image.dtype == np.uint8 and 1 <= image.shape[-1] <= 4)):
+        raise ValueError(
+            f"{name} is {image.dtype} {image.shape}; uint8 (N, H, W, C) with 1 to 4 channels, or floats, are expected"
+        )
+    return checked(image, f"the images {name}")
 
 
 def _npz_arrays(path, images):
@@ -104,11 +114,11 @@ def _npz_arrays(path, images):
         raise OSError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # arbitrary bytes, read as an archive of headers and arrays
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{path} is no .npz file with uint8 images under arr_0 or images ({reason})") from error
+        raise ValueError(f"{path} is no .npz file with images under arr_0 or images ({reason})") from error
 
 
 def _idx_file(path, name, needed=True):
-    """The file of that name, compressed or not; None if it is not there and not needed."""
+    """Return the file of that name, compressed or not; None if it is not there and not needed."""
     found = [file for file in (path / name, path / f"{name}.gz") if file.is_file()]
     if needed and not found:
         raise ValueError(f"there is no {path / name}, and none that ends in .gz")
@@ -116,7 +126,7 @@ def _idx_file(path, name, needed=True):
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """The uint8 array of an IDX file, gzipped or not, which must have so many dimensions and exactly its length.
+    """Return the uint8 array of an IDX file, gzipped or not, which must have so many dimensions and exactly its length.
 
     Raises ValueError for a file that is not so, OSError for one that cannot be read.
     """

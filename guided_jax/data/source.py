@@ -1,32 +1,34 @@
-"""From pictures as they were found, each of a size of its own, to a source of equal ones that is read by index."""
+"""From pictures as they were found, each of a size of its own, to a source of pictures of one shape, read by index."""
 
 import concurrent.futures
 import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from guided_jax.data import pictures
 
 Batch = dict[str, np.ndarray]
 Crop = Literal["centre", "random", "none"]
+UINT8 = np.dtype(np.uint8)
 
-# At once, in threads: Pillow lets others run while it decodes and resizes.
+# Pictures are read by so many threads: Pillow lets others run while it decodes and resizes.
 THREADS = min(16, os.cpu_count() or 2)
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A split that is read by index.
+    """A split of a data set whose examples have one shape and are read by index.
 
-    `read(indices (B,))` returns {"image": uint8 (B, H, W, C), "label": int32 (B,)}; labels are 0 .. num_classes - 1.
-    With `random_crop` it takes a second argument, the draws (B, 3) of `pictures.random_crop`; without it crops are
-    central. `labels(indices)` are the labels alone, where they can be had without the pictures.
+    `read(indices (B,))` returns {"image": (B, H, W, C), "label": int32 (B,)}; labels are 0 .. num_classes - 1. Images are
+    uint8 pictures, or, where `dtype` is float32, arrays in the network's own range, such as latents. With `random_crop` it
+    takes a second argument, the draws (B, 3) of `pictures.random_crop`; without it crops are central. `labels(indices)`
+    returns the labels alone, where that needs no pictures. `class_names` are in the order of the labels, None if unknown.
     """
 
     size: int
@@ -35,6 +37,8 @@ class Source:
     read: Callable[..., Batch]
     labels: Callable[[np.ndarray], np.ndarray] | None = None
     random_crop: bool = False
+    class_names: tuple[str, ...] | None = None
+    dtype: np.dtype = UINT8
 
     def __len__(self) -> int:
         return self.size
@@ -42,11 +46,11 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Labelled pictures as they were found, before they are made equal.
+    """Labelled pictures as they were found, of any shapes.
 
-    `open(indices (B,))` returns B pictures uint8 (h, w, c) with their labels, or raises `pictures.Unreadable`.
-    `labels(indices)` are the labels alone. `name(index)` is what messages call a picture. `shape` is given if all have
-    the same.
+    `open(indices (B,))` returns B pictures (h, w, c) of `dtype`, uint8 or float32, with their labels, or raises
+    `pictures.Unreadable`. `labels(indices)` returns the labels alone. `name(index)` is what error messages call a picture.
+    `shape` is given if all have the same. `refusal` is why some cannot be read, where that is known beforehand.
     """
 
     size: int
@@ -55,20 +59,57 @@ class Examples:
     labels: Callable[[np.ndarray], np.ndarray]
     name: Callable[[int], str]
     shape: tuple[int, int, int] | None = None
+    class_names: tuple[str, ...] | None = None
+    dtype: np.dtype = UINT8
+    refusal: str | None = None
 
 
-def in_memory(image: np.ndarray, label: np.ndarray, num_classes: int) -> Source:
-    """A source over arrays: images uint8 (N, H, W, C) and labels int (N,)."""
-    image, label = np.asarray(image, np.uint8), np.asarray(label, np.int32)
+def in_memory(
+    image: np.ndarray, label: np.ndarray, num_classes: int, class_names: tuple[str, ...] | None = None
+) -> Source:
+    """Return a source over arrays: images (N, H, W, C) and integer labels (N,).
+
+    Integers from 0 to 255 become uint8 pictures. Floats become float32 and stay as they are, in the network's own range:
+    for pictures that is [-1, 1]. ValueError for other values, see `checked`.
+    """
+    image, label = checked(np.asarray(image), "the images"), np.asarray(label, np.int32)
 
     def read(rows):
         return {"image": image[rows], "label": label[rows]}
 
-    return Source(len(image), image.shape[1:], num_classes, read, labels=lambda rows: label[rows])
+    return Source(
+        len(image), image.shape[1:], num_classes, read, lambda rows: label[rows], False, class_names, image.dtype
+    )
+
+
+def checked(image: np.ndarray, name: str) -> np.ndarray:
+    """Return the array as uint8 if it holds integers, as float32 if it holds floats; no value changes but by rounding.
+
+    ValueError for integers outside 0..255, for floats that are not finite, and for floats that are the whole numbers of
+    uint8 pictures. name: what the message calls the array.
+    """
+    if image.dtype == np.uint8:
+        return image
+    low, high = (image.min(), image.max()) if image.size else (0, 0)
+    if np.issubdtype(image.dtype, np.integer):
+        if low < 0 or high > 255:
+            raise ValueError(f"{name} are {image.dtype} from {low} to {high}; integers from 0 to 255 are pictures")
+        return image.astype(np.uint8)
+    if not np.issubdtype(image.dtype, np.floating):
+        raise ValueError(f"{name} are {image.dtype}; integers from 0 to 255 or floats are images")
+    if not np.isfinite(image).all():
+        count = np.sum(~np.isfinite(image).reshape(len(image), -1).all(1))
+        raise ValueError(f"{count} of {name} are not finite; leave them out or repair them")
+    if low >= 0 and 1 < high <= 255 and not (image % 1).any():
+        raise ValueError(
+            f"{name} are {image.dtype}, whole numbers from {low:g} to {high:g}: convert pictures to uint8, or scale them "
+            "to [-1, 1]"
+        )
+    return image.astype(np.float32)
 
 
 def class_frequencies(source: Source) -> Float[np.ndarray, " num_classes"]:
-    """The share of each class among the examples, (num_classes,), summing to one."""
+    """Return the share of each class among the examples, (num_classes,), summing to one."""
     labels = source.labels or (lambda rows: source.read(rows)["label"])
     counts = np.zeros(source.num_classes)
     for start in range(0, len(source), 1024):
@@ -76,94 +117,136 @@ def class_frequencies(source: Source) -> Float[np.ndarray, " num_classes"]:
     return counts / counts.sum()
 
 
-def equal(
+def make_source(
     examples: Examples,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     crop: Crop = "centre",
     channels: int | None = None,
     corrupt: Literal["refuse", "skip"] = "refuse",
-    keep_bytes: int = 2**28,
+    max_bytes: int = 2**28,
+    background: int = 255,
 ) -> Source:
-    """The examples as pictures of one shape.
+    """Return the examples as pictures of one shape.
 
-    `image_size` is the side of the square that `crop` cuts from each, "none" squeezing the whole into it; without it
-    pictures stay as they are, and one of another shape than the first is refused by name. `channels` 1 to 4 is what all
-    are converted to. A damaged picture is refused by name when it is read, or, with "skip", all are read once at the
-    start and the damaged ones left out, with one line that counts them. Pictures whose crop is not random are made once
-    and kept if all fit in `keep_bytes`.
+    `image_size`, a side or (height, width) in pixels, is what `crop` cuts from each picture, "none" squeezing the whole
+    into it; without it pictures stay as they are, and one of another shape than the first is refused by name. `channels` 1
+    to 4 is what all are converted to, transparent ones over the grey value `background`, white by default. A damaged
+    picture is refused by name when it is read, or, with corrupt="skip", all are read once at the start and the damaged ones
+    left out, with one line in the log that counts them. Pictures whose crop is not random are made once and kept if all fit
+    into `max_bytes` of memory. Float arrays stay as they are. ValueError for what does not fit together.
     """
-    _check(image_size, crop, channels)
+    size = _as_pair(image_size)
+    if examples.dtype != np.uint8:
+        size, crop, channels = None, _check_floats(examples, size, crop, channels), None
+    _check(size, crop, channels, background)
+    if examples.refusal and corrupt != "skip":
+        raise ValueError(examples.refusal)
     examples = _readable(examples) if corrupt == "skip" else examples
     if not examples.size:
         raise ValueError("there are no pictures in this split; choose another, or give more data")
-    made = functools.partial(_made, image_size, crop, channels)
-    shape = _shape(examples, made, image_size, channels)
+    fit = functools.partial(_fit, size, crop, channels, background)
+    shape = _shape(examples, fit, size, channels)
 
     def read(indices, draws=None):
         found = examples.open(indices)
-        image = [made(picture, None if draws is None else draws[i]) for i, (picture, _) in enumerate(found)]
+        image = [fit(picture, None if draws is None else draws[i]) for i, (picture, _) in enumerate(found)]
+        image = [_grey(picture) if shape[-1] == 1 else picture for picture in image]
         for index, picture in zip(indices, image, strict=True):
             if picture.shape != shape:
-                raise ValueError(_odd_one_out(examples.name(int(index)), picture.shape, shape))
+                raise ValueError(_shape_mismatch(examples.name(int(index)), picture.shape, shape))
         return {"image": np.stack(image), "label": np.asarray([label for _, label in found], np.int32)}
 
-    source = Source(examples.size, shape, examples.num_classes, read, examples.labels, crop == "random")
-    fits = examples.size * int(np.prod(shape)) <= keep_bytes
-    return _kept(source) if fits and not source.random_crop else source
+    is_random = crop == "random"
+    names, dtype = examples.class_names, examples.dtype
+    source = Source(examples.size, shape, examples.num_classes, read, examples.labels, is_random, names, dtype)
+    fits = examples.size * int(np.prod(shape)) * dtype.itemsize <= max_bytes
+    return _read_into_memory(source) if fits and not is_random else source
 
 
-def _check(image_size, crop, channels):
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"image_size is {image_size}; give the side of the pictures in pixels, at least 1")
-    if crop == "random" and image_size is None:
-        raise ValueError("a random crop has no size; give image_size (--data.image-size)")
+def _as_pair(image_size):
+    """Return image_size as (height, width); None stays None."""
+    if image_size is None or isinstance(image_size, int):
+        return None if image_size is None else (image_size, image_size)
+    if len(image_size) != 2:
+        raise ValueError(f"image_size is {image_size}; give one side in pixels, or height and width")
+    return tuple(image_size)
+
+
+def _check(size, crop, channels, background):
+    if size is not None and min(size) < 1:
+        shown = size[0] if size[0] == size[1] else size
+        raise ValueError(f"image_size is {shown}; give the side of the pictures in pixels, at least 1")
+    if crop == "random" and size is None:
+        raise ValueError("a random crop has no size; give image_size")
     if channels not in (None, *pictures.MODES):
-        raise ValueError(f"a picture has 1 to 4 channels, {channels} are asked for")
+        raise ValueError(f"channels is {channels}; a picture has 1 to 4")
+    if not 0 <= background <= 255:
+        raise ValueError(f"background is {background}; give a grey value from 0 to 255")
 
 
-def _made(image_size, crop, channels, picture, draws=None):
-    """A picture in its final form."""
-    picture = picture if channels is None else pictures.with_channels(picture, channels)
-    if image_size is None:
+def _check_floats(examples, size, crop, channels):
+    """Return the crop of float arrays, which changes nothing; ValueError for a size or channels that are not theirs."""
+    shape = examples.shape
+    if crop == "random" or size not in (None, shape[:2]) or channels not in (None, shape[-1]):
+        raise ValueError(
+            f"float arrays are neither cropped nor converted, and these are {_words(shape)} (height, width, channels); "
+            "leave out image_size, crop and channels"
+        )
+    return "centre"
+
+
+def _fit(size, crop, channels, background, picture, draws=None):
+    """Return a picture in its final form."""
+    picture = picture if channels is None else pictures.with_channels(picture, channels, background)
+    if size is None:
         return picture
     if crop == "none":
-        return pictures.resize(picture, image_size)
+        return pictures.resize(picture, size)
     if draws is None:
-        return pictures.centre_crop(picture, image_size)
-    return pictures.random_crop(picture, image_size, draws[:3])
+        return pictures.centre_crop(picture, size)
+    return pictures.random_crop(picture, size, draws[:3])
 
 
-def _shape(examples, made, image_size, channels):
-    """The shape of every picture: by what is asked for, or else that of the first."""
-    found = examples.shape or made(examples.open(np.arange(1))[0][0]).shape
-    height, width = found[:2] if image_size is None else (image_size, image_size)
+def _grey(picture):
+    """Return one channel of a grey picture in three, as WebP stores it; any other picture as it is."""
+    is_grey = picture.shape[-1] == 3 and picture.dtype == np.uint8 and (picture == picture[..., :1]).all()
+    return picture[..., :1] if is_grey else picture
+
+
+def _shape(examples, fit, size, channels):
+    """Return the shape of every picture: the arguments', or else that of the first."""
+    found = examples.shape or fit(examples.open(np.arange(1))[0][0]).shape
+    height, width = found[:2] if size is None else size
     return height, width, found[-1] if channels is None else channels
 
 
-def _odd_one_out(name, shape, expected):
-    found, others = (" x ".join(str(side) for side in sides) for sides in (shape, expected))
+def _shape_mismatch(name, shape, expected):
     return (
-        f"{name} is {found} (height, width, channels), the first picture is {others}; "
-        "give image_size (--data.image-size) or channels (--data.channels rgb)"
+        f"{name} is {_words(shape)} (height, width, channels), the first picture is {_words(expected)}; "
+        "give image_size or channels"
     )
 
 
+def _words(shape):
+    return " x ".join(map(str, shape))
+
+
 def _in_threads(function, size):
-    """Its results for the rows 0 .. size - 1, given 256 at a time, in order."""
+    """Return its results for the rows 0 .. size - 1, given 256 at a time, in order."""
     parts = [np.arange(start, min(start + 256, size)) for start in range(0, size, 256)]
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(function, parts))
 
 
-def _kept(source):
-    """The source with everything read."""
+def _read_into_memory(source):
+    """Return the source with everything read."""
     batches = _in_threads(source.read, len(source))
     image, label = (np.concatenate([batch[key] for batch in batches]) for key in ("image", "label"))
-    return in_memory(image, label, source.num_classes)
+    return dataclasses.replace(in_memory(image, label, source.num_classes), class_names=source.class_names)
 
 
 def subset(examples: Examples, rows: Int[np.ndarray, " n"]) -> Examples:
-    """The examples of these rows, in this order."""
+    """Return the examples of these rows, in this order."""
     return dataclasses.replace(
         examples,
         size=len(rows),
@@ -174,8 +257,8 @@ def subset(examples: Examples, rows: Int[np.ndarray, " n"]) -> Examples:
 
 
 def _readable(examples):
-    """Those that can be read; one line says how many cannot."""
-    found = _in_threads(functools.partial(_damaged, examples), examples.size)
+    """Return the examples that can be read; one line of the log counts the others."""
+    found = _in_threads(functools.partial(_unreadable, examples), examples.size)
     damaged = [pair for part in found for pair in part]
     if damaged:
         count = f"{len(damaged)} of {examples.size} pictures are skipped"
@@ -183,41 +266,12 @@ def _readable(examples):
     return subset(examples, np.delete(np.arange(examples.size), [row for row, _ in damaged]))
 
 
-def _damaged(examples, rows):
-    """[(row, what is wrong with it)], by halves: most rows are read in company, which is faster."""
+def _unreadable(examples, rows):
+    """Return [(row, what is wrong with it)]. Rows are read together and halved on an error: most have none."""
     try:
         examples.open(rows)
     except pictures.Unreadable as error:
         if len(rows) == 1:
             return [(int(rows[0]), str(error))]
-        return [pair for half in np.array_split(rows, 2) for pair in _damaged(examples, half)]
+        return [pair for half in np.array_split(rows, 2) for pair in _unreadable(examples, half)]
     return []
-
-
-def held_out(labels: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """The fixed division of data that comes undivided: the 10th, 20th, ... of each class, in order, are held out."""
-    order = np.argsort(labels, kind="stable")
-    firsts = np.searchsorted(labels[order], labels[order])
-    held = np.zeros(len(labels), bool)
-    held[order] = (np.arange(len(labels)) - firsts) % 10 == 9
-    return held
-
-
-def no_split(what: object, split: str, there: Iterable[str]) -> ValueError:
-    """What is said when a data set has no such split."""
-    return ValueError(
-        f"{what} has no split {split!r}; it has {', '.join(there)} (--data.split and --data.held-out choose)"
-    )
-
-
-def divide(examples: Examples, split: str, what: str) -> Examples:
-    """One side of that division, "train" or "test"; ValueError for another split, and for an empty one."""
-    if split not in ("train", "test"):
-        raise no_split(what, split, ("test", "train"))
-    held = held_out(examples.labels(np.arange(examples.size)))
-    if split == "test" and not held.any():
-        raise ValueError(
-            f"no class of {what} has the ten pictures of which one would be held out; give more, divide them into train "
-            "and test yourself, or do without (--diffusion.eval-every 0 --classifier.eval-every 0)"
-        )
-    return subset(examples, np.flatnonzero(held if split == "test" else ~held))

@@ -1,8 +1,8 @@
 """Guidance: denoisers in, a denoiser out; composed by calling.
 
-Linear guidance moves both views of a prediction, each by its own formula, never one through the other: at the noisy end of
-the cosine schedule alpha is 5e-5, and going through eps would blow its rounding error up to 5e-3 in x_0. What is not linear
-(`rescale`, `projected`, `zero_star`, the thresholds) says in which space it is defined. docs/methods.md lists everything.
+Linear guidance changes both views of a prediction, x_0 and eps, each by its own formula: at the noisy end of the cosine
+schedule alpha is 5e-5, and x_0 computed from eps would have a rounding error of 5e-3. The docstring of a guidance that
+is not linear (`rescale`, `projected`, `zero_star`, the thresholds) names the view that it is defined on.
 """
 
 from guided_jax import operators

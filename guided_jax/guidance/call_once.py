@@ -1,4 +1,4 @@
-"""One call of a network for all who ask it the same."""
+"""Call each network once, however often a guidance uses it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,32 +12,38 @@ from guided_jax.schedule import NoiseLevel
 
 
 def call_once(guide: Callable[..., Denoiser], *denoisers: Denoiser) -> Denoiser:
-    """guide(*denoisers), each of them called once however often the guide names it.
+    """guide(*denoisers), with one call of each denoiser, however often the guide uses it.
 
-    call_once(lambda c: push(classifier_free(c, u, 4.0), c, bad, 3.0), net(label)) calls net(label) once, not twice.
+    guide: denoisers -> denoiser.
+    denoisers: its arguments. For instance, call_once(lambda c: push(classifier_free(c, u, 4.0), c, bad, 3.0),
+        net(label)) calls net(label) once, not twice.
     """
 
     def shared(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
-        answers = [cached(denoise(x_t, level), x_t, level, denoise) for denoise in denoisers]
-        return guide(*answers)(x_t, level)
+        called = [cached(denoise(x_t, level), x_t, level, denoise) for denoise in denoisers]
+        return guide(*called)(x_t, level)
 
     return shared
 
 
 def batched(net: Callable[[Any], Denoiser], conditions: PyTree, guide: Callable[..., Denoiser]) -> Denoiser:
-    """guide(net(conditions[0]), net(conditions[1]), ...) with every net asked in one vmapped call.
+    """guide(net(conditions[0]), net(conditions[1]), ...), with one vmapped call of the network for all conditions.
 
-    net: condition -> denoiser. conditions: a pytree whose leaves have a leading axis, one entry a condition; with labels,
-    jnp.array([label, null]). guide: denoisers -> denoiser, for instance `lambda c, u: classifier_free(c, u, 3.0)`. The
-    result is that of separate calls; an accelerator sees one batch twice as large.
+    net: condition -> denoiser.
+    conditions: a pytree whose leaves have a leading axis, one entry for each condition; of labels, jnp.array([label,
+        null]).
+    guide: denoisers -> denoiser, for instance `lambda c, u: classifier_free(c, u, 3.0)`. The result is that of separate
+        calls; an accelerator computes one batch that is twice as large.
     """
 
     def guided(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
-        together = jax.vmap(lambda condition: net(condition)(x_t, level))(conditions)
-        answers = []
+        predictions = jax.vmap(lambda condition: net(condition)(x_t, level))(conditions)
+        called = []
         for i in range(len(jax.tree.leaves(conditions)[0])):
-            condition, prediction = (jax.tree.map(lambda leaf, i=i: leaf[i], tree) for tree in (conditions, together))
-            answers.append(cached(prediction, x_t, level, net(condition)))
-        return guide(*answers)(x_t, level)
+            condition, prediction = (
+                jax.tree.map(lambda leaf, i=i: leaf[i], tree) for tree in (conditions, predictions)
+            )
+            called.append(cached(prediction, x_t, level, net(condition)))
+        return guide(*called)(x_t, level)
 
     return guided

@@ -10,11 +10,12 @@ from guided_jax.strength import Scale, strength
 
 
 def cfg_plus_plus(conditional: Denoiser, unconditional: Denoiser, scale: Scale) -> Denoiser:
-    """x_0 = u + scale (c - u), eps = u: guided where it goes, renoised as if it were not ([CFG++] algorithm 2).
+    """x_0 = u + scale (c - u), eps = u: x_0 is guided, and noised again with the unconditional eps ([CFG++] algorithm 2).
 
-    scale: in [0, 1]; 0 is the unconditional model. It differs from `classifier_free` for the steps that read eps (DDIM and
-    the ODE solvers; not DDPM). What recomputes eps (`clip`, `dynamic_threshold`, `rescale`) goes on the two denoisers, not
-    on the result, where it would undo this.
+    conditional, unconditional: denoisers, c and u.
+    scale: in [0, 1]; 0 is the unconditional model. It differs from `classifier_free` for the steps that read eps (DDIM
+        and the ODE solvers; not DDPM). Apply guidance that recomputes eps (`clip`, `dynamic_threshold`, `rescale`) to
+        the two denoisers: on the result it would replace u.
     """
 
     def guided(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from guided_jax.checks import check_key
 from guided_jax.denoiser import Denoiser
 from guided_jax.guidance.classifier_free import classifier_free
 from guided_jax.prediction import Prediction
@@ -19,12 +20,16 @@ def independent(
 ) -> Denoiser:
     """r + scale (c - r), r the prediction for a condition drawn independently of x_t: no null label is needed.
 
-    net: condition -> denoiser. draw: key -> condition, for instance `lambda key: jax.random.randint(key, (), 0, 10)`.
-    key: of this example, and not the one its noise is drawn from; each level draws anew from it.
+    net: condition -> denoiser.
+    condition: of c.
+    draw: key -> condition, for instance `lambda key: jax.random.randint(key, (), 0, 10)`.
+    key: a JAX key, of this example, other than the one of its noise; each level draws a condition anew.
+    scale: number, traced value or function of the level.
     """
+    check_key(key)
 
     def other(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
-        # The bits of t, which off the grid is no integer.
+        # The bits of t, because t is fractional between two levels of the table.
         step = jax.lax.bitcast_convert_type(jnp.asarray(level.t, jnp.float32), jnp.uint32)
         return net(draw(jax.random.fold_in(key, step)))(x_t, level)
 

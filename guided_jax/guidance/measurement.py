@@ -1,8 +1,8 @@
 """Guidance by a linear measurement y = A x_0 + noise: inpainting, super-resolution, deblurring.
 
-As steps rather than denoisers there are `reverse.dps` and `reverse.repaint`.
+`reverse.dps` and `reverse.repaint` do the same within a step.
 
-Source: [PiGDM] Song et al., Pseudoinverse-guided diffusion models, ICLR 2023.
+Source: [PiGDM] Song et al., Pseudoinverse-guided diffusion models for inverse problems, ICLR 2023.
 """
 
 import jax
@@ -19,7 +19,12 @@ from guided_jax.strength import LogProb, Scale, strength
 
 
 def likelihood(operator: Operator, y: Float[Array, "..."], noise_std: ArrayLike) -> LogProb:
-    """(x_0, level) -> -|y - A x_0|^2 / (2 noise_std^2): for `universal`, `off_the_shelf` and `observe.log_prob`."""
+    """(x_0, level) -> -|y - A x_0|^2 / (2 noise_std^2): a log_prob for `universal`, `off_the_shelf` and `observe.log_prob`.
+
+    operator: A.
+    y: the measurement, of this example.
+    noise_std: above 0, a number or traced value.
+    """
 
     def log_prob(x_0: Float[Array, "*shape"], level: NoiseLevel) -> Float[Array, ""]:
         return -jnp.sum(jnp.square(y - operator.forward(x_0))) / (2 * jnp.square(noise_std))
@@ -37,10 +42,23 @@ def pigdm(
 ) -> Denoiser:
     """score + scale J^T A^T (V A A^T + noise_std^2 I)^-1 (y - A x_0), J = dx_0 / dx_t ([PiGDM] section 3).
 
-    x_0 given x_t is taken to be normal with variance V I, V that of data of standard deviation data_std: exact for normal
-    data. V is the paper's r_t^2 with data_std 1; unlike there the step does not weigh the term by r_t^2 once more, so that
-    it is a score, and any sampler's. y: of this example. noise_std, data_std: numbers or traced values; noise_std 0 is the
-    pseudo-inverse. One forward and one backward pass of the network.
+    The law of x_0 given x_t is taken to be normal with variance V I, V = Var(x_0 | x_t) of normal data: exact for such
+    data. V is the paper's r_t^2 for data_std = 1; the paper multiplies the term by r_t^2 once more, here it stays a
+    score, for any sampler.
+    denoise: the denoiser to guide.
+    operator: A, of `operators`.
+    y: the measurement, of this example.
+    noise_std: of y, 0 for the pseudo-inverse.
+    data_std: of the data.
+    scale: 1 is the posterior. All three may be traced.
+    Returns a denoiser, of one forward and one backward pass of the network.
+
+    >>> mixture = gj.analytic.GaussianMixture(jnp.ones(1), jnp.zeros((1, 2)), jnp.array([0.5]))
+    >>> half = gj.operators.mask(jnp.array([1.0, 0.0]))
+    >>> guided = gj.guidance.pigdm(mixture.denoiser(), half, jnp.array([0.7, 0.0]), noise_std=0.0, data_std=0.5)
+    >>> x_0 = guided(jnp.zeros(2), gj.schedule.at(gj.schedule.cosine(1000), 500)).x_0
+    >>> [round(float(value), 3) for value in x_0]
+    [0.7, 0.0]
     """
 
     def guided(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
@@ -50,7 +68,8 @@ def pigdm(
 
         x_0, back, prediction = jax.vjp(of, x_t, has_aux=True)
         variance, noise = posterior_variance(level, data_std), jnp.square(jnp.asarray(noise_std))
-        (gradient,) = back(operator.adjoint(operator.solve(y - operator.forward(x_0), variance, noise)))
+        solved = operator.adjoint(operator.solve(y - operator.forward(x_0), variance, noise))
+        (gradient,) = back(solved.astype(x_0.dtype))
         return by_score(prediction, strength(scale, level) * gradient, level)
 
     return guided

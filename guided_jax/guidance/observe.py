@@ -1,6 +1,7 @@
-"""Diagnostics: functions (x_t, prediction, level) -> numbers, to be given to `sampler.sample` as `observe`.
+"""Diagnostics: functions (x_t, prediction, level) -> numbers, for the argument `observe` of `sampler.sample`.
 
-The prediction is the one the step uses: observing it costs no call. `guidance` alone asks a denoiser of its own.
+The prediction is the one that the step uses, so that observing it costs no call of a network; `guidance` alone makes a
+call.
 """
 
 from collections.abc import Callable
@@ -20,9 +21,10 @@ Observe = Callable[[Array, Prediction, NoiseLevel], Any]
 
 
 def guidance(base: Denoiser) -> Observe:
-    """{"guidance": |g|, "score": |s|, "cosine": <g, s> / (|g| |s|)}: s the score of `base`, g what guidance added to it.
+    """{"guidance": |g|, "score": |s|, "cosine": <g, s> / (|g| |s|)}: s the score of `base`, g the guided score minus s.
 
-    The cosine is 0 where either is 0. One more call of `base` a step (none, if it takes no label: XLA merges it then).
+    base: the denoiser before guidance. The cosine is 0 where g or s is. It costs one call of `base` a step, or none if
+        `base` takes no label, when XLA merges the two calls.
     """
 
     def observe(x_t: Float[Array, "*shape"], prediction: Prediction, level: NoiseLevel) -> dict[str, Array]:
@@ -35,7 +37,7 @@ def guidance(base: Denoiser) -> Observe:
 
 
 def log_prob(log_prob: LogProb, clean: bool = False) -> Observe:
-    """{"log_prob": log p(y | x_t)}, or of the predicted x_0 if `clean`."""
+    """{"log_prob": log_prob(x_t, level)}. clean: whether log_prob is of the predicted x_0 instead of x_t."""
 
     def observe(x_t: Float[Array, "*shape"], prediction: Prediction, level: NoiseLevel) -> dict[str, Array]:
         return {"log_prob": log_prob(prediction.x_0 if clean else x_t, level)}
@@ -44,7 +46,7 @@ def log_prob(log_prob: LogProb, clean: bool = False) -> Observe:
 
 
 def clipped(low: ArrayLike = -1.0, high: ArrayLike = 1.0) -> Observe:
-    """{"clipped": share of the elements of x_0 at or beyond low or high}: what a clip has changed, or would change."""
+    """{"clipped": share of the elements of the predicted x_0 at or beyond low or high}: those that a clip changes."""
 
     def observe(x_t: Float[Array, "*shape"], prediction: Prediction, level: NoiseLevel) -> dict[str, Array]:
         outside = (prediction.x_0 <= low) | (prediction.x_0 >= high)
@@ -54,7 +56,7 @@ def clipped(low: ArrayLike = -1.0, high: ArrayLike = 1.0) -> Observe:
 
 
 def together(*observers: Observe) -> Observe:
-    """All of several, in one dictionary."""
+    """Return one dictionary of the results of all observers, functions (x_t, prediction, level) -> dictionary."""
 
     def observe(x_t: Float[Array, "*shape"], prediction: Prediction, level: NoiseLevel) -> dict[str, Array]:
         return {name: value for one in observers for name, value in one(x_t, prediction, level).items()}

@@ -22,8 +22,19 @@ def projected(
 ) -> Stateful:
     """c + (scale - 1) (d_perp + parallel d_par) in x_0, d = (c - u) + momentum d_before, |d| <= radius ([APG]).
 
-    d_par is the part of d along c, which saturates; d_perp the rest, which improves. parallel (the paper's eta), momentum
-    (beta) and radius (r): numbers or traced values; at 1, 0, inf it is `classifier_free`. The state is d before its limit.
+    d_par is the part of d along c, which saturates the colours; d_perp is the rest, which adds detail.
+    conditional, unconditional: denoisers, c and u.
+    scale: number, traced value or function of the level. parallel (the paper's eta), momentum (beta), radius (r):
+        numbers or traced values; at 1, 0 and inf it is `classifier_free`.
+    Returns a `Stateful`, for `reverse.with_state`; its state is d before the limit, (*shape), zeros at first.
+
+    >>> c = gj.denoiser.from_network(lambda x_t, time: jnp.array([2.0, 0.0]), "x_0")
+    >>> u = gj.denoiser.from_network(lambda x_t, time: jnp.array([1.0, -1.0]), "x_0")
+    >>> guided = gj.guidance.projected(c, u, 3.0)  # c - u = (1, 1), of which (1, 0) is along c
+    >>> x_t, level = jnp.zeros(2), gj.schedule.at(gj.schedule.cosine(10), 5)
+    >>> prediction, state = guided.denoise(guided.init(x_t), x_t, level)
+    >>> prediction.x_0.tolist(), state.tolist()
+    ([2.0, 2.0], [1.0, 1.0])
     """
 
     def denoise(before: Array, x_t: Float[Array, "*shape"], level: NoiseLevel) -> tuple[Prediction, Array]:

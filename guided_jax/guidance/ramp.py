@@ -1,7 +1,7 @@
-"""Scales that grow as the noise falls: functions of the level, to be given as the `scale` of any guidance.
+"""Scales that grow as the noise falls: functions of the level, for the argument `scale` of any guidance.
 
-Sources: [Wang] Wang et al. 2404.13040 (monotone schedules), [MDT] Gao et al. 2303.14389 (power-cosine). Unlike [Wang],
-whose schedules are stretched to keep the mean over the steps, `scale` here is the value reached at the clean end.
+Sources: [Wang] Wang et al. 2404.13040 (monotone schedules), [MDT] Gao et al. 2303.14389 (power-cosine). [Wang]
+stretches the schedules to keep their mean over the steps; here `scale` is the value at the clean end.
 """
 
 from collections.abc import Callable
@@ -16,15 +16,22 @@ Ramp = Callable[[NoiseLevel], ArrayLike]
 
 
 def linear_ramp(scale: Value, num_steps: Value) -> Ramp:
-    """1 + (scale - 1) (1 - t / T): 1, no guidance beyond the condition, at t = T; scale at t = 0 ([Wang]).
+    """1 + (scale - 1) (1 - t / T): 1, the conditional model, at t = T; scale at t = 0 ([Wang]).
 
-    num_steps: T, the last t of the table. Both may be traced.
+    scale: a number or traced value.
+    num_steps: T, the last t of the table, a number or traced value.
+    Returns level -> scale.
     """
     return lambda level: 1 + (scale - 1) * _cleanness(level, num_steps)
 
 
 def cosine_ramp(scale: Value, num_steps: Value, power: Value = 1.0) -> Ramp:
-    """1 + (scale - 1) (1 - cos(pi (1 - t / T)^power)) / 2: power 1 is the cosine, 4 [MDT]'s."""
+    """1 + (scale - 1) (1 - cos(pi (1 - t / T)^power)) / 2.
+
+    scale, num_steps: as for `linear_ramp`.
+    power: 1 for the cosine, 4 in [MDT]; a number or traced value.
+    Returns level -> scale.
+    """
     return lambda level: 1 + (scale - 1) * (1 - jnp.cos(jnp.pi * _cleanness(level, num_steps) ** power)) / 2
 
 

@@ -10,7 +10,8 @@ from guided_jax.numerics import norm, ratio
 from guided_jax.prediction import Prediction, from_v, from_x_0, v
 from guided_jax.schedule import NoiseLevel
 
-# view -> (how a prediction is read, how it is made again). Not eps: going back through it costs x_0 its digits.
+# view -> (function that reads it from a prediction, function that makes a prediction of it). Not eps: x_0 computed from eps
+# loses its digits where alpha is small.
 VIEWS: dict[str, tuple[Callable[..., Array], Callable[..., Prediction]]] = {
     "v": (v, from_v),
     "x_0": (lambda prediction, level: prediction.x_0, from_x_0),
@@ -22,9 +23,18 @@ def rescale(
 ) -> Denoiser:
     """g (mix std(c) / std(g) + 1 - mix): guided g gets the standard deviation of the conditional c ([ZTSNR] section 3.4).
 
-    guide: how the conditional is guided, for instance `lambda c: classifier_free(c, u, 7.5)`; c is called once. mix: number
-    or traced value, 0 changes nothing. view: what is rescaled, "v" (what the paper's networks say) or "x_0"; the two
-    differ, because this is not linear. Raises ValueError for another view.
+    guide: denoiser -> denoiser, for instance `lambda c: classifier_free(c, u, 7.5)`.
+    conditional: the denoiser that it is applied to, c, called once.
+    mix: number or traced value, 0 changes nothing.
+    view: "v", the output of the paper's networks, or "x_0"; the two differ, because the method is not linear.
+    Returns a denoiser.
+    Raises ValueError for another view.
+
+    >>> c = gj.denoiser.from_network(lambda x_t, time: jnp.array([1.0, -1.0]), "x_0")
+    >>> u = gj.denoiser.from_network(lambda x_t, time: jnp.zeros(2), "x_0")
+    >>> guided = gj.guidance.rescale(lambda c: gj.guidance.classifier_free(c, u, 7.5), c, mix=1.0, view="x_0")
+    >>> guided(jnp.zeros(2), gj.schedule.at(gj.schedule.cosine(10), 5)).x_0.round(3).tolist()
+    [1.0, -1.0]
     """
     if view not in VIEWS:
         raise ValueError(f"unknown view {view!r}; choose one of {', '.join(VIEWS)}")

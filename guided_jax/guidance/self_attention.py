@@ -1,4 +1,4 @@
-"""Self-attention guidance: away from what the model makes of its own blurred x_0. Source: [SAG] Hong et al. 2210.00939."""
+"""Self-attention guidance: away from the prediction for a blurred x_0. Source: [SAG] Hong et al. 2210.00939."""
 
 from collections.abc import Callable
 
@@ -18,18 +18,24 @@ Mask = Callable[[Array, NoiseLevel], Array]  # (x_t, level) -> (height, width), 
 
 
 def self_attention(denoise: Denoiser, scale: Scale, std: ArrayLike = 1.0, mask: Mask | None = None) -> Denoiser:
-    """b + scale (d - b), b the same model `blurred`: for any network, conditional or not ([SAG], its s is scale - 1).
+    """b + scale (d - b), b = blurred(d): for any network, conditional or not ([SAG]; its s is scale - 1).
 
-    Two calls of the network, and that of the mask. std, mask: see `blurred`.
+    denoise: the denoiser to guide, d.
+    scale: number, traced value or function of the level.
+    std, mask: as for `blurred`.
+    Returns a denoiser, of two calls of the network, and the calls of the mask.
     """
     return call_once(lambda d: autoguidance(d, blurred(d, std, mask), scale), denoise)
 
 
 def blurred(denoise: Denoiser, std: ArrayLike = 1.0, mask: Mask | None = None) -> Denoiser:
-    """What `denoise` says when its own x_0, blurred where the mask is 1, is noised again with its own eps ([SAG] alg. 1).
+    """denoise(alpha blur(x_0) + sigma eps), with the x_0 and eps of denoise(x_t) ([SAG] algorithm 1).
 
-    std: of the blur, in pixels, number or traced value. mask: where the network looks (`models.attention_mass` > 1),
-    everywhere if None.
+    denoise: a denoiser of pictures (h, w, c).
+    std: of the blur, in pixels, number or traced value.
+    mask: (x_t, level) -> (h, w), above 0 where to blur: where the network attends to (`models.attention_mass` > 1);
+        everywhere if None.
+    Returns a denoiser.
     """
 
     def bad(x_t: Float[Array, "h w c"], level: NoiseLevel) -> Prediction:
@@ -38,7 +44,7 @@ def blurred(denoise: Denoiser, std: ArrayLike = 1.0, mask: Mask | None = None) -
         if mask is not None:
             smooth = jnp.where(mask(x_t, level)[..., None] > 0, smooth, first.x_0)
         second = denoise(diffuse(smooth, first.eps, level), level)
-        # Of x_t, not of its blurred twin: alpha x_0 + sigma eps is x_t again, and nothing was divided by alpha.
+        # The x_0 of x_t instead of the blurred one: alpha x_0 + sigma eps is x_t again, without a division by alpha.
         return first._replace(x_0=second.x_0 + (first.x_0 - smooth), eps=second.eps)
 
     return bad

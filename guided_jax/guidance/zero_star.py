@@ -13,8 +13,12 @@ from guided_jax.strength import Scale, strength
 def zero_star(conditional: Denoiser, unconditional: Denoiser, scale: Scale, zero_from: ArrayLike = jnp.inf) -> Denoiser:
     """a u + scale (c - a u) for the flow velocity eps - x_0, a = <c, u> / |u|^2; 0 where t >= zero_from.
 
-    a is the best fit of u to c, of the example alone. zero_from: the paper's zero-init as a step t, number or traced value:
-    a network's first velocity may be worse than none. Scale 1 is the conditional model; 0 is a u, not u.
+    a is the least-squares fit of u to c, of this example alone ([CFG-Zero*] algorithm 1).
+    conditional, unconditional: denoisers, with the velocities c and u.
+    scale: number, traced value or function of the level; 1 is the conditional model, 0 is a u.
+    zero_from: the paper's zero-init as a step t, number or traced value: the first velocity of a run may be worse than
+        none.
+    Returns a denoiser.
     """
 
     def guided(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:

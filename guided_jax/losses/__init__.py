@@ -1,4 +1,4 @@
-"""What networks are trained on: the losses of a noisy batch, how their levels are drawn, and how much each level counts."""
+"""Losses of diffusion networks and noisy classifiers: of a noisy batch, with the laws and the weightings of its levels."""
 
 from guided_jax.losses import importance, times, weighting
 from guided_jax.losses.denoising import (

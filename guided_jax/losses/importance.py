@@ -1,4 +1,4 @@
-"""Which steps to train on more often: those whose losses are large, each loss divided by how often its step is drawn.
+"""Importance sampling of steps: steps of large losses are drawn more often, and their losses weighted less.
 
 Source: [iDDPM] Nichol & Dhariwal 2102.09672 section 3.3.
 """
@@ -11,40 +11,53 @@ from jaxtyping import Array, Float, Int
 
 
 class History(NamedTuple):
-    """The last losses of every step: losses (T, length), the newest last, and how many there are of each."""
+    """The last losses of every step: losses (T, length), the newest last; counts (T,), how many there are of each step."""
 
     losses: Float[Array, "T length"]
     counts: Int[Array, " T"]
 
 
 def empty(num_steps: int, length: int = 10) -> History:
-    """Nothing seen yet. length: how many losses of a step count; [iDDPM] takes 10."""
+    """Return a history without losses.
+
+    num_steps: T.
+    length: how many losses of each step are kept; 10 in [iDDPM].
+    Raises ValueError for numbers below 1.
+    """
     if num_steps < 1 or length < 1:
         raise ValueError(f"num_steps {num_steps} and length {length} have to be at least 1")
     return History(jnp.zeros((num_steps, length)), jnp.zeros(num_steps, jnp.int32))
 
 
 def probabilities(history: History, uniform: float = 0.001) -> Float[Array, " T"]:
-    """p_t ~ sqrt(mean of loss_t^2), mixed with a share `uniform` of the uniform law; uniform until every step is full.
+    """p_t ~ sqrt(mean of loss_t^2), mixed with a share `uniform` of the uniform law ([iDDPM] eq. 18).
 
-    [iDDPM] eq. 18. Of ADM's second-moment sampler these are the weights, made to sum to 1.
+    history: of T steps; the result is uniform until all of them are full.
+    uniform: a share, in [0, 1].
+    Returns (T,), which are the weights of ADM's second-moment sampler, normalised.
     """
     steps, length = history.losses.shape
     size = jnp.sqrt(jnp.mean(jnp.square(history.losses), axis=1))
-    known = size / jnp.maximum(size.sum(), jnp.finfo(size.dtype).tiny) * (1 - uniform) + uniform / steps
-    return jnp.where(jnp.all(history.counts == length), known, 1 / steps)
+    weighted = size / jnp.maximum(size.sum(), jnp.finfo(size.dtype).tiny) * (1 - uniform) + uniform / steps
+    return jnp.where(jnp.all(history.counts == length), weighted, 1 / steps)
 
 
 def draw(key, probabilities: Float[Array, " T"]) -> tuple[Int[Array, ""], Float[Array, ""]]:
-    """(index in 0..T - 1, the weight 1 / (T p) of its loss): the mean of weighted losses stays the uniform law's."""
+    """Draw a step: (index in 0..T - 1, weight 1 / (T p) of its loss); the mean weighted loss is that of the uniform law.
+
+    key: a JAX key.
+    probabilities: (T,).
+    """
     index = jax.random.categorical(key, jnp.log(probabilities))
     return index, 1 / (len(probabilities) * probabilities[index])
 
 
 def record(history: History, indices: Int[Array, " n"], losses: Float[Array, " n"]) -> History:
-    """The history with these losses of these steps, one after the other; the oldest of a full step is forgotten.
+    """Return the history with new losses appended, one after the other; a full step drops its oldest loss.
 
-    losses: unweighted. With several devices gather both first, so that all keep the same history.
+    history: of T steps.
+    indices: (n,), in 0..T - 1.
+    losses: (n,), unweighted. With several devices gather both first, so that all have the same history.
     """
     length = history.losses.shape[1]
 

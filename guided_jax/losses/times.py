@@ -1,7 +1,7 @@
-"""Which steps a network is trained on: laws of t / T, each as its quantile function, and how evenly a batch covers them.
+"""The steps that a network is trained on: laws of t / T, each as its quantile function, and stratified batches.
 
-A law turns a number u, uniform in (0, 1), into the share t / T of the way to noise. So whatever makes the u of a batch more
-even makes its steps more even too, for every law.
+A law maps u, uniform in (0, 1), to the share t / T of the way to noise. Stratifying the u of a batch therefore
+stratifies its steps, for every law.
 
 Sources: [SD3] Esser et al. 2403.03206, [VDM] Kingma et al. 2107.00630.
 """
@@ -17,34 +17,38 @@ Law = Callable[[Float[Array, "*batch"]], Float[Array, "*batch"]]  # u -> t / T
 
 
 class Strata(NamedTuple):
-    """Which of so many equal parts of (0, 1) each example draws its u from: its index in the whole batch of that many."""
+    """The part of (0, 1) from which each example draws its u."""
 
-    part: Int[Array, "*batch"]
-    parts: int
+    part: Int[Array, "*batch"]  # the index of the example in the whole batch
+    parts: int  # the number of equal parts: the size of the whole batch
 
 
 def uniform(u: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """t / T = u."""
+    """t / T = u, the uniform law. u: in (0, 1)."""
     return u
 
 
 def logit_normal(u: Float[Array, "*batch"], mean: float = 0.0, std: float = 1.0) -> Float[Array, "*batch"]:
-    """log(t / (T - t)) = mean + std n, n standard normal ([SD3] eq. 19): most in the middle, little at both ends.
+    """log(t / (T - t)) = mean + std n, n standard normal: logit-normal sampling, dense in the middle ([SD3]).
 
-    mean: above 0 nearer to noise. std: above 0, the smaller the narrower.
+    u: in (0, 1), the quantile of n.
+    mean: above 0 for more noise.
+    std: above 0.
+    Returns t / T.
     """
     return jax.nn.sigmoid(mean + std * jax.scipy.special.ndtri(u))
 
 
 def stratified(u: Float[Array, "*batch"], part: Int[Array, "*batch"], parts: int) -> Float[Array, "*batch"]:
-    """(i + u) / B: example i of a batch of B draws from the part i of B equal ones ([VDM] appendix I.1).
+    """(i + u) / B: example i of a batch of B draws from part i of B equal parts, after [VDM].
 
-    The paper shares one u among the batch; here each example keeps its own, so that everything random of it comes from
-    its own key.
+    u: in (0, 1).
+    part: i.
+    parts: B. The paper has one u for the batch; here each example has its own, from its own key.
     """
     return (part + u) / parts
 
 
 def position(share: Float[Array, "*batch"], num_steps: int) -> Int[Array, "*batch"]:
-    """1 + floor(T share), from 1 to T: the step of the table, the same for all shares from (t - 1) / T to t / T."""
+    """1 + floor(T share), in 1..T: the position in the table of a share t / T. num_steps: T."""
     return jnp.clip(1 + jnp.floor(share * num_steps).astype(jnp.int32), 1, num_steps)

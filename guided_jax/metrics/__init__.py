@@ -1,4 +1,4 @@
-"""How good samples are: numbers for clouds of features, in float64 on the host, and the features on all devices.
+"""Metrics of samples: statistics and distances of features in float64 on the host, the features on all devices.
 
 `guided-jax metrics samples.npz reference.npz` prints them. docs/metrics.md has the formulas and the pitfalls.
 """
@@ -13,7 +13,7 @@ from guided_jax.metrics.files import (
     save_statistics,
     statistics_of,
 )
-from guided_jax.metrics.frechet import Moments, accumulate, frechet_distance, frechet_infinity, measure, merge, moments
+from guided_jax.metrics.frechet import Moments, accumulate, frechet_distance, frechet_infinity, merge, moments
 from guided_jax.metrics.kernel import kernel_distance, mmd_squared
 from guided_jax.metrics.neighbours import density_coverage, precision_recall, radii_squared
 from guided_jax.metrics.summary import MeanStd, Summary, summarize
@@ -39,7 +39,6 @@ __all__ = [
     "inception_score",
     "kernel_distance",
     "load_statistics",
-    "measure",
     "merge",
     "mmd_squared",
     "moments",

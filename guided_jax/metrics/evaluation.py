@@ -1,4 +1,4 @@
-"""All numbers for one set of samples against one reference, under the names that JSON files and tables use."""
+"""All metrics of one set of samples against one reference, under the names that JSON files and tables use."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from guided_jax.metrics import classes, frechet, kernel, neighbours
 from guided_jax.metrics.files import INCEPTION, Statistics
 from guided_jax.metrics.summary import Summary
 
-# name -> what tables call it
+# name of a metric -> its title in tables
 TITLES: Mapping[str, str] = {
     "accuracy": "class accuracy",
     "fd": "Fréchet distance",
@@ -25,17 +25,21 @@ TITLES: Mapping[str, str] = {
     "coverage": "coverage",
     "inception_score": "Inception Score",
 }
-# What those of Inception's features are called.
+# Titles with Inception's features.
 OF_INCEPTION = {"fd": "FID", "sfd": "sFID", "fd_infinity": "FID∞", "kid": "KID"}
-# Those of which more is better; of the others less.
+# Metrics of which more is better; of the others less.
 HIGHER = frozenset({"accuracy", "precision", "recall", "density", "coverage", "inception_score"})
-# name -> the name of its standard deviation
+# name of a metric -> name of its standard deviation
 DEVIATIONS = {"kid": "kid_std", "inception_score": "inception_score_std"}
 
 
 class Reference(NamedTuple):
-    """What samples are measured against, with what is the same for any of them. root: C^(1/2). features, and the squared
-    radii of their balls for precision and for density: None where only the statistics are known."""
+    """What samples are compared with, and what depends on it alone.
+
+    statistics: mean and covariance C of the features. root: C^(1/2). features, and the squared radii of their balls for
+    precision and recall (`radii`) and for density and coverage (`radii_density`): None where only statistics are known.
+    nearest, nearest_density: the k of the k-th nearest neighbour that each ball reaches to.
+    """
 
     statistics: Statistics
     root: Float[np.ndarray, "d d"]
@@ -52,7 +56,7 @@ def prepare(
     nearest: int = 3,
     nearest_density: int = 5,
 ) -> Reference:
-    """A reference for `compare`, where many sets are measured against one."""
+    """Return the reference for `compare`, so that several sets of samples share what depends on it alone."""
     root = frechet.matrix_root(statistics.covariance)
     if features is None:
         return Reference(statistics, root)
@@ -72,7 +76,11 @@ def evaluate(
     split_size: int = 5000,
     seed: int = 0,
 ) -> dict[str, float]:
-    """`compare` with what `prepare` makes of a reference: its statistics, and its features if they are there."""
+    """Return `compare(samples, prepare(statistics, reference))`: all metrics of samples against one reference.
+
+    reference: its features (n, d), None where only the statistics are known. The other arguments are those of `compare`
+    and `prepare`.
+    """
     _check(samples, statistics)
     prepared = prepare(statistics, reference, nearest, nearest_density)
     return compare(samples, prepared, kid_subsets, kid_subset_size, split_size, seed)
@@ -86,21 +94,22 @@ def compare(
     split_size: int = 5000,
     seed: int = 0,
 ) -> dict[str, float]:
-    """The numbers by the names of `TITLES`, those that can be had; standard deviations by the names of `DEVIATIONS`.
+    """Return {name: value} of every metric that the data allows, by the names of `TITLES` and `DEVIATIONS`.
 
-    The extrapolated distance needs 4 d samples; what is no Fréchet distance needs the reference's features.
-    kid_subset_size: by default 1000 or half of the smaller set, whichever is less. ValueError when the features of both
-    are not equally many.
+    The extrapolated distance needs 4 d samples, d the number of features; every metric except the Fréchet distances needs
+    the reference's features. kid_subsets, kid_subset_size: of `kernel_distance`; the size is by default 1000 or half of the
+    smaller set, whichever is less. split_size: of `inception_score`. seed: of the random subsets. ValueError when both
+    have different numbers of features.
     """
     statistics, root = reference.statistics, reference.root
     _check(samples, statistics)
-    law = statistics.mean, statistics.covariance
-    found = {"fd": frechet.frechet_distance(*law, samples.moments.mean, samples.moments.covariance, root)}
+    target = statistics.mean, statistics.covariance
+    found = {"fd": frechet.frechet_distance(*target, samples.moments.mean, samples.moments.covariance, root)}
     if samples.spatial is not None and statistics.spatial is not None:
         spatial = samples.spatial
         found["sfd"] = frechet.frechet_distance(spatial.mean, spatial.covariance, *statistics.spatial)
     if has_extrapolated(*samples.features.shape):
-        found["fd_infinity"] = frechet.frechet_infinity(samples.features, *law, seed=seed, root=root)
+        found["fd_infinity"] = frechet.frechet_infinity(samples.features, *target, seed=seed, root=root)
     if reference.features is not None:
         both = reference.features, samples.features
         half = min(map(len, both)) // 2
@@ -115,7 +124,7 @@ def compare(
 
 
 def has_extrapolated(samples: int, dimension: int) -> bool:
-    """Whether so many samples are enough for the extrapolated distance."""
+    """Return whether there are enough samples for the extrapolated distance: 4 for each feature."""
     return samples >= 4 * dimension
 
 
@@ -129,31 +138,32 @@ def _check(samples, statistics):
 
 
 def notes(samples: int, behind: int | None, reference: int | None, dimension: int) -> list[str]:
-    """What the numbers of pictures do to the numbers of the table, a sentence each.
+    """Return warnings about metrics of few pictures or of unequal numbers of them, a sentence each.
 
-    behind: how many pictures the reference's statistics are of, if that is known. reference: how many it has, if any.
+    samples: how many. behind: how many pictures the reference's statistics are of, None if unknown. reference: how many
+    pictures it has, None if only statistics. dimension: of the features.
     """
-    said = []
+    found = []
     fewest = min(samples, behind or samples)
     if fewest <= dimension:
-        said.append(
+        found.append(
             f"{fewest} pictures and {dimension} features: a covariance is singular, and the Fréchet distance is too "
             "large; compare it only with those of as many pictures"
         )
     if reference and not 0.5 <= samples / reference <= 2:
-        said.append(
+        found.append(
             f"{samples} samples against {reference} reference pictures: precision and recall depend on both numbers"
         )
-    return said
+    return found
 
 
 def title(name: str, features: str = "") -> str:
-    """What tables call a number of these features."""
+    """Return the title of a metric in tables; features: the name of the feature space."""
     return (OF_INCEPTION if features == INCEPTION else {}).get(name, TITLES[name])
 
 
 def table(columns: Sequence[tuple[str, Mapping[str, float]]], features: str = "") -> str:
-    """Markdown: a column for each (name, numbers), a row for each number that any of them has."""
+    """Return a table in Markdown: a column for each (name, metrics), a row for each metric that any of them has."""
     names = [name for name in TITLES if any(name in numbers for _, numbers in columns)]
     lines = [["", *(name for name, _ in columns)], ["---"] * (len(columns) + 1)]
     lines += [[title(name, features), *(cell(numbers, name) for _, numbers in columns)] for name in names]
@@ -161,7 +171,7 @@ def table(columns: Sequence[tuple[str, Mapping[str, float]]], features: str = ""
 
 
 def cell(numbers: Mapping[str, float], name: str) -> str:
-    """The number as a table has it, with its deviation if it has one, empty if it is not there."""
+    """Return the text of a metric in a table, with its standard deviation if it has one; empty if it is missing."""
     if name not in numbers:
         return ""
     deviation = numbers.get(DEVIATIONS.get(name, f"{name}_std"), math.nan)
@@ -170,7 +180,7 @@ def cell(numbers: Mapping[str, float], name: str) -> str:
 
 
 def as_json(found: Mapping[str, Any]) -> bytes:
-    """As a file has it: null for what is not a number, which JSON cannot write."""
+    """Return the bytes of a JSON file, with null in the place of nan, which JSON cannot write."""
     return json.dumps(_without_nan(found), indent=2, ensure_ascii=False).encode()
 
 

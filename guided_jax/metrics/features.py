@@ -1,6 +1,7 @@
-"""From pictures to features, on all devices: any function of one picture is a feature function."""
+"""Features of pictures, computed on all devices by any function of one picture."""
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,10 +14,10 @@ from guided_jax import parallel
 
 
 class Features(NamedTuple):
-    """What is seen in one picture, or, with a leading axis, in several.
+    """The features of one picture, or, with a leading axis, of several.
 
-    pool (d,): what distances and neighbours are measured in. spatial (s,): the same before positions were averaged away,
-    for sFID. logits (k,): of a classifier, for the Inception Score and the accuracy. Absent ones are None.
+    pool (d,): for distances and neighbours. spatial (s,): the same before the average over positions, for sFID. logits
+    (k,): of a classifier, for the Inception Score and the accuracy. Absent ones are None.
     """
 
     pool: Any
@@ -24,11 +25,23 @@ class Features(NamedTuple):
     logits: Any = None
 
 
+# Values of a picture that pixel features take at most: a covariance of half a GB in float64.
+MAX_PIXELS = 8192
+
 FeatureFunction = Callable[[UInt8[Array, "h w c"]], Any]  # a picture -> Features, or the vector `pool` alone
 
 
 def pixels(picture: UInt8[Array, "h w c"]) -> Features:
-    """The picture itself, 0 to 1: for small pictures, or where nothing else is there. It sees no meaning."""
+    """Return the pixels themselves, 0 to 1: a rough measure for small pictures, blind to their content.
+
+    ValueError for a picture of more than `MAX_PIXELS` values: the covariance has their number squared.
+    """
+    size = math.prod(picture.shape)
+    if size > MAX_PIXELS:
+        raise ValueError(
+            f"pixel features of pictures of {' x '.join(map(str, picture.shape))} are {size} numbers, and their covariance "
+            f"would take {8 * size**2 / 1e9:.1f} GB; shrink the pictures, or measure in features of a judge or of Inception"
+        )
     return Features(picture.reshape(-1).astype(jnp.float32) / 255)
 
 
@@ -37,11 +50,11 @@ Extractor = Callable[[Chunks], Iterator[Features]]
 
 
 def extractor(function: FeatureFunction, devices: Sequence[jax.Device], batch_size: int) -> Extractor:
-    """(chunks of pictures) -> their float32 features, chunk by chunk, in order, in constant memory; compiled once.
+    """Return a function from chunks of pictures to their float32 features, in order, in constant memory, compiled once.
 
-    function: image (H, W, C) uint8 -> `Features` or a vector; what it closes over, such as weights, is placed on every
-    device. A chunk is worked on `batch_size` pictures at a time, a multiple of the number of devices; the last ones are
-    padded. Depends on batch_size / devices, by rounding, and not on the number of devices.
+    function: image (H, W, C) uint8 -> `Features` or a vector; arrays that it closes over, such as weights,
+    are placed on every device. batch_size: pictures at a time, a multiple of the number of devices; the last ones are
+    padded. The result depends on batch_size / devices, by rounding, and not on the number of devices.
     """
 
     def one(picture):

@@ -26,14 +26,18 @@ from guided_jax.metrics.frechet import Moments
 from guided_jax.metrics.summary import Summary
 from guided_jax.storage.files import replacing
 
-# What statistics are of when the file does not say: ADM's and pytorch-fid's own are.
+# The features of statistics whose file does not name them, such as those of ADM and pytorch-fid.
 INCEPTION = "inception"
 NAMES = ("mu", "sigma", "mu_s", "sigma_s")
 MEMBER = "arr_0.npy"
 
 
 class Statistics(NamedTuple):
-    """Means and covariances, float64; `size` is None where the file does not say how many pictures they are of."""
+    """Means and covariances of features, float64.
+
+    spatial: those of the spatial features, None where there are none. size: the number of pictures, None if unknown.
+    features: the name of the feature space.
+    """
 
     mean: Float[np.ndarray, " d"]
     covariance: Float[np.ndarray, "d d"]
@@ -43,16 +47,14 @@ class Statistics(NamedTuple):
 
     @property
     def moments(self) -> Moments:
-        """To be merged with others. ValueError when their number is not known."""
+        """The moments, which `merge` takes. ValueError when the number of pictures is unknown."""
         if self.size is None:
-            raise ValueError(
-                "statistics without their number of pictures cannot be merged: it is not known how much they weigh"
-            )
+            raise ValueError("statistics without their number of pictures cannot be merged: their weight is unknown")
         return Moments(self.size, self.mean, self.covariance * (self.size - 1))
 
 
 def statistics_of(summary: Summary, features: str = INCEPTION) -> Statistics:
-    """Those of a summary; `features` names what they are of."""
+    """Return the statistics of a summary; features: the name of the feature space."""
     spatial = None if summary.spatial is None else (summary.spatial.mean, summary.spatial.covariance)
     return Statistics(summary.moments.mean, summary.moments.covariance, spatial, summary.moments.size, features)
 
@@ -63,7 +65,7 @@ def save_statistics(
     pictures: UInt8[np.ndarray, "n h w c"] | None = None,
     labels: Int[np.ndarray, " n"] | None = None,
 ) -> None:
-    """Writes them under the names above, with the pictures if given, whole or not at all."""
+    """Write statistics under the names above, with pictures and labels if given; the file is whole or absent."""
     named = {
         "mu": statistics.mean,
         "sigma": statistics.covariance,
@@ -79,7 +81,7 @@ def save_statistics(
 
 
 def load_statistics(path: str | os.PathLike) -> Statistics | None:
-    """The statistics in the file, None if it has none. ValueError for ones that do not fit together, OSError if unread."""
+    """Return the statistics of a file, None if it has none. ValueError for wrong shapes, OSError if it cannot be read."""
     found = _arrays(path, (*NAMES, "count", "features"))
     own, spatial = (_pair(path, found, suffix) for suffix in ("", "_s"))
     if own is None:
@@ -90,7 +92,7 @@ def load_statistics(path: str | os.PathLike) -> Statistics | None:
 
 
 def _pair(path, found, suffix):
-    """(mean, covariance) under mu and sigma with this suffix, None where there are none; ValueError if they do not fit."""
+    """Return (mean, covariance) under mu and sigma with this suffix, None if absent; ValueError for wrong shapes."""
     pair = [found[name + suffix] for name in ("mu", "sigma")]
     what = f"mu{suffix} and sigma{suffix} of {path}"
     if all(part is None for part in pair):
@@ -106,7 +108,7 @@ def _pair(path, found, suffix):
 
 
 def _arrays(path: str | os.PathLike, names: Iterable[str]) -> dict[str, np.ndarray | None]:
-    """The arrays of these names, None where there is none; what is wrong with the file in one sentence."""
+    """Return {name: array}, None where there is none. ValueError for a file that is no archive of plain arrays."""
     try:
         with Path(path).open("rb") as raw:
             if not zipfile.is_zipfile(raw):
@@ -129,7 +131,7 @@ class Pictures(NamedTuple):
     labels: Int[np.ndarray, " n"] | None
 
     def chunks(self, chunk: int) -> Iterator[UInt8[np.ndarray, "_ h w c"]]:
-        """`chunk` pictures at a time, straight from the archive: constant memory, whatever the file's size."""
+        """Yield `chunk` pictures at a time, straight from the archive, in constant memory whatever the file's size."""
         with _member(self.path) as (file, _):
             for start in range(0, self.size, chunk):
                 rows = min(chunk, self.size - start)
@@ -140,7 +142,7 @@ class Pictures(NamedTuple):
 
 
 def open_pictures(path: str | os.PathLike) -> Pictures | None:
-    """`arr_0` of a file and the labels `arr_1`, None if it has no pictures.
+    """Return the pictures `arr_0` of a file and their labels `arr_1`, None if it has no pictures.
 
     ValueError when they are not uint8 (N, H, W, C) and integers (N,), OSError when the file cannot be read.
     """
@@ -156,7 +158,7 @@ def open_pictures(path: str | os.PathLike) -> Pictures | None:
 
 @contextlib.contextmanager
 def _member(path: str | os.PathLike) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
-    """(the bytes of arr_0, its shape), after its header."""
+    """Yield (the bytes of arr_0 after its header, its shape)."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open(MEMBER) as file:
             version = np.lib.format.read_magic(file)

@@ -12,11 +12,21 @@ from jaxtyping import Float, Num
 
 
 class Moments(NamedTuple):
-    """What a cloud is summed up to: `scatter` is the sum of (x - mean)(x - mean)^T over its `size` points, float64."""
+    """The number, mean and scatter of points, float64; scatter = sum (x - mean)(x - mean)^T. Merged by `merge`."""
 
     size: int
     mean: Float[np.ndarray, " d"]
     scatter: Float[np.ndarray, "d d"]
+
+    @classmethod
+    def of(cls, features: Num[np.ndarray, "n d"]) -> "Moments":
+        """Return the moments of points (n, d). ValueError for none and for features that are not finite."""
+        features = np.asarray(features, np.float64)
+        if not len(features) or not np.isfinite(features).all():
+            raise ValueError("features of at least one picture are needed, all of them finite numbers")
+        mean = features.mean(0)
+        centred = features - mean
+        return cls(len(features), mean, centred.T @ centred)
 
     @property
     def covariance(self) -> Float[np.ndarray, "d d"]:
@@ -26,21 +36,11 @@ class Moments(NamedTuple):
         return self.scatter / (self.size - 1)
 
 
-def measure(features: Num[np.ndarray, "n d"]) -> Moments:
-    """The moments of one chunk. ValueError for an empty one and for features that are not finite."""
-    features = np.asarray(features, np.float64)
-    if not len(features) or not np.isfinite(features).all():
-        raise ValueError("features of at least one picture are needed, all of them finite numbers")
-    mean = features.mean(0)
-    centred = features - mean
-    return Moments(len(features), mean, centred.T @ centred)
-
-
 def merge(one: Moments, other: Moments) -> Moments:
-    """The moments of both clouds together ([Chan] eq. 2.1): chunks, devices and processes in any order.
+    """Return the moments of the union of two sets of points ([Chan] eq. 2.1), in any order of chunks and processes.
 
-    The scatter grows by the product of the shares times the square of the distance of the means, which stays exact where
-    a sum of squares less the square of the sum cancels.
+    The scatter grows by n m / (n + m) times the square of the difference of the means, which stays exact where a sum of
+    squares minus the square of the sum cancels.
     """
     size = one.size + other.size
     apart = other.mean - one.mean
@@ -50,18 +50,19 @@ def merge(one: Moments, other: Moments) -> Moments:
 
 
 def accumulate(chunks: Iterable[Num[np.ndarray, "_ d"]]) -> Moments:
-    """The moments of all chunks, in the memory of one. ValueError when there is none."""
+    """Return the moments of all chunks (_, d), in the memory of one. ValueError when there is none."""
     total = None
     for chunk in chunks:
-        total = measure(chunk) if total is None else merge(total, measure(chunk))
+        part = Moments.of(chunk)
+        total = part if total is None else merge(total, part)
     if total is None:
         raise ValueError("there are no features to accumulate")
     return total
 
 
 def moments(features: Num[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
-    """mean and unbiased covariance, in float64."""
-    found = measure(features)
+    """Return the mean (d,) and the unbiased covariance (d, d) of features (n, d), in float64."""
+    found = Moments.of(features)
     return found.mean, found.covariance
 
 
@@ -74,15 +75,20 @@ def frechet_distance(
 ) -> float:
     """|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)), in squared units of the features ([FID] eq. 6).
 
-    The trace of the root is the sum of the roots of the eigenvalues of C^(1/2) C' C^(1/2), which is symmetric. root:
-    C^(1/2), where it is known.
+    The trace of the root is the sum of the roots of the eigenvalues of C^(1/2) C' C^(1/2), which is symmetric.
+    mean, other_mean: (d,). covariance, other_covariance: (d, d). root: C^(1/2), computed if not given.
+
+    >>> mean, covariance = np.zeros(3), np.eye(3)
+    >>> found = frechet_distance(mean, covariance, mean + np.array([2.0, 0.0, 0.0]), 4 * covariance)
+    >>> round(found, 6)  # 2^2 + 3 (2 - 1)^2
+    7.0
     """
     root = matrix_root(covariance) if root is None else root
     return _distance(mean, covariance, root, other_mean, other_covariance)
 
 
 def matrix_root(covariance: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
-    """C^(1/2), symmetric; what rounding made negative counts as 0."""
+    """C^(1/2), symmetric; eigenvalues that rounding made negative count as 0."""
     values, vectors = np.linalg.eigh(covariance)
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
@@ -103,10 +109,10 @@ def frechet_infinity(
 ) -> float:
     """The value at 1 / N = 0 of the line through the distances of N of the features: FD∞ ([FID∞]).
 
-    The distance of N samples exceeds that of their law by about c / N. N goes in `sizes` even steps from `smallest` to all
-    of them, each a draw without replacement; `smallest` is by default a tenth of them, as there, and no less than 2 d, for
-    below about d the bias is no multiple of 1 / N. What the finite sample behind `mean` and `covariance` adds stays in it.
-    root: that of `covariance`, where it is known. ValueError for fewer features than twice `smallest`.
+    The distance of N samples exceeds that of their distribution by about c / N. N goes in `sizes` even steps from
+    `smallest` to all of them, each a draw without replacement; `smallest` is by default a tenth of them, as in [FID∞], and
+    no less than 2 d, for below about d the bias is no multiple of 1 / N. The bias of `mean` and `covariance` themselves
+    remains. root: of `covariance`, computed if not given. ValueError for fewer features than twice `smallest`.
     """
     count, dimension = features.shape
     smallest = max(count // 10, 2 * dimension) if smallest is None else smallest

@@ -1,7 +1,7 @@
-"""Features by Inception-v3: its published weights, and how pictures of any size are brought to 299 x 299.
+"""Features by Inception-v3, and how pictures of any size are brought to its 299 x 299.
 
 Sources: [FID] Heusel et al. 1706.08500 and its TensorFlow network of 2015-12-05; [ADM]'s evaluator, which feeds that
-network and takes sFID's features from it ([sFID] Nash et al. 2103.03841); pytorch-fid, which has its weights in torch.
+network and takes the features of sFID from it ([sFID] Nash et al. 2103.03841); pytorch-fid, which has its weights in torch.
 """
 
 from collections.abc import Mapping
@@ -14,52 +14,22 @@ from jaxtyping import Array, Float, UInt8
 
 from guided_jax.metrics.features import FeatureFunction, Features
 from guided_jax.metrics.files import INCEPTION
-from guided_jax.models.inception import InceptionV3
-from guided_jax.pretrained import adm
-
-SIDE = 299
-# Which network has so many classes: the one of 2015 counts some that are none.
-FID_CLASSES = 1008
+from guided_jax.models.inception import SIDE, InceptionV3
 
 
-def load_inception(state_dict: Mapping[str, np.ndarray], width: float = 1.0) -> tuple[InceptionV3, dict[str, Any]]:
-    """(module, params), used as module.apply(params, x) with x (*batch, 299, 299, 3) in [-1, 1].
-
-    state_dict: torch key -> array, of pytorch-fid's weights (1008 classes) or of torchvision's inception_v3, whose
-    auxiliary head is left out. ValueError naming every key missing, surplus or misshapen.
-    """
-    wanted = {key: array for key, array in state_dict.items() if not _unread(key)}
-    bias = wanted.get("fc.bias", np.zeros(FID_CLASSES))
-    module = InceptionV3(len(bias), fid=len(bias) == FID_CLASSES, width=width)
-    picture = jax.ShapeDtypeStruct((SIDE, SIDE, 3), jnp.float32)
-    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), picture)
-    return module, adm.import_params(shapes, wanted, torch_key)
-
-
-def name_of(module: InceptionV3) -> str:
-    """What its features are called in files: statistics of one network are nothing to the other."""
+def features_name(module: InceptionV3) -> str:
+    """Return the name of its features in files; statistics of the two networks cannot be compared."""
     return INCEPTION if module.fid else f"{INCEPTION} of torchvision"
-
-
-def torch_key(path: list[str]) -> str:
-    """["Mixed_5b.branch1x1", "conv", "kernel"] -> "Mixed_5b.branch1x1.conv.weight"."""
-    *modules, leaf = path
-    return ".".join([*modules, {"kernel": "weight", "scale": "weight"}.get(leaf, leaf)])
-
-
-def _unread(key: str) -> bool:
-    """Whether nothing here reads it: the head that helps training, and counts of batches."""
-    return key.startswith("AuxLogits.") or key.endswith(".num_batches_tracked")
 
 
 def inception_features(
     module: InceptionV3, params: Mapping[str, Any], preprocessing: Literal["tensorflow", "pytorch-fid"] = "tensorflow"
 ) -> FeatureFunction:
-    """picture -> `Features` of 2048, 17 x 17 x 7 and the logits without their bias, which [ADM]'s Inception Score takes.
+    """Return the function picture -> `Features`: 2048 numbers, 17 x 17 x 7, and logits without bias, as [ADM] takes them.
 
-    tensorflow: 0..255 is resized from the corner of the first pixel, then (x - 128) / 128, as the network of 2015 does it
-    itself ([ADM], the original FID). pytorch-fid: resized about half-pixel centres, then x / 127.5 - 1. Grey pictures are
-    repeated three times; ValueError for other channels.
+    preprocessing: "tensorflow", where 0..255 is resized from the corner of the first pixel, then (x - 128) / 128, as the
+    network of 2015 does it itself ([ADM], the original FID); or "pytorch-fid", resized about half-pixel centres, then
+    x / 127.5 - 1. Grey pictures are repeated three times; ValueError for other channels.
     """
     bias = params["params"]["fc"]["bias"]
 
@@ -73,24 +43,27 @@ def inception_features(
 
 
 def rgb(picture: UInt8[Array | np.ndarray, "h w c"]) -> UInt8[Array, "h w 3"]:
-    """Three channels of one or three; ValueError for others."""
+    """Return a picture of one or three channels with three; ValueError for others."""
     if picture.shape[-1] not in (1, 3):
-        raise ValueError(f"Inception sees pictures of 1 or 3 channels, these have {picture.shape[-1]}")
+        raise ValueError(f"Inception takes pictures of 1 or 3 channels, these have {picture.shape[-1]}")
     return jnp.broadcast_to(picture, (*picture.shape[:2], 3))
 
 
 def resize(
     x: Float[Array | np.ndarray, "h w c"], half_pixel: bool, side: int = SIDE
 ) -> Float[Array, "{side} {side} c"]:
-    """Bilinear and without antialiasing, to `side` x `side`."""
+    """Resize to `side` x `side`, bilinear and without antialiasing; half_pixel: see `interpolation`."""
     rows, columns = (interpolation(size, side, half_pixel) for size in x.shape[:2])
     precise = jax.lax.Precision.HIGHEST
     return jnp.einsum("ih,jw,hwc->ijc", rows, columns, x, precision=precise)
 
 
 def interpolation(size: int, side: int, half_pixel: bool) -> Float[np.ndarray, "{side} {size}"]:
-    """The weights of `size` pixels in each of `side`: pixel i is at i size / side, or, centres being at half pixels, at
-    (i + 1/2) size / side - 1/2; beyond the ends the last pixel counts."""
+    """Return the weights of `size` pixels in each of `side` interpolated ones.
+
+    Pixel i is at i size / side, or, where centres are at half pixels, at (i + 1/2) size / side - 1/2; beyond the ends the
+    last pixel counts.
+    """
     place = (np.arange(side) + 0.5 * half_pixel) * (size / side) - 0.5 * half_pixel
     place = np.clip(place, 0, size - 1)
     low = np.floor(place).astype(int)

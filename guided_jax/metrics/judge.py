@@ -1,4 +1,4 @@
-"""Judges on disk: a folder with judge.json, what the network is, and checkpoints of its weights."""
+"""Judges on disk: a folder with judge.json, which describes the network, and checkpoints of its weights."""
 
 import hashlib
 import json
@@ -19,8 +19,8 @@ DESCRIPTION = "judge.json"
 CHECKPOINTS = "checkpoints"
 
 
-class Judging(NamedTuple):
-    """A trained judge. `name` tells it from others: a digest of its weights."""
+class TrainedJudge(NamedTuple):
+    """A trained judge. picture_shape: (H, W, C) of what it was trained on. name: a digest of its weights."""
 
     network: Judge
     params: Any
@@ -29,23 +29,23 @@ class Judging(NamedTuple):
 
 
 def describe(directory: Path, network: Judge, picture_shape: tuple[int, ...], trained: int | None = None) -> None:
-    """Writes judge.json; ValueError when the folder holds another judge. trained: the steps, once they are all done."""
-    said = {name: getattr(network, name) for name in ("num_classes", "channels", "num_groups")}
-    said = json.loads(json.dumps({**said, "picture_shape": picture_shape}))
+    """Write judge.json; ValueError when the folder holds another judge. trained: the number of steps, once all are done."""
+    described = {name: getattr(network, name) for name in ("num_classes", "channels", "num_groups")}
+    described = json.loads(json.dumps({**described, "picture_shape": picture_shape}))
     found = _read(directory)
-    if found and {name: found.get(name) for name in said} != said:
-        raise ValueError(f"{directory} holds another judge, {found}; give another folder for {said}")
+    if found and {name: found.get(name) for name in described} != described:
+        raise ValueError(f"{directory} holds another judge, {found}; give another folder for {described}")
     with replacing(directory / DESCRIPTION) as file:
-        file.write(json.dumps({**said, "trained": trained}, indent=2).encode())
+        file.write(json.dumps({**described, "trained": trained}, indent=2).encode())
 
 
 def is_trained(directory: Path) -> bool:
-    """Whether the folder holds a judge that was trained to its end."""
+    """Return whether the folder holds a judge that was trained to its end."""
     return bool(_read(directory).get("trained"))
 
 
 def _read(directory: Path) -> dict[str, Any]:
-    """What judge.json says, nothing where there is none that can be read."""
+    """Return the content of judge.json, empty where there is none that can be read."""
     try:
         found = json.loads((directory / DESCRIPTION).read_text())
     except (OSError, ValueError):
@@ -53,14 +53,14 @@ def _read(directory: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def load_judge(directory: Path) -> Judging:
-    """The judge in a folder, with its averaged weights. ValueError when there is none that was trained to its end."""
+def load_judge(directory: Path) -> TrainedJudge:
+    """Return the judge of a folder, with its averaged weights. ValueError when none was trained to its end there."""
     if not is_trained(directory):
         raise ValueError(f"{directory} is no trained judge; train one with 'guided-jax judge RUN'")
-    said = _read(directory)
-    network = Judge(said["num_classes"], tuple(said["channels"]), said["num_groups"])
+    described = _read(directory)
+    network = Judge(described["num_classes"], tuple(described["channels"]), described["num_groups"])
     params = checkpoint.load_params(directory / CHECKPOINTS, "ema")
-    return Judging(network, params, tuple(said["picture_shape"]), f"judge {_digest(params)}")
+    return TrainedJudge(network, params, tuple(described["picture_shape"]), f"judge {_digest(params)}")
 
 
 def _digest(params):
@@ -70,13 +70,13 @@ def _digest(params):
     return sha.hexdigest()[:8]
 
 
-def judge_features(judging: Judging) -> FeatureFunction:
-    """picture -> `Features` of its last layer but one, and its logits. ValueError for pictures of another shape."""
+def judge_features(judge: TrainedJudge) -> FeatureFunction:
+    """Return the function picture -> `Features` of the last layer but one, with logits; ValueError for other shapes."""
 
     def features(picture: UInt8[Array | np.ndarray, "h w c"]) -> Features:
-        if picture.shape != judging.picture_shape:
-            raise ValueError(f"the judge was trained on pictures of {judging.picture_shape}, these are {picture.shape}")
-        pool, logits = judging.network.apply(judging.params, picture.astype(jnp.float32) / 127.5 - 1)
+        if picture.shape != judge.picture_shape:
+            raise ValueError(f"the judge was trained on pictures of {judge.picture_shape}, these are {picture.shape}")
+        pool, logits = judge.network.apply(judge.params, picture.astype(jnp.float32) / 127.5 - 1)
         return Features(pool, logits=logits)
 
     return features

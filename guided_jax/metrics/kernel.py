@@ -1,4 +1,4 @@
-"""The kernel distance between two clouds of features.
+"""The kernel distance between two sets of features.
 
 Sources: [KID] Bińkowski et al. 1801.01401; [MMD] Gretton et al., "A Kernel Two-Sample Test", JMLR 2012."""
 
@@ -14,9 +14,9 @@ def kernel(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Float[np
 
 
 def mmd_squared(x: Num[np.ndarray, "n d"], y: Num[np.ndarray, "m d"]) -> float:
-    """The unbiased estimate of MMD^2: mean k(x, x') + mean k(y, y') - 2 mean k(x, y), no point paired with itself.
+    """mean k(x, x') + mean k(y, y') - 2 mean k(x, y), no point paired with itself: an unbiased estimate of MMD^2.
 
-    Its expectation is 0 for equal laws, so it is at times negative ([MMD] eq. 3).
+    x: (n, d), y: (m, d). Its expectation is 0 for equal distributions, so it is at times negative ([MMD] eq. 3).
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     return float(_off_diagonal(kernel(x, x)) + _off_diagonal(kernel(y, y)) - 2 * kernel(x, y).mean())
@@ -34,17 +34,20 @@ def kernel_distance(
     subset_size: int = 1000,
     seed: int = 0,
 ) -> MeanStd:
-    """KID: mean and standard deviation of `mmd_squared` over random subsets, each of `subset_size` of either cloud.
+    """Return KID: mean and standard deviation of `mmd_squared` over random subsets of `subset_size` points of each set.
 
-    Subsets are drawn without replacement within, and overlap with each other: the deviation is that of one subset, not of
-    the mean. ValueError for subsets larger than a cloud, or of fewer than two points.
+    reference: (n, d), samples: (m, d). A subset is drawn without replacement, and subsets overlap: the deviation is that of
+    one subset, not of the mean. ValueError for subsets larger than a set, or of fewer than two points.
+
+    >>> kernel_distance(np.zeros((20, 1)), np.ones((20, 1)), subsets=3, subset_size=10)  # 1 + 8 - 2
+    MeanStd(mean=7.0, std=0.0)
     """
     smaller = min(len(reference), len(samples))
     if not 2 <= subset_size <= smaller or subsets < 1:
         raise ValueError(f"{subsets} subsets of {subset_size} cannot be drawn from {smaller} pictures")
     generator = np.random.default_rng(seed)
 
-    def draw(cloud):
-        return cloud[generator.choice(len(cloud), subset_size, replace=False)]
+    def draw(points):
+        return points[generator.choice(len(points), subset_size, replace=False)]
 
     return MeanStd.of([mmd_squared(draw(reference), draw(samples)) for _ in range(subsets)])

@@ -1,4 +1,4 @@
-"""What is kept of a set of pictures once its features have passed by."""
+"""The summary of a set of pictures that all metrics are computed from."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from guided_jax.metrics.frechet import Moments
 
 
 class Summary(NamedTuple):
-    """features and logits in memory, float32; the moments in float64. `labels` are those asked for, if any are known."""
+    """Features (n, d) and logits (n, k) in memory, float32; moments in float64; labels, None where none are known."""
 
     features: Float[np.ndarray, "n d"]
     moments: Moments
@@ -22,9 +22,9 @@ class Summary(NamedTuple):
 
 
 def summarize(chunks: Iterable[Features], labels: Int[np.ndarray, " n"] | None = None) -> Summary:
-    """The features of all chunks, and moments accumulated on the way; spatial features are only summed up.
+    """Return the features of all chunks and their moments; of spatial features only the moments are kept.
 
-    ValueError when there is no picture.
+    ValueError when there is no picture, and for features that are not finite.
     """
     pool, logits, moments, spatial = [], [], None, None
     for chunk in chunks:
@@ -40,20 +40,20 @@ def summarize(chunks: Iterable[Features], labels: Int[np.ndarray, " n"] | None =
 
 
 def _more(moments, features):
-    found = frechet.measure(features)
+    found = Moments.of(features)
     return found if moments is None else frechet.merge(moments, found)
 
 
 class MeanStd(NamedTuple):
-    """mean and standard deviation (n - 1 below the root) of several measurements; std is nan for a single one."""
+    """Mean and standard deviation (with n - 1) of several numbers; std is nan for a single one."""
 
     mean: float
     std: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "MeanStd":
-        """That of the values. ValueError when there is none."""
+        """Return the mean and standard deviation of the values. ValueError when there is none."""
         if not len(values):
-            raise ValueError("there is nothing to take the mean of")
+            raise ValueError("the mean of no values does not exist; give at least one")
         found = np.asarray(values, np.float64)
         return cls(float(found.mean()), float(found.std(ddof=1)) if len(found) > 1 else float("nan"))

@@ -3,7 +3,7 @@
 from guided_jax.models.classifier import Classifier
 from guided_jax.models.encoder import check_image_size
 from guided_jax.models.perturbation import attention_blocks, attention_mass, blurred_queries, identity_attention
-from guided_jax.models.preparing import prepared
+from guided_jax.models.prepare import prepare_params
 from guided_jax.models.unet import UNet
 
 __all__ = [
@@ -14,5 +14,5 @@ __all__ = [
     "blurred_queries",
     "check_image_size",
     "identity_attention",
-    "prepared",
+    "prepare_params",
 ]

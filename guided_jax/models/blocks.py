@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, Num
 
 from guided_jax.models.ops import convolution
-from guided_jax.models.ops.norm import group_norm
+from guided_jax.models.ops.norm import along_last, group_norm
 
 Direction = Literal["up", "down"]
 
@@ -47,7 +47,7 @@ def timestep_embedding(
 
 
 def dense(x: Float[Array, "..."], features: int, name: str, dtype: Any = jnp.float32, zero: bool = False) -> Array:
-    """y = x W + b, a submodule of the module that calls it. A 1x1 convolution is this too, and faster on CPU."""
+    """y = x W + b, a submodule of the calling module; also a 1x1 convolution, and faster than one on CPU."""
     kernel_init, bias_init = (nn.initializers.zeros,) * 2 if zero else (torch_uniform, torch_bias(x.shape[-1]))
     return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, bias_init=bias_init, name=name)(x)
 
@@ -58,7 +58,7 @@ PADS = ((1, 1), (1, 1))  # of every 3x3 convolution
 class Conv3x3(nn.Module):
     """y = x * k + b, 3x3, one row of zeros on every side (torch pads a stride of 2 on both sides too, "SAME" does not).
 
-    A collection "winograd" has the kernel as the fast convolution needs it on CPU; see `models.prepared`.
+    A collection "winograd" may hold the transformed kernel for the fast convolution on CPU; see `models.prepare_params`.
     """
 
     features: int
@@ -69,29 +69,29 @@ class Conv3x3(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch h w c"]) -> Float[Array, "*batch h2 w2 {self.features}"]:
-        """The output has the layer's dtype."""
+        """Return the output in the layer's dtype."""
         *batch, h, w, c = x.shape
         kernel_init, bias_init = (nn.initializers.zeros,) * 2 if self.zero else (torch_uniform, torch_bias(9 * c))
         kernel = self.param("kernel", kernel_init, (3, 3, c, self.features), jnp.float32)
         bias = self.param("bias", bias_init, (self.features,), jnp.float32)
         x, kernel, bias = (each.astype(self.dtype) for each in (x, kernel, bias))
-        how = (x.reshape(-1, h, w, c), kernel, (self.stride,) * 2, PADS)
+        arguments = (x.reshape(-1, h, w, c), kernel, (self.stride,) * 2, PADS)
         if self.plain:
-            y = jax.lax.conv_general_dilated(*how, dimension_numbers=convolution.LAYOUT)
+            y = jax.lax.conv_general_dilated(*arguments, dimension_numbers=convolution.LAYOUT)
         else:
-            y = convolution.conv_general_dilated(*how, transformed=self.get_variable("winograd", "kernel"))
+            y = convolution.conv_general_dilated(*arguments, transformed=self.get_variable("winograd", "kernel"))
         y = y.reshape(*batch, *y.shape[1:])
-        return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+        return y + along_last(bias, y.ndim)
 
     def suits_winograd(self, shape: tuple[int, ...]) -> bool:
-        """Whether the convolution of an input of this shape may go by `winograd`."""
+        """Return whether `winograd` can compute the convolution of an input of this shape."""
         both = (1, *shape[-3:]), (3, 3, shape[-1], self.features)
         x, kernel = (jax.ShapeDtypeStruct(each, self.dtype) for each in both)
         return not self.plain and convolution.suits(x, kernel, (self.stride,) * 2, PADS)
 
 
 def conv3x3(x: Float[Array, "..."], features: int, name: str, **options: Any) -> Array:
-    """`Conv3x3`, a submodule of the module that calls it."""
+    """Apply a `Conv3x3`, a submodule of the calling module."""
     return Conv3x3(features, name=name, **options)(x)
 
 
@@ -120,7 +120,7 @@ def dropout(
     """y = x m / (1 - rate), m ~ Bernoulli(1 - rate); x itself without `keys`.
 
     keys: one PRNG key per example, so that a mask depends on the example and never on its place in the batch or its
-    device. site: an integer that tells the masks of one network apart.
+    device. site: an integer that makes the masks of one network differ.
     """
     if keys is None or rate == 0:
         return x
@@ -159,8 +159,8 @@ def attend(
 ) -> Float[Array, "*batch length heads ch"]:
     """a_t = sum_s weights_ts v_s for every head.
 
-    The sum is divided by that of the weights afterwards, and the heads stand before the positions in every product: on CPU
-    the same products in the order of the arguments, with the weights divided first, take five times as long.
+    The sum is divided by the sum of the weights afterwards, and in every product the heads come before the positions: on
+    CPU the products in the order of the arguments, with the weights divided first, take five times as long.
     """
     weights = _unnormalised(q, k)
     total = jnp.matmul(weights.astype(v.dtype), jnp.moveaxis(v, -2, -3), preferred_element_type=jnp.float32)
@@ -168,7 +168,7 @@ def attend(
 
 
 def _unnormalised(q: Array, k: Array) -> Array:
-    """exp of the logits less their greatest, (*batch, heads, length, length), float32."""
+    """exp(logits - max of the logits), (*batch, heads, length, length), float32."""
     scale = q.shape[-1] ** -0.25
     q, k = (jnp.moveaxis(each * scale, -2, -3) for each in (q, k))
     logits = jnp.matmul(q, jnp.swapaxes(k, -1, -2)).astype(jnp.float32)
@@ -178,7 +178,7 @@ def _unnormalised(q: Array, k: Array) -> Array:
 def multi_head_attention(
     qkv: Float[Array, "*batch length c3"], num_heads: int, new_order: bool
 ) -> Float[Array, "*batch length c"]:
-    """`attend` on the heads of qkv, side by side again."""
+    """Return `attend` of the heads of qkv, concatenated along the channels."""
     return attend(*split_heads(qkv, num_heads, new_order)).reshape(*qkv.shape[:-1], -1)
 
 
@@ -194,7 +194,7 @@ class Resample(nn.Module):
     def __call__(
         self, x: Float[Array, "*batch h w c"], emb: Any = None, keys: Any = None
     ) -> Float[Array, "*batch h2 w2 c"]:
-        """x resampled; `emb` and `keys` are taken only to be called like a ResBlock."""
+        """Return x resampled; `emb` and `keys` are ignored, so that it is called like a ResBlock."""
         options: dict[str, Any] = {"dtype": self.dtype, "plain": self.plain_convolution}
         if self.direction == "up":
             x = upsample(x)
@@ -244,9 +244,9 @@ class ResBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """y = x + proj(attention(qkv(norm(x)))) over all positions; `proj_out` starts at 0.
 
-    perturb: (q, k, v, (height, width)) -> attended, in place of the softmax attention; see `models.perturbation`. The
-    parameters are the same. A mutable collection "attention" receives "mass", (*batch, h, w): the attention that a position
-    gets from all others, averaged over the heads.
+    perturb: (q, k, v, (height, width)) -> attended, instead of the softmax attention; see `models.perturbation`. The
+    parameters are the same. A mutable collection "attention" receives "mass", (*batch, h, w): the attention to a position
+    summed over all positions, mean over the heads.
     """
 
     num_heads: int

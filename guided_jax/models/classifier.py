@@ -14,14 +14,14 @@ from guided_jax.models.ops.norm import group_norm
 
 
 class AttentionPool(nn.Module):
-    """logits = W attention([mean token, tokens] + positions)_0: the mean position looks at all others (CLIP's pool)."""
+    """logits = W attention([mean token, tokens] + positions)_0: the mean token attends to all tokens (CLIP's pool)."""
 
     features: int
     num_heads: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch h w c"]) -> Float[Array, "*batch k"]:
-        """The number of positions is fixed by the first image seen; ValueError for another."""
+        """Return the logits; ValueError for another number of positions than that of the initialisation."""
         *batch, h, w, c = x.shape
         tokens = x.reshape(*batch, h * w, c)
         tokens = jnp.concatenate([tokens.mean(axis=-2, keepdims=True), tokens], axis=-2)
@@ -32,10 +32,10 @@ class AttentionPool(nn.Module):
     def _positions(self, channels: int, length: int) -> Array:
         shape = (channels, length)
         if self.has_variable("params", "positional_embedding"):
-            known: tuple[int, int] = self.get_variable("params", "positional_embedding").shape
-            if known != shape:
+            expected: tuple[int, int] = self.get_variable("params", "positional_embedding").shape
+            if expected != shape:
                 raise ValueError(
-                    f"the attention pool was made for {known[1] - 1} positions and the image leaves {length - 1}: "
+                    f"the attention pool was made for {expected[1] - 1} positions and the image leaves {length - 1}: "
                     "give images of the size it was made for, or choose pool='adaptive'."
                 )
         return self.param("positional_embedding", nn.initializers.normal(channels**-0.5), shape)

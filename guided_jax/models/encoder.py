@@ -1,4 +1,4 @@
-"""The half that the U-Net and the classifier share: embedding of time, blocks downwards, middle.
+"""The part that the U-Net and the classifier share: embedding of time, blocks downwards, middle.
 
 The functions here are called inside a module's `__call__` and make their blocks submodules of it; `net` is that
 module, read for its fields. The names of the blocks are those of ADM's published weights with "." written "_".
@@ -18,7 +18,7 @@ Keys = Key[Array, "*batch"] | None
 
 
 def check_image_size(image_size: int | tuple[int, int], channel_mult: Sequence[int | float]) -> None:
-    """ValueError unless both sides of `image_size` (pixels, height and width) can be halved len(channel_mult) - 1 times."""
+    """Raise ValueError unless `image_size` (height and width in pixels) can be halved len(channel_mult) - 1 times."""
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     factor = 2 ** (len(channel_mult) - 1)
     if height % factor or width % factor or not height * width:
@@ -30,7 +30,7 @@ def check_image_size(image_size: int | tuple[int, int], channel_mult: Sequence[i
 
 
 def to_patches(x: Float[Array, "*batch h w c"], side: int) -> Float[Array, "*batch h2 w2 c2"]:
-    """Each square of side x side pixels becomes one, of side^2 as many channels; ValueError when squares do not fit."""
+    """Turn each square of side x side pixels into one pixel of side^2 as many channels; ValueError if they do not fit."""
     *batch, h, w, c = x.shape
     if side < 1 or h % side or w % side:
         raise ValueError(f"an image of {h}x{w} cannot be cut into squares of {side}x{side}; give another patch.")
@@ -46,7 +46,7 @@ def from_patches(x: Float[Array, "*batch h2 w2 c2"], side: int) -> Float[Array, 
 
 
 def per_example(value: Any, batch: tuple[int, ...], name: str) -> Array:
-    """`value` with the shape of the batch axes; a scalar is repeated. ValueError for any other shape."""
+    """Return `value` with the shape of the batch axes; a scalar is repeated. ValueError for any other shape."""
     if jnp.shape(value) not in ((), batch):
         raise ValueError(f"{name} of shape {jnp.shape(value)} is neither a scalar nor one value for each of {batch}.")
     return jnp.broadcast_to(jnp.asarray(value), batch)
@@ -60,7 +60,7 @@ def embed_time(net: Any, t: Num[Array, "*batch"]) -> Float[Array, "*batch e"]:
 
 
 def remat(net: Any, block: Any) -> Any:
-    """The block, or one that computes its inside again for its gradient; of it `remat_keep` may keep the products."""
+    """Return the block, or, with `net.remat`, one that recomputes its inside for the gradient, except `remat_keep`."""
     if not net.remat:
         return block
     keep = {"nothing": None, "products": _is_product}
@@ -70,13 +70,13 @@ def remat(net: Any, block: Any) -> Any:
 
 
 def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
-    """Convolutions and matrix products: what takes the time, while norms and activations take the memory."""
-    # Our own convolution is a custom_vjp, and asked about as that.
+    """Return whether it is a convolution or matrix product, which take the time; norms and activations take the memory."""
+    # `ops.convolution` is a custom_vjp and appears as that primitive.
     return primitive.name in ("conv_general_dilated", "dot_general", "custom_vjp_call")
 
 
 def residual(net: Any, name: str, channels: int, resample: Direction | None = None) -> ResBlock:
-    """A ResBlock with the settings of `net`."""
+    """Return a ResBlock with the settings of `net`."""
     return remat(net, ResBlock)(
         channels,
         dropout=net.dropout,
@@ -90,16 +90,16 @@ def residual(net: Any, name: str, channels: int, resample: Direction | None = No
 
 
 def resampler(net: Any, name: str, channels: int, direction: Direction) -> ResBlock | Resample:
-    """A block that doubles or halves the size: a ResBlock if `net.resblock_updown`, else a bare Resample."""
+    """Return a block that doubles or halves the size: a ResBlock if `net.resblock_updown`, else a bare Resample."""
     if net.resblock_updown:
         return residual(net, name, channels, direction)
     return Resample(direction, net.conv_resample, net.dtype, net.plain_convolution, name=name)
 
 
 def attention(net: Any, name: str, channels: int, num_heads: int) -> AttentionBlock:
-    """An AttentionBlock with the settings of `net`; `num_head_channels`, when set, decides the number of heads.
+    """Return an AttentionBlock with the settings of `net`; `num_head_channels`, when set, determines the number of heads.
 
-    A net without a `perturb` of its own, the classifier, attends plainly.
+    A net without the field `perturb`, the classifier, has plain attention.
     """
     perturbed = name.rpartition("_")[0] in getattr(net, "perturb_blocks", ())
     if net.num_head_channels is not None:
@@ -118,14 +118,14 @@ def head_count(channels: int, num_head_channels: int) -> int:
 
 
 def widths(net: Any) -> list[int]:
-    """The channels of each level, int(mult * model_channels)."""
+    """Return the channels of each level, int(mult * model_channels)."""
     return [int(mult * net.model_channels) for mult in net.channel_mult]
 
 
 def encode(
     net: Any, x: Float[Array, "*batch h w c"], emb: Float[Array, "*batch e"], keys: Keys
 ) -> list[Float[Array, "..."]]:
-    """The outputs of all blocks on the way down, the first convolution's included; the last one is the deepest."""
+    """Return the outputs of all blocks on the way down, with that of the first convolution; the last is the deepest."""
     x = to_patches(x, net.patch)
     check_image_size((x.shape[-3], x.shape[-2]), net.channel_mult)
     first = widths(net)[0]
@@ -147,7 +147,7 @@ def encode(
 def middle(
     net: Any, h: Float[Array, "*batch h w c"], emb: Float[Array, "*batch e"], keys: Keys
 ) -> Float[Array, "*batch h w c"]:
-    """ResBlock, attention, ResBlock at the lowest resolution."""
+    """Apply ResBlock, attention and ResBlock at the lowest resolution."""
     channels = h.shape[-1]
     h = residual(net, "middle_block_0", channels)(h, emb, keys)
     h = attention(net, "middle_block_1", channels, net.num_heads)(h)

@@ -11,6 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from guided_jax.models.ops.norm import along_last
+
+SIDE = 299  # pixels of its input
+
 
 class InceptionOutput(NamedTuple):
     """pool (2048,): the mean over the last positions. spatial (17, 17, 7): the first channels of Mixed_6d, which has
@@ -30,15 +34,11 @@ class BatchNorm(nn.Module):
         scale, variance = (self.param(name, nn.initializers.ones, shape) for name in ("scale", "running_var"))
         bias, mean = (self.param(name, nn.initializers.zeros, shape) for name in ("bias", "running_mean"))
         factor = scale * jax.lax.rsqrt(variance + 1e-3)
-        return x * _last(factor, x.ndim) + _last(bias - mean * factor, x.ndim)
-
-
-def _last(vector, ndim):
-    return vector.reshape((1,) * (ndim - 1) + (-1,))
+        return x * along_last(factor, x.ndim) + along_last(bias - mean * factor, x.ndim)
 
 
 class Conv(nn.Module):
-    """relu(batch norm(x * k)), zeros around x so that a stride of 1 keeps its size unless `valid`."""
+    """relu(batch norm(x * k)), padded with zeros so that a stride of 1 keeps the size, unless `valid`."""
 
     features: int
     kernel: tuple[int, int] = (1, 1)
@@ -54,7 +54,7 @@ class Conv(nn.Module):
 
 
 def max_pool(x: Float[Array, "*batch h w c"], stride: int = 2) -> Float[Array, "*batch h2 w2 c"]:
-    """3x3; with a stride of 1 the size is kept."""
+    """The maximum over 3x3 windows; a stride of 1 keeps the size."""
     padding = "VALID" if stride == 2 else ((1, 1), (1, 1))
     return nn.max_pool(x, (3, 3), (stride, stride), padding)
 
@@ -62,8 +62,8 @@ def max_pool(x: Float[Array, "*batch h w c"], stride: int = 2) -> Float[Array, "
 class InceptionV3(nn.Module):
     """InceptionOutput = inception.apply(params, x): x (*batch, 299, 299, 3) in [-1, 1].
 
-    fid: the network of 2015 behind FID (pytorch-fid; TensorFlow's classify_image_graph_def), whose average pools leave
-    padding out of the mean and whose last block has a maximum in the place of its average. Without it torchvision's.
+    fid: the network of 2015 behind FID (pytorch-fid; TensorFlow's classify_image_graph_def), whose average pools exclude
+    padding and whose last block has a maximum pool for an average pool; False: torchvision's network.
     width: factor of all channels, for tests.
     """
 
@@ -91,18 +91,18 @@ class InceptionV3(nn.Module):
         return max(1, round(channels * self.width))
 
     def _conv(self, block: str, name: str, channels: int, kernel: Any = 1, **more: Any) -> Any:
-        """A convolution of the block, by its name in the weights: block.name."""
+        """Return a convolution of the block under its name in the weights, block.name."""
         kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
         return Conv(self._channels(channels), kernel, name=f"{block}.{name}" if block else name, **more)
 
     def _chain(self, x: Array, block: str, prefix: str, *convolutions: tuple[int, Any]) -> Array:
-        """Convolutions (channels, kernel) one after the other, named prefix_1, prefix_2, ..."""
+        """Apply convolutions (channels, kernel) one after the other, named prefix_1, prefix_2, ..."""
         for number, (channels, kernel) in enumerate(convolutions, 1):
             x = self._conv(block, f"{prefix}_{number}", channels, kernel)(x)
         return x
 
     def _average(self, x: Array) -> Array:
-        """3x3, stride 1."""
+        """The mean over 3x3 windows, stride 1."""
         return nn.avg_pool(x, (3, 3), (1, 1), ((1, 1), (1, 1)), count_include_pad=not self.fid)
 
     def _stem(self, x: Array) -> Array:
@@ -164,5 +164,5 @@ class InceptionV3(nn.Module):
         return jnp.concatenate(branches, -1)
 
     def _pair(self, x: Array, block: str, name: str) -> tuple[Array, Array]:
-        """A row and a column of three, side by side."""
+        """Apply a 1x3 and a 3x1 convolution to the same input."""
         return self._conv(block, f"{name}a", 384, (1, 3))(x), self._conv(block, f"{name}b", 384, (3, 1))(x)

@@ -1,4 +1,4 @@
-"""A small classifier of clean pictures, which judges samples and guides nothing."""
+"""A small classifier of clean pictures that judges samples. It is not used for guidance."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ class Judge(nn.Module):
     Two convolutions 3x3 for each of `channels`, halved in between while both sides are at least 4. Features are the means
     over the positions after the last width but one, so their number does not depend on the size of the picture: after the
     last, a trained classifier has drawn each class together to nearly a point, which hides what samples lack in variety.
-    It knows no noise level and shares no weights with the noisy classifier. ValueError for fewer than two widths.
+    It takes no noise level and shares no weights with the classifier that guides. ValueError for fewer than two widths.
     """
 
     num_classes: int
@@ -27,7 +27,7 @@ class Judge(nn.Module):
         self, x: Float[Array, "*batch h w c"]
     ) -> tuple[Float[Array, "*batch d"], Float[Array, "*batch {self.num_classes}"]]:
         if len(self.channels) < 2:
-            raise ValueError(f"a judge has two widths or more, not {tuple(self.channels)}")
+            raise ValueError(f"channels is {tuple(self.channels)}; a judge has two widths or more")
         for level, channels in enumerate(self.channels):
             if level and min(x.shape[-3:-1]) >= 4:
                 x = downsample(x)

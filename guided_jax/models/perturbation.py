@@ -1,4 +1,4 @@
-"""A U-Net made worse on purpose, its parameters unchanged: the bad model that guides where no label can.
+"""Perturbed attention: a U-Net made worse on purpose, its parameters unchanged, to guide without labels.
 
     bad = unet.clone(perturb=identity_attention, perturb_blocks=("middle_block",))
 
@@ -42,19 +42,19 @@ def blurred_queries(std: ArrayLike = jnp.inf) -> Perturb:
 def attention_mass(
     unet: Any, params: Any, x: Float[Array, "*batch h w c"], t: ArrayLike, label: Any = None
 ) -> Float[Array, "*batch h w"]:
-    """How much attention each pixel gets from all positions of the middle block, mean over the heads ([SAG] section 4.1).
+    """Return the attention to each pixel from all positions of the middle block, mean over the heads ([SAG] section 4.1).
 
-    Its mean is 1; where it is above 1 the network looks. The call is one with unet.apply(params, x, t, label).
+    Its mean over the pixels is 1. XLA merges the call with an unet.apply(params, x, t, label) beside it.
     """
-    _, seen = unet.apply(params, x, t, label, mutable=["attention"])
-    (mass,) = seen["attention"]["middle_block_1"]["mass"]
+    _, collected = unet.apply(params, x, t, label, mutable=["attention"])
+    (mass,) = collected["attention"]["middle_block_1"]["mass"]
     for axis in (-2, -1):
         mass = jnp.repeat(mass, x.shape[axis - 1] // mass.shape[axis], axis)
     return mass
 
 
 def attention_blocks(unet: Any) -> list[str]:
-    """The blocks of a U-Net that attend, by the names that `perturb_blocks` takes, from the input to the output."""
+    """Return the names, as `perturb_blocks` takes them, of the blocks of a U-Net with attention, from input to output."""
     levels, each = range(len(unet.channel_mult)), unet.num_res_blocks
     down = [
         f"input_blocks_{1 + level * (each + 1) + i}" for level in levels if _attends(unet, level) for i in range(each)
@@ -69,7 +69,7 @@ def attention_blocks(unet: Any) -> list[str]:
 
 
 def check_perturbed(unet: Any) -> None:
-    """ValueError for a name in `perturb_blocks` that does not attend: perturbing nothing would guide by nothing."""
+    """Raise ValueError for a name in `perturb_blocks` without attention, which would change nothing, and for none."""
     wrong = [name for name in unet.perturb_blocks if name not in attention_blocks(unet)]
     if wrong or not unet.perturb_blocks:
         raise ValueError(

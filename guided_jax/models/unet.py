@@ -38,14 +38,21 @@ class UNet(nn.Module):
     patch: side of the squares of pixels that the network works on as one pixel of more channels: a network for half the
         resolution costs a quarter. Factors and levels count from there.
     dtype: of the computation; parameters, norms, softmax, embeddings and the output are float32.
-    plain_convolution: XLA's own convolution, which allows forward-mode derivatives (see `models.convolution`).
-    remat: computes the inside of each block again for its gradient, instead of keeping it: less memory, more time.
-    remat_keep: "products" keeps what convolutions and matrix products gave: norms and activations alone are computed again.
-    attention_kernel: "plain", or JAX's own "xla" or "cudnn" (see `models.fused`).
-    perturb: what attends instead of the softmax in `perturb_blocks` (see `models.perturbation`); the parameters stay.
+    plain_convolution: XLA's own convolution, which allows forward-mode derivatives (see `models.ops.convolution`).
+    remat: recompute the inside of each block for its gradient, instead of keeping it: less memory, more time.
+    remat_keep: "nothing", or "products": keep the results of convolutions and matrix products, recompute the rest.
+    attention_kernel: "plain", or JAX's own "xla" or "cudnn" (see `models.ops.attention`).
+    perturb: replaces the softmax attention of `perturb_blocks` (see `models.perturbation`); the parameters stay.
         unet.clone(perturb=...) is the bad model of perturbed-attention guidance.
 
     A freshly initialised network returns exactly 0.
+
+    >>> import jax
+    >>> unet = UNet(out_channels=3, model_channels=32, num_classes=10)
+    >>> x, t, label = jnp.zeros((8, 32, 32, 3)), jnp.zeros(8), jnp.zeros(8, int)
+    >>> params = jax.eval_shape(unet.init, jax.random.key(0), x, t, label)  # shapes alone; `unet.init` for the arrays
+    >>> jax.eval_shape(unet.apply, params, x, t, label).shape
+    (8, 32, 32, 3)
     """
 
     out_channels: int = 3
@@ -83,7 +90,7 @@ class UNet(nn.Module):
         *,
         dropout_keys: Key[Array, "*batch"] | None = None,
     ) -> Float[Array, "*batch h w {self.out_channels}"]:
-        """output = decoder(middle(encoder(x)), encoder(x)), all told the time and the label.
+        """output = decoder(middle(encoder(x)), encoder(x)), all conditioned on the time and the label.
 
         x: any number of batch axes, none included. t: the network's own time, one per example or a scalar.
         label: in [0, num_classes), one per example or a scalar; None is the null label. low_res: the same pictures at a
@@ -114,7 +121,7 @@ class UNet(nn.Module):
         return embed(label)
 
     def _with_low_res(self, x: Array, low_res: Array | None) -> Array:
-        """[x, low_res at the size of x], channel by channel; the weights, when there are any, tell what is expected."""
+        """Return [x, low_res at the size of x] along the channels; ValueError when the weights expect other channels."""
         if low_res is not None:
             x = jnp.concatenate([x, resize_bilinear(low_res, (x.shape[-3], x.shape[-2])).astype(x.dtype)], axis=-1)
         first, given = self.variables.get("params", {}).get("input_blocks_0_0"), x.shape[-1] * self.patch**2
@@ -126,7 +133,7 @@ class UNet(nn.Module):
         return x
 
     def _decode(self, h: Array, skips: list[Array], emb: Array, keys: Any) -> Array:
-        """Upwards; every block takes the output of one encoder block beside h, the most recent first."""
+        """Apply the blocks upwards; each takes the output of one encoder block beside h, the most recent first."""
         num_heads, index = self.num_heads_upsample or self.num_heads, 0
         for level, channels in reversed(list(enumerate(widths(self)))):
             for i in range(self.num_res_blocks + 1):

@@ -1,8 +1,10 @@
-"""Several devices, and several processes, known to this package only: the train step and the sampler stay pure, and
-are compiled for them here, by `jax.pmap` with a whole state on each device, or by `jax.jit` with a part of it on each."""
+"""Several devices and several processes: pure train steps and samplers are compiled for them here and nowhere else.
+
+`replicated` keeps the whole state on each device, by `jax.pmap`; `sharded` a part of it, by `jax.jit`.
+"""
 
 from guided_jax.parallel.chunks import chunk_size, map_in_chunks
-from guided_jax.parallel.devices import choose_devices, dividing, local_devices, use_cpu_devices
+from guided_jax.parallel.devices import choose_devices, dividing_prefix, local_devices, use_cpu_devices
 from guided_jax.parallel.processes import (
     exit_if_peer_lost,
     join,
@@ -13,22 +15,22 @@ from guided_jax.parallel.processes import (
     stop_requested,
 )
 from guided_jax.parallel.replicated import as_global, data_parallel, parallel_map, place, shard
-from guided_jax.parallel.sharded import fully_sharded, init_sharded, part_of, sharded_map
+from guided_jax.parallel.sharded import fully_sharded, init_sharded, leaf_sharding, sharded_map
 
 __all__ = [
     "as_global",
     "choose_devices",
     "chunk_size",
     "data_parallel",
-    "dividing",
+    "dividing_prefix",
     "exit_if_peer_lost",
     "fully_sharded",
     "init_sharded",
     "join",
+    "leaf_sharding",
     "local_devices",
     "map_in_chunks",
     "parallel_map",
-    "part_of",
     "place",
     "primary",
     "same_everywhere",

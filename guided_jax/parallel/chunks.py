@@ -1,4 +1,4 @@
-"""Any number of examples, a chunk of always the same shape at a time."""
+"""Functions of any number of examples, computed in chunks of one shape, so that they are compiled once."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -9,14 +9,14 @@ from jaxtyping import Int
 
 
 def chunk_size(count: int, batch_size: int, devices: Sequence[jax.Device]) -> int:
-    """batch_size, or fewer where no more are asked for, in whole rounds of the devices."""
+    """Return batch_size, or for fewer examples their `count` rounded up to a multiple of the number of devices."""
     return min(batch_size, -(-count // len(devices)) * len(devices))
 
 
 def map_in_chunks(
     fn: Callable[[Int[np.ndarray, " chunk"]], Any], count: int, chunk: int, start: int = 0
 ) -> Iterator[Any]:
-    """Yields `fn(indices)` for the example indices start .. count-1, `chunk` at a time, always with the same shape.
+    """Yield `fn(indices)` for the example indices start .. count - 1, `chunk` at a time, always with the same shape.
 
     The last chunk is padded by repeating the last index and trimmed afterwards, so `fn`, which returns a tree of arrays
     (chunk, ...), is compiled once. The last tree yielded may have fewer than `chunk` rows.

@@ -1,4 +1,4 @@
-"""Which devices there are, and which of them to use."""
+"""The choice of devices: how many the CPU counts as, and which of them share a batch."""
 
 import contextlib
 import os
@@ -8,11 +8,11 @@ import jax
 
 
 def use_cpu_devices(count: int | None = None) -> None:
-    """Splits the CPU into `count` devices, one per core this process may use when None.
+    """Split the CPU into `count` devices, by default one for each core that this process may use.
 
-    Call it before the first use of a device; later it has no effect, and it never changes accelerators. With None, a
-    count already set through JAX_NUM_CPU_DEVICES, XLA_FLAGS or the jax configuration is respected. One device per
-    core was measured to beat one device with a thread per core by 1.2 to 1.4 on two cores.
+    Call it before the first use of a device; later it has no effect, and it never changes accelerators. Without `count`
+    a number already set through JAX_NUM_CPU_DEVICES, XLA_FLAGS or the jax configuration is kept. One device a core was
+    measured to be 1.2 to 1.4 times as fast as one device with two threads, on two cores.
     """
     if count is None:
         chosen = getattr(jax.config, "jax_num_cpu_devices", -1) > 0
@@ -25,21 +25,27 @@ def use_cpu_devices(count: int | None = None) -> None:
 
 
 def choose_devices(batch_size: int, requested: int | None = None) -> list[jax.Device]:
-    """The devices to spread a batch over: the largest count that divides it, or exactly `requested` of them.
+    """Return the devices to spread a batch over: the largest count that divides it, or exactly `requested` of them.
 
-    With several processes they count together, and each gives equally many.
-    Raises ValueError when `requested` exceeds the devices present or does not divide the batch, or the processes do not.
+    batch_size: examples, over all processes. With several processes the devices count together, and each process gives
+    equally many. ValueError when `requested` exceeds the devices present or does not divide the batch, or when the number
+    of processes divides neither.
+
+    >>> len(choose_devices(7)) in (1, 7)
+    True
+    >>> choose_devices(8, requested=1) == jax.devices()[:1]
+    True
     """
     groups = [jax.local_devices(process_index=process) for process in range(jax.process_count())]
     present = len(groups) * min(len(group) for group in groups)
     if batch_size < 1:
-        raise ValueError(f"a batch of {batch_size} examples cannot be spread over devices")
+        raise ValueError(f"batch_size is {batch_size}; a batch has at least 1 example")
     if batch_size % len(groups):
         raise ValueError(f"a batch of {batch_size} examples does not divide over {len(groups)} processes")
     if requested is None:
         requested = max(n for n in range(len(groups), present + 1, len(groups)) if batch_size % n == 0)
     if not 1 <= requested <= present:
-        raise ValueError(f"{requested} devices were asked for and {present} are present")
+        raise ValueError(f"{requested} devices are requested and {present} are present")
     if requested % len(groups):
         raise ValueError(f"{requested} devices do not divide over {len(groups)} processes")
     if batch_size % requested:
@@ -48,10 +54,10 @@ def choose_devices(batch_size: int, requested: int | None = None) -> list[jax.De
 
 
 def local_devices(devices: Sequence[jax.Device]) -> list[jax.Device]:
-    """Those of them that belong to this process."""
+    """Return the devices that belong to this process."""
     return [device for device in devices if device.process_index == jax.process_index()]
 
 
-def dividing(devices: Sequence[jax.Device], count: int) -> list[jax.Device]:
-    """The first of the devices, the largest number of them that divides `count`."""
+def dividing_prefix(devices: Sequence[jax.Device], count: int) -> list[jax.Device]:
+    """Return the first n of the devices, n being the largest number that divides `count`."""
     return list(devices[: max(n for n in range(1, len(devices) + 1) if count % n == 0)])

@@ -1,4 +1,4 @@
-"""One training step a call, or several."""
+"""Train steps, one or several in one call of a compiled program."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 
-def several(step: Callable) -> Callable:
-    """(state, batches (k, ...), indices) -> the state after k steps, their metrics (k,)."""
+def scan_steps(step: Callable) -> Callable:
+    """Return the function (state, batches (k, ...), indices) -> (the state after k steps, their metrics (k,))."""
 
     def scanned(state, batches, indices):
         return jax.lax.scan(lambda state, batch: step(state, batch, indices), state, batches)
@@ -15,8 +15,12 @@ def several(step: Callable) -> Callable:
     return scanned
 
 
-def stepper(single: Callable, scanned: Callable, put: Callable, scan: bool) -> Callable:
-    """`step(state, batch_1, ..., batch_k)` of the compiled step and the compiled `several`; `put` places its batches."""
+def make_step(single: Callable, scanned: Callable, put: Callable, scan: bool) -> Callable:
+    """Return `step(state, batch_1, ..., batch_k) -> (state, metrics)`.
+
+    single, scanned: the compiled step and the compiled `scan_steps` of it. put: batches -> the arguments after the state,
+    placed on the devices. scan: whether several batches are one call of `scanned`, or one of `single` each.
+    """
 
     def step(state, *batches):
         if len(batches) == 1 or scan:

@@ -7,7 +7,7 @@ devices, which is why the step averages gradients and metrics with the `average`
 A list of devices names those of all processes, in the order of the processes. Each process holds the state on its own
 devices and is given its own rows of every batch: process r of P has rows r B / P .. (r + 1) B / P.
 
-What a compiled function is called with was put on its devices before: nothing moves there unasked.
+Arguments of compiled functions are placed on their devices explicitly, never by an implicit transfer.
 """
 
 import functools
@@ -21,25 +21,24 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from guided_jax.parallel.devices import local_devices
-from guided_jax.parallel.dispatch import several, stepper
+from guided_jax.parallel.dispatch import make_step, scan_steps
 from guided_jax.parallel.processes import single_process
 
 AXIS = "devices"
 
 
 def place(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
-    """A copy of the tree on every device of this process.
+    """Return a copy of the tree on every device of this process.
 
-    Do this once, before the first step: only a placed state can be donated.
-
-    The copy shares no memory with the original, nor one leaf with another, so donating it destroys nothing else.
+    Do this once, before the first step: only a placed state can be donated. The copy shares no memory with the original,
+    nor one leaf with another, so donating it destroys nothing else.
     """
     # An explicit copy: `device_put` leaves the first replica in the memory of the original, even with `may_alias=False`.
-    return jax.device_put(jax.tree.map(jnp.copy, tree), over(devices))
+    return jax.device_put(jax.tree.map(jnp.copy, tree), device_sharding(devices))
 
 
 def shard(tree: PyTree, count: int) -> PyTree:
-    """Splits the leading axis of every leaf, in order: (B, ...) to (count, B / count, ...); ValueError if it cannot."""
+    """Split the leading axis of every leaf, in order: (B, ...) to (count, B / count, ...); ValueError if it cannot."""
 
     def split(leaf):
         if leaf.shape[0] % count:
@@ -52,8 +51,8 @@ def shard(tree: PyTree, count: int) -> PyTree:
 def data_parallel(
     train_step: Callable, devices: Sequence[jax.Device], donate: bool = True, scan: bool | None = None
 ) -> Callable:
-    """Compiles a train step for several devices: `step(state, batch) -> (state, metrics)`, called with the whole batch
-    of this process (B, ...).
+    """Compile a train step for several devices: `step(state, batch) -> (state, metrics)`, with all the rows (B, ...) of
+    this process.
 
     `train_step(state, batch, indices, average=...)` sees its share of the batch and the global index of every example
     in it, so the result does not depend on the number of devices. `step(state, batch_1, ..., batch_k)` makes k steps;
@@ -64,32 +63,36 @@ def data_parallel(
     one = functools.partial(train_step, average=functools.partial(jax.lax.pmean, axis_name=AXIS))
     donated = (0,) if donate else ()
     wrap = functools.partial(jax.pmap, axis_name=AXIS, in_axes=(None, 0, 0), out_axes=(None, None), devices=devices)
-    mapped, scanned = wrap(one, donate_argnums=donated), wrap(several(one), donate_argnums=donated)
+    mapped, scanned = wrap(one, donate_argnums=donated), wrap(scan_steps(one), donate_argnums=donated)
 
     def shares(*batches):
-        """(the batch or, of several, their stack; the indices), a row a device."""
+        """Return (the batch, or the stack of several; the indices of its examples), a row for each device."""
         count = len(jax.tree.leaves(batches[0])[0])
         indices = shard(np.arange(count, dtype=np.int32) + jax.process_index() * count, own)
         parts = [shard(batch, own) for batch in batches]
         whole = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *parts) if len(parts) > 1 else parts[0]
-        return jax.device_put((whole, indices), over(devices, AXIS))
+        return jax.device_put((whole, indices), device_sharding(devices, AXIS))
 
-    return stepper(mapped, scanned, shares, devices[0].platform != "cpu" if scan is None else scan)
+    return make_step(mapped, scanned, shares, devices[0].platform != "cpu" if scan is None else scan)
 
 
 def parallel_map(fn: Callable, devices: Sequence[jax.Device], in_axes: tuple[int | None, ...]) -> Callable:
-    """Turns a function of one example into a compiled function of N examples spread over the devices.
+    """Compile a function of one example into a function of N examples spread over the devices.
 
-    `in_axes` has one entry per argument: 0 for an argument with one row per example, (N, ...), None for one that all
-    examples share (`place` large shared ones, such as parameters, once beforehand). N must be a multiple of the number
-    of devices. The callable returns numpy arrays (N, ...), which depend on N / devices, by rounding, but not on the
-    number of devices.
+    in_axes: one entry per argument, 0 for an argument with one row per example, (N, ...), None for one that all examples
+    share (`place` large shared ones, such as parameters, once beforehand). N must be a multiple of the number of devices;
+    ValueError if it is not. The function returns numpy arrays (N, ...), which depend on N / devices, by rounding, but not
+    on the number of devices.
+
+    >>> double = parallel_map(lambda w, x: w * x, jax.devices()[:1], in_axes=(None, 0))
+    >>> double(np.float32(2), np.arange(4, dtype=np.float32)).tolist()
+    [0.0, 2.0, 4.0, 6.0]
     """
     merge = functools.partial(jax.tree.map, lambda leaf: leaf.reshape(-1, *leaf.shape[2:]))
 
     @functools.cache
     def compiled(structure, example):
-        opened, constants = _opened(fn, *jax.tree.unflatten(structure, example))
+        opened, constants = _without_constants(fn, *jax.tree.unflatten(structure, example))
         axes = (None, *in_axes)
         mapped = jax.pmap(jax.vmap(opened, in_axes=axes), axis_name=AXIS, in_axes=axes, devices=devices)
         return functools.partial(mapped, place(constants, devices))
@@ -98,7 +101,10 @@ def parallel_map(fn: Callable, devices: Sequence[jax.Device], in_axes: tuple[int
         pairs = list(zip(arguments, in_axes, strict=True))
         one = [jax.tree.map(_row if axis == 0 else _all, a) for a, axis in pairs]
         example, structure = jax.tree.flatten(one)
-        put = [(shard(a, len(devices)), over(devices, AXIS)) if axis == 0 else (a, over(devices)) for a, axis in pairs]
+        put = [
+            (shard(a, len(devices)), device_sharding(devices, AXIS)) if axis == 0 else (a, device_sharding(devices))
+            for a, axis in pairs
+        ]
         shares = [jax.device_put(a, sharding) for a, sharding in put]
         return merge(jax.device_get(compiled(structure, tuple(example))(*shares)))
 
@@ -114,11 +120,11 @@ def _all(leaf):
     return jax.ShapeDtypeStruct(found.shape, found.dtype, weak_type=found.weak_type)
 
 
-def _opened(fn, *example):
-    """`fn(constants, ...)` and the constants: the arrays that fn closes over become an argument.
+def _without_constants(fn, *example):
+    """Return `fn(constants, ...)` and the constants: the arrays that fn closes over become an argument.
 
-    XLA would simplify arithmetic with known arrays before or after it divides the program over devices, depending on
-    whether there are several, and so round differently.
+    XLA would simplify arithmetic with constants before or after it divides the program over devices, depending on their
+    number, and so round differently.
     """
     closed, result = jax.make_jaxpr(fn, return_shape=True)(*example)
 
@@ -130,7 +136,7 @@ def _opened(fn, *example):
 
 
 def as_global(tree: PyTree) -> PyTree:
-    """A placed tree as one that all processes share, without a copy, which is what Orbax writes; alone, the tree itself."""
+    """Return a placed tree as global arrays of all processes, as Orbax writes them, without a copy; itself if single."""
     return tree if single_process() else jax.tree.map(_global_leaf, tree)
 
 
@@ -138,12 +144,12 @@ def _global_leaf(leaf):
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_global_leaf(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
     shards = [shard.data for shard in leaf.addressable_shards]
-    # `choose_devices` takes as many of each process.
+    # `choose_devices` takes equally many of each process.
     groups = [jax.local_devices(process_index=process)[: len(shards)] for process in range(jax.process_count())]
     everywhere = NamedSharding(Mesh(np.array(groups).ravel(), (AXIS,)), PartitionSpec())
     return jax.make_array_from_single_device_arrays(leaf.shape, everywhere, shards)
 
 
-def over(devices, *axes):
-    """On every device of this process, or with `AXIS` a row on each."""
+def device_sharding(devices: Sequence[jax.Device], *axes: str | None) -> NamedSharding:
+    """Return the sharding of a whole array on every device of this process, or with `AXIS` along an axis of it."""
     return NamedSharding(Mesh(np.array(local_devices(devices)), (AXIS,)), PartitionSpec(*axes))

@@ -1,7 +1,7 @@
 """A part of the state and of the batch on every device, for networks that do not fit on one: `jax.jit`, `NamedSharding`.
 
-XLA brings the parameters of a layer together where it needs them and divides their gradients again. The functions are
-those of `replicated` by other names, and the results the same to rounding. One process only.
+XLA gathers the parameters of a layer where it needs them and divides their gradients again. The functions mirror those of
+`replicated`, with the same results but for rounding. One process only.
 """
 
 import functools
@@ -13,38 +13,42 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import PyTree
 
-from guided_jax.parallel.dispatch import several, stepper
+from guided_jax.parallel.dispatch import make_step, scan_steps
 from guided_jax.parallel.processes import single_process
-from guided_jax.parallel.replicated import AXIS, over
+from guided_jax.parallel.replicated import AXIS, device_sharding
 
 
-def part_of(devices: Sequence[jax.Device]) -> Callable[[Any], NamedSharding]:
-    """leaf -> how it is divided: along its longest axis that the devices divide, the last of them; whole where none is."""
+def leaf_sharding(devices: Sequence[jax.Device]) -> Callable[[Any], NamedSharding]:
+    """Return the function leaf -> its sharding, along its longest axis that the number of devices divides.
+
+    Of several longest axes it is the last; a leaf without such an axis is whole on every device. ValueError for several
+    processes.
+    """
     if not single_process():
         raise ValueError("parameters are divided over the devices of one process only; start one process")
 
     def sharding(leaf):
         axes = [axis for axis, size in enumerate(leaf.shape) if size % len(devices) == 0 and size]
         longest = max(axes, key=lambda axis: (leaf.shape[axis], axis), default=None)
-        return over(devices, *(AXIS if axis == longest else None for axis in range(len(leaf.shape))))
+        return device_sharding(devices, *(AXIS if axis == longest else None for axis in range(len(leaf.shape))))
 
     return sharding
 
 
 def init_sharded(make: Callable[[], PyTree], devices: Sequence[jax.Device]) -> PyTree:
-    """make(), a part on each device; it is computed there, so that no device ever holds the whole."""
-    shardings = jax.tree.map(part_of(devices), jax.eval_shape(make))
+    """Return make(), a part on each device, computed there: no device ever holds the whole."""
+    shardings = jax.tree.map(leaf_sharding(devices), jax.eval_shape(make))
     return jax.jit(make, out_shardings=shardings)()
 
 
 def fully_sharded(
     train_step: Callable, devices: Sequence[jax.Device], donate: bool = True, scan: bool | None = None
 ) -> Callable:
-    """`data_parallel` for a state that was `init_sharded`: `step(state, batch_1, ..., batch_k) -> (state, metrics)`."""
+    """Compile a train step as `data_parallel` does, for a state of `init_sharded`; `step(state, batch_1, ..., batch_k)`."""
 
     @functools.cache
     def compiled(function, structure, shardings):
-        back = (jax.tree.unflatten(structure, shardings), over(devices))
+        back = (jax.tree.unflatten(structure, shardings), device_sharding(devices))
         return jax.jit(function, donate_argnums=(0,) if donate else (), out_shardings=back)
 
     def wrap(function):
@@ -58,22 +62,22 @@ def fully_sharded(
         count = len(jax.tree.leaves(batches[0])[0])
         if count % len(devices):
             raise ValueError(f"{count} examples do not divide over {len(devices)} devices")
-        indices = jax.device_put(np.arange(count, dtype=np.int32), over(devices, AXIS))
+        indices = jax.device_put(np.arange(count, dtype=np.int32), device_sharding(devices, AXIS))
         if len(batches) == 1:
-            return jax.device_put(batches[0], over(devices, AXIS)), indices
+            return jax.device_put(batches[0], device_sharding(devices, AXIS)), indices
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
-        return jax.device_put(stacked, over(devices, None, AXIS)), indices
+        return jax.device_put(stacked, device_sharding(devices, None, AXIS)), indices
 
     scan = devices[0].platform != "cpu" if scan is None else scan
-    return stepper(wrap(train_step), wrap(several(train_step)), shares, scan)
+    return make_step(wrap(train_step), wrap(scan_steps(train_step)), shares, scan)
 
 
 def sharded_map(fn: Callable, devices: Sequence[jax.Device], in_axes: tuple[int | None, ...]) -> Callable:
-    """`parallel_map` for shared arguments of which every device holds a part, as `init_sharded` divides them."""
+    """Compile a function of one example as `parallel_map` does, with shared arguments divided as by `init_sharded`."""
     compiled = jax.jit(jax.vmap(fn, in_axes=in_axes))
 
     def call(*arguments):
-        row = over(devices, AXIS)
+        row = device_sharding(devices, AXIS)
         put = [jax.device_put(a, row) if axis == 0 else a for a, axis in zip(arguments, in_axes, strict=True)]
         return jax.device_get(compiled(*put))
 

@@ -1,1 +1,1 @@
-"""Published weights in our networks: one module a family, and readers of the files that they come in."""
+"""Published weights in our networks: one module for each family, `state_dict` for what they share, `readers` of files."""

@@ -1,4 +1,4 @@
-"""Files of weights, read one tensor at a time; nothing in them is ever executed."""
+"""Readers of files of weights, one tensor at a time; nothing in a file is ever executed."""
 
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from guided_jax import extras
+
 
 class Tensors(Mapping[str, np.ndarray]):
-    """name -> array, each read when it is asked for and kept by nobody."""
+    """Mapping name -> array; each array is read on access and not kept."""
 
     def __init__(self, names: list[str], read: Any):
         self._names, self._read = dict.fromkeys(names), read
@@ -30,11 +32,11 @@ class Tensors(Mapping[str, np.ndarray]):
 
 
 def read_state_dict(path: str | Path) -> Mapping[str, np.ndarray]:
-    """torch key -> array of a .npz, .safetensors or .pt file.
+    """Return the mapping torch key -> array of a .npz, .safetensors, .pt or .pth file, float tensors as numpy arrays.
 
-    .safetensors takes the package safetensors, .pt the package torch (extra "torch"), which reads tensors alone
-    (weights_only) and maps the file instead of copying it. FileNotFoundError, or ValueError for a file that is none of
-    these, is damaged, or holds pickled objects.
+    .pt takes the package torch (extra "weights"), which reads tensors alone (weights_only) and maps the file instead of
+    copying it. FileNotFoundError, ModuleNotFoundError without torch, or ValueError for a file that is none of these, is
+    damaged, or holds pickled objects.
     """
     path = Path(path)
     readers = {".npz": _npz, ".safetensors": _safetensors, ".pt": _torch, ".pth": _torch}
@@ -78,12 +80,7 @@ def _safetensors(path: Path) -> Mapping[str, np.ndarray]:
 
 
 def _torch(path: Path) -> Mapping[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError:
-        raise ValueError(
-            f"{path} is a torch file and torch is not there; pip install 'guided-jax[torch]', or save it as .safetensors"
-        ) from None
+    torch: Any = extras.require("torch", "weights", f"reading the torch file {path}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # damaged, of an old format, or with more in it than tensors

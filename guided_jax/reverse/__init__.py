@@ -1,4 +1,4 @@
-"""Samplers, each a `ReverseStep`: how x_t becomes x_s, given a denoiser. A newcomer is one function here."""
+"""Samplers, each a `ReverseStep`: how x_t becomes x_s, given a denoiser. A new sampler is one function here."""
 
 from guided_jax.reverse.ancestral import classifier_ddpm, ddpm
 from guided_jax.reverse.deis import deis
@@ -8,7 +8,7 @@ from guided_jax.reverse.implicit import ddim, euler, euler_ancestral
 from guided_jax.reverse.langevin import annealed_langevin, chain, langevin
 from guided_jax.reverse.measurement import dps, repaint
 from guided_jax.reverse.off_the_shelf import off_the_shelf_ddpm
-from guided_jax.reverse.optimal import measured_spread, normal_spread, optimal_variance
+from guided_jax.reverse.optimal import estimated_spread, normal_spread, optimal_variance
 from guided_jax.reverse.sde import reverse_sde
 from guided_jax.reverse.stateful import with_state
 from guided_jax.reverse.step import ReverseStep
@@ -28,11 +28,11 @@ __all__ = [
     "dpm_solver",
     "dpm_solver_2s",
     "dps",
+    "estimated_spread",
     "euler",
     "euler_ancestral",
     "heun",
     "langevin",
-    "measured_spread",
     "normal_spread",
     "off_the_shelf_ddpm",
     "optimal_variance",

@@ -27,7 +27,15 @@ def ddpm(variance: Variance = "small") -> ReverseStep:
     """x_s = mean of q(x_s | x_t, x_0 = prediction) + sqrt(variance) noise, no noise into the clean level ([DDPM] alg. 2).
 
     variance: "small", the posterior variance; "large", the step's beta; "learned", between the two in the logarithm by
-    the prediction's variance_fraction ([iDDPM] eq. 15); or a function (prediction, now, then) -> variance.
+        the prediction's variance_fraction ([iDDPM] eq. 15); or a function (prediction, now, then) -> variance.
+    Returns a ReverseStep, whose memory is the last posterior variance.
+    Raises ValueError for any other variance.
+
+    >>> step, x_T = gj.reverse.ddpm("large"), jnp.ones(3)
+    >>> denoise = gj.denoiser.from_network(lambda x_t, time: 0.1 * x_t, "v")
+    >>> levels = gj.schedule.respace(gj.schedule.cosine(1000), 4)
+    >>> gj.sampler.sample(jax.random.key(0), denoise, step, x_T, levels).shape
+    (3,)
     """
     return shifted(variance, lambda mean, variance, prediction, x_t, now, then: mean)
 
@@ -35,9 +43,19 @@ def ddpm(variance: Variance = "small") -> ReverseStep:
 def classifier_ddpm(log_prob: LogProb, scale: Scale, at: str = "x_t", variance: Variance = "small") -> ReverseStep:
     """mean + scale * variance * grad log p(y | x): the DDPM step of [ADM] algorithm 1.
 
-    log_prob: (x_t, level) -> log p(y | x_t), a scalar. scale: number, traced value, or function of the level `now`.
+    log_prob: (x_t, level) -> log p(y | x_t), a scalar.
+    scale: number, traced value, or function of the level `now`.
     at: "x_t" takes the gradient where the step starts, as OpenAI's code does; "mean" takes it at the mean and the level
-    it goes to, as the derivation does, and so shifts nothing on the last step, where that level is clean.
+        `then`, as the derivation does: no shift on the last step, where that level is clean.
+    variance: as for `ddpm`.
+    Returns a ReverseStep, for an unguided denoiser.
+    Raises ValueError for any other `at` or variance.
+
+    >>> mixture = gj.analytic.GaussianMixture(jnp.ones(2), jnp.array([[-1.0], [1.0]]), jnp.array([0.1, 0.1]))
+    >>> step = gj.reverse.classifier_ddpm(mixture.log_prob(1), 2.0)
+    >>> levels = gj.schedule.respace(gj.schedule.cosine(1000), 10)
+    >>> bool(gj.sampler.sample(jax.random.key(0), mixture.denoiser(), step, jnp.zeros(1), levels)[0] > 0.5)
+    True
     """
     if at not in ("x_t", "mean"):
         raise ValueError(f"unknown place {at!r} for the classifier's gradient; choose 'x_t' or 'mean'")
@@ -48,7 +66,9 @@ def classifier_ddpm(log_prob: LogProb, scale: Scale, at: str = "x_t", variance: 
         if at == "x_t":
             return mean + strength(scale, now) * variance * jax.grad(log_prob)(x_t, now)
         last = is_clean(then)
-        level = NoiseLevel(*(jnp.where(last, n, t) for n, t in zip(now, then, strict=True)))  # never asked at t = 0
+        level = NoiseLevel(
+            *(jnp.where(last, n, t) for n, t in zip(now, then, strict=True))
+        )  # not at t = 0, where time is -1
         gradient = jnp.where(last, 0.0, jax.grad(log_prob)(mean, level))
         return mean + strength(scale, now) * variance * gradient
 
@@ -56,7 +76,7 @@ def classifier_ddpm(log_prob: LogProb, scale: Scale, at: str = "x_t", variance: 
 
 
 def shifted(variance: Variance, shift: Shift) -> ReverseStep:
-    """ddpm(variance) with its mean moved by `shift`: what every guidance of the mean is made of."""
+    """ddpm(variance) with its mean replaced by shift(mean, ...): every guidance of the mean is made of this."""
     rule = variance_of(variance)
 
     def step(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
@@ -72,7 +92,10 @@ def shifted(variance: Variance, shift: Shift) -> ReverseStep:
 
 
 def variance_of(variance: Variance) -> Callable[..., Array]:
-    """(prediction, now, then, small, previous) -> variance; `previous` is the last step's posterior variance."""
+    """Return the rule (prediction, now, then, small, previous) -> variance that a `variance` of `ddpm` stands for.
+
+    small: the posterior variance of the step. previous: that of the step before.
+    """
     if callable(variance):
         return lambda prediction, now, then, small, previous: variance(prediction, now, then)
     rules: dict[str, Callable[..., Array]] = {
@@ -91,17 +114,20 @@ def _large(prediction: Prediction, now: NoiseLevel, then: NoiseLevel, small: Arr
 
 def _learned(prediction: Prediction, now: NoiseLevel, then: NoiseLevel, small: Array, previous: Array) -> Array:
     if prediction.variance_fraction is None:
-        raise ValueError("variance 'learned' needs a network that learned it: from_network(..., learned_variance=True)")
+        raise ValueError(
+            "variance 'learned' needs a network with learned variance: from_network(..., learned_variance=True)"
+        )
     tiny = jnp.finfo(jnp.float32).tiny
     low = jnp.log(jnp.maximum(borrowed(now, then, small, previous), tiny))
     high = jnp.log(jnp.maximum(step_beta(now, then), tiny))
-    # Outside [0, 1] a fraction extrapolates, as ADM's does; no further than float32 can hold the square of.
+    # A fraction outside [0, 1] extrapolates, as in ADM; bounded, so that the square of the variance is finite in float32.
     return jnp.exp(jnp.minimum(low + prediction.variance_fraction * (high - low), 40.0))
 
 
 def borrowed(now: NoiseLevel, then: NoiseLevel, small: Array, previous: Array) -> Array:
-    """The posterior variance; into the clean level, where it is 0, that of the step before, as ADM's tables have it.
+    """The posterior variance `small`; into the clean level, where it is 0, `previous`, that of the step before, as in ADM.
 
-    A run of a single step has no step before and takes beta.
+    now, then: the levels of the step.
+    A run of a single step has no step before, and takes beta.
     """
     return jnp.where(is_clean(then), jnp.where(previous > 0, previous, step_beta(now, then)), small)

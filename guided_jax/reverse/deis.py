@@ -15,11 +15,14 @@ from guided_jax.schedule import NoiseLevel, is_clean
 
 
 def deis(order: int = 3) -> ReverseStep:
-    """x_s = alpha_s x_0 + sigma_s eps + alpha_s (rho_s - rho_t) (mix - eps): DDIM, corrected by what the last eps say.
+    """x_s = alpha_s x_0 + sigma_s eps + alpha_s (rho_s - rho_t) (mix - eps): DDIM, corrected by the last few eps.
 
-    mix is the mean over the step of the polynomial in rho through the last `order` eps ([DEIS] section 4, rho-AB). One call
-    of the network a step; order 3 makes its first step with two, by the line through both x_0 in lambda: by that through
-    both eps in rho, which may start at 2e4, x_s would go far astray. Into the clean level it is DDIM.
+    mix is the mean over the step of the polynomial in rho through the last `order` eps ([DEIS] rho-AB). Into the clean
+    level it is DDIM.
+    order: 1, 2 or 3. One call of the network a step; order 3 makes its first step with two, extrapolating x_0 linearly
+        in lambda: extrapolating eps in rho, which may start at 2e4, would lead x_s far astray.
+    Returns a ReverseStep.
+    Raises ValueError for any other order.
     """
     check_order(order)
 
@@ -41,5 +44,5 @@ def deis(order: int = 3) -> ReverseStep:
 
 
 def _rho(level: NoiseLevel) -> Array:
-    """sigma / alpha, finite where alpha is 0: the first step from there is DDIM's, whatever stands here."""
+    """sigma / alpha, finite where alpha is 0: the step from there is DDIM's, whatever its rho."""
     return jnp.asarray(level.sigma) / jnp.maximum(level.alpha, 1e-30)

@@ -5,8 +5,8 @@ With lambda = log(alpha / sigma), h = lambda_s - lambda_t and H = (1 + eta) h, e
     x_s = sigma_s / sigma_t e^(-eta h) x_t + alpha_s int_0^1 H e^(-H (1 - u)) x_0(lambda_t + u h) du
           + sigma_s sqrt(1 - e^(-2 eta h)) noise
 
-and the methods differ in what stands for x_0 within the step. eta 0 is the probability flow, 1 the reverse SDE. The step
-into the clean level, where lambda is infinite, gives the predicted x_0 itself.
+and the methods differ in how they approximate x_0(lambda) within the step. eta 0 is the probability flow, 1 the reverse
+SDE. The step into the clean level, where lambda is infinite, gives the predicted x_0 itself.
 
 Source: [DPM++] Lu et al. 2211.01095.
 """
@@ -17,15 +17,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from guided_jax.checks import check_number
 from guided_jax.denoiser import Denoiser
-from guided_jax.numerics import ratio, root
+from guided_jax.numerics import narrow, ratio, root
 from guided_jax.reverse.multistep import check_order, empty, exponential_moments, half_log_snr, mix, remember
 from guided_jax.reverse.step import ReverseStep, no_memory
 from guided_jax.schedule import NoiseLevel, interpolate, is_clean
 
 
 class Leg(NamedTuple):
-    """A stretch from one level to another: x_s = kept x_t + gain int kernel x_0 + std noise."""
+    """Coefficients of a step from one level to another: x_s = kept x_t + gain int kernel x_0 + std noise."""
 
     kept: Array
     gain: Array
@@ -44,18 +45,28 @@ def leg(now: NoiseLevel, then: NoiseLevel, eta: ArrayLike = 0.0) -> Leg:
 
 
 def nodes_of(places: Float[Array, " n"], now: Float[Array, ""], h: Float[Array, ""]) -> Float[Array, " n"]:
-    """The places in units of the step: 0 where it starts, 1 where it ends."""
+    """(places - now) / h: the places in units of the step, 0 where it starts, 1 where it ends."""
     return ratio(places - now, h)
 
 
 def dpm_solver(order: int = 2, eta: ArrayLike = 0.0) -> ReverseStep:
     """x_0(u) is the polynomial through the last `order` predictions: DPM-Solver++ 2M ([DPM++] algorithm 2), 3M, or 1.
 
-    order: 2 for guided sampling, 3 for unguided. eta: number or traced value; 0 the ODE, 1 SDE-DPM-Solver++. One call of
-    the network a step; order 3 makes its first step with two, for a first step of order 1 would cost the run its order.
-    Order 2 takes the paper's midpoint rule (1 - e^-H) / 2 for the weight of the slope, order 3 the exact integral.
+    order: 2 for guided sampling, 3 for unguided, or 1.
+    eta: number or traced value; 0 the ODE, 1 SDE-DPM-Solver++. One call of the network a step; order 3 makes its first
+        step with two, as a first step of order 1 would lower the order of the run. Order 2 weights the slope by the
+        paper's midpoint rule (1 - e^-H) / 2, order 3 by the exact integral.
+    Returns a ReverseStep.
+    Raises ValueError for any other order.
+
+    >>> mixture = gj.analytic.GaussianMixture(jnp.ones(1), jnp.full((1, 2), 0.5), jnp.array([0.01]))
+    >>> levels = gj.schedule.respace(gj.schedule.cosine(1000), 6)
+    >>> x_0 = gj.sampler.sample(jax.random.key(0), mixture.denoiser(), gj.reverse.dpm_solver(2), jnp.ones(2), levels)
+    >>> bool(jnp.allclose(x_0, 0.5, atol=0.1))
+    True
     """
     check_order(order)
+    check_number("eta", eta)
 
     def step(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
         x_0, way = denoise(x_t, now).x_0, leg(now, then, eta)
@@ -76,12 +87,16 @@ def dpm_solver(order: int = 2, eta: ArrayLike = 0.0) -> ReverseStep:
 def first_step_twice(
     denoise: Denoiser, x_t: Array, x_0: Array, target: Array, way: Leg, then: NoiseLevel, first: Array
 ) -> Array:
-    """On the first step the line through this prediction and the one at the end of a step of order 1, else `target`."""
+    """On the first step, the integral of the line through x_0 and the prediction after a step of order 1; else `target`.
+
+    denoise: the denoiser, called at x_s of order 1 if this step is the first.
+    way: the coefficients of the step from x_t to the level `then`.
+    """
 
     def twice(target: Array) -> Array:
         there = denoise(way.kept * x_t + way.gain * target, then).x_0
         both = jnp.stack([x_0, there])
-        return mix(both, jnp.array([0.0, 1.0]), exponential_moments(way.H, 2), jnp.asarray(2))
+        return mix(both, jnp.array([0.0, 1.0], way.H.dtype), exponential_moments(way.H, 2), jnp.asarray(2))
 
     return jax.lax.cond(first & ~is_clean(then), twice, lambda target: target, target)
 
@@ -89,20 +104,23 @@ def first_step_twice(
 def dpm_solver_2s(levels: NoiseLevel, eta: ArrayLike = 0.0) -> ReverseStep:
     """x_0(u) is the prediction at the middle of the step in lambda: DPM-Solver++(2S) ([DPM++] algorithm 1, r = 1/2).
 
-    levels: the full table, for the middle lies off the run's own. Two calls of the network a step, one into the clean
-    level; remembers nothing. eta: number or traced value; the noise at the middle is part of that at the end.
+    levels: the full table, as the middle lies between two levels of the run.
+    eta: number or traced value; the noise at the middle is part of the noise at the end. Two calls of the network a
+        step, one into the clean level.
+    Returns a ReverseStep without memory.
     """
+    check_number("eta", eta)
 
     def step(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
         x_0 = denoise(x_t, now).x_0
         noise, more = _two_noises(key, x_t) if _stochastic(eta) else (0.0, 0.0)
 
         def halfway(x_0: Array) -> Array:
-            middle = interpolate(levels, half_log_snr(now) + half_log_snr(then))
+            middle = narrow(interpolate(levels, half_log_snr(now) + half_log_snr(then)), x_t.dtype)
             first, second, whole = leg(now, middle, eta), leg(middle, then, eta), leg(now, then, eta)
             x_m = first.kept * x_t + first.gain * -jnp.expm1(-first.H) * x_0 + first.std * noise
             x_s = whole.kept * x_t + whole.gain * -jnp.expm1(-whole.H) * denoise(x_m, middle).x_0
-            return x_s + second.kept * first.std * noise + second.std * more
+            return narrow(x_s + second.kept * first.std * noise + second.std * more, x_0.dtype)
 
         return jax.lax.cond(is_clean(then), lambda x_0: x_0, halfway, x_0), memory
 
@@ -115,5 +133,5 @@ def _two_noises(key, x_t: Array) -> tuple[Array, Array]:
 
 
 def _stochastic(eta: ArrayLike) -> bool:
-    """Whether noise has to be drawn: not for an eta that is known to be 0."""
+    """Return whether noise has to be drawn: not for an eta that is the number 0."""
     return not (isinstance(eta, (int, float)) and eta == 0)

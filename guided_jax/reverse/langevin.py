@@ -18,12 +18,15 @@ from guided_jax.strength import Scale, strength
 def langevin(size: Scale = 0.1, repeats: int = 1) -> ReverseStep:
     """x <- x + e score + sqrt(2 e) noise, e = size sigma^2, `repeats` times at the level `now` ([NCSN] algorithm 1).
 
-    A corrector: x stays at its level, so it is called with then = now, as `chain` does. size: number, traced value or
-    function of the level. With a finite size the stationary law is a wider one: of a normal law of variance V it is V /
-    (1 - e / (2 V)). One call of the network each time; nothing happens at the clean level.
+    A corrector: x stays at its level, so it is called with then = now, as `chain` does.
+    size: number, traced value or function of the level; a finite size widens the stationary law: of a normal law of
+        variance V it is V / (1 - e / (2 V)).
+    repeats: at least 1, each with one call of the network. At the clean level x does not change.
+    Returns a ReverseStep without memory.
+    Raises ValueError for repeats below 1.
 
-    The signal-to-noise ratio r of [SDE] algorithms 4 and 5 is size = 2 r^2, |score| being sqrt(d) / sigma on average. Their
-    mean over the batch is left out on purpose, for it ties an example to its neighbours; the norm of the example alone
+    The signal-to-noise ratio r of [SDE] algorithms 4 and 5 is size = 2 r^2, as |score| is sqrt(d) / sigma on average.
+    Their mean of norms over the batch would make an example depend on its neighbours; the norm of the example alone
     makes the size depend on x, and so samples another law (in two dimensions a share of 0.35 became 0.31).
     """
     if repeats < 1:
@@ -42,11 +45,12 @@ def langevin(size: Scale = 0.1, repeats: int = 1) -> ReverseStep:
 
 
 def annealed_langevin(size: Scale = 0.2, repeats: int = 10) -> ReverseStep:
-    """`repeats` Langevin steps at each level, then on to the next with the same x ([NCSN] algorithm 1).
+    """`repeats` Langevin steps at each level, then the next level with the same x ([NCSN] algorithm 1).
 
-    Into the clean level goes the predicted x_0, for without that last denoising ([ADV] section 3.1) the noise of the first
-    level stays in. `repeats` calls of the network a level, one more into the clean one. Levels have to be close: a
-    geometric progression as of `grid.log_snr`.
+    The last step returns the predicted x_0: without that denoising ([ADV]) the noise of the first level would remain.
+    size, repeats: as for `langevin`; `repeats` calls of the network a level, and one more into the clean level. Levels
+        have to be close, such as the geometric progression of `grid.log_snr`.
+    Returns a ReverseStep without memory.
     """
     dynamics = langevin(size, repeats)
 
@@ -58,10 +62,18 @@ def annealed_langevin(size: Scale = 0.2, repeats: int = 10) -> ReverseStep:
 
 
 def chain(*steps: ReverseStep) -> ReverseStep:
-    """chain(corrector, predictor): each step but the last at the level `now`, the last one from there to `then`.
+    """chain(corrector, predictor): each step but the last at the level `now`, the last one from `now` to `then`.
 
-    Song et al.'s predictor-corrector sampler, seen from the level at which both meet: chain(langevin(), ddpm()). The
-    memory is a tuple of theirs. Raises ValueError for no steps.
+    chain(langevin(), ddpm()) is the predictor-corrector sampler of [SDE].
+    steps: ReverseSteps.
+    Returns a ReverseStep whose memory is the tuple of their memories.
+    Raises ValueError for no steps.
+
+    >>> step = gj.reverse.chain(gj.reverse.langevin(0.05), gj.reverse.ddpm())
+    >>> mixture = gj.analytic.GaussianMixture(jnp.ones(1), jnp.zeros((1, 2)), jnp.array([0.5]))
+    >>> levels = gj.schedule.respace(gj.schedule.cosine(1000), 4)
+    >>> gj.sampler.sample(jax.random.key(0), mixture.denoiser(), step, jnp.ones(2), levels).shape
+    (2,)
     """
     if not steps:
         raise ValueError("chain needs at least one step, such as chain(langevin(), ddpm())")

@@ -1,4 +1,4 @@
-"""Inverse problems solved by the step, around any sampler.
+"""Inverse problems: steps around any sampler that draw x_0 given a measurement y.
 
 Sources: [DPS] Chung et al. 2209.14687, [RePaint] Lugmayr et al. 2201.09865.
 """
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from guided_jax.denoiser import Denoiser, cached
 from guided_jax.forward import diffuse, transition
-from guided_jax.numerics import norm
+from guided_jax.numerics import narrow_like, norm
 from guided_jax.operators import Operator
 from guided_jax.prediction import Prediction
 from guided_jax.reverse.step import ReverseStep
@@ -18,11 +18,16 @@ from guided_jax.strength import Scale, strength
 
 
 def dps(step: ReverseStep, operator: Operator, y: Float[Array, "..."], scale: Scale = 1.0) -> ReverseStep:
-    """x_s = step(x_t) - scale grad_{x_t} |y - A x_0(x_t)|, back through the network ([DPS] algorithm 1).
+    """x_s = step(x_t) - scale grad_{x_t} |y - A x_0(x_t)|, by a backward pass of the network ([DPS] algorithm 1).
 
-    The norm, not its square: the gradient of the square over the residual's own length, of this example alone. y: of this
-    example. scale: the paper's zeta, number, traced value or function of the level `now`; 0.3 to 1 at 1000 DDPM steps; each
-    step moves by it, so fewer steps want more. No approximation of a posterior is exact here: the tests say by how much.
+    The norm, not its square: the gradient of the square divided by the length of the residual of this example alone. An
+    approximation: the samples do not follow the posterior (`guidance.pigdm` does, for normal data).
+    step: a ReverseStep.
+    operator: A, of `operators`.
+    y: the measurement, of this example.
+    scale: the paper's zeta, number, traced value or function of the level `now`; 0.3 to 1 for 1000 DDPM steps, more for
+        fewer steps, as each step moves by it.
+    Returns a ReverseStep with the memory of `step`.
     """
 
     def guided(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
@@ -41,8 +46,18 @@ def dps(step: ReverseStep, operator: Operator, y: Float[Array, "..."], scale: Sc
 def repaint(step: ReverseStep, observed: Array, x_0: Float[Array, "*shape"], repeats: int = 10) -> ReverseStep:
     """x_s = noised x_0 where observed, step(x_t) elsewhere; noised back to x_t and repeated ([RePaint] algorithm 1).
 
-    observed: 1 (or True) where x_0 is known; of this example, as x_0 is. repeats: steps made in all for each level, the
-    paper's U, each a call of the network; what is painted comes to fit what is known only by repeating.
+    step: a ReverseStep.
+    observed: 1 (or True) where x_0 is known, (*shape) or broadcasting to it.
+    x_0: (*shape), of this example.
+    repeats: steps at each level, the paper's U, at least 1; the painted part fits the known one only after several.
+    Returns a ReverseStep with the memory of `step`.
+    Raises ValueError for repeats below 1.
+
+    >>> mixture = gj.analytic.GaussianMixture(jnp.ones(1), jnp.zeros((1, 2)), jnp.array([0.5]))
+    >>> step = gj.reverse.repaint(gj.reverse.ddpm(), jnp.array([True, False]), jnp.array([0.7, 0.0]), repeats=2)
+    >>> levels = gj.schedule.respace(gj.schedule.cosine(1000), 4)
+    >>> round(float(gj.sampler.sample(jax.random.key(0), mixture.denoiser(), step, jnp.ones(2), levels)[0]), 3)
+    0.7
     """
     if repeats < 1:
         raise ValueError(f"repeats is {repeats}; every level needs at least one step")
@@ -52,10 +67,10 @@ def repaint(step: ReverseStep, observed: Array, x_0: Float[Array, "*shape"], rep
             x, _, _ = carry
             key_step, key_known, key_back = jax.random.split(key, 3)
             x_s, kept = step.step(key_step, denoise, x, memory, now, then)
-            known = diffuse(x_0, jax.random.normal(key_known, x.shape, x.dtype), then)
-            x_s = jnp.where(jnp.asarray(observed) != 0, known, x_s)
+            noised = diffuse(x_0, jax.random.normal(key_known, x.shape, x.dtype), then)
+            x_s = jnp.where(jnp.asarray(observed) != 0, noised, x_s)
             back = transition(x_s, jax.random.normal(key_back, x.shape, x.dtype), then, now)
-            return (back, x_s, kept), None
+            return narrow_like((back, x_s, kept), carry), None
 
         (_, x_s, kept), _ = jax.lax.scan(once, (x_t, x_t, memory), jax.random.split(key, repeats))
         return x_s, kept

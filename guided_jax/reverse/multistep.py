@@ -1,8 +1,9 @@
-"""What a solver remembers, and the exact integral of the polynomial through it.
+"""The memory of a multistep solver, and the exact integral of the polynomial through it.
 
-With rho = sigma / alpha and lambda = -log rho, the probability flow of x_t / alpha_t is d / d rho = eps. Its solution over
-a step is an integral of eps, or of x_0 against e^lambda; a multistep method replaces the integrand by the polynomial
-through the last few predictions and integrates that exactly. Here places are lambda or rho, and the step is [0, 1]:
+With rho = sigma / alpha and lambda = -log rho, the probability flow of x_t / alpha_t is d / d rho = eps. Its solution
+over a step is an integral of eps, or of x_0 against e^lambda; a multistep method replaces the integrand by the
+polynomial through the last few predictions and integrates that exactly. Here places are lambda or rho, and the step is
+[0, 1]:
 
     mix_i = int_0^1 kernel(u) prod_{j != i} (u - u_j) / (u_i - u_j) du
 
@@ -22,21 +23,24 @@ ORDERS = (1, 2, 3)
 
 
 class History(NamedTuple):
-    """What was said at the last places, the newest first. Places that were never reached lie far off and weigh nothing."""
+    """The predictions at the last n places, the newest first. Unused places lie far off and have no weight."""
 
     values: Array  # (n, *shape)
     places: Array  # (n,)
-    made: Array  # how many steps so far
+    made: Array  # the number of steps so far
 
 
 def empty(x_T: Float[Array, "*shape"], size: int) -> History:
-    """Nothing yet."""
+    """Return the history of a run before its first step, for `size` predictions.
+
+    Made from x_T, not from its shape: under `shard_map` and on an explicit mesh it is placed as x_T is.
+    """
     far = 1e3 * (1 + jnp.arange(size, dtype=x_T.dtype))
-    return History(jnp.zeros((size, *x_T.shape), x_T.dtype), far, jnp.zeros((), jnp.int32))
+    return History(jnp.stack([jnp.zeros_like(x_T)] * size), far, jnp.zeros((), jnp.int32))
 
 
 def remember(history: History, value: Float[Array, "*shape"], place: Float[Array, ""]) -> History:
-    """The newest first, the oldest forgotten."""
+    """Return the history with a value and its place put first, and without the oldest."""
     values = jnp.concatenate([value.astype(history.values.dtype)[None], history.values])[:-1]
     places = jnp.append(jnp.asarray(place, history.places.dtype), history.places)[:-1]
     return History(values, places, history.made + 1)
@@ -47,7 +51,8 @@ def mix(
 ) -> Float[Array, "*shape"]:
     """The integral of the polynomial through the first min(known, n) values, at the nodes, in units of the step.
 
-    moments: int_0^1 kernel(u) u^j du for j = 0 .. n - 1. known: traced, for the first steps, when little is remembered.
+    moments: int_0^1 kernel(u) u^j du for j = 0 .. n - 1.
+    known: the number of predictions so far, traced.
     """
     count = len(values)
     rows = [jnp.pad(jnp.stack(weights(nodes[:size], moments)), (0, count - size)) for size in range(1, count + 1)]
@@ -56,28 +61,31 @@ def mix(
 
 
 def weights(nodes: Float[Array, " n"], moments: list[Array]) -> list[Array]:
-    """int_0^1 kernel(u) prod_{j != i} (u - u_j) / (u_i - u_j) du for each i: Lagrange's polynomials by coefficients."""
-    found = []
+    """int_0^1 kernel(u) prod_{j != i} (u - u_j) / (u_i - u_j) du for each i, from the coefficients of the polynomials.
+
+    nodes: u_i, (n,).
+    moments: int_0^1 kernel(u) u^j du, at least n.
+    """
+    found, zero = [], jnp.zeros((), nodes.dtype)
     for i in range(len(nodes)):
-        polynomial = [jnp.ones(())]  # ascending powers of u
+        polynomial = [jnp.ones((), nodes.dtype)]  # ascending powers of u
         for j in range(len(nodes)):
             if j != i:
                 scale = ratio(1.0, nodes[i] - nodes[j])
-                shifted = [jnp.zeros(()), *polynomial]
+                shifted = [zero, *polynomial]
                 polynomial = [
-                    scale * (up - nodes[j] * same)
-                    for up, same in zip(shifted, [*polynomial, jnp.zeros(())], strict=True)
+                    scale * (up - nodes[j] * same) for up, same in zip(shifted, [*polynomial, zero], strict=True)
                 ]
-        found.append(sum((c * m for c, m in zip(polynomial, moments, strict=False)), start=jnp.zeros(())))
+        found.append(sum((c * m for c, m in zip(polynomial, moments, strict=False)), start=zero))
     return found
 
 
 def exponential_moments(h: Float[Array, ""], count: int) -> list[Array]:
-    """int_0^1 h e^(-h (1 - u)) u^j du for j < count: 1 - e^-h, then 1 - j / h times the one before."""
+    """int_0^1 h e^(-h (1 - u)) u^j du for j < count: m_0 = 1 - e^-h, then m_j = 1 - j / h m_(j - 1)."""
     exact = [-jnp.expm1(-h)]
     for j in range(1, count):
         exact.append(1 - j * ratio(exact[-1], h))
-    # That difference loses its digits where h is small; there the series h sum_n (-h)^n j! / (j + n + 1)! takes over.
+    # Where h is small that difference loses its digits; there the series h sum_n (-h)^n j! / (j + n + 1)! is used.
     return [jnp.where(jnp.abs(h) < 1, _series(jnp.clip(h, -1, 1), j), value) for j, value in enumerate(exact)]
 
 
@@ -87,16 +95,16 @@ def _series(h: Array, j: int) -> Array:
 
 
 def flat_moments(count: int) -> list[Array]:
-    """int_0^1 u^j du = 1 / (j + 1)."""
+    """int_0^1 u^j du = 1 / (j + 1) for j < count."""
     return [jnp.asarray(1 / (j + 1)) for j in range(count)]
 
 
 def half_log_snr(level: NoiseLevel) -> Float[Array, ""]:
-    """lambda = log(alpha / sigma), finite at both ends."""
+    """lambda = log(alpha / sigma) of a level, finite at both ends."""
     return log_snr_of(level) / 2
 
 
 def check_order(order: int) -> None:
-    """ValueError for an order that no method here has."""
+    """Raise ValueError for an order other than 1, 2 and 3."""
     if order not in ORDERS:
         raise ValueError(f"order {order} is not one of {ORDERS}; take 2 for guided sampling, 3 for unguided")

@@ -15,11 +15,15 @@ from guided_jax.strength import LogProb, Scale, strength
 def off_the_shelf_ddpm(
     log_prob: LogProb, scale: Scale, levels: NoiseLevel, gamma: ArrayLike = 0.3, variance: Variance = "small"
 ) -> ReverseStep:
-    """mean + scale (variance + gamma max_t variance sin(pi t / T)) grad log p(y | x_0), at the predicted x_0.
+    """mean + scale (variance + gamma max_t variance sin(pi t / T)) grad log p(y | x_0), at the predicted x_0 ([EluCD]).
 
-    Nothing goes back through the network. log_prob: (x_0, level) -> log p(y | x_0), of `guidance.from_logits` with the
-    paper's temperatures 1.0 and 0.5. levels: the table the run goes down; T is its last t. gamma: number or traced value;
-    its sine adds guidance in the middle, where the step's variance alone gives little.
+    No backward pass of the denoising network.
+    log_prob: (x_0, level) -> log p(y | x_0), such as `guidance.from_logits` with the paper's temperatures 1.0 and 0.5.
+    scale: number, traced value or function of the level.
+    levels: the table of the run; T is its last t.
+    gamma: number or traced value; the sine adds guidance in the middle of a run, where the variance of a step is small.
+    variance: as for `ddpm`.
+    Returns a ReverseStep, for an unguided denoiser.
     """
     peak = jnp.max(_posterior_variances(levels))
 
@@ -33,6 +37,6 @@ def off_the_shelf_ddpm(
 
 
 def _posterior_variances(levels: NoiseLevel) -> Array:
-    """Of each step down the table, (T,)."""
+    """The posterior variance of each step down the table, (T,)."""
     now, then = NoiseLevel(*(column[1:] for column in levels)), NoiseLevel(*(column[:-1] for column in levels))
     return jax.vmap(lambda now, then: posterior(jnp.zeros(()), jnp.zeros(()), now, then).variance)(now, then)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from guided_jax.checks import check_number
 from guided_jax.denoiser import Denoiser
 from guided_jax.forward import kept_share, step_beta
 from guided_jax.numerics import root
@@ -15,10 +16,12 @@ from guided_jax.schedule import NoiseLevel, is_clean
 def reverse_sde(eta: ArrayLike = 1.0) -> ReverseStep:
     """x_s = (2 - a) x_t + (1 + eta^2) / 2 beta score + eta sqrt(beta) noise, a = alpha_t / alpha_s ([SDE] eq. 46, 47).
 
-    Their reverse diffusion sampler (an Euler-Maruyama step in the forward process's own discretization); eta 0 is the
-    probability flow, number or traced value. For small steps only: an exact one is `ddpm` or `dpm_solver(eta=1)`. Into the
-    clean level goes the predicted x_0.
+    The reverse diffusion sampler of [SDE]: an Euler-Maruyama step in the discretization of the forward process. For
+    small steps only; `ddpm` and `dpm_solver(eta=1)` are exact in more. The last step returns the predicted x_0.
+    eta: number or traced value; 0 is the probability flow.
+    Returns a ReverseStep without memory.
     """
+    check_number("eta", eta)
 
     def step(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
         prediction, beta = denoise(x_t, now), step_beta(now, then)

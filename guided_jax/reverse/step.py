@@ -1,4 +1,4 @@
-"""The one contract of every sampler."""
+"""The type of every sampler."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,9 +9,10 @@ from jaxtyping import Array
 class ReverseStep(NamedTuple):
     """A step over an interval of the schedule, for one example.
 
-    init: (x_T) -> memory, a pytree; () for a method that remembers nothing.
-    step: (key, denoise, x_t, memory, now, then) -> (x_s, memory); `now` is the level of x_t, `then` of x_s. It receives
-    the denoiser, so a method may call it once, twice, or keep what it said. The key is for this step alone.
+    init: (x_T) -> memory, a pytree of arrays of fixed shapes and types; () for a method without memory.
+    step: (key, denoise, x_t, memory, now, then) -> (x_s, memory); `now` is the level of x_t, `then` that of x_s. A
+        method may call the denoiser once or several times, and keep its predictions in the memory. The key is for this
+        step alone.
     """
 
     init: Callable[[Array], Any]
@@ -19,5 +20,5 @@ class ReverseStep(NamedTuple):
 
 
 def no_memory(x_T: Array) -> tuple[()]:
-    """(): the memory of a one-step method."""
+    """(): the memory of a one-step method, whatever x_T."""
     return ()

@@ -1,4 +1,4 @@
-"""UniPC: a multistep predictor whose every step is corrected, free of charge, by the prediction at its end.
+"""UniPC: a multistep predictor, each step of which is corrected by the prediction at its end, without a further call.
 
 Source: [UniPC] Zhao et al. 2302.04867.
 """
@@ -16,20 +16,23 @@ from guided_jax.schedule import NoiseLevel, is_clean
 
 
 class Memory(NamedTuple):
-    """What was said, where the last step started, and where it ended."""
+    """The last predictions, and the last step."""
 
     history: History
-    x: Array
-    level: NoiseLevel
-    reached: Array
+    x: Array  # where the last step started
+    level: NoiseLevel  # of x
+    reached: Array  # where the last step ended
 
 
 def unipc(order: int = 2) -> ReverseStep:
-    """x_t is stepped to once more, through the prediction at x_t too; then DPM-Solver++ goes on ([UniPC] algorithm 1).
+    """DPM-Solver++ from a corrected x_t: the last step made again with the prediction at x_t ([UniPC] algorithm 1).
 
-    Order `order` + 1, for one call of the network a step. All weights are the exact integrals, with which the paper's B(h)
-    drops out, except the predictor's of order 2, its 1/2 (and DPM-Solver++'s). The last step is not corrected. The
-    correction is added to x_t, so that what others did to it since, a shift by `dps` or a Langevin step, stays.
+    order: 1, 2 or 3, of the predictor; the method has order `order` + 1, for one call of the network a step. All
+        weights are exact integrals, from which the paper's B(h) drops out, except that of the predictor of order 2,
+        which is 1/2, as in the paper. The last step is not corrected. The correction is added to x_t, so that changes
+        of x_t after the step, by `dps` or a Langevin step, remain.
+    Returns a ReverseStep.
+    Raises ValueError for any other order.
     """
     check_order(order)
 
@@ -54,11 +57,15 @@ def unipc(order: int = 2) -> ReverseStep:
 
 
 def corrected(memory: Memory, x_0: Float[Array, "*shape"], now: NoiseLevel, order: int) -> Float[Array, "*shape"]:
-    """The last step again, its polynomial now also through x_0, said at its end."""
+    """The end of the last step of the memory, made again with a polynomial that also goes through x_0.
+
+    x_0: the prediction at that end, of level now.
+    order: of the predictor.
+    """
     way = leg(memory.level, now)
     history = memory.history
     nodes = nodes_of(history.places, half_log_snr(memory.level), way.h)
     values = jnp.concatenate([history.values[:1], x_0[None], history.values[1:]])
-    nodes = jnp.concatenate([nodes[:1], jnp.ones(1), nodes[1:]])
+    nodes = jnp.concatenate([nodes[:1], jnp.ones(1, nodes.dtype), nodes[1:]])
     target = mix(values, nodes, exponential_moments(way.H, order + 1), history.made + 1)
     return way.kept * memory.x + way.gain * target

@@ -243,8 +243,8 @@ def load_params(
 ) -> PyTree:
     """Read only the averaged ("ema") or the latest ("params") parameters, as nested dicts.
 
-    They are read onto the first local device, or where `sharding(leaf)`, such as `parallel.part_of`, says. Neither network
-    nor optimizer is needed. Step and errors are those of `restore`. When a training process deletes the checkpoint
+    They are read onto the first local device, or by `sharding(leaf)`, such as `parallel.leaf_sharding`. Neither network nor
+    optimizer is needed. Step and errors are those of `restore`. When a training process deletes the checkpoint
     meanwhile, the then last one is read: always one whole checkpoint.
     """
     while True:

@@ -1,4 +1,4 @@
-"""Pictures on disk: float images in [-1, 1] to uint8 and back, grids, PNG and the npz format that evaluators read.
+"""Pictures: float images in [-1, 1] to uint8 and back, grids, PNG files and the npz format that evaluators read.
 
 Arrays are numpy, (N, H, W, C) or (H, W, C); C is 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA).
 """
@@ -17,13 +17,32 @@ from PIL import Image, ImageDraw, ImageFont
 from guided_jax.storage.files import replacing
 
 
-def to_uint8(x: jax.typing.ArrayLike) -> UInt8[np.ndarray, "..."]:
-    """[-1, 1] to 0..255 as Dhariwal & Nichol's ADM does it: clamp (x + 1) 127.5 to [0, 255], then truncate."""
-    return np.clip((np.asarray(x, np.float32) + 1) * np.float32(127.5), 0, 255).astype(np.uint8)
+def to_uint8(x: jax.typing.ArrayLike, allow_non_finite: bool = False) -> UInt8[np.ndarray, "..."]:
+    """floor(clamp((x + 1) 127.5, 0, 255)): [-1, 1] to 0..255, as Dhariwal & Nichol's ADM does it.
+
+    ValueError when a value is not finite, unless `allow_non_finite`, which makes nan and -inf 0 and inf 255.
+
+    >>> to_uint8(np.array([-1.0, 0.0, 1.0, 3.0]))
+    array([  0, 127, 255, 255], dtype=uint8)
+    """
+    x = np.asarray(x, np.float32)
+    if not allow_non_finite and len(wrong := non_finite(x)):
+        shown = ", ".join(map(str, wrong[:10])) + (", ..." if len(wrong) > 10 else "")
+        raise ValueError(f"{len(wrong)} of {len(x) if x.ndim else 1} pictures are not finite: {shown}")
+    x = np.nan_to_num(x, nan=-1, posinf=1, neginf=-1) if allow_non_finite else x
+    return np.clip((x + 1) * np.float32(127.5), 0, 255).astype(np.uint8)
 
 
-def from_uint8(x: UInt8[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-    """0..255 to [-1, 1]: x / 127.5 - 1."""
+def non_finite(x: Float[Array | np.ndarray, "..."]) -> Int[np.ndarray, " k"]:
+    """Return the indices along the first axis at which some value is nan or infinite; [0] or [] for a scalar."""
+    x = np.asarray(x)
+    return np.flatnonzero(~np.isfinite(x).reshape(len(x) if x.ndim else 1, -1).all(1))
+
+
+def from_uint8(x: np.ndarray) -> Float32[np.ndarray, "..."]:
+    """x / 127.5 - 1: 0..255 to [-1, 1]. ValueError for other arrays than uint8, whose range is another."""
+    if x.dtype != np.uint8:
+        raise ValueError(f"the pictures are {x.dtype}; uint8 from 0 to 255 is expected")
     return x.astype(np.float32) / np.float32(127.5) - 1
 
 
@@ -34,10 +53,13 @@ def grid(
     gap: int = 2,
     labels: Sequence[Any] | None = None,
 ) -> UInt8[np.ndarray, "height width c"]:
-    """The images row by row on white, each pixel drawn as `scale` x `scale`, `gap` pixels apart.
+    """Return the images row by row on white, each pixel drawn as `scale` x `scale`, `gap` pixels apart.
 
     `columns` is about the square root of N by default. `labels` are written to the left of the rows, one a row
     (ValueError if their number differs). The cells left over stay white.
+
+    >>> grid(np.zeros((6, 8, 8, 3), np.uint8), columns=3).shape
+    (22, 32, 3)
     """
     columns = columns or max(1, math.ceil(math.sqrt(len(images))))
     rows = math.ceil(len(images) / columns)
@@ -66,7 +88,7 @@ def _with_labels(canvas, labels, rows, gap):
 
 
 def save_png(path: str | os.PathLike, image: UInt8[np.ndarray, "h w c"]) -> None:
-    """Writes one image, whole or not at all. ValueError unless it has 1 to 4 channels, OSError if it cannot be written."""
+    """Write one image, whole or not at all. ValueError unless it has 1 to 4 channels, OSError if it cannot be written."""
     if image.shape[-1] not in (1, 2, 3, 4):
         raise ValueError(f"a PNG has 1 to 4 channels, this image has {image.shape[-1]}")
     with replacing(path) as file:
@@ -74,7 +96,7 @@ def save_png(path: str | os.PathLike, image: UInt8[np.ndarray, "h w c"]) -> None
 
 
 def shrink(images: Float[Array | np.ndarray, "*n h w c"], side: int) -> Float[Array | np.ndarray, "*n h2 w2 c"]:
-    """Means over equal blocks of pixels, as ADM makes the low-resolution pictures that its upsamplers learn from.
+    """Return the means over equal blocks of pixels, (side, side, c): ADM's low-resolution input of upsamplers.
 
     Raises ValueError when the pictures are not square or `side` does not divide theirs.
     """
@@ -87,13 +109,13 @@ def shrink(images: Float[Array | np.ndarray, "*n h w c"], side: int) -> Float[Ar
 def save_npz(
     path: str | os.PathLike, images: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarray, " n"] | None = None
 ) -> None:
-    """Writes samples in ADM's format, `arr_0` the images and `arr_1` the labels if any, whole or not at all."""
+    """Write samples in ADM's format, `arr_0` the images and `arr_1` the labels if any, whole or not at all."""
     with replacing(path) as file:
         np.savez(file, images, *(() if labels is None else (labels,)))
 
 
 def load_npz(path: str | os.PathLike) -> tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"] | None]:
-    """Reads images (N, H, W, C) and labels (N,), or None, from a file in ADM's format; pickled objects are refused.
+    """Return images (N, H, W, C) and labels (N,), or None, from a file in ADM's format; pickled objects are refused.
 
     Raises ValueError in one sentence when the file does not hold that, OSError when it cannot be read.
     """

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from guided_jax.app import cli, experiments
+from guided_jax.app import cli, experiments, facts
 from guided_jax.app import run as runs
 from guided_jax.app.sample import command as sample
 from guided_jax.app.train import command as train
@@ -53,10 +53,10 @@ def test_a_classifier_is_trained_alone(tmp_path):
 
 def test_the_experiments_are_the_published_networks():
     """Equal to the modules of the published configurations; num_heads has no effect beside num_head_channels."""
-    made = runs.assemble(experiments.load("imagenet64_adm"), runs.Facts((64, 64, 3), 1000, (0.001,) * 1000))
+    made = runs.assemble(experiments.load("imagenet64_adm"), facts.Facts((64, 64, 3), 1000, (0.001,) * 1000))
     assert made.unet.clone(num_heads=1) == adm.unet(adm.MODELS["64x64_diffusion"].config)
     made = runs.assemble(
-        experiments.load("imagenet128_adm_classifier"), runs.Facts((128, 128, 3), 1000, (0.001,) * 1000)
+        experiments.load("imagenet128_adm_classifier"), facts.Facts((128, 128, 3), 1000, (0.001,) * 1000)
     )
     assert made.classifier.clone(num_heads=1) == adm.classifier(adm.CLASSIFIERS["128x128_classifier"].config)
 

@@ -12,9 +12,8 @@ import pytest
 from guided_jax import schedule
 from guided_jax.app import cli, convert, published
 from guided_jax.app import run as runs
+from guided_jax.app.sample import checks, draw
 from guided_jax.app.sample import command as sample
-from guided_jax.app.sample import drawing
-from guided_jax.app.sample import request as sampling
 from guided_jax.app.sample.request import Method
 from guided_jax.pretrained import adm
 from guided_jax.storage import images
@@ -63,13 +62,13 @@ def test_a_converted_run_samples_as_adm_did(key, converted, monkeypatch):
     kind, steps = case["sampler"], case["respacing"]
     method = Method("classifier", sampler=kind, steps=steps, clip_base=True)
     params = {part: runs.params(converted, part) for part in ("diffusion", "classifier")}
-    draw = drawing.drawing(run, method, labelled=True)
+    drawing = draw.make_draw(run, method, labelled=True)
     for item, y in enumerate(LOOPS[f"{key}/y"].astype(int)):
         noises = [nhwc(LOOPS[f"{key}/noises"][i][item]) for i in range(case["num_timesteps"])]
-        drawn = iter([nhwc(LOOPS[f"{key}/x_T"][item]) / schedule.at(run.levels, -1).sigma, *noises])
+        drawn = iter([nhwc(LOOPS[f"{key}/x_T"][item]) / schedule.at(run.model.levels, -1).sigma, *noises])
         monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype=None, drawn=drawn: next(drawn))
         with jax.disable_jit():  # the scan as a loop, so that each step draws its own recorded noise
-            x = draw(params, jax.random.key(0), jnp.int32(y), case["scale"])
+            x = drawing(params, jax.random.key(0), jnp.int32(y), case["scale"])
         close(x, nhwc(LOOPS[f"{key}/samples"][-1][item]), 5e-3)
         difference = images.to_uint8(x).astype(int) - LOOPS[f"{key}/uint8_nhwc"][item].astype(int)
         assert np.abs(difference).max() <= 1
@@ -95,7 +94,7 @@ def test_a_published_model_becomes_an_experiment_of_the_same_network(name):
     # The command that is shown at the end is one that sample.py understands.
     script, run, *rest = published.command(pathlib.Path("run"), model, guided=True).split()[1:]
     asked = cli.parse(sample.Sampling, script, [run, *rest])
-    sampling.check_read(asked)
+    checks.check_readers(asked)
     assert (asked.scale, asked.method.steps) == ((model.scale,), str(model.steps))
     assert (asked.base_samples is None) == (model.low_res is None)
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from guided_jax import data, parallel
-from guided_jax.app import demo as digits
 from guided_jax.app import experiments
 from guided_jax.app import run as runs
-from guided_jax.app.sample import drawing
+from guided_jax.app.demo import comparison
+from guided_jax.app.sample import draw
 from guided_jax.app.sample.request import Method
 from guided_jax.app.train import command as train
 
@@ -29,23 +29,27 @@ def drawn(place, kind, scale, labels):
     run = runs.load(place / "run")
     params = {part: runs.params(place / "run", part) for part in ("diffusion", "classifier")}
     devices = parallel.choose_devices(COUNT, 2)
-    call = drawing.drawer(run, Method(guidance=kind, sampler="ddim"), params, True, devices)
-    return call(np.arange(COUNT), labels, np.full(COUNT, scale), 0)
+    request = Method(guidance=kind, sampler="ddim")
+    sample = draw.make_sampler(run, request, True, devices)
+    placed = draw.place(run, request, params, devices)
+    return sample(placed, np.arange(COUNT), labels, np.full(COUNT, scale), 0).images
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", digits.KINDS)
+@pytest.mark.parametrize("kind", comparison.KINDS)
 def test_guided_digits_are_recognised_new_and_varied(trained, kind):
     """95 % right by a judge that was not the guide; none a copy of a training image; a class is not one image."""
     source = data.load("digits", "train", trained / "data")
     labels = np.arange(COUNT) % 10
     pictures = drawn(trained, kind, 3.0, labels)
-    found = digits.pixels(pictures)
-    assert (digits.judge(source).predict(found) == labels).mean() >= 0.95
-    known = digits.pixels(digits.everything(source)["image"])
+    found = comparison.pixels(pictures)
+    assert (comparison.judge(source).predict(found) == labels).mean() >= 0.95
+    known = comparison.pixels(comparison.everything(source)["image"])
     apart = lambda a, b: np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))  # noqa: E731
     # How near real digits come to each other: a copy would be far nearer than the nearest two scans of the same class.
-    real = apart(digits.pixels(digits.everything(data.load("digits", "test", trained / "data"))["image"]), known).min(1)
+    real = apart(
+        comparison.pixels(comparison.everything(data.load("digits", "test", trained / "data"))["image"]), known
+    ).min(1)
     nearest = apart(found, known).min(1)
     assert nearest.min() > 0.25 * np.quantile(real, 0.05)
     assert np.median(nearest) > 0.5 * np.median(real)
@@ -56,11 +60,11 @@ def test_guided_digits_are_recognised_new_and_varied(trained, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", digits.KINDS)
+@pytest.mark.parametrize("kind", comparison.KINDS)
 def test_at_scale_0_the_labels_are_ignored(trained, kind):
     """All ask for a 3; what comes follows the data's class frequencies (chi-squared, 9 degrees: 99.9 % below 28)."""
     source = data.load("digits", "train", trained / "data")
     pictures = drawn(trained, kind, 0.0, np.full(COUNT, 3))
-    counts = np.bincount(digits.judge(source).predict(digits.pixels(pictures)), minlength=10)
+    counts = np.bincount(comparison.judge(source).predict(comparison.pixels(pictures)), minlength=10)
     expected = COUNT * data.class_frequencies(source)
     assert ((counts - expected) ** 2 / expected).sum() < 40, counts

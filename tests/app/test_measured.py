@@ -1,21 +1,21 @@
 """What `sample.py` measures: the true pictures, the operators by name, the noise; and its guidances by name as formulas."""
 
-from types import SimpleNamespace
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guided_jax import reverse, schedule
-from guided_jax.app import experiments
+from guided_jax import model, schedule
+from guided_jax.app import facts
 from guided_jax.app import run as runs
-from guided_jax.app.sample import guidances as methods
-from guided_jax.app.sample import inverse as measurement
-from guided_jax.prediction import Prediction
+from guided_jax.app.sample import guidances, inverse
+from guided_jax.app.sample.parts import Parts
+from guided_jax.app.sample.request import Measurement, Method
 from guided_jax.storage import images
 
 RANDOM = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 1), dtype=np.uint8)
-RUN = runs.Run(experiments.load("digits"), runs.Facts((4, 6, 1), 2, (0.5, 0.5)), None, None, None)
+RUN = runs.from_params(
+    model.Model(None, schedule.cosine(10), shape=(4, 6, 1)), facts.Facts((4, 6, 1), 2, (0.5, 0.5)), {}
+)
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def files(tmp_path):
 
 
 def look(files, **settings):
-    return measurement.looking(measurement.Measurement(files, **settings), RUN, 0)
+    return inverse.make_measure(Measurement(files, **settings), RUN, 0)
 
 
 def test_pictures_of_all_files_are_taken_in_turn(files):
@@ -51,7 +51,7 @@ def test_pictures_of_all_files_are_taken_in_turn(files):
 def test_holes(hole, rows, columns):
     expected = np.ones((4, 6, 1))
     expected[rows, columns] = 0
-    np.testing.assert_array_equal(measurement.observed(hole, (4, 6, 1)), expected)
+    np.testing.assert_array_equal(inverse.observed(hole, (4, 6, 1)), expected)
 
 
 def test_noise_is_of_the_index_and_never_in_the_hole(files):
@@ -65,27 +65,29 @@ def test_noise_is_of_the_index_and_never_in_the_hole(files):
 
 def test_what_was_seen_is_shown_at_the_size_of_the_pictures(files):
     seen = look(files, operator="super-resolution")(np.arange(3))
-    shown = measurement.picture(seen, (4, 6, 1))
+    shown = inverse.picture(seen, (4, 6, 1))
     means = RANDOM.reshape(3, 2, 2, 3, 2, 1).mean((2, 4)).repeat(2, 1).repeat(2, 2)
     np.testing.assert_allclose(shown, means, atol=1)
 
 
 def test_compose_by_name_is_its_formula():
     """--scale for the label, --also-scale for the others; without that --scale for all."""
-    predictions = {
-        label: Prediction(jnp.array([0.1, value]), jnp.array([value, 0.5]))
-        for label, value in {None: 0.3, 0: 1.0, 1: -0.4, 2: 0.7}.items()
-    }
+    eps = {0: 1.0, 1: -0.4, 2: 0.7, 3: 0.3}  # 3 is the null label
+    values = jnp.array([eps[label] for label in range(4)])
+    network = lambda params, x, t, label: jnp.array([values[label], 0.5])  # noqa: E731
+    level = schedule.at(schedule.cosine(10), 5)
     for also_scale, scales in {(1.5, -0.5): (2, 1.5, -0.5), (): (2, 2, 2)}.items():
-        fields = dict.fromkeys(methods.Parts._fields) | {
-            "model": lambda label: lambda x_t, level: predictions[label],
-            "label": 0,
-            "scale": 2.0,
-            "knobs": SimpleNamespace(also=(1, 2), also_scale=also_scale),
-        }
-        guided, _ = methods.build("compose", methods.Parts(**fields), reverse.ddim())
-        found = guided(jnp.zeros(2), schedule.at(schedule.cosine(10), 5))
+        request = Method("compose", also=(1, 2), also_scale=also_scale)
+        run = runs.from_params(
+            model.Model(network, schedule.cosine(10), shape=(2,), null=3), RUN.facts, {"diffusion": {}}
+        )
+        found = guidances.guide(request, Parts(run, request, {"diffusion": {}}, 0, 2.0))(jnp.zeros(2), level)
+        each = [run_prediction(run, label, level) for label in (3, 0, 1, 2)]
         for view in ("x_0", "eps"):
-            u, *each = (getattr(predictions[label], view) for label in (None, 0, 1, 2))
-            expected = u + sum(scale * (c - u) for scale, c in zip(scales, each, strict=True))
+            u, *others = (getattr(prediction, view) for prediction in each)
+            expected = u + sum(scale * (c - u) for scale, c in zip(scales, others, strict=True))
             np.testing.assert_allclose(getattr(found, view), expected, atol=1e-6)
+
+
+def run_prediction(run, label, level):
+    return runs.make_denoiser(run, {}, label)(jnp.zeros(2), level)

@@ -64,7 +64,7 @@ def test_any_function_of_a_picture_is_a_feature_function():
 def statistics(seed=0):
     summary = extracted(1, 8)
     rows = np.random.default_rng(seed).permutation(30)[:20]
-    return metrics.statistics_of(summary._replace(moments=metrics.measure(summary.features[rows])), "mine")
+    return metrics.statistics_of(summary._replace(moments=metrics.Moments.of(summary.features[rows])), "mine")
 
 
 def test_statistics_come_back_and_are_adms_and_pytorch_fids(tmp_path):
@@ -167,7 +167,7 @@ def test_the_command_prints_a_table_and_writes_it(two, capsys):
         assert again == pytest.approx(left, rel=1e-9)
 
 
-def test_the_same_question_is_answered_again_and_another_is_not_written_over_it(two, capsys):
+def test_the_file_of_the_same_command_is_replaced_and_that_of_another_is_kept(two, capsys):
     assert run(capsys, *two)[0] == 0
     assert run(capsys, *two, "--devices", 2)[0] == 0
     before = (two[0].parent / "samples.metrics.json").read_text()
@@ -177,18 +177,46 @@ def test_the_same_question_is_answered_again_and_another_is_not_written_over_it(
     assert run(capsys, *two, "--seed", 1, "--overwrite")[0] == 0
 
 
+def test_a_file_of_an_earlier_version_is_recognised(two, capsys):
+    """The record of the options is what argparse wrote: the same names, every value as text."""
+    samples, reference = map(str, two)
+    written = {
+        "samples": samples,
+        "reference": reference,
+        **dict.fromkeys(("split", "data_dir", "inception", "preprocessing", "judge", "features"), "None"),
+        "seed": "0",
+    }
+    path = two[0].parent / "samples.metrics.json"
+    path.write_text(json.dumps({"asked": written}))
+    assert run(capsys, *two)[0] == 0
+    found = json.loads(path.read_text())
+    assert found["asked"] == written
+    assert list(found["asked"]) == list(written)
+    path.write_text(json.dumps({"asked": written | {"seed": "1"}}))
+    assert run(capsys, *two)[0] == 2
+
+
+def test_the_help_page_fits_a_screen_and_every_option_is_listed_on_demand(capsys):
+    code, page, _ = run(capsys, "--help")
+    lines = page.splitlines()
+    assert (code, len(lines) <= 24, max(map(len, lines)) <= 100) == (0, True, True)
+    assert run(capsys, "--help-all")[1].count("--") > page.count("--")
+
+
 WRONG = {
-    "unrecognized arguments: --feature x": ["--feature", "x"],
-    "invalid choice: 'dino'": ["--features", "dino"],
-    "invalid int value: 'many'": ["--seed", "many"],
+    "Unrecognized options: --feature, x": ["--feature", "x"],
+    "invalid choice 'dino' for argument '--features'": ["--features", "dino"],
+    "invalid literal for int() with base 10: 'many'": ["--seed", "many"],
+    "--seed is -1; give a number from 0 to": ["--seed", "-1"],
+    "--devices is 0; give at least 1": ["--devices", "0"],
     "--features judge needs --judge": ["--features", "judge"],
-    "is not read with --features pixels": ["--features", "pixels", "--inception", "w.npz"],
-    "--preprocessing is for --inception": ["--preprocessing", "pytorch-fid"],
+    "--inception 'w.npz' is not read by --features pixels": ["--features", "pixels", "--inception", "w.npz"],
+    "--preprocessing 'pytorch-fid' is for --features inception": ["--preprocessing", "pytorch-fid"],
     "--split and --data-dir are for data sets": ["--split", "train"],
     "there is no file nowhere.pt": ["--inception", "nowhere.pt"],
     "nowhere is no trained judge": ["--judge", "nowhere"],
     "99 devices": ["--devices", "99"],
-    "cannot be spread over devices": ["--batch-size", "0"],
+    "--batch-size is 0; give at least 1": ["--batch-size", "0"],
 }
 
 
@@ -209,13 +237,45 @@ def test_wrong_files_are_one_sentence(two, capsys):
         "is not an npz file": (two[0].with_name("text.npz"), two[1]),
         "has no pictures": (two[0].with_name("mine.npz"), two[1]),
         "statistics of mine features, and pixels": (two[0], two[0].with_name("mine.npz")),
-        "24 features and the reference 12": (two[0], two[0].with_name("small.npz")),
+        "(4 x 6 x 1) have 24 features and the reference 12 (2 x 6 x 1)": (two[0], two[0].with_name("small.npz")),
     }
     for words, arguments in wrong.items():
         code, _, err = run(capsys, *arguments)
         words = words.replace("no such data set", "there is no data set called 'nothing'")
         assert (code, len(err.strip().splitlines()[-1:])) == (2, 1), err
         assert words in err
+
+
+def test_pictures_of_another_shape_are_refused_before_they_are_read(two, capsys, monkeypatch):
+    """So are statistics of other features, and pixel features of large pictures."""
+    folder = two[0].parent
+    images.save_npz(folder / "small.npz", PICTURES[:, :2])
+    images.save_npz(folder / "large.npz", np.zeros((3, 64, 64, 3), np.uint8))
+    other = metrics.Statistics(np.zeros(5), np.eye(5), features="pixels")
+    metrics.save_statistics(folder / "five.npz", other)
+    metrics.save_statistics(folder / "mine.npz", statistics())
+    monkeypatch.setattr(metrics_command.feature_space, "make_extractors", lambda *_: pytest.fail("pictures are read"))
+    for words, arguments in {
+        "have 24 features and the reference 12": (two[0], folder / "small.npz"),
+        "have 24 features and the reference 5 (statistics)": (two[0], folder / "five.npz"),
+        "12288 numbers, and their covariance would take 1.2 GB": (folder / "large.npz", folder / "large.npz"),
+        "statistics of mine features, and pixels": (two[0], folder / "mine.npz"),
+    }.items():
+        code, _, err = run(capsys, *arguments)
+        assert (code, words in err) == (2, True), err
+
+
+def test_float_data_is_no_reference():
+    from guided_jax import data
+
+    with pytest.raises(ValueError, match="latents holds float32 arrays and metrics take uint8"):
+        sets.from_source("latents", data.in_memory(np.zeros((3, 2, 2, 4), np.float32), LABELS[:3], 3))
+
+
+def test_features_that_are_not_finite_are_refused():
+    extract = metrics.extractor(lambda picture: picture[0, :2, 0] / 0 - jnp.inf, jax.devices()[:1], 4)
+    with pytest.raises(ValueError, match="all of them finite"):
+        metrics.summarize(extract([PICTURES[:3]]))
 
 
 def test_a_set_of_some_rows_of_a_source():

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from guided_jax.app import experiments
+from guided_jax.app import experiments, facts
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.sample import command as sample
-from guided_jax.app.sample import guidances as methods
-from guided_jax.app.sample import request as sampling
+from guided_jax.app.sample import guidances
 from guided_jax.app.train import command as train
 from guided_jax.storage import checkpoint, images, log
 from tests.scripts import NETWORKS, ROOT, SMALL, run_script
@@ -122,7 +121,7 @@ def test_sample(tiny, tmp_path, capsys, method):
     assert "samples.npz" in out
     pictures, labels = images.load_npz(tmp_path / "out" / "samples.npz")
     assert pictures.shape == (5, 8, 8, 1)
-    told = "--labels" in method or methods.GUIDANCES[methods.parse(method[1])[0]].labelled
+    told = "--labels" in method or guidances.GUIDANCES[guidances.parse(method[1])[0]].labelled
     assert (labels != -1).all() if told else (labels == -1).all()
     if "--labels" in method:
         given = [word for word in method[method.index("--labels") + 1 :] if isinstance(word, int)]
@@ -132,10 +131,10 @@ def test_sample(tiny, tmp_path, capsys, method):
 
 def test_every_guidance_of_the_list_is_drawn_somewhere(capsys):
     code, out, _ = run_script(sample.main, ["--list"], capsys)
-    used = {methods.parse(name)[0] for name in (*(method[1] for method in METHODS), *REST)}
+    used = {guidances.parse(name)[0] for name in (*(method[1] for method in METHODS), *REST)}
     assert code == 0
-    assert used == set(methods.GUIDANCES)
-    assert all(name in out for name in (*methods.GUIDANCES, *methods.MODIFIERS))
+    assert used == set(guidances.GUIDANCES)
+    assert all(name in out for name in (*guidances.GUIDANCES, *guidances.MODIFIERS))
 
 
 @pytest.mark.slow
@@ -208,40 +207,41 @@ def test_a_killed_request_goes_on_without_repeating_or_losing_an_image(tiny, tmp
     when the network was trained on meanwhile."""
     chunks = ["--batch-size", 2, "--devices", 2]
     whole, labels = drawn(tiny, tmp_path / "whole", capsys, *chunks)
-    put, asked = sample.streaming.put, []
+    put, drawn_rows = sample.streaming.put, []
 
     def killed(stream, start, *rows):
-        if start == 4 and "again" not in asked:
+        if start == 4 and "again" not in drawn_rows:
             raise KeyboardInterrupt
         put(stream, start, *rows)
 
-    compiled = sample.drawer
+    make_sampler = sample.draw.make_sampler
 
     def counted(*arguments):
-        call = compiled(*arguments)
-        return lambda indices, *rest: asked.append(list(indices)) or call(indices, *rest)
+        call = make_sampler(*arguments)
+        return lambda params, indices, *rest: drawn_rows.append(list(indices)) or call(params, indices, *rest)
 
-    monkeypatch.setattr(sample, "drawer", counted)
+    monkeypatch.setattr(sample.draw, "make_sampler", counted)
     monkeypatch.setattr(sample.streaming, "put", killed)
     arguments = [tiny, "--guidance", "classifier-free", "--scale", 2, "--steps", 4, "--num-samples", 6, *chunks]
     code, _, err = run_script(sample.main, [*arguments, "--out", tmp_path / "out"], capsys)
     assert (code, "goes on" in err) == (130, True)
     assert not (tmp_path / "out" / "samples.npz").exists()
-    asked.append("again")
+    drawn_rows.append("again")
     if trained_on:
-        monkeypatch.setattr(sample, "trained", lambda options: {**sampling.trained(options), "diffusion": 5})
+        steps = sample.trained_steps
+        monkeypatch.setattr(sample, "trained_steps", lambda options, run: {**steps(options, run), "diffusion": 5})
     assert run_script(sample.main, [*arguments, "--out", tmp_path / "out"], capsys)[0] == 0
-    assert asked[asked.index("again") + 1 :] == ([[0, 1], [2, 3], [4, 5]] if trained_on else [[4, 5]])
+    assert drawn_rows[drawn_rows.index("again") + 1 :] == ([[0, 1], [2, 3], [4, 5]] if trained_on else [[4, 5]])
     pictures, told = images.load_npz(tmp_path / "out" / "samples.npz")
     np.testing.assert_array_equal(pictures, whole)
     np.testing.assert_array_equal(told, labels)
 
 
 def test_labels_follow_the_data_when_none_are_given():
-    facts = runs.Facts((8, 8, 1), 3, (0.5, 0.5, 0.0))
-    labels = sample.labels_for(np.arange(4000), None, facts, 0)
-    np.testing.assert_allclose(np.bincount(labels, minlength=3) / 4000, facts.class_frequencies, atol=0.03)
-    np.testing.assert_array_equal(sample.labels_for(np.arange(7, 9), None, facts, 0), labels[7:9])
+    known = facts.Facts((8, 8, 1), 3, (0.5, 0.5, 0.0))
+    labels = sample.labels_of(np.arange(4000), None, known, 0)
+    np.testing.assert_allclose(np.bincount(labels, minlength=3) / 4000, known.class_frequencies, atol=0.03)
+    np.testing.assert_array_equal(sample.labels_of(np.arange(7, 9), None, known, 0), labels[7:9])
 
 
 def test_other_samples_are_not_overwritten(tiny, tmp_path, capsys):
@@ -393,20 +393,20 @@ def test_another_configuration_in_the_same_place_is_refused_by_its_fields(tiny, 
 
 
 def test_data_that_changed_since_the_run_began_is_refused(tmp_path):
-    experiment, facts = experiments.load("digits"), runs.Facts((8, 8, 1), 2, (0.5, 0.5), 100)
-    runs.create(tmp_path, experiment, facts)
-    runs.create(tmp_path, experiment, facts)
-    assert runs.load(tmp_path).facts == facts
+    experiment, known = experiments.load("digits"), facts.Facts((8, 8, 1), 2, (0.5, 0.5), 100)
+    runs.create(tmp_path, experiment, known)
+    runs.create(tmp_path, experiment, known)
+    assert runs.load(tmp_path).facts == known
     for now, words in (
-        (facts._replace(num_examples=101), r"\(num_examples: 100 -> 101\)"),
-        (facts._replace(class_frequencies=(0.4, 0.6)), r"\(as many examples, of other classes\)"),
+        (known._replace(num_examples=101), r"\(num_examples: 100 -> 101\)"),
+        (known._replace(class_frequencies=(0.4, 0.6)), r"\(as many examples, of other classes\)"),
     ):
         with pytest.raises(ValueError, match=rf"^the data is not what .* began with {words}; restore it, or"):
             runs.create(tmp_path, experiment, now)
     older = json.loads((tmp_path / "config.json").read_text())
     del older["facts"]["num_examples"]
     (tmp_path / "config.json").write_text(json.dumps(older))
-    runs.create(tmp_path, experiment, facts)  # a run from before it was written down
+    runs.create(tmp_path, experiment, known)  # a run from before it was written down
 
 
 def test_a_classifier_alone_for_somebody_elses_diffusion_run(tiny, tmp_path, capsys):

@@ -17,7 +17,7 @@ from guided_jax.app import run as runs
 from guided_jax.app.sample import command as sample
 from guided_jax.app.sample.request import Method
 from guided_jax.app.sweep import command as sweeping
-from guided_jax.app.sweep import settings as sweep
+from guided_jax.app.sweep import scales
 from guided_jax.metrics import sets
 from guided_jax.metrics.judge import judge_features, load_judge
 from guided_jax.storage import images
@@ -49,7 +49,7 @@ def swept(tiny, tmp_path_factory):
     ],
 )
 def test_the_scales_that_words_name(words, found):
-    assert sweep.values(words) == found
+    assert scales.parse(words) == found
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_the_scales_that_words_name(words, found):
 )
 def test_words_that_name_none_are_refused(words):
     with pytest.raises(ValueError, match=re.escape(f"--sweep is {words!r}")):
-        sweep.values(words)
+        scales.parse(words)
 
 
 def test_classes_are_asked_for_in_the_datas_proportions(tiny):

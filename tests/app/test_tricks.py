@@ -11,12 +11,12 @@ import pytest
 
 from benchmarks import sampler_pages
 from benchmarks import tricks as benchmark
-from guided_jax import data, losses, parallel, sampler, schedule, training
-from guided_jax.app import experiments, nll, posthoc
+from guided_jax import data, losses, model, parallel, sampler, schedule, training
+from guided_jax.app import experiments, facts, nll, pixel_model, posthoc
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.sample import command as sample
-from guided_jax.app.sample import drawing, samplers
+from guided_jax.app.sample import draw, samplers
 from guided_jax.app.sample.request import Method
 from guided_jax.app.train import checks, networks, objective
 from guided_jax.app.train import command as train
@@ -62,7 +62,7 @@ def test_a_run_with_all_tricks_trains_and_stores_its_averages(tricky):
     assert "held_out_loss" in rows[-1]
     run = runs.load(tricky)
     assert run.experiment.diffusion.power_ema == (0.05, 0.1)
-    assert float(run.levels.alpha[-1]) == 0
+    assert float(run.model.levels.alpha[-1]) == 0
     kernel = runs.params(tricky, "diffusion")["params"]["input_blocks_0_0"]["kernel"]
     assert kernel.shape[2] == 2  # x_t and the last x_0
     assert posthoc.snapshot_steps(tricky) == [2, 4]
@@ -90,14 +90,14 @@ def test_self_conditioning_changes_the_samples(tricky):
     """With zeros in place of the last x_0, the same weights and noise give other samples."""
     run, method = runs.load(tricky), Method(steps="4", clip=False)
     params = {"diffusion": jax.tree.map(lambda leaf: leaf + 0.02, runs.params(tricky, "diffusion"))}
-    draw = jax.jit(drawing.drawing(run, method, True))
-    conditioned = draw(params, jax.random.key(0), 3, 1.0)
+    drawn = jax.jit(draw.make_draw(run, method, True))
+    conditioned = drawn(params, jax.random.key(0), 3, 1.0)
     diffusion = run.experiment.diffusion
     kernel = params["diffusion"]["params"]["input_blocks_0_0"]["kernel"]
     params["diffusion"]["params"]["input_blocks_0_0"]["kernel"] = kernel.at[:, :, 1:].set(0)
     assert diffusion.self_conditioning
     assert np.isfinite(conditioned).all()
-    assert np.abs(conditioned - draw(params, jax.random.key(0), 3, 1.0)).max() > 1e-4
+    assert np.abs(conditioned - drawn(params, jax.random.key(0), 3, 1.0)).max() > 1e-4
 
 
 def test_an_average_of_another_length_can_be_sampled_from(tricky, tmp_path, capsys):
@@ -139,7 +139,12 @@ class Echo:
 def test_without_an_estimate_the_network_is_given_zeros(tricky):
     """As in the nll command, which has no last x_0."""
     run, x = runs.load(tricky), jnp.linspace(-1, 1, 64).reshape(8, 8, 1)
-    predict = lambda estimate: runs.denoiser_of(run, Echo(), 0.5, 3, None, estimate)(x, schedule.at(run.levels, 10)).x_0  # noqa: E731
+    level, settings = schedule.at(run.model.levels, 10), run.experiment.diffusion
+
+    def predict(estimate):
+        network = pixel_model.make_network(settings, Echo(), estimate=estimate)
+        return model.denoiser(run.model._replace(network=network), 0.5, 3)(x, level).x_0
+
     np.testing.assert_array_equal(predict(None), predict(jnp.zeros_like(x)))
     assert np.abs(predict(None) - predict(0.5 * jnp.ones_like(x))).max() > 0.01
 
@@ -287,7 +292,7 @@ REPRESENTATIVE = ("heun", "dpm++2s", "unipc", "deis")  # one for each kind of co
 )
 def test_every_sampler_begins_at_pure_noise_and_ends_finite(name):
     method = Method(sampler=name, steps="2", variance="small")
-    levels, step = samplers.levels_of(method, TABLE), samplers.row(method).make(method, TABLE)
+    levels, step = samplers.levels_of(method, TABLE), samplers.row_of(method).make(method, TABLE)
     x_T = jax.random.normal(jax.random.key(0), (2,))
     draw = jax.jit(lambda x: sampler.sample(jax.random.key(1), MIXTURE.denoiser(), step, x, levels))
     assert np.isfinite(draw(x_T)).all()
@@ -349,13 +354,13 @@ def test_the_loss_has_the_chosen_weighting_and_law_of_times():
         times=schema.Times(law="logit-normal", mean=-0.5, std=0.7, stratified=True),
     )
     experiment = schema.Experiment(schedule=schema.Schedule(num_steps=50), diffusion=settings)
-    run = runs.assemble(experiment, runs.Facts((4, 4, 1), 10, (0.1,) * 10))._replace(unet=Zero())
+    run = runs.assemble(experiment, facts.Facts((4, 4, 1), 10, (0.1,) * 10))._replace(unet=Zero())
     index = jnp.arange(4, 8)
     keys, x_0 = sampler.keys(jax.random.key(0), index), jax.random.normal(jax.random.key(1), (4, 4, 4, 1))
     batch = {"image": x_0, "label": jnp.arange(4), "index": index}
 
     def want(law, strata, weight):
-        noisy = losses.corrupt(keys, x_0, run.levels, law, strata)
+        noisy = losses.corrupt(keys, x_0, run.model.levels, law, strata)
         each = jnp.mean(jax.vmap(losses.TARGETS["v"])(noisy.truth, noisy.level) ** 2, axis=(1, 2, 3))
         return (each if weight is None else weight(noisy.level) * each).mean()
 

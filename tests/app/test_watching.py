@@ -116,7 +116,7 @@ def test_the_best_checkpoint_has_the_best_metric(measured, tmp_path, capsys):
         want = checkpoint.load_params(out / "diffusion" / "checkpoints", step=step)
         jax.tree.map(np.testing.assert_array_equal, found, want)
         options = sample.Sampling(out, checkpoint=which)
-        jax.tree.map(np.testing.assert_array_equal, sample.parameters(options)["diffusion"], want)
+        jax.tree.map(np.testing.assert_array_equal, sample.load_params(options, runs.load(out))["diffusion"], want)
     config["experiment"]["diffusion"]["keep_best_by"] = "samples_sfd"
     (out / "config.json").write_text(json.dumps(config))
     code, _, err = run_script(sample.main, [out, "--checkpoint", "best", "--out", tmp_path / "out"], capsys)
@@ -142,7 +142,7 @@ def test_the_direction_is_from_a_bad_model_to_a_good_one():
     """Draws of the law itself, and of one that is too narrow and beside it."""
     draw = np.random.default_rng(0).normal
     reference, good, bad = draw(size=(80, 3)), draw(size=(80, 3)), draw(0.6, 0.4, size=(80, 3))
-    of = lambda x: metrics.Summary(x, metrics.measure(x))  # noqa: E731
+    of = lambda x: metrics.Summary(x, metrics.Moments.of(x))  # noqa: E731
     better, worse = (metrics.evaluate(of(x), metrics.statistics_of(of(reference)), reference) for x in (good, bad))
     for name in ("fd", "fd_infinity", "kid", "recall", "coverage"):
         assert (better[name] > worse[name]) == best_checkpoint.highest(f"samples_{name}"), name
@@ -277,7 +277,7 @@ def test_sharded_parameters_give_the_same_metrics(measured, tiny):
     parts = run._replace(experiment=dataclasses.replace(run.experiment, shard_parameters=True, devices=8))
     devices = parallel.choose_devices(8)
     source = lambda: run.experiment.data.make(held_out=True)  # noqa: E731
-    params = runs.params(measured[0], "diffusion", parallel.part_of(devices))
+    params = runs.params(measured[0], "diffusion", parallel.leaf_sharding(devices))
     measure = sample_metrics.make(parts, source)
     found = measure.evaluate(SimpleNamespace(ema=params))
     assert found == pytest.approx(measured_rows(measured[0])[4], rel=2e-3)

@@ -8,6 +8,7 @@ from sklearn.datasets import load_digits
 
 from guided_jax import data
 from guided_jax.storage import images
+from tests.kinds import everything, same, take
 
 PREPARE = """
 import sys
@@ -24,18 +25,6 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def train(data_dir):
     return data.load("digits", "train", data_dir)
-
-
-def everything(source):
-    return source.read(np.arange(len(source)))
-
-
-def take(batches, count):
-    return [next(batches) for _ in range(count)]
-
-
-def same(a, b):
-    return len(a) == len(b) and all(np.array_equal(x[k], y[k]) for x, y in zip(a, b, strict=True) for k in x)
 
 
 def test_two_processes_prepare_the_same_place_without_tensorflow(tmp_path):

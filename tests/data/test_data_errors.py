@@ -26,7 +26,7 @@ def damage(place):
 def test_damaged_files_are_refused_by_name_or_skipped_and_counted(keep, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(data, "IN_MEMORY_BYTES", keep)
     name, first = make_folder(tmp_path), damage(tmp_path)
-    with pytest.raises(ValueError, match=r"is not a picture that can be read .*--data.corrupt skip") as told:
+    with pytest.raises(ValueError, match=r"is not a picture that can be read .*corrupt='skip'") as told:
         list(data.loader(data.load(name, "train"), 9, seed=0, repeat=False))
     assert str(told.value).startswith(f"{tmp_path}/set/a/") or "a/1" in str(told.value)
     with caplog.at_level(logging.WARNING):
@@ -40,7 +40,7 @@ def test_damaged_files_are_refused_by_name_or_skipped_and_counted(keep, tmp_path
     assert data.class_frequencies(found)[0] != data.class_frequencies(found)[1]
 
 
-def test_all_damaged(tmp_path):
+def test_a_set_of_damaged_pictures_alone_is_refused(tmp_path):
     write(tmp_path / "a" / "1.png", b"")
     with pytest.raises(ValueError, match="no pictures in this split"):
         data.load(f"folder:{tmp_path}", "train", corrupt="skip")
@@ -145,7 +145,7 @@ def test_missing_idx_files(tmp_path):
 
 
 TFDS = {
-    r"tfds:no_such_set cannot be had \(Dataset no_such_set not found\)": ("no_such_set", "train"),
+    r"tfds:no_such_set cannot be loaded \(Dataset no_such_set not found\)": ("no_such_set", "train"),
     "cannot be loaded at version 9.9.9": ("digits:9.9.9", "train"),
     "'../up' is no name": ("../up", "train"),
     "'huggingface:mnist' is no name": ("huggingface:mnist", "train"),
@@ -185,7 +185,7 @@ def test_sets_that_are_refused(words, asked, tmp_path):
 def test_without_tensorflow_a_set_that_is_not_prepared_is_refused_at_once(name, tmp_path, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None if module == "tensorflow" else find(module))
-    with pytest.raises(ValueError, match=r"is not prepared in .*guided-jax\[tf\].*--data.dir") as told:
+    with pytest.raises(ValueError, match=r"is not prepared in .*guided-jax\[tf\].*data_dir") as told:
         data.load(f"tfds:{name}", "train", tmp_path)
     assert "\n" not in str(told.value)
 
@@ -199,15 +199,15 @@ WRONG = {
     "holds no pictures; they end in .jpg": {"name": "folder:empty"},
     "has no split 'valid'; it has test, train": {"split": "valid"},
     "image_size is 0": {"image_size": 0},
-    "a random crop has no size.*--data.image-size": {"crop": "random"},
-    "1 to 4 channels, 5 are asked for": {"channels": 5},
-    r"no class of .*parts has the ten pictures .*--diffusion.eval-every 0": {"name": "folder:parts", "split": "test"},
+    "a random crop has no size; give image_size": {"crop": "random"},
+    "channels is 5; a picture has 1 to 4": {"channels": 5},
+    r"no class of .*parts has the ten pictures .* without held-out data": {"name": "folder:parts", "split": "test"},
     "holds no .npz files": {"name": "npz:empty"},
 }
 
 
 @pytest.mark.parametrize(("words", "asked"), WRONG.items(), ids=WRONG)
-def test_wrong_requests_are_told_in_one_sentence(words, asked, tmp_path):
+def test_wrong_arguments_are_refused_in_one_sentence(words, asked, tmp_path):
     make_npz(tmp_path)
     (tmp_path / "empty").mkdir()
     write(tmp_path / "parts" / "a" / "1.png", png(noise(2, 2, 1)))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from guided_jax import data
 from guided_jax.app import experiments
 from guided_jax.app import settings as schema
-from guided_jax.data import arrays, source
+from guided_jax.data import arrays, splits
 from tests.kinds import (
     IMAGES,
     LABELS,
@@ -126,7 +126,7 @@ def test_the_order_of_a_folder_is_that_of_the_names_and_not_of_the_disk(tmp_path
     assert found["label"].tolist() == [0, 0, 0, 1, 1, 2]
 
 
-def test_names_carry_the_class_as_in_adm(tmp_path):
+def test_file_names_begin_with_the_class_as_in_adm(tmp_path):
     """The numbers are ranks among the sorted names of all files; a name without "_" is a class of its own."""
     for name in ("n02_7.JPEG", "deep/n01_3.jpg", "n02_1.Png", "zebra.gif"):
         write(tmp_path / name, png(noise(2, 2, 1)))
@@ -160,10 +160,10 @@ def test_a_relative_path_begins_at_the_data_directory(tmp_path, monkeypatch):
 def test_without_labels_there_is_one_class(tmp_path):
     for number in range(12):
         write(tmp_path / "set" / f"{number}.png", png(noise(4, 4, 1)))
-    with pytest.raises(ValueError, match=r"have no class.*--data.no-labelled"):
+    with pytest.raises(ValueError, match=r"have no class.*labelled=False"):
         data.load("folder:set", "train", tmp_path)
     np.savez(tmp_path / "set.npz", IMAGES)
-    with pytest.raises(ValueError, match=r"has no labels.*--data.no-labelled"):
+    with pytest.raises(ValueError, match=r"has no labels.*labelled=False"):
         data.load("npz:set.npz", "train", tmp_path)
     make_idx(tmp_path)
     for name in ("folder:set", "npz:set.npz", "idx:.", "tfds:tensor_tiles", "digits"):
@@ -179,15 +179,15 @@ def test_pictures_of_many_shapes_become_equal_or_are_refused(tmp_path):
     for crop in ("centre", "random", "none"):
         found = data.load(name, "train", image_size=8, crop=crop, channels=3)
         assert everything(found)["image"].shape == (4, 8, 8, 3)
-    with pytest.raises(ValueError, match=r"a_1.png is 9 x 12 x 1 .*first picture is 8 x 8 x 3.*--data.image-size"):
+    with pytest.raises(ValueError, match=r"a_1.png is 9 x 12 x 1 .*first picture is 8 x 8 x 3; give image_size"):
         data.load(name, "train")
-    with pytest.raises(ValueError, match=r"a_1.png is 8 x 8 x 1 .*--data.channels rgb"):
+    with pytest.raises(ValueError, match=r"a_1.png is 8 x 8 x 1 .* or channels"):
         data.load(name, "train", image_size=8)
 
 
 def test_every_tenth_of_each_class_is_held_out():
     labels = np.array([0] * 25 + [1] * 9 + [2] * 10)[np.random.default_rng(0).permutation(44)]
-    held = source.held_out(labels)
+    held = splits.held_out(labels)
     assert np.bincount(labels[held], minlength=3).tolist() == [2, 0, 1]
     assert np.flatnonzero(labels == 0)[[9, 19]].tolist() == np.flatnonzero(held & (labels == 0)).tolist()
 
@@ -259,6 +259,29 @@ def test_the_settings_reach_the_pictures(tmp_path):
     as_they_are = schema.Data("folder:set", tmp_path).make()
     assert (as_they_are.image_shape, as_they_are.num_classes) == ((8, 8, 3), 3)
     assert schema.Data("folder:set", tmp_path, labelled=False).make().num_classes == 1
+
+
+def test_rectangles_and_backgrounds_reach_the_pictures(tmp_path):
+    for number in range(3):
+        write(tmp_path / "set" / "a" / f"{number}.png", png(np.zeros((16, 16, 4), np.uint8)))
+    settings = schema.Data("folder:set", tmp_path, image_size=(8, 12), channels="rgb", background=7)
+    assert (everything(settings.make())["image"] == np.full((3, 8, 12, 3), 7)).all()
+    assert schema.from_dict(json.loads(json.dumps(schema.to_dict(settings))), schema.Data) == settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "leave them out with --data.no-labelled"),
+        ({"image_size": 0, "labelled": False}, "--data.image-size is 0"),
+        ({"crop": "random", "labelled": False}, "give --data.image-size"),
+        ({"held_out": "valid", "labelled": False}, "has no split 'valid'; it has test, train"),
+    ],
+)
+def test_errors_of_data_name_the_options_of_the_command(changes, words, tmp_path):
+    np.savez(tmp_path / "set.npz", IMAGES)
+    with pytest.raises(ValueError, match=words):
+        schema.Data("npz:set.npz", tmp_path, **changes).make(held_out="held_out" in changes)
 
 
 SHAPES_OF = {"fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3), "folder": (64, 64, 3), "npz": (32, 32, 3)}

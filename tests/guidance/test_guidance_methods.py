@@ -407,7 +407,7 @@ def test_an_answer_is_known_only_for_the_very_question():
 
     x = jnp.array([0.4, -0.3])
     first = denoise(x, LEVEL)
-    answer = denoiser.known(first, x, LEVEL, denoise)
+    answer = denoiser.cached(first, x, LEVEL, denoise)
     assert answer(x, LEVEL) is first
     assert len(asked) == 1
     same(answer(x + 0, LEVEL), first)

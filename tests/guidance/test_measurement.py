@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guided_jax import guidance, operators, reverse, sampler, schedule
+from guided_jax import guidance, numerics, operators, reverse, sampler, schedule
 from guided_jax.analytic import GaussianMixture
 from tests.oracle import SCHEDULES
 

@@ -7,15 +7,17 @@ ROOT = pathlib.Path(__file__).parents[2]
 # Each layer may import from the layers above it, and a module of a layer from those before it in the same layer, but for
 # SIBLINGS, which do not see each other.
 LAYERS = (
-    ("numerics",),
+    ("numerics", "checks"),
     ("schedule", "grid", "forward", "prediction", "denoiser", "strength", "stateful", "operators", "model"),
     ("guidance", "reverse"),
     ("sampler", "likelihood", "analytic"),
     ("losses",),
 )
 SIBLINGS = (("guidance", "reverse"),)
-# Knows no alpha: nothing of LAYERS but the arithmetic.
-MACHINERY = ("progress", "training", "storage", "models", "pretrained", "adm", "data", "metrics", "parallel")
+# Knows no alpha: nothing of LAYERS but the arithmetic and the checks of arguments.
+MACHINERY = (
+    *("extras", "progress", "training", "storage", "models", "pretrained", "adm", "data", "metrics", "parallel"),
+)
 APP = "app"
 DOORS = ("__main__.py",)  # `python -m`, which call the application
 
@@ -58,7 +60,7 @@ def test_the_mathematics_points_one_way():
 
 
 def test_the_machinery_knows_no_alpha():
-    may = {*MACHINERY, "numerics"}
+    may = {*MACHINERY, "numerics", "checks"}
     for room, path in modules():
         if room in MACHINERY and path.name not in DOORS:
             assert set(imports(path)) <= may, f"{path.name} imports {set(imports(path)) - may}"

@@ -1,92 +1,199 @@
-"""What the documents show works: every python block runs, every command line is understood, every file named is there."""
+"""The documents are right: every python block runs, every command line parses, every file, name and page exists."""
 
+import argparse
+import importlib
+import itertools
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from benchmarks import results, samplers, tricks
-from guided_jax.app import cli, experiments, judge, nll, posthoc
-from guided_jax.app import demo as digits
-from guided_jax.app import metrics as command
-from guided_jax.app.sample import command as sample
-from guided_jax.app.sample import request as sampling
-from guided_jax.app.train import command as train
-from guided_jax.app.train import curves
+import guided_jax as gj
+from guided_jax.app import cli, nll
+from guided_jax.app.sample import checks
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *PAGES]
+SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+# Benchmarks that the documents start as `python -m`, and the module of each whose `main` runs it.
+BENCHMARKS = {f"benchmarks.{name}": f"benchmarks.{name}" for name in ("results", "samplers", "tricks")}
+BENCHMARKS["benchmarks.speed"] = "benchmarks.speed.__main__"
+# What a command checks beyond its options' types, before it reads a run.
+CHECKS = {"sample": checks.check_readers, "nll": nll.check_readers}
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
 
 
 def blocks(language):
-    """(document, code) of every fenced block, the code on the lines that it has in the document."""
+    """(document, title, code) of every fenced block, the code on the lines that it has in the document."""
     for path in DOCUMENTS:
         text = path.read_text()
-        for found in re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-            above = text.count("\n", 0, found.start(1))
-            yield pytest.param(path, "\n" * above + found[1], id=f"{path.name}:{above + 1}")
+        for found in re.finditer(
+            rf"^```{language}(?: title=\"([^\"\n]*)\")?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL
+        ):
+            above = text.count("\n", 0, found.start(2))
+            yield pytest.param(path, found[1], "\n" * above + found[2], id=f"{name_of(path)}:{above + 1}")
 
 
 def commands():
-    """Every `python ...` line of the shell blocks, as words."""
+    """(document, words) of every `guided-jax ...` and `python ...` line of the shell blocks."""
     for block in blocks("bash"):
-        for line in block.values[1].splitlines():
-            if line.startswith("python "):
-                yield pytest.param(shlex.split(line, comments=True)[1:], id=line)
+        for line in block.values[2].replace("\\\n", " ").splitlines():
+            words = list(itertools.dropwhile(lambda word: "=" in word, shlex.split(line, comments=True)))
+            if words and words[0] in ("python", "guided-jax"):
+                yield pytest.param(block.values[0], words, id=line)
 
 
-@pytest.mark.parametrize(("path", "code"), list(blocks("python")))
-def test_python_block_runs(path, code):
-    exec(compile(code, str(path), "exec"), {"__name__": path.stem})
+@pytest.mark.parametrize(("path", "title", "code"), list(blocks("python")))
+def test_python_block_runs(path, title, code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, title or str(path), "exec"), {"__name__": path.stem})
 
 
-@pytest.mark.parametrize("words", list(commands()))
-def test_command_line_is_understood(words):
-    match [word for word in words if word != "--help"]:
-        case ["train.py", name, *rest]:
-            cli.parse(train.Training, "train.py", rest, train.Training(experiments.load(name)))
-        case ["sample.py", *rest]:
-            sampling.check_read(cli.parse(sample.Sampling, "sample.py", rest))
-        case ["nll.py", *rest]:
-            nll.check_read(cli.parse(nll.Measuring, "nll.py", rest))
-        case ["-m", "benchmarks.digits", *rest]:
-            cli.parse(digits.Demo, "benchmarks.digits", rest)
-        case ["-m", "guided_jax.metrics", *rest]:
-            command.parser().parse_args(rest)
-        case ["-m", "configs.judge", *rest]:
-            cli.parse(judge.Judging, "configs.judge", rest)
-        case ["-m", "configs.posthoc", *rest]:
-            cli.parse(posthoc.Reconstructing, "configs.posthoc", rest)
-        case ["-m", "benchmarks.results", *rest]:
-            cli.parse(results.Results, "benchmarks.results", rest)
-        case ["-m", "benchmarks.tricks", *rest]:
-            cli.parse(tricks.Options, "benchmarks.tricks", rest)
-        case ["-m", "configs.watching", *rest]:
-            cli.parse(curves.Curves, "configs.watching", rest)
-        case ["-m", "benchmarks.samplers", *rest]:
-            cli.parse(samplers.Options, "benchmarks.samplers", rest)
+class Parsed(Exception):
+    """Stops a command after it has parsed its options."""
+
+
+def parse_only(run, words, monkeypatch):
+    """Return the options that run(words) parses, or None for --help and --list; it does nothing further."""
+
+    def stop_after(parse):
+        def stopping(*args, **settings):
+            raise Parsed(parse(*args, **settings))
+
+        return stopping
+
+    monkeypatch.setattr(cli, "parse", stop_after(cli.parse))
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop_after(argparse.ArgumentParser.parse_args))
+    with pytest.raises((Parsed, SystemExit)) as end:
+        run(words)
+    if isinstance(end.value, Parsed):
+        return end.value.args[0]
+    assert not end.value.code
+    return None
+
+
+@pytest.mark.parametrize(("path", "words"), list(commands()))
+def test_command_line_parses(path, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for block in blocks("python"):  # the experiments that a page shows
+        if block.values[0] == path and block.values[1] and "/" not in block.values[1]:
+            Path(block.values[1]).write_text(block.values[2])
+    match words:
+        case ["guided-jax", "--help"]:
+            assert "usage" in cli.overview()
+        case ["guided-jax", command, *rest]:
+            main = importlib.import_module(f"guided_jax.app.{cli.COMMANDS[command][0]}").main
+            options = parse_only(main, rest, monkeypatch)
+            if options is not None:
+                CHECKS.get(command, lambda options: None)(options)
+        case ["python", "-m", module, *rest] if module in BENCHMARKS:
+            parse_only(importlib.import_module(BENCHMARKS[module]).main, rest, monkeypatch)
+        case ["python", "-m", "pytest", *rest]:
+            assert all((ROOT / word).exists() for word in rest if word.startswith("tests/"))
+        case ["python", "-m", "venv", _]:
+            pass
+        case ["python", script, *_]:
+            assert script.startswith("examples/") or (ROOT / script).exists() or Path(script).exists()
         case _:
-            pytest.fail(f"no such script: {words}")
+            pytest.fail(f"no such command: {words}")
 
 
-def test_the_readme_shows_something_of_both():
+def test_the_readme_and_the_docs_show_blocks_and_commands():
     """Nothing above passes because nothing was found."""
     assert any(block.values[0].name == "README.md" for block in blocks("python"))
-    assert len(list(commands())) >= 5
+    assert len(list(commands())) >= 40
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_every_file_that_is_named_is_there(path):
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_every_link_and_every_named_file_exists(path):
     text = path.read_text()
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
     missing = [link for link in links if link and not (path.parent / link).exists()]
-    inside = re.findall(r"`((?:guided_jax|tests|configs|benchmarks)/[\w/.]*)`", text)
-    assert not missing + [name for name in inside if not (ROOT / name).exists()]
+    inside = re.findall(r"`((?:guided_jax|tests|configs|benchmarks|docs)/[\w/.-]*)`", text)
+    created = {block.values[1] for block in blocks("python") if block.values[0] == path}
+    missing += [name for name in inside if name not in created and not (ROOT / name).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *PAGES], ids=name_of)
+def test_every_linked_heading_exists(path):
+    for link, heading in re.findall(r"\]\(([^)\s#]*\.md)?#([^)\s]+)\)", path.read_text()):
+        target = path.parent / link if link else path
+        headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+        slugs = [re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", each).strip().lower()) for each in headings]
+        assert heading in slugs, f"{link}#{heading}"
+
+
+ENDINGS = ("html", "json", "jsonl", "md", "npz", "png", "py")
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *PAGES], ids=name_of)
+def test_every_function_that_is_named_exists(path):
+    """`guidance.clip` and `gj.guidance.clip(...)`: the attribute of a public module."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    created = " ".join(block.values[1] or "" for block in blocks("python") if block.values[0] == path)
+    for module, attribute in re.findall(r"`(?:gj\.|guided_jax\.)?(\w+)\.([a-zA-Z]\w+)", text):
+        if module in gj.__all__ and attribute not in ENDINGS and f"/{attribute}.py" not in created:
+            found = getattr(gj, module)
+            assert hasattr(found, attribute) or importlib.import_module(f"{found.__name__}.{attribute}")
 
 
 def test_every_paper_that_a_docstring_cites_is_in_the_references():
-    listed = (ROOT / "docs" / "references.md").read_text()
+    listed = (DOCS / "references.md").read_text()
     for path in sorted((ROOT / "guided_jax").rglob("*.py")):
         missing = [number for number in re.findall(r"\b\d{4}\.\d{5}\b", path.read_text()) if number not in listed]
         assert not missing, f"{path.name} cites {missing}"
+
+
+# --- the site --------------------------------------------------------------------------------------------------------
+
+
+def navigation(entries):
+    """The pages of the navigation."""
+    for entry in entries:
+        for value in [entry] if isinstance(entry, str) else entry.values():
+            yield from [value] if isinstance(value, str) else navigation(value)
+
+
+def test_every_page_is_in_the_navigation_once():
+    listed = list(navigation(SITE["nav"]))
+    assert sorted(listed) == sorted(str(page.relative_to(DOCS)) for page in PAGES)
+
+
+@pytest.mark.parametrize("path", [page for page in PAGES if page.stem != "changelog"], ids=name_of)
+def test_every_page_opens_with_what_the_reader_can_do_after_it(path):
+    title, text = re.match(r"# (.+)\n\n(.+)", path.read_text()).groups()
+    assert title
+    assert text.startswith("After this page ")
+
+
+def test_the_api_pages_show_every_public_function():
+    """Each name of each public module is defined in a file that some page of the API shows."""
+    shown = set(re.findall(r"^::: ([\w.]+)$", "".join(page.read_text() for page in PAGES), re.MULTILINE))
+    for name in shown:
+        importlib.import_module(name)
+    for module in set(gj.__all__) - {"adm"}:
+        found = getattr(gj, module)
+        for name in getattr(found, "__all__", ()):
+            value = getattr(found, name)
+            home = value.__name__ if isinstance(value, type(gj)) else getattr(value, "__module__", found.__name__)
+            if home.startswith("guided_jax."):  # constants and aliases of types are described where they are used
+                assert home in shown, f"{home}, where {module}.{name} is defined"
+
+
+@pytest.mark.slow
+def test_the_site_builds(tmp_path):
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    assert (tmp_path / "api" / "guidance.html").read_text().count("classifier_free") > 1

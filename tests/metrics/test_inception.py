@@ -10,8 +10,9 @@ import pytest
 from guided_jax import metrics
 from guided_jax.app import cli
 from guided_jax.app import metrics as metrics_command
-from guided_jax.metrics.inception import inception_features, interpolation, load_inception, resize
+from guided_jax.metrics.inception import inception_features, interpolation, resize
 from guided_jax.models.inception import InceptionOutput, InceptionV3
+from guided_jax.pretrained.inception import load
 from guided_jax.storage import images
 from tests.golden import inception_reference as reference
 
@@ -27,7 +28,7 @@ def weights(case):
 def check(case):
     width, fid, classes = reference.CASES[case]
     state_dict = weights(case)
-    module, params = load_inception(state_dict, width)
+    module, params = load(state_dict, width)
     assert (module.fid, module.num_classes) == (fid, classes)
     extract = metrics.extractor(inception_features(module, params, "pytorch-fid"), jax.devices()[:2], 2)
     found = next(extract([GOLDEN["pictures"]]))
@@ -63,7 +64,7 @@ def test_every_wrong_key_is_named_in_one_error():
     state_dict["Mixed_8a.conv.weight"] = np.zeros(1)
     state_dict |= {"AuxLogits.fc.bias": np.zeros(3), "Mixed_5b.branch1x1.bn.num_batches_tracked": np.zeros(())}
     with pytest.raises(ValueError, match="do not fit") as info:
-        load_inception(state_dict, reference.CASES["fid"][0])
+        load(state_dict, reference.CASES["fid"][0])
     missing, surplus, misshapen = str(info.value).split(";")
     assert missing.endswith("missing Mixed_6d.branch1x1.bn.running_mean, fc.weight")
     assert surplus == " surplus Mixed_8a.conv.weight"
@@ -118,7 +119,7 @@ def test_the_command_measures_by_inception(tmp_path, capsys):
     ("preprocessing", "white", "second"),
     [("tensorflow", 127 / 128, 255 * 7 / 299 / 128 - 1), ("pytorch-fid", 1, -1)],
 )
-def test_what_the_network_is_shown(preprocessing, white, second):
+def test_the_input_of_the_network(preprocessing, white, second):
     """Grey in all three channels, at the network's size, in the range that each of the two takes.
 
     second: the second of 299 columns made of 7, the first black and the others white. Counted from the corner of the first

@@ -26,7 +26,7 @@ def within(values, truth, errors=4):
     return abs(np.mean(values) - truth) < errors * np.std(values, ddof=1) / np.sqrt(len(values))
 
 
-def test_moments_are_numpys():
+def test_moments_equal_those_of_numpy():
     x = cloud(0, 50, 3).astype(np.float32)
     mean, covariance = metrics.moments(x)
     assert covariance.dtype == np.float64
@@ -38,7 +38,7 @@ def test_chunks_in_any_order_are_the_whole_even_far_from_zero():
     """At a mean of 1e7 the sum of squares less the square of the sum has no digit left."""
     x = cloud(0, 60, 4) + 1e7
     mean, covariance = metrics.moments(x)
-    parts = [metrics.measure(part) for part in (x[40:], x[:1], x[1:40])]
+    parts = [metrics.Moments.of(part) for part in (x[40:], x[:1], x[1:40])]
     for found in (metrics.accumulate(np.array_split(x, 7)), functools.reduce(metrics.merge, parts)):
         assert found.size == 60
         np.testing.assert_allclose(found.mean, mean, rtol=1e-15)
@@ -50,9 +50,9 @@ def test_chunks_in_any_order_are_the_whole_even_far_from_zero():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: metrics.measure(np.full((2, 2), np.nan)), "finite"),
+        (lambda: metrics.Moments.of(np.full((2, 2), np.nan)), "finite"),
         (lambda: metrics.accumulate(iter(())), "no features"),
-        (lambda: metrics.measure(np.ones((1, 2))).covariance, "at least two"),
+        (lambda: metrics.Moments.of(np.ones((1, 2))).covariance, "at least two"),
         (lambda: metrics.frechet_infinity(cloud(0, 30, 8), np.zeros(8), np.eye(8)), "twice as many"),
         (lambda: metrics.precision_recall(cloud(0, 3, 2), cloud(1, 9, 2)), "more than 3 points"),
         (lambda: metrics.kernel_distance(cloud(0, 9, 2), cloud(1, 9, 2), subset_size=10), "10 cannot be drawn from 9"),
@@ -60,7 +60,7 @@ def test_chunks_in_any_order_are_the_whole_even_far_from_zero():
         (lambda: metrics.accuracy(np.ones((2, 3)), np.array([0, 3])), "knows 3 classes"),
     ],
 )
-def test_what_cannot_be_measured_is_said(call, words):
+def test_wrong_features_are_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call()
 
@@ -107,7 +107,7 @@ def test_the_kernel_distance_is_unbiased_for_equal_laws_and_for_others():
     assert np.std(found) / np.sqrt(len(found)) < 0.1 * truth
 
 
-def test_the_kernel_is_of_the_mean_product():
+def test_the_kernel_is_that_of_the_formula():
     """k(x, y) = (x y / d + 1)^3, pair by pair, for d = 4."""
     x, y = cloud(0, 3, 4), cloud(1, 2, 4)
 
@@ -197,7 +197,7 @@ def test_class_accuracy_and_balance():
     assert metrics.balance(np.array([-1])) == metrics.balance(None) == "no labels"
 
 
-def test_adms_evaluator_is_met():
+def test_the_metrics_equal_those_of_adms_evaluator():
     """Recorded from its own code; float32 there, and blocks of the distances by its formula."""
     reference, samples = golden("ref_features"), golden("sample_features")
     for name, features in (("ref", reference), ("sample", samples)):

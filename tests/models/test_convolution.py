@@ -78,10 +78,10 @@ def test_value_and_gradients(case):
 def test_the_accelerators_own_form_is_the_same_gradient(stride):
     x, kernel = arrays((7, 6))
     y, pull = jax.vjp(lambda x: plain(x, kernel, stride), x)
-    how = convolution.How(x.shape[1:3], (3, 3), (stride, stride), ((1, 1), (1, 1)), None, suited=False)
+    spec = convolution.Spec(x.shape[1:3], (3, 3), (stride, stride), ((1, 1), (1, 1)), None, suited=False)
     (expected,) = pull(y)
-    close(convolution._transposed(y, kernel, how), expected)
-    close(convolution._as_convolution(y, kernel, how), expected)
+    close(convolution._transposed(y, kernel, spec), expected)
+    close(convolution._as_convolution(y, kernel, spec), expected)
 
 
 def test_bfloat16():
@@ -168,7 +168,7 @@ def test_an_input_gradient_under_vmap_computes_no_weight_gradient(way):
     assert vmapped == batched < everything
 
 
-def test_what_it_does_not_do_is_refused():
+def test_unsupported_convolutions_are_refused():
     x, kernel = arrays()
     with pytest.raises(ValueError, match="plain_convolution"):
         convolution.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), rhs_dilation=(2, 2))

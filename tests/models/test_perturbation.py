@@ -70,7 +70,7 @@ def test_only_the_named_blocks_are_perturbed_and_the_parameters_stay(params, nam
     np.testing.assert_allclose(called(unblurred, params), plain, rtol=1e-4, atol=1e-4)
 
 
-def test_the_blocks_that_attend_are_known_by_name(params):
+def test_the_names_of_the_blocks_with_attention(params):
     for net in (UNET, UNET.clone(channel_mult=(1, 1, 2), num_res_blocks=2, attention_resolutions=(1, 4))):
         made = jax.eval_shape(net.init, jax.random.key(0), X, 0.0)["params"]
         attending = {name.rpartition("_")[0] for name, block in made.items() if "qkv" in block}

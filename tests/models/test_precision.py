@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from guided_jax import data, models, parallel, sampler, training
+from guided_jax.app import facts
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
-from guided_jax.app.sample import drawing
+from guided_jax.app.sample import draw
 from guided_jax.app.sample.request import Method
 from guided_jax.app.train import networks, objective
 from guided_jax.models import UNet, blocks
@@ -24,7 +25,7 @@ RNG = np.random.default_rng(0)
 SOURCE = data.in_memory(RNG.integers(0, 256, (100, 8, 8, 1)), RNG.integers(0, 10, 100), num_classes=10)
 BATCH = next(data.loader(SOURCE, 16, seed=0))
 INDICES = np.arange(16)
-FACTS = runs.Facts((4, 4, 1), 10, (0.1,) * 10)
+FACTS = facts.Facts((4, 4, 1), 10, (0.1,) * 10)
 SMALL = {"model_channels": 8, "channel_mult": (1,), "num_res_blocks": 1, "num_head_channels": 8, "num_groups": 4}
 LITTLE = jax.tree.map(jnp.asarray, {"image": BATCH["image"][:, :4, :4], "label": BATCH["label"]})
 PARTS = ("diffusion", "classifier")
@@ -147,7 +148,7 @@ def test_bfloat16_computes_nearly_the_same_and_keeps_the_state_in_float32(part):
 
 
 def test_bfloat16_is_what_the_network_computes_in():
-    text = jax.jit(assembled("bfloat16").unet.apply).lower(
+    text = jax.jit(assembled("bfloat16").networks.unet.apply).lower(
         params_of("diffusion"), LITTLE["image"], jnp.ones(16), LITTLE["label"]
     )
     lines = [line for line in text.as_text().splitlines() if "stablehlo.convolution" in line]
@@ -155,7 +156,7 @@ def test_bfloat16_is_what_the_network_computes_in():
 
 
 def test_samples_of_a_bfloat16_network_are_float32():
-    drawn = drawing.drawing(assembled("bfloat16"), Method(steps="3"), True)
+    drawn = draw.make_draw(assembled("bfloat16"), Method(steps="3"), True)
     params = {"diffusion": params_of("diffusion")}
     image = jax.eval_shape(drawn, params, jax.random.key(0), jnp.int32(3), jnp.float32(1))
     assert image.dtype == jnp.float32
@@ -167,13 +168,13 @@ def test_a_drawing_rounds_its_weights_once_and_is_the_same(settings, monkeypatch
     params = {"diffusion": params_in(run, "diffusion"), "classifier": params_of("classifier")}
     low_res = jnp.ones((2, 2, 1)) if "low_res" in settings else None
 
-    def draw():
-        drawn = drawing.drawing(run, Method(guidance="classifier", steps="2"), True)
+    def once_more():
+        drawn = draw.make_draw(run, Method(guidance="classifier", steps="2"), True)
         return jax.jit(drawn)(params, jax.random.key(0), jnp.int32(3), jnp.float32(1), None, low_res)
 
-    once, seen = draw(), []
-    monkeypatch.setattr(models, "prepared", lambda network, params, *example: seen.append(network) or params)
-    assert jnp.array_equal(once, draw())
+    once, seen = once_more(), []
+    monkeypatch.setattr(models, "prepare_params", lambda network, params, *example: seen.append(network) or params)
+    assert jnp.array_equal(once, once_more())
     assert len(seen) == 2
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from guided_jax.models import UNet, prepared
+from guided_jax.models import UNet, prepare_params
 from guided_jax.models.ops import convolution, winograd
 
 SIZES = {"even": (8, 12), "cut": (7, 9), "small": (3, 4)}
@@ -31,7 +31,7 @@ def away(a, b):
 
 
 @pytest.mark.parametrize("points", [winograd.POINTS, (0, 1, -1), (0, 1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2))])
-def test_it_is_exact_in_fractions(points):
+def test_winograd_is_exact_in_fractions(points):
     points = tuple(Fraction(p) for p in points)
     a, g, b = winograd.matrices(points)
     d = np.array([Fraction(int(v)) for v in RNG.integers(-9, 9, len(points) + 1)])
@@ -40,7 +40,7 @@ def test_it_is_exact_in_fractions(points):
     assert list(a @ ((g @ k) * (b @ d))) == expected
 
 
-def test_backwards_is_another_order_of_the_rows():
+def test_the_flipped_kernel_has_the_same_transform_in_another_order():
     np.testing.assert_allclose(
         winograd.G[:, ::-1], winograd.FACTORS[:, None] * winograd.G[winograd.BACKWARDS], atol=1e-15
     )
@@ -60,7 +60,7 @@ def test_value_and_gradients(size, pads):
 
 
 @pytest.mark.parametrize(("part", "most", "parts"), [(1, 9, 5), (1, 2, 2), (2**20, 9, 1)])
-def test_parts_of_the_examples_are_the_whole(monkeypatch, part, most, parts):
+def test_the_parts_of_a_batch_give_the_result_of_the_whole(monkeypatch, part, most, parts):
     pads = PADS["one"]
     x, kernel, cotangent = arrays((8, 8), pads, count=5)
     want = winograd.convolve(x, winograd.transform(kernel), pads), winograd.kernel_gradient(x, cotangent, pads)
@@ -97,7 +97,7 @@ def test_its_rounding_is_a_few_times_that_of_the_definition():
         ((7, 7), (32, 64), 6, True),
     ],
 )
-def test_where_it_is_used(size, channels, count, used):
+def test_winograd_is_used_where_it_is_faster(size, channels, count, used):
     x, kernel = jnp.zeros((count, *size, channels[0])), jnp.zeros((3, 3, *channels))
     fast = lambda x, kernel, **other: convolution.conv_general_dilated(x, kernel, (1, 1), PADS["one"], **other)  # noqa: E731
 
@@ -111,7 +111,7 @@ def test_where_it_is_used(size, channels, count, used):
     assert convolutions(fast, x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)) == 1
 
 
-def test_accelerators_do_not_trace_it(monkeypatch):
+def test_accelerators_do_not_trace_winograd(monkeypatch):
     x, kernel = jnp.zeros((8, 8, 8, 32)), jnp.zeros((3, 3, 32, 32))
 
     def tiles_in_the_gradient():
@@ -120,13 +120,13 @@ def test_accelerators_do_not_trace_it(monkeypatch):
 
     network, params, *example = unet(False)
     assert tiles_in_the_gradient() > 0
-    assert "winograd" in prepared(network, params, *example)
+    assert "winograd" in prepare_params(network, params, *example)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert tiles_in_the_gradient() == 0
-    assert "winograd" not in prepared(network, params, *example)
+    assert "winograd" not in prepare_params(network, params, *example)
 
 
-def test_a_batch_of_kernels_or_of_nothing_goes_by_the_definition():
+def test_a_batch_of_kernels_or_of_nothing_is_computed_by_xla():
     x, kernel, _ = arrays((8, 8), PADS["one"], (32, 32), count=6)
     fast = lambda x, kernel, u: convolution.conv_general_dilated(x, kernel, (1, 1), PADS["one"], transformed=u)  # noqa: E731
     kernels = jnp.stack([kernel, 2 * kernel])
@@ -151,12 +151,12 @@ def unet(plain, **options):
 @pytest.mark.parametrize("remat", [False, True])
 def test_a_network_computes_the_same_with_kernels_transformed_before(remat):
     network, params, x, t = unet(False, remat=remat)
-    ready = prepared(network, params, x[:1], t[:1])
+    ready = prepare_params(network, params, x[:1], t[:1])
     assert ready["winograd"]["input_blocks_1_0"]["in_layers_2"]["kernel"].shape == (36, 32, 32)
     assert "input_blocks_0_0" not in ready["winograd"]  # of one channel
-    assert prepared(network, ready, x[:1], t[:1]) is ready
+    assert prepare_params(network, ready, x[:1], t[:1]) is ready
     slow = network.clone(plain_convolution=True)
-    assert "winograd" not in prepared(slow, params, x[:1], t[:1])
+    assert "winograd" not in prepare_params(slow, params, x[:1], t[:1])
     want = jax.jit(slow.apply)(params, x, t)
     for given in (params, ready):
         assert away(jax.jit(network.apply)(given, x, t), want) < 1e-4

@@ -127,7 +127,7 @@ def test_joining_takes_everything_or_nothing():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("told", [0, 1])
-def test_one_is_told_to_stop_and_all_save_and_stop(whole, tmp_path, told):
+def test_all_processes_save_and_stop_when_one_is_stopped(whole, tmp_path, told):
     out = tmp_path / "run"
     processes = start(out, whole / "data", 100_000, count=2)
     wait_for(out, 10)

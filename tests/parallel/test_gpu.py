@@ -120,7 +120,7 @@ def test_guided_pictures_are_those_of_the_cpu(kind, how, monkeypatch):
     assert away(*drawn) < 1e-4
 
 
-def test_weights_that_are_rounded_once_draw_what_those_that_are_rounded_at_every_step_do():
+def test_weights_rounded_once_give_the_samples_of_weights_rounded_at_every_step():
     size, device = SMALL._replace(dtype="bfloat16"), jax.devices()[:1]
     unet, classifier = (network.apply for network in sizes.networks(size))
     draw = parallel.parallel_map(ours.drawing(size, "classifier", "plain", unet, classifier), device, (None, 0, 0))
@@ -131,7 +131,7 @@ def test_weights_that_are_rounded_once_draw_what_those_that_are_rounded_at_every
     assert away(once, always) < 0.02  # XLA may leave a rounding out where it follows a product
 
 
-def test_training_there_is_that_of_the_cpu_whole_or_in_parts_one_by_one_or_together():
+def test_training_on_the_gpu_equals_the_cpu_replicated_or_sharded_with_and_without_scan():
     """On one GPU parts are wholes, but the program is another: jit with shardings, and several steps in a scan."""
     gpus, cpus = jax.devices()[:1], jax.devices("cpu")[:1]
     batch = {"image": RNG.standard_normal((16, 8, 8, 1), np.float32)}
@@ -149,7 +149,7 @@ def test_training_there_is_that_of_the_cpu_whole_or_in_parts_one_by_one_or_toget
             chex.assert_trees_all_close(jax.device_get(state.params), want, atol=1e-5)
 
 
-def test_nothing_moves_to_the_gpu_unasked():
+def test_there_are_no_implicit_transfers_to_the_gpu():
     """Training steps on a state that is there, and one program for a whole guided drawing."""
     gpus = jax.devices()[:1]
     loss, optimizer = ours.diffusion_loss(SMALL), training.optimizer(1e-4, 100)

@@ -45,11 +45,11 @@ def test_only_an_explicit_count_can_be_wrong():
     assert parallel.choose_devices(12, 4) == DEVICES[:4]
     with pytest.raises(ValueError, match="12 examples does not divide over 8 devices"):
         parallel.choose_devices(12, 8)
-    with pytest.raises(ValueError, match="9 devices were asked for and 8 are present"):
+    with pytest.raises(ValueError, match="9 devices are requested and 8 are present"):
         parallel.choose_devices(18, 9)
     with pytest.raises(ValueError, match="0 devices"):
         parallel.choose_devices(8, 0)
-    with pytest.raises(ValueError, match="a batch of 0"):
+    with pytest.raises(ValueError, match="batch_size is 0"):
         parallel.choose_devices(0)
 
 

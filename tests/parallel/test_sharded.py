@@ -45,7 +45,7 @@ def test_a_step_on_parts_is_the_step_on_the_whole():
 
 
 def test_leaves_are_divided_along_their_longest_axis_that_divides():
-    divided = parallel.part_of(DEVICES[:4])
+    divided = parallel.leaf_sharding(DEVICES[:4])
     for shape, spec in [
         ((3, 8), (None, "devices")),
         ((16, 8), ("devices", None)),
@@ -57,7 +57,7 @@ def test_leaves_are_divided_along_their_longest_axis_that_divides():
         parallel.fully_sharded(dense.train_step, DEVICES[:3])(dense.state(), BATCH)
 
 
-def test_nothing_moves_to_a_device_unasked():
+def test_there_are_no_implicit_transfers():
     """Batches, keys and labels are put there before: a loop that waits for a hidden transfer is a slow one."""
     states = parallel.place(dense.state(), DEVICES), parallel.init_sharded(dense.state, DEVICES)
     steps = [make(dense.train_step, DEVICES) for make in (parallel.data_parallel, parallel.fully_sharded)]

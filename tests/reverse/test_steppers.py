@@ -142,15 +142,15 @@ def test_the_optimal_variance_reproduces_normal_data_whatever_the_steps(kind, st
     assert reached["small"] < 0.97 * std**2
 
 
-def test_the_spread_measured_on_data_is_that_of_its_law():
+def test_the_spread_estimated_on_data_is_that_of_its_law():
     levels = schedule.respace(schedule.cosine(1000), 20)
     x_0 = jax.vmap(lambda key: 0.5 * jax.random.normal(key, (64,)))(jax.random.split(jax.random.key(0), 256))
     wide = GaussianMixture(jnp.ones(1), jnp.zeros((1, 64)), jnp.array([0.5]))
-    measured = reverse.measured_spread(jax.random.key(1), wide.denoiser(), x_0, levels)
+    estimated = reverse.estimated_spread(jax.random.key(1), wide.denoiser(), x_0, levels)
     for position in (3, 8, 14, 20):
         level = schedule.at(levels, position)
-        np.testing.assert_allclose(measured(level), reverse.normal_spread(0.5)(level), rtol=0.05)
-    assert float(measured(schedule.at(levels, 0))) == 0
+        np.testing.assert_allclose(estimated(level), reverse.normal_spread(0.5)(level), rtol=0.05)
+    assert float(estimated(schedule.at(levels, 0))) == 0
 
 
 ODE = lambda g: 2 ** (1 - g)  # noqa: E731

@@ -21,6 +21,27 @@ def test_every_byte_but_rounding_survives_the_round_trip():
     assert np.abs(back.astype(int) - x).max() <= 1  # truncation may lose one
 
 
+def test_values_that_are_not_finite_are_refused_and_counted():
+    """Overflow is no white pixel and nan no black one, unless that is asked for."""
+    x = np.zeros((4, 2, 2, 1), np.float32)
+    x[1, 0, 0, 0], x[3, 1, 1, 0] = np.nan, np.inf
+    with pytest.raises(ValueError, match="2 of 4 pictures are not finite: 1, 3"):
+        images.to_uint8(x)
+    with pytest.raises(ValueError, match=r"20 of 20 .*: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, \.\.\."):
+        images.to_uint8(np.full(20, -np.inf))
+    np.testing.assert_array_equal(images.non_finite(x), [1, 3])
+    found = images.to_uint8(x, allow_non_finite=True)
+    assert (found[1, 0, 0, 0], found[3, 1, 1, 0], found[0, 0, 0, 0]) == (0, 255, 127)
+    assert images.non_finite(np.ones(())).size == 0
+    with pytest.raises(ValueError, match="not finite"):
+        images.to_uint8(np.float64(1e39))  # beyond float32
+
+
+def test_only_bytes_are_scaled_from_bytes():
+    with pytest.raises(ValueError, match="the pictures are float32; uint8"):
+        images.from_uint8(np.zeros(3, np.float32))
+
+
 def test_grid_puts_image_i_at_row_i_over_columns():
     canvas = images.grid(RANDOM, columns=2, scale=3, gap=1)
     assert canvas.shape == (3 * 13 + 1, 2 * 19 + 1, 3)

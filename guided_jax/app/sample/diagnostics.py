@@ -1,4 +1,4 @@
-"""What `sample.py --diagnose` writes: a few numbers of each sample at each step, and their curves."""
+"""What `guided-jax sample --diagnose` writes: a few numbers of each sample at each step, and their curves."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from guided_jax import guidance, schedule
-from guided_jax.app.sample import guidances as methods
+from guided_jax.app.sample import guidances
+from guided_jax.app.sample.parts import Parts
 from guided_jax.app.sample.request import Method
 from guided_jax.storage.files import replacing
 
@@ -20,27 +21,28 @@ TITLES = {
 }
 
 
-def observer(parts: methods.Parts, method: Method, judged: bool) -> guidance.observe.Observe:
-    """{"clipped"}, with "guidance", "score", "cosine" where a prediction is guided, "log_prob" where a label is judged.
+def observer(parts: Parts, request: Method, judged: bool) -> guidance.observe.Observe:
+    """Return the observer of {"clipped"}, with "guidance", "score", "cosine" where a prediction is guided, and "log_prob"
+    where `judged`.
 
     The guidance is counted from the unguided model, clipped as the guided one is: what a clip does to both is no guidance.
     Of algorithm 1, which guides the step, the same gradient is shown as algorithm 2 would use it.
     """
-    clip = guidance.clip if method.clip else lambda denoise: denoise
+    clip = guidance.clip if request.clip and parts.run.bounded else lambda denoise: denoise
     observers = [guidance.observe.clipped()]
-    if method.row.step is None:
+    if guidances.row_of(request).step is None:
         observers.append(guidance.observe.guidance(clip(parts.base)))
     if judged:
         observers.append(guidance.observe.log_prob(parts.log_prob))
     watch = guidance.observe.together(*observers)
-    if not method.shifts_mean:
+    if not guidances.shifts_mean(request):
         return watch
     guided = clip(guidance.classifier(parts.base, parts.log_prob, parts.scale))
     return lambda x_t, prediction, level: watch(x_t, guided(x_t, level), level)
 
 
 def save(out: Path, observations: Mapping[str, np.ndarray], levels: schedule.NoiseLevel) -> None:
-    """Writes diagnostics.npz, (samples, steps) beside t and noise = sigma / alpha of the steps, and their picture."""
+    """Write diagnostics.npz, (samples, steps) beside t and noise = sigma / alpha of the steps, and their picture."""
     t, alpha, sigma = (np.asarray(value)[:0:-1] for value in levels)
     with replacing(out / "diagnostics.npz") as file:
         np.savez(file, **{"t": t, "noise": sigma / alpha, **observations})
@@ -48,7 +50,7 @@ def save(out: Path, observations: Mapping[str, np.ndarray], levels: schedule.Noi
 
 
 def plot(path: Path, observations: Mapping[str, np.ndarray], t: np.ndarray) -> None:
-    """A panel for each number against t: the mean over the samples, and the band that holds 80 % of them."""
+    """Draw a panel for each number against t: the mean over the samples, and the band that holds 80 % of them."""
     from matplotlib.figure import Figure  # slow to import, and only needed here
 
     shown = {name: title for name, title in TITLES.items() if name in observations}

@@ -1,6 +1,6 @@
-"""The names that `sample.py --guidance` takes, and what each is made of. `a+b+c` applies b and c to the guidance a.
+"""The names that `guided-jax sample --guidance` takes, and what each is made of. `a+b+c` applies b and c to the guidance a.
 
-A newcomer is one row: a line for --list, a function of the parts that a run offers, and the options that it reads.
+A new one is one row: a line for --list, a function of the parts of an example, and the options that it reads.
 """
 
 from collections.abc import Callable
@@ -10,96 +10,85 @@ import jax
 import jax.numpy as jnp
 
 from guided_jax import guidance, models, reverse
-from guided_jax.app.sample.inverse import OPERATORS
+from guided_jax.app.sample.parts import Parts
+from guided_jax.app.sample.request import Method
 from guided_jax.denoiser import Denoiser
+from guided_jax.guidance import Stateful
 
-Guide = Callable[[Denoiser], Any]  # what is guided -> Denoiser or Stateful
-
-
-class Parts(NamedTuple):
-    """What a run and a request offer to a guidance, for one example."""
-
-    model: Callable[..., Denoiser]  # (label, perturb=None) -> denoiser; a label of None is no label
-    base: Denoiser  # told the label only if the network has no null label
-    bad: Callable[[Any], Denoiser]  # label -> the denoiser of the run that --bad names
-    log_prob: Any  # (x_t, level) -> log p(label | x_t), or of any of --any-of
-    label: Any
-    null: Any  # the null label, None where the network has none
-    labelled: bool  # whether --labels were given
-    scale: Any
-    key: Any  # of this example, for methods that draw
-    num_classes: int
-    num_steps: Any  # the last t of the schedule
-    knobs: Any  # sampling.Method
-    operator: Any = None  # of the measurement, where there is one
-    seen: Any = None  # y, the measurement of this example
-
-    @property
-    def conditional(self) -> Denoiser:
-        """The model told the label."""
-        return self.model(self.label)
-
-    @property
-    def unconditional(self) -> Denoiser:
-        """The model told the null label."""
-        return self.model(self.null)
-
-    @property
-    def asked(self) -> Any:
-        """The label where labels were given (or there is no null label), else no label: for guidance that needs none."""
-        return self.label if self.labelled or self.null is None else self.null
+Guided = Denoiser | Stateful
+Guide = Callable[[Denoiser], Guided]
 
 
 class Row(NamedTuple):
-    """One guidance: how --list says it, how it is made, and which parts it cannot do without."""
+    """One guidance: its line of --list, how it is made, and which parts it needs."""
 
     line: str
-    make: Callable[[Parts], tuple[Denoiser, Guide]]  # -> (what is guided, the guidance of it)
-    needs: tuple[str, ...] = ()  # of "null", "classifier", "bad", "negative", "conditional", "also", "measurement"
+    make: Callable[[Parts], tuple[Denoiser, Guide]]  # -> (the denoiser to guide, the guidance of it)
+    needs: tuple[
+        str, ...
+    ] = ()  # of "null", "classifier", "bad", "negative", "conditional", "also", "measurement", "variant"
     reads: tuple[str, ...] = ()  # its own options
     follow: tuple[str, ...] = ("interval", "rescale", "ramp", "dynamic")  # the MODIFIERS that change something
     scaled: bool = True  # whether it reads --scale
-    labelled: bool = True  # whether it asks for the label even where no --labels were given
-    clips_inside: bool = False  # a clip of the result would undo it
-    step: Callable[[Parts, reverse.ReverseStep], reverse.ReverseStep] | None = None  # what guides the sampler's step
+    labelled: bool = True  # whether it uses the label even where no --labels were given
+    clips_inside: bool = False  # whether a clip of the result would undo it
+    step: Callable[[Parts, reverse.ReverseStep], reverse.ReverseStep] | None = None  # guides the sampler's step
 
 
-def _clean(parts: Parts) -> Any:
-    """The noisy classifier on clean pictures: it is asked at the first level."""
+def _of_clean(parts: Parts) -> Any:
+    """Return the noisy classifier as one of clean pictures: evaluated at the first level."""
     return lambda x_0, level: parts.log_prob(x_0, level._replace(t=jnp.ones_like(level.t)))
 
 
 def _perturbed(parts: Parts, perturb: Any) -> tuple[Denoiser, Guide]:
-    bad = parts.model(parts.asked, perturb)
-    return parts.model(parts.asked), lambda d: guidance.autoguidance(d, bad, parts.scale)
+    bad = parts.plain(perturb)
+    return parts.plain(), lambda d: guidance.autoguidance(d, bad, parts.scale)
 
 
 def _independent(parts: Parts) -> tuple[Denoiser, Guide]:
     def draw(key: Any) -> Any:
-        return jax.random.randint(key, (), 0, parts.num_classes)
+        return jax.random.randint(key, (), 0, parts.run.facts.num_classes)
 
     whole = guidance.independent(parts.model, parts.label, draw, parts.key, parts.scale)
     return parts.conditional, lambda _: whole
 
 
 def _plain(parts: Parts) -> tuple[Denoiser, Guide]:
-    return parts.model(parts.asked), lambda d: d
+    return parts.plain(), lambda d: d
 
 
 def _compose(parts: Parts) -> tuple[Denoiser, Guide]:
-    others = [parts.model(label) for label in parts.knobs.also]
-    scales = [parts.scale, *(parts.knobs.also_scale or [parts.scale] * len(others))]
+    others = [parts.model(label) for label in parts.request.also]
+    scales = [parts.scale, *(parts.request.also_scale or [parts.scale] * len(others))]
     return parts.conditional, lambda c: guidance.compose([c, *others], parts.unconditional, scales)
 
 
+def _negative(parts: Parts) -> tuple[Denoiser, Guide]:
+    negative = parts.model(parts.request.negative)
+    return parts.conditional, lambda c: guidance.classifier_free(c, negative, parts.scale)
+
+
+def _projected(parts: Parts) -> tuple[Denoiser, Guide]:
+    settings = {"momentum": parts.request.momentum, "radius": parts.request.radius}
+    return parts.conditional, lambda c: guidance.projected(c, parts.unconditional, parts.scale, **settings)
+
+
 def _pigdm(parts: Parts) -> tuple[Denoiser, Guide]:
-    stds = parts.knobs.measurement.noise_std, parts.knobs.measurement.data_std
-    return parts.model(parts.asked), lambda d: guidance.pigdm(d, parts.operator, parts.seen, *stds, parts.scale)
+    stds = parts.request.measurement.noise_std, parts.request.measurement.data_std
+    operator = parts.operator
+    assert operator is not None
+    return parts.plain(), lambda d: guidance.pigdm(d, operator, parts.y, *stds, parts.scale)
+
+
+def _dps(parts: Parts, step: reverse.ReverseStep) -> reverse.ReverseStep:
+    assert parts.operator is not None
+    return reverse.dps(step, parts.operator, parts.y, parts.scale)
 
 
 def _repaint(parts: Parts, step: reverse.ReverseStep) -> reverse.ReverseStep:
-    observed = parts.operator.forward(jnp.ones_like(parts.seen))
-    return reverse.repaint(step, observed, parts.seen, parts.knobs.measurement.repeats)
+    assert parts.operator is not None
+    observed = parts.operator.forward(jnp.ones_like(parts.y))
+    return reverse.repaint(step, observed, parts.y, parts.request.measurement.repeats)
 
 
 JUDGED = ("any_of", "temperature")
@@ -121,13 +110,13 @@ GUIDANCES: dict[str, Row] = {
     ),
     "off-the-shelf": Row(
         "gradient of log p(y | predicted x_0), not back through the network [MPGD 2311.16424, EluCD 2310.11311]",
-        lambda p: (p.base, lambda d: guidance.off_the_shelf(d, _clean(p), p.scale)),
+        lambda p: (p.base, lambda d: guidance.off_the_shelf(d, _of_clean(p), p.scale)),
         ("classifier",),
         JUDGED,
     ),
     "universal": Row(
         "gradient of log p(y | predicted x_0), back through the network [UG 2302.07121]",
-        lambda p: (p.base, lambda d: guidance.universal(d, _clean(p), p.scale)),
+        lambda p: (p.base, lambda d: guidance.universal(d, _of_clean(p), p.scale)),
         ("classifier",),
         JUDGED,
     ),
@@ -137,8 +126,8 @@ GUIDANCES: dict[str, Row] = {
         ("null",),
     ),
     "negative": Row(
-        "n + scale (c - n), n told the label of --negative [CFG 2207.12598]",
-        lambda p: (p.conditional, lambda c: guidance.classifier_free(c, p.model(p.knobs.negative), p.scale)),
+        "n + scale (c - n), n the model with the label of --negative [CFG 2207.12598]",
+        _negative,
         ("negative", "conditional"),
         ("negative",),
     ),
@@ -157,10 +146,7 @@ GUIDANCES: dict[str, Row] = {
     ),
     "projected": Row(
         "APG: the part of c - u across c only, with --momentum and --radius [APG 2410.02416]",
-        lambda p: (
-            p.conditional,
-            lambda c: guidance.projected(c, p.unconditional, p.scale, momentum=p.knobs.momentum, radius=p.knobs.radius),
-        ),
+        _projected,
         ("null",),
         ("momentum", "radius"),
         ("ramp", "dynamic"),
@@ -171,16 +157,13 @@ GUIDANCES: dict[str, Row] = {
         ("null",),
     ),
     "independent": Row(
-        "r + scale (c - r), r told a random label: no null label needed [ICG 2407.02687]",
+        "r + scale (c - r), r the model with a random label: no null label needed [ICG 2407.02687]",
         _independent,
         ("conditional",),
     ),
     "autoguidance": Row(
         "bad + scale (good - bad), bad the run of --bad [AG 2406.02507]",
-        lambda p: (
-            p.model(p.asked),
-            lambda d: guidance.autoguidance(d, p.bad(p.asked), p.scale),
-        ),
+        lambda p: (p.plain(), lambda d: guidance.autoguidance(d, p.bad_model, p.scale)),
         ("bad",),
         ("bad",),
         labelled=False,
@@ -188,16 +171,18 @@ GUIDANCES: dict[str, Row] = {
     "perturbed-attention": Row(
         "PAG: away from the same network with identity attention [PAG 2403.17377]",
         lambda p: _perturbed(p, models.identity_attention),
+        ("variant",),
         labelled=False,
     ),
     "smoothed-energy": Row(
         "SEG: away from the same network with blurred queries [SEG 2408.00760]",
         lambda p: _perturbed(p, models.blurred_queries()),
+        ("variant",),
         labelled=False,
     ),
     "self-attention": Row(
         "SAG: away from what the network makes of its own blurred x_0 [SAG 2210.00939]",
-        lambda p: (p.model(p.asked), lambda d: guidance.self_attention(d, p.scale, p.knobs.blur)),
+        lambda p: (p.plain(), lambda d: guidance.self_attention(d, p.scale, p.request.blur)),
         reads=("blur",),
         labelled=False,
     ),
@@ -215,10 +200,10 @@ GUIDANCES: dict[str, Row] = {
         MEASURED,
         ("ramp", "dynamic"),
         labelled=False,
-        step=lambda p, step: reverse.dps(step, p.operator, p.seen, p.scale),
+        step=_dps,
     ),
     "repaint": Row(
-        "noised y where it was seen, --repeats steps for each level, the mask alone [RePaint 2201.09865]",
+        "noised y where it is observed, --repeats steps for each level, for the mask only [RePaint 2201.09865]",
         _plain,
         ("measurement",),
         (*MEASURED, "repeats"),
@@ -230,13 +215,14 @@ GUIDANCES: dict[str, Row] = {
 }
 
 MODIFIERS: dict[str, str] = {
-    "interval": "guided only where --interval-low < sigma / alpha <= --interval-high [LI 2404.07724]",
-    "rescale": "brought back to the conditional's standard deviation by --rescale-mix [Lin 2305.08891]",
+    "interval": "guide only where --interval-low < sigma / alpha <= --interval-high [LI 2404.07724]",
+    "rescale": "bring the result back to the conditional's standard deviation by --rescale-mix [Lin 2305.08891]",
     "ramp": "a scale that rises from 1 to its value by a cosine [Wang 2404.13040]",
     "dynamic": "x_0 thresholded at its quantile instead of clipped [Imagen 2205.11487]",
 }
 
-# Who reads an option, beside the guidances: what is chosen -> the options that are read only then.
+OPERATORS = {"mask": ("hole",), "super-resolution": ("factor",), "blur": ("blur_std",)}
+# Who else reads an option: what is chosen -> the options that are read only then.
 READERS: dict[str, tuple[str, ...]] = {
     "--guidance classifier --sampler ddpm": ("at",),
     "+interval": ("interval_low", "interval_high"),
@@ -246,7 +232,7 @@ READERS: dict[str, tuple[str, ...]] = {
 
 
 def parse(name: str) -> tuple[str, list[str]]:
-    """("classifier-free", ["interval"]) of "classifier-free+interval"; ValueError for a name that there is not."""
+    """Return ("classifier-free", ["interval"]) of "classifier-free+interval"; ValueError for a name that is not known."""
     first, *rest = name.split("+") if not name.startswith("cfg++") else ["cfg++", *name[5:].split("+")[1:]]
     if first not in GUIDANCES:
         raise ValueError(f"there is no guidance {first!r}; there is {', '.join(GUIDANCES)}")
@@ -259,33 +245,48 @@ def parse(name: str) -> tuple[str, list[str]]:
     return first, rest
 
 
-def build(name: str, parts: Parts, step: reverse.ReverseStep) -> tuple[Any, reverse.ReverseStep]:
-    """(the Denoiser, or Stateful, that the name stands for; its step around the sampler's); the clip is the caller's."""
-    first, rest = parse(name)
-    if "ramp" in rest:
-        parts = parts._replace(scale=guidance.cosine_ramp(parts.scale, parts.num_steps))
-    guided, guide = GUIDANCES[first].make(parts)
+def row_of(request: Method) -> Row:
+    """Return what the guidance of a request is made of."""
+    return GUIDANCES[parse(request.guidance)[0]]
+
+
+def is_dynamic(request: Method) -> bool:
+    """Return whether +dynamic takes the place of the clip."""
+    return "dynamic" in parse(request.guidance)[1]
+
+
+def shifts_mean(request: Method) -> bool:
+    """Return whether this is algorithm 1, classifier guidance of a ddpm step."""
+    return request.guidance == "classifier" and request.sampler == "ddpm"
+
+
+def guide(request: Method, parts: Parts) -> Guided:
+    """Return the guided denoiser of one example, its modifiers applied and not yet clipped."""
+    first, rest = parse(request.guidance)
+    parts = ramped(request, parts)
+    base, guided = GUIDANCES[first].make(parts)
     for word in rest:
-        guide = _modified(word, guide, parts.knobs)
-    around = GUIDANCES[first].step
-    return guide(guided), step if around is None else around(parts, step)
+        guided = _modified(word, guided, request)
+    return guided(base)
 
 
-def _modified(word: str, guide: Guide, knobs: Any) -> Guide:
+def ramped(request: Method, parts: Parts) -> Parts:
+    """Return the parts with a scale that rises from 1, where +ramp asks for it."""
+    if "ramp" not in parse(request.guidance)[1]:
+        return parts
+    return parts._replace(scale=guidance.cosine_ramp(parts.scale, parts.run.model.levels.t[-1]))
+
+
+def _modified(word: str, guide: Any, request: Method) -> Guide:
     if word == "interval":
-        return lambda d: guidance.interval(guide, d, knobs.interval_low, knobs.interval_high)
+        return lambda d: guidance.interval(guide, d, request.interval_low, request.interval_high)
     if word == "rescale":
-        return lambda d: guidance.rescale(guide, d, knobs.rescale_mix)
+        return lambda d: guidance.rescale(guide, d, request.rescale_mix)
     return guide
 
 
-def upon(guided: Any, wrap: Callable[[Denoiser], Denoiser]) -> Any:
-    """wrap(guided), for a Denoiser and for a Stateful."""
-    return guidance.lift(wrap, guided) if isinstance(guided, guidance.Stateful) else wrap(guided)
-
-
 def listing() -> str:
-    """All names, a line each."""
+    """Return all names, a line each."""
     width = max(map(len, GUIDANCES))
     rows = [f"  {name:{width}}  {row.line}" for name, row in GUIDANCES.items()]
     words = [f"  +{word:{width - 1}}  {line}" for word, line in MODIFIERS.items()]

@@ -1,15 +1,17 @@
-"""The names that `sample.py --sampler` and `--grid` take, and what each is made of.
+"""The names that `guided-jax sample --sampler` and `--grid` take, and what each is made of.
 
-A newcomer is one row: a line for --list, and a function of the settings and of the run's table of levels. The numbers of
+A new one is one row: a line for --list, and a function of the request and of the run's table of levels. The numbers of
 steps and the grids are what docs/samplers.md measured.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from guided_jax import grid, reverse, schedule
+from guided_jax.app.sample import guidances
+from guided_jax.app.sample.request import Method
 from guided_jax.schedule import NoiseLevel
 
 
@@ -17,15 +19,15 @@ class Sampler(NamedTuple):
     """One --sampler."""
 
     line: str  # what it does and where it is from
-    make: Callable[[Any, NoiseLevel], reverse.ReverseStep]  # (sampling.Method, the run's table) -> step
-    steps: int  # how many there are without --steps
-    grid: str = "log-snr"  # and on what, without --grid
+    make: Callable[[Method, NoiseLevel], reverse.ReverseStep]  # (request, the run's table) -> step
+    steps: int  # the number of steps without --steps
+    grid: str = "log-snr"  # the grid without --grid
     reads: tuple[str, ...] = ()  # the options that only it reads
-    reads_eps: bool = True  # and not x_0 alone, to which cfg++ is the same as weak classifier-free guidance
+    reads_eps: bool = True  # whether it reads eps; to one that reads x_0 alone cfg++ is weak classifier-free guidance
 
 
-def _order(knobs: Any, usual: int) -> int:
-    return knobs.order or usual
+def _order(request: Method, usual: int) -> int:
+    return request.order or usual
 
 
 SAMPLERS: dict[str, Sampler] = {
@@ -38,7 +40,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "ddpm": Sampler(
         "a draw from the posterior; with classifier guidance ADM's algorithm 1 [DDPM 2006.11239]",
-        lambda k, table: reverse.ddpm(k.variance),
+        lambda k, table: reverse.ddpm(k.variance or "small"),
         250,
         "respaced",
         ("variance",),
@@ -95,14 +97,16 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "predictor-corrector": Sampler(
         "ddpm after --corrections Langevin steps of --langevin-size [SDE 2011.13456]",
-        lambda k, table: reverse.chain(reverse.langevin(k.langevin_size, k.corrections or 1), reverse.ddpm(k.variance)),
+        lambda k, table: reverse.chain(
+            reverse.langevin(k.langevin_size, k.corrections or 1), reverse.ddpm(k.variance or "small")
+        ),
         100,
         "respaced",
         ("langevin_size", "corrections", "variance"),
     ),
 }
 
-GRIDS: dict[str, tuple[str, Callable[[NoiseLevel, int, Any], NoiseLevel]]] = {
+GRIDS: dict[str, tuple[str, Callable[[NoiseLevel, int, Method], NoiseLevel]]] = {
     "uniform": ("evenly in t", lambda table, steps, k: grid.uniform(table, steps)),
     "quadratic": ("evenly in sqrt(t)", lambda table, steps, k: grid.quadratic(table, steps)),
     "log-snr": (
@@ -117,43 +121,49 @@ GRIDS: dict[str, tuple[str, Callable[[NoiseLevel, int, Any], NoiseLevel]]] = {
 RESPACED = "of the training steps themselves, by ADM's rules for --steps: 50, ddim50, or 10,15,20"
 
 
-def _heun(knobs: Any, table: NoiseLevel) -> reverse.ReverseStep:
-    return reverse.churned(reverse.heun(), table, knobs.churn) if knobs.churn else reverse.heun()
+def _heun(request: Method, table: NoiseLevel) -> reverse.ReverseStep:
+    return reverse.churned(reverse.heun(), table, request.churn) if request.churn else reverse.heun()
 
 
-def name_of(knobs: Any) -> str:
-    """--sampler; without it the best by docs/samplers.md, or ddim for what needs its steps; ValueError for no such name.
+def name_of(request: Method) -> str:
+    """Return --sampler, or without it the best by docs/samplers.md; ValueError for a name that is not known.
 
-    That is for steps in ADM's words or on its grid, for cfg++, which needs eps read, and for measurements, tuned with it.
+    Without --sampler it is ddim for ADM's forms of --steps and its grid, for cfg++, which needs a sampler that reads eps,
+    and for measurements, whose settings were tuned with it.
     """
-    if knobs.sampler is not None:
-        if knobs.sampler not in SAMPLERS:
-            raise ValueError(f"there is no sampler {knobs.sampler!r}; there is {', '.join(SAMPLERS)}")
-        return knobs.sampler
-    adm = knobs.grid == "respaced" or not (knobs.steps or "1").isdecimal()
-    special = knobs.guidance.startswith("cfg++") or "measurement" in knobs.row.needs
+    if request.sampler is not None:
+        if request.sampler not in SAMPLERS:
+            raise ValueError(f"there is no sampler {request.sampler!r}; there is {', '.join(SAMPLERS)}")
+        return request.sampler
+    adm = request.grid == "respaced" or not (request.steps or "1").isdecimal()
+    special = request.guidance.startswith("cfg++") or "measurement" in guidances.row_of(request).needs
     return "ddim" if adm or special else "dpm++"
 
 
-def row(knobs: Any) -> Sampler:
-    """The sampler that is asked for."""
-    return SAMPLERS[name_of(knobs)]
+def row_of(request: Method) -> Sampler:
+    """Return the sampler of a request."""
+    return SAMPLERS[name_of(request)]
 
 
-def grid_name(knobs: Any) -> str:
-    """--grid, or the sampler's own."""
-    return knobs.grid or row(knobs).grid
+def step_name(request: Method) -> str:
+    """Return the sampler with its number of steps, for a folder's name."""
+    return f"{name_of(request)}{request.steps or row_of(request).steps}"
 
 
-def levels_of(knobs: Any, table: NoiseLevel) -> NoiseLevel:
-    """The levels that a run visits; ValueError for steps or a grid that cannot be.
+def grid_name(request: Method) -> str:
+    """Return --grid, or the sampler's own."""
+    return request.grid or row_of(request).grid
+
+
+def levels_of(request: Method, table: NoiseLevel) -> NoiseLevel:
+    """Return the levels that a run visits; ValueError for steps or a grid that do not fit the table.
 
     A table that ends in pure noise is always begun there: x_T is noise, and x of any other level is not.
     """
-    name, steps = grid_name(knobs), knobs.steps or str(row(knobs).steps)
+    name, steps = grid_name(request), request.steps or str(row_of(request).steps)
     if name == "respaced":
         found = schedule.respace(table, steps)
-        if _pure(table) and not _pure(found):
+        if _ends_in_noise(table) and not _ends_in_noise(found):
             raise ValueError(
                 f"--steps is {steps}, which begins at t = {float(found.t[-1]):g}; a run of zero terminal SNR begins in "
                 f"pure noise at t = {float(table.t[-1]):g}: give a number above 1, such as 50"
@@ -163,30 +173,30 @@ def levels_of(knobs: Any, table: NoiseLevel) -> NoiseLevel:
         raise ValueError(f"there is no grid {name!r}; there is respaced, {', '.join(GRIDS)}")
     if not steps.isdecimal() or int(steps) < 1:
         raise ValueError(f"--steps is {steps}; on the grid {name} give a number of steps, such as 20")
-    found = GRIDS[name][1](table, int(steps), knobs)
-    return found if _pure(found) or not _pure(table) else _from_the_end(name, table, int(steps), knobs)
+    found = GRIDS[name][1](table, int(steps), request)
+    return found if _ends_in_noise(found) or not _ends_in_noise(table) else _extended(name, table, int(steps), request)
 
 
-def _pure(levels: NoiseLevel) -> bool:
-    """Whether the table ends where alpha is 0."""
+def _ends_in_noise(levels: NoiseLevel) -> bool:
+    """Return whether the table ends where alpha is 0."""
     return float(levels.alpha[-1]) == 0
 
 
-def _from_the_end(name: str, table: NoiseLevel, steps: int, knobs: Any) -> NoiseLevel:
-    """A grid that ends below --sigma-max, of one level less, and the table's last level, which lies beyond."""
-    below = GRIDS[name][1](table, steps - 1, knobs) if steps > 1 else schedule.at(table, jnp.arange(1))
+def _extended(name: str, table: NoiseLevel, steps: int, request: Method) -> NoiseLevel:
+    """Return a grid of one level less, which ends below --sigma-max, with the table's last level, which lies beyond."""
+    below = GRIDS[name][1](table, steps - 1, request) if steps > 1 else schedule.at(table, jnp.arange(1))
     return NoiseLevel(*(jnp.append(column, end) for column, end in zip(below, schedule.at(table, -1), strict=True)))
 
 
 def readers() -> dict[str, tuple[str, ...]]:
-    """Who reads an option that not everything reads: what is chosen -> the options."""
+    """Return what is chosen -> the options that are read only then."""
     return {f"--sampler {name}": sampler.reads for name, sampler in SAMPLERS.items()} | {
         f"--grid {name}": ("sigma_max",) for name in ("log-snr", "karras")
     }
 
 
 def listing() -> str:
-    """All names, a line each."""
+    """Return all names, a line each."""
     width = max(map(len, SAMPLERS))
     rows = [f"  {name:{width}}  {s.line}; {s.steps} steps, {s.grid}" for name, s in SAMPLERS.items()]
     grids = [f"  {name:{width}}  {line}" for name, line in {"respaced": RESPACED}.items()]

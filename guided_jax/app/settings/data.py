@@ -5,8 +5,20 @@ from pathlib import Path
 from typing import Literal
 
 from guided_jax import data
+from guided_jax.app.translate import translated
 
 CHANNELS = {"as-is": None, "grey": 1, "grey-alpha": 2, "rgb": 3, "rgba": 4}
+# Phrase of the library's messages -> what the command calls it.
+OPTIONS = {
+    "labelled=False": "--data.no-labelled",
+    "corrupt='skip'": "--data.corrupt skip",
+    "image_size or channels": "--data.image-size or --data.channels rgb",
+    "leave out image_size, crop and channels": "leave out --data.image-size, --data.crop and --data.channels",
+    "image_size is": "--data.image-size is",
+    "give image_size": "give --data.image-size",
+    "data_dir": "--data.dir",
+    "without held-out data": "without held-out data (--diffusion.eval-every 0 --classifier.eval-every 0)",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +33,14 @@ class Data:
     """The split to train with."""
     held_out: str = "test"
     """The split that is held out."""
-    image_size: int | None = None
-    """Side in pixels to which pictures are resized; their own if not given."""
+    image_size: int | tuple[int, int] | None = None
+    """Side in pixels to which pictures are resized, or height and width; their own if not given."""
     crop: Literal["centre", "random", "none"] = "centre"
     """How a picture becomes a square: its centre, a random crop, or resized without a crop."""
     channels: Literal["as-is", "grey", "grey-alpha", "rgb", "rgba"] = "as-is"
     """Channels to which pictures are converted."""
+    background: int = 255
+    """Grey value, 0 to 255, under transparent pictures that are converted to grey or rgb."""
     flip: bool = False
     """Mirror half of the training images."""
     labelled: bool = True
@@ -38,5 +52,6 @@ class Data:
         """Return the data to train with, or the held-out data, whose crops are never random."""
         split = self.held_out if held_out else self.split
         crop = "centre" if held_out and self.crop == "random" else self.crop
-        channels = CHANNELS[self.channels]
-        return data.load(self.name, split, self.dir, self.image_size, crop, channels, self.labelled, self.corrupt)
+        picture = self.image_size, crop, CHANNELS[self.channels]
+        with translated(OPTIONS):
+            return data.load(self.name, split, self.dir, *picture, self.labelled, self.corrupt, self.background)

@@ -28,7 +28,7 @@ from typing import Annotated, Any
 import tyro
 
 from guided_jax import data, parallel
-from guided_jax.app import best_checkpoint, cli, experiments, limits, posthoc, signals
+from guided_jax.app import best_checkpoint, cli, experiments, facts, limits, posthoc, signals
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.train import checks, curves, folder, grids, job, networks, sample_metrics
@@ -67,14 +67,14 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
     checks.check(experiment)
     experiment = runs.adopt(experiment)
     sources = functools.cache(lambda held_out: experiment.data.make(held_out))
-    facts = runs.facts_of(sources(False), data.class_frequencies(sources(False)))
-    run, parts = runs.assemble(experiment, facts), networks.trained_parts(experiment)
+    known = facts.of_source(sources(False), data.class_frequencies(sources(False)))
+    run, parts = runs.assemble(experiment, known), networks.trained_parts(experiment)
     measured = sample_metrics.make(run, functools.partial(sources, True))
     for part in parts:
         names = measured.names if measured and part == "diffusion" else ()
         best_checkpoint.check(part, getattr(experiment, part), names)
     with folder.exclusive(out):
-        runs.create(out, experiment, facts)
+        runs.create(out, experiment, known)
         _announce(experiment, measured)
         return all(_fit(run, part, sources, out, stop, measured) for part in parts)
 

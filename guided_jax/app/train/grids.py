@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from guided_jax import sampler
+from guided_jax.app import facts
 from guided_jax.app import run as runs
-from guided_jax.app.sample import drawing
+from guided_jax.app.sample import draw
 from guided_jax.app.sample.request import Method
 from guided_jax.storage import images
 from guided_jax.training import loop
@@ -22,7 +23,7 @@ def default_method(run: runs.Run, scale: float, steps: str | None = None) -> Met
 
     At scale 1 classifier-free guidance is the conditional model, which takes one network call instead of two.
     """
-    guided = run.experiment.diffusion.null_label and scale != 1
+    guided = run.model.null is not None and scale != 1
     return Method("classifier-free" if guided else "none", steps=steps)
 
 
@@ -34,16 +35,16 @@ def make_hooks(run: runs.Run, out: Path) -> list[tuple[int, loop.Hook]]:
     settings, classes = run.experiment.diffusion, min(run.facts.num_classes, COLUMNS)
     if not settings.sample_every or settings.low_res:
         return []
-    method = default_method(run, 2.0, str(min(25, run.levels.t.size - 1)))
-    draw = jax.jit(jax.vmap(drawing.drawing(run, method, settings.conditional), (None, 0, 0, None)))
+    method = default_method(run, 2.0, str(min(25, run.model.levels.t.size - 1)))
+    draw_grid = jax.jit(jax.vmap(draw.make_draw(run, method, settings.conditional), (None, 0, 0, None)))
 
     def save_grid(done: int, state: Any) -> None:
         indices = np.arange(ROWS * classes)
         keys = sampler.keys(jax.random.key(run.experiment.seed), indices)
         # Replicated parameters from the host, or every device would draw the same; divided ones stay where they are.
         params = {"diffusion": state.ema if run.experiment.shard_parameters else jax.device_get(state.ema)}
-        pictures = images.to_uint8(draw(params, keys, jnp.asarray(indices % classes), 2.0))
+        pictures = images.to_uint8(draw_grid(params, keys, jnp.asarray(indices % classes), 2.0))
         path = out / "diffusion" / f"samples-{done:06d}.png"
-        images.save_png(path, images.grid(pictures, columns=classes, scale=runs.zoom(run.facts)))
+        images.save_png(path, images.grid(pictures, columns=classes, scale=facts.zoom(run.facts)))
 
     return [(settings.sample_every, save_grid)]

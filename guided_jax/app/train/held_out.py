@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from guided_jax import data, sampler, training
-from guided_jax.storage import images
 
 Loss = Callable[[Any, Any, Any], tuple[Any, dict[str, Any]]]  # (params, keys, batch) -> (mean loss, metrics)
 
@@ -27,7 +26,7 @@ def make_evaluation(
 
     def evaluate_chunk(params: Any, rows: np.ndarray) -> Any:
         batch = source.read(rows)
-        batch = {**batch, "image": images.from_uint8(batch["image"])}
+        batch = {**batch, "image": data.scale(batch["image"])}
         value, metrics = compiled(params, sampler.keys(key, rows), batch)
         return jax.device_get({"loss": value, **metrics})
 

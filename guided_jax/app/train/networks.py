@@ -2,11 +2,11 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 
 from guided_jax import data, training
+from guided_jax.app import pixel_model
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.train import job, objective
@@ -41,7 +41,6 @@ def make_task(run: runs.Run, part: str, sources: Sources) -> job.Task:
 
 def init_state(run: runs.Run, part: str) -> training.TrainState:
     """Return the state of a network before its first step, a function of the run's seed alone."""
-    network: Any = {"diffusion": run.unet, "classifier": run.classifier}[part]
     key = jax.random.fold_in(jax.random.key(run.experiment.seed), PARTS.index(part))
-    init = lambda key: jax.jit(network.init)(key, *runs.example(run, part))  # noqa: E731
+    init = functools.partial(pixel_model.init, run.experiment, run.facts, run.networks, part)
     return job.init_state(key, init, getattr(run.experiment, part).make_optimizer())

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from guided_jax import losses, training
+from guided_jax.app import pixel_model
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.train.held_out import Loss
@@ -24,11 +25,11 @@ def diffusion_loss(run: runs.Run, plain: bool = False) -> Loss:
 
     plain: without dropout, weighting and law of times, so that runs of one parameterization can be compared.
     """
-    settings, classes = run.experiment.diffusion, run.facts.num_classes
-    unet = run.unet.clone(remat=settings.remat, remat_keep=settings.remat_keep)
+    settings = run.experiment.diffusion
+    unet = run.networks.unet.clone(remat=settings.remat, remat_keep=settings.remat_keep)
     dropout = bool(settings.network.dropout) and not plain
     target, stratified = settings.parameterization, settings.times.stratified and not plain
-    weight = None if plain else settings.weighting.make(run.levels, target)
+    weight = None if plain else settings.weighting.make(run.model.levels, target)
     law = None if plain else settings.times.make()
 
     def loss(params: Any, keys: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
@@ -36,16 +37,16 @@ def diffusion_loss(run: runs.Run, plain: bool = False) -> Loss:
 
         def network(estimate: Any) -> Any:
             def call(x: Any, t: Any, label: Any, keys: Any) -> Any:
-                shown = runs.beside(settings, x, estimate)
+                shown = pixel_model.with_estimate(settings, x, estimate)
                 return unet.apply(params, shown, t, label, low_res, dropout_keys=keys if dropout else None)
 
             return call
 
         label = batch["label"] if settings.conditional else None
         if settings.null_label:
-            label = losses.drop(keys, label, jnp.int32(classes), settings.label_dropout)
+            label = losses.drop(keys, label, jnp.int32(run.model.null), settings.label_dropout)
         strata = times.Strata(batch["index"], settings.batch_size) if stratified else None
-        noisy = losses.corrupt(keys, batch["image"], run.levels, law, strata)
+        noisy = losses.corrupt(keys, batch["image"], run.model.levels, law, strata)
         estimate = None
         if settings.self_conditioning:
             estimate = losses.first_estimate(network(None), keys, noisy, label, target)
@@ -53,12 +54,12 @@ def diffusion_loss(run: runs.Run, plain: bool = False) -> Loss:
             network(estimate),
             noisy,
             label,
-            run.levels,
+            run.model.levels,
             target,
             learned_variance=settings.learned_variance,
             weight=weight,
         )
-        return each.mean(), by_quarter("loss", each, noisy.level, run.levels.t.size - 1)
+        return each.mean(), by_quarter("loss", each, noisy.level, run.model.levels.t.size - 1)
 
     return loss
 
@@ -66,15 +67,15 @@ def diffusion_loss(run: runs.Run, plain: bool = False) -> Loss:
 def classifier_loss(run: runs.Run, plain: bool = False) -> Loss:
     """Return the cross-entropy of the noisy classifier, with its accuracy. plain: without dropout."""
     settings = run.experiment.classifier
-    classifier = run.classifier.clone(remat=settings.remat, remat_keep=settings.remat_keep)
+    classifier = run.networks.classifier.clone(remat=settings.remat, remat_keep=settings.remat_keep)
     dropout = bool(settings.network.dropout) and not plain
 
     def loss(params: Any, keys: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
         def network(x: Any, t: Any, keys: Any) -> Any:
             return classifier.apply(params, x, t, dropout_keys=keys if dropout else None)
 
-        each, right = losses.classification(network, keys, batch["image"], batch["label"], run.levels)
-        level, last = losses.corrupt(keys, batch["image"], run.levels).level, run.levels.t.size - 1
+        each, right = losses.classification(network, keys, batch["image"], batch["label"], run.model.levels)
+        level, last = losses.corrupt(keys, batch["image"], run.model.levels).level, run.model.levels.t.size - 1
         quarters = {**by_quarter("loss", each, level, last), **by_quarter("accuracy", right, level, last)}
         return each.mean(), {"accuracy": right.mean(), **quarters}
 

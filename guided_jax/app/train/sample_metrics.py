@@ -11,7 +11,7 @@ import numpy as np
 from guided_jax import data, metrics, parallel
 from guided_jax.app import best_checkpoint
 from guided_jax.app import run as runs
-from guided_jax.app.sample import drawing
+from guided_jax.app.sample import draw
 from guided_jax.app.train import grids
 from guided_jax.metrics import evaluation, feature_space, sets
 
@@ -42,8 +42,10 @@ def make(run: runs.Run, held_out: Callable[[], data.Source]) -> SampleMetrics | 
     names = frozenset(f"{best_checkpoint.SAMPLES}{name}" for name in metric_names(space, run))
     pictures = sets.from_source("held-out data", reference)
     devices = parallel.local_devices(parallel.choose_devices(settings.batch_size, run.experiment.devices))
-    draw = _make_sampler(run, devices)
-    return SampleMetrics(names, _describe(run, space, pictures), _make_evaluation(run, space, pictures, draw, devices))
+    sample = _make_sampler(run, devices)
+    return SampleMetrics(
+        names, _describe(run, space, pictures), _make_evaluation(run, space, pictures, sample, devices)
+    )
 
 
 def _check(run: runs.Run, held_out: int) -> None:
@@ -83,7 +85,9 @@ def _describe(run: runs.Run, space: feature_space.FeatureSpace, reference: sets.
     """Return what is compared, and a note for each metric that needs more pictures."""
     count = run.experiment.diffusion.measure_samples
     size = jax.eval_shape(space.features, jax.ShapeDtypeStruct(run.facts.image_shape, jnp.uint8)).pool.size
-    what = f"measuring {count} samples ({metrics.balance(labels_of(run))}) against {reference.said()}, by {space.name}"
+    what = (
+        f"measuring {count} samples ({metrics.balance(labels_of(run))}) against {reference.describe()}, by {space.name}"
+    )
     return "\n".join(
         [what, *(f"note: {note}" for note in evaluation.notes(count, reference.size, reference.size, size))]
     )
@@ -105,12 +109,12 @@ def _make_evaluation(
     run: runs.Run,
     space: feature_space.FeatureSpace,
     pictures: sets.PictureSet,
-    draw: Callable[[Any], np.ndarray],
+    sample: Callable[[Any], np.ndarray],
     devices: list[jax.Device],
 ) -> Callable[[Any], dict[str, float]]:
     """Return the function state -> metrics; the reference is computed at the first call."""
-    at_once, labels = feature_space.AT_ONCE, labels_of(run)
-    extract = feature_space.make_extractors(space, parallel.dividing(devices, at_once), at_once)
+    at_once, labels = feature_space.BATCH_SIZE, labels_of(run)
+    extract = feature_space.make_extractors(space, parallel.dividing_prefix(devices, at_once), at_once)
 
     @functools.cache
     def reference() -> metrics.Reference:
@@ -118,7 +122,7 @@ def _make_evaluation(
         return metrics.prepare(metrics.statistics_of(summary, space.name), summary.features)
 
     def evaluate(state: Any) -> dict[str, float]:
-        samples = sets.from_arrays("samples", draw(state.ema), labels)
+        samples = sets.from_arrays("samples", sample(state.ema), labels)
         values = feature_space.evaluate(extract, samples, reference())
         return {f"{best_checkpoint.SAMPLES}{name}": values[name] for name in evaluation.TITLES if name in values}
 
@@ -130,13 +134,13 @@ def _make_sampler(run: runs.Run, devices: list[jax.Device]) -> Callable[[Any], n
     experiment, labels = run.experiment, labels_of(run)
     settings, sharded = experiment.diffusion, experiment.shard_parameters
     method = grids.default_method(run, settings.measure_scale)
-    call = drawing.any_drawer(run, method, settings.conditional, devices, sharded=sharded)
+    draw_rows = draw.make_sampler(run, method, settings.conditional, devices, sharded=sharded)
     scales = np.full(len(labels), settings.measure_scale)
     chunk = parallel.chunk_size(len(labels), settings.batch_size, devices)
 
-    def draw(ema: Any) -> np.ndarray:
+    def sample(ema: Any) -> np.ndarray:
         params = {"diffusion": ema if sharded else parallel.place(jax.device_get(ema), devices)}
-        draw_rows = lambda rows: call(params, rows, labels[rows], scales[rows], experiment.seed)  # noqa: E731
-        return np.concatenate(list(parallel.map_in_chunks(draw_rows, len(labels), chunk)))
+        rows = lambda i: draw_rows(params, i, labels[i], scales[i], experiment.seed).images  # noqa: E731
+        return np.concatenate(list(parallel.map_in_chunks(rows, len(labels), chunk)))
 
-    return draw
+    return sample

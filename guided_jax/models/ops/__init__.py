@@ -1,1 +1,1 @@
-"""The operations that networks are made of, in the form that is fast on each backend: convolution, norm, attention."""
+"""Operations of networks in the form that is fast on each backend: convolution, norm, attention."""

@@ -1,4 +1,4 @@
-"""Attention by JAX's own kernels, which never write the table of all pairs: flash attention where cuDNN has it."""
+"""Attention by JAX's own kernels, which do not store the weights of all pairs: flash attention with cuDNN."""
 
 from functools import partial
 from typing import Any
@@ -8,9 +8,9 @@ from jaxtyping import Array, Float
 
 
 def kernel(name: str) -> partial | None:
-    """(q, k, v, size) -> a_t = sum_s softmax_s(q_t . k_s / sqrt(ch)) v_s, by that kernel; None for the plain one.
+    """Return the function (q, k, v, size) -> a_t = sum_s softmax_s(q_t . k_s / sqrt(ch)) v_s, None for name="plain".
 
-    "cudnn" needs an NVIDIA GPU and a network in bfloat16; ValueError where there is none.
+    name: "plain", "xla" or "cudnn", which needs an NVIDIA GPU and a network in bfloat16; ValueError without a GPU.
     """
     if name == "plain":
         return None

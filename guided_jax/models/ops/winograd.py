@@ -24,10 +24,10 @@ from jaxtyping import Array, Float
 TILE = 4  # outputs of a tile along each axis
 POINTS = (Fraction(0), Fraction(2, 3), Fraction(-2, 3), Fraction(3, 2), Fraction(-3, 2))  # and infinity
 
-# Numbers of a part's tiles, 8 MiB; and how many parts at most, each of which is compiled for itself.
+# The examples are divided into parts: numbers in the tiles of a part, 8 MiB; and the most parts, each compiled separately.
 PART = 2**21
 MOST_PARTS = 4
-# Where it pays (measured): channels, tiles, and the share of the tiles' outputs that are used.
+# Where it is faster (measured): channels, tiles, and the share of the tiles' outputs that are used.
 FEWEST_CHANNELS = 32
 FEWEST_TILES = 24
 LEAST_USED = 0.7
@@ -50,7 +50,7 @@ def matrices(points: tuple[Fraction, ...] = POINTS) -> tuple[np.ndarray, np.ndar
 
 
 def _coefficients(roots):
-    """Of the product of (z - r), the constant first."""
+    """Return the coefficients of the product of (z - r), the constant first."""
     found = [Fraction(1)]
     for r in roots:
         found = [low - r * high for low, high in zip([0, *found], [*found, 0], strict=True)]
@@ -69,13 +69,13 @@ A_BACKWARDS, B_BACKWARDS = (A * FACTORS)[:, BACKWARDS], B[BACKWARDS]
 
 
 def suits(size: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
-    """Whether it can be the faster one for pictures of this size and a kernel of this shape, (3, 3, c, o); on CPU only."""
+    """Return whether it can be faster for pictures of this size and a kernel of this shape, (3, 3, c, o); on CPU only."""
     used = math.prod(size) / (math.prod(_tiles(size)) * TILE**2 or 1)
     return jax.default_backend() == "cpu" and min(kernel[2:]) >= FEWEST_CHANNELS and used >= LEAST_USED
 
 
 def pays(count: int, size: tuple[int, ...]) -> bool:
-    """Whether that many pictures of this size are enough for it."""
+    """Return whether it is faster for `count` pictures of this size."""
     return count > 1 and count * math.prod(_tiles(size)) >= FEWEST_TILES
 
 
@@ -122,7 +122,7 @@ def _filter(x, transformed, pads, a, b, contracted):
 
 
 def _size(x, pads):
-    """Of the output."""
+    """Return the size of the output."""
     return tuple(n + sum(pad) - 2 for n, pad in zip(x[1:3], pads, strict=True))
 
 
@@ -131,7 +131,7 @@ def _tiles(size):
 
 
 def _parts(count, size, channels):
-    """Slices of the examples, for whose tiles `PART` numbers are enough, unless that were more than `MOST_PARTS`."""
+    """Return slices of the examples whose tiles have at most `PART` numbers; larger ones if that makes too many parts."""
     most = max(1, PART // (STEP**2 * math.prod(_tiles(size)) * channels))
     each = -(-count // min(MOST_PARTS, -(-count // most)))  # equal parts, but for the last
     return [slice(i, i + each) for i in range(0, count, each)]
@@ -143,7 +143,7 @@ def _both(matrix, x):
 
 
 def _mix(matrix, parts):
-    """sum_k matrix[i, k] parts[k] for each row i, without what is multiplied by 0."""
+    """Return sum_k matrix[i, k] parts[k] for each row i, without the terms multiplied by 0."""
     rows = [[float(m) * part for m, part in zip(row, parts, strict=True) if m] for row in matrix]
     return [functools.reduce(jnp.add, row) for row in rows]
 

@@ -4,7 +4,6 @@ from guided_jax.pretrained.adm.published import CLASSIFIERS, MODELS, Published
 from guided_jax.pretrained.adm.weights import (
     classifier,
     classifier_shapes,
-    from_torch,
     import_params,
     load_classifier,
     load_unet,
@@ -13,6 +12,7 @@ from guided_jax.pretrained.adm.weights import (
     unet_shapes,
 )
 from guided_jax.pretrained.readers import read_state_dict
+from guided_jax.pretrained.state_dict import from_torch
 
 __all__ = [
     "CLASSIFIERS",

@@ -1,8 +1,7 @@
-"""The sets of TensorFlow Datasets, by name, and the digits that are always there. Reading them needs no TensorFlow."""
+"""The sets of TensorFlow Datasets, by name, and the embedded digits. Reading prepared sets needs no TensorFlow."""
 
 import contextlib
 import functools
-import importlib.util
 import io
 import os
 import re
@@ -13,8 +12,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from guided_jax import extras
 from guided_jax.data import pictures
-from guided_jax.data.source import Examples, no_split
+from guided_jax.data.source import Examples
+from guided_jax.data.splits import missing_split
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
@@ -49,18 +50,18 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 
 def digits(split: str, data_dir: str | os.PathLike | None, labelled: bool = True) -> Examples:
-    """A split of `Digits`, prepared at the first use."""
+    """Return a split of `Digits`, prepared at the first use."""
 
     def make():
         return Digits(data_dir=data_dir and Path(data_dir).expanduser(), file_format="array_record")
 
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        builder = _prepared(make, data_dir)
+        builder = _prepare(make, data_dir)
     return _examples(builder, split, labelled)
 
 
 def examples(name: str, split: str, data_dir: str | os.PathLike | None, labelled: bool = True) -> Examples:
-    """A split of NAME, NAME/CONFIG or NAME:VERSION, prepared at the first use, which for most sets needs TensorFlow.
+    """Return a split of NAME, NAME/CONFIG or NAME:VERSION, prepared at the first use, which for most sets needs TensorFlow.
 
     The features are `image` and `label`, or the set's own pair of the two. ValueError for an unknown set or split and
     for a set without such features, OSError for one that cannot be prepared or is damaged.
@@ -77,27 +78,27 @@ def examples(name: str, split: str, data_dir: str | os.PathLike | None, labelled
         raise
     except Exception as error:  # whatever a data set's own code raises
         raise ValueError(
-            f"tfds:{name} cannot be had ({_line(error)}); correct the name, or give another --data.dir"
+            f"tfds:{name} cannot be loaded ({_line(error)}); correct the name, or give another data_dir"
         ) from error
     if not builder.data_path.exists() and _needs_tensorflow(builder):
         raise ValueError(_without_tensorflow(name, builder))
     try:
-        return _examples(_prepared(make, data_dir), split, labelled)
+        return _examples(_prepare(make, data_dir), split, labelled)
     except ImportError as error:
         raise ValueError(_without_tensorflow(name, builder)) from error
 
 
 def _needs_tensorflow(builder):
-    """Whether preparing will fail without it: so for the sets that TFDS brings with their Image features."""
+    """Return whether preparing needs TensorFlow, which is missing: so for Image features of the sets that TFDS brings."""
     images = any(isinstance(feature, tfds.features.Image) for feature in _by_name(builder).values())
     theirs = type(builder).__module__.startswith("tensorflow_datasets.")
-    return images and theirs and importlib.util.find_spec("tensorflow") is None
+    return images and theirs and not extras.is_installed("tensorflow")
 
 
 def _without_tensorflow(name, builder):
     return (
         f"tfds:{name} is not prepared in {builder.data_path}, and preparing it needs TensorFlow: "
-        "pip install 'guided-jax[tf]', or give the --data.dir where it was prepared"
+        f"{extras.install_line('tf')}, or give the data_dir where it was prepared"
     )
 
 
@@ -105,8 +106,8 @@ def _line(error):
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
-def _prepared(make: Callable[[], Any], data_dir: Any) -> Any:
-    """The builder with its files in place. They appear by one rename: never half, and of two processes one wins."""
+def _prepare(make: Callable[[], Any], data_dir: Any) -> Any:
+    """Return the builder with its files in place, which appear by one rename: never half, and of two processes one wins."""
     builder = None
     try:
         builder = make()
@@ -114,7 +115,7 @@ def _prepared(make: Callable[[], Any], data_dir: Any) -> Any:
             builder.download_and_prepare()
     except ImportError:
         raise
-    except Exception as error:  # downloads, archives and generators of others: anything may come
+    except Exception as error:  # downloads, archives and generators of others raise anything
         if not (isinstance(error, OSError) and builder is not None and builder.data_path.exists()):
             place = builder.data_path if builder else data_dir
             raise OSError(
@@ -125,9 +126,9 @@ def _prepared(make: Callable[[], Any], data_dir: Any) -> Any:
 
 
 def _examples(builder, split, labelled):
-    """A split with an image feature, encoded or uint8, and a class label."""
+    """Return the examples of a split with an image feature, encoded or uint8, and a class label."""
     if split.partition("[")[0] not in builder.info.splits:
-        raise no_split(builder.name, split, sorted(builder.info.splits))
+        raise missing_split(builder.name, split, sorted(builder.info.splits))
     image, label = _features(builder, labelled)
     feature, classes = _by_name(builder)[image], _by_name(builder)[label].num_classes if label else 1
     records = _records(builder, split)
@@ -147,11 +148,12 @@ def _examples(builder, split, labelled):
     def labels(indices):
         return np.asarray([row[label] if label else 0 for row in rows_of(indices)], np.int32)
 
-    return Examples(len(records), classes, read, labels, name, None if None in shape else shape)
+    names = tuple(_by_name(builder)[label].names) if label else None
+    return Examples(len(records), classes, read, labels, name, None if None in shape else shape, names)
 
 
 def _records(builder, split):
-    """The records of a split, their pictures left encoded: one decoder for all kinds of data, and one set of errors."""
+    """Return the records of a split, their pictures left encoded for `pictures.decode`, so that all data has its errors."""
     images = [key for key, feature in _by_name(builder).items() if isinstance(feature, tfds.features.Image)]
     decoders = {key: tfds.decode.SkipDecoding() for key in images}
     try:
@@ -161,13 +163,13 @@ def _records(builder, split):
 
 
 def _rows(builder, records, split, label, indices):
-    """The records of these indices, all at once: fifteen times faster than one by one."""
+    """Return the records of these indices, read at once: fifteen times faster than one by one."""
     try:
         rows = records.__getitems__(np.asarray(indices).tolist())
     except Exception as error:
         raise OSError(f"{builder.data_path} is damaged ({_line(error)}); delete it to prepare it anew") from error
     if label and any(row[label] < 0 for row in rows):
-        raise ValueError(f"{builder.name} {split} has no labels; choose another split, or --data.no-labelled")
+        raise ValueError(f"{builder.name} {split} has no labels; choose another split, or labelled=False")
     return rows
 
 
@@ -177,7 +179,7 @@ def _by_name(builder):
 
 
 def _features(builder, labelled):
-    """The names of the features that are the picture and its class; the second is None when it is not asked for."""
+    """Return the names of the image feature and of its class label; the second is None without `labelled`."""
     features, pair = _by_name(builder), ("image", "label")
     if not set(pair[: 1 + labelled]) <= set(features):
         pair = builder.info.supervised_keys or pair
@@ -186,6 +188,6 @@ def _features(builder, labelled):
     if not right or (labelled and not getattr(label, "num_classes", None)):
         raise ValueError(
             f"{builder.name} has no uint8 image with a class label; its features are {', '.join(sorted(features))}"
-            + (" (--data.no-labelled leaves labels out)" if right else "")
+            + (" (labelled=False leaves labels out)" if right else "")
         )
     return pair[0], pair[1] if labelled else None

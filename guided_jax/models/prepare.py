@@ -1,4 +1,4 @@
-"""The weights as a network computes with them: rounded and transformed once, and not again at every step of a loop."""
+"""Weights in the form that a network computes with, rounded and transformed once and not at every step of a loop."""
 
 from typing import Any
 
@@ -11,13 +11,14 @@ from guided_jax.models.blocks import Conv3x3
 from guided_jax.models.ops import winograd
 
 
-def prepared(network: Any, params: PyTree, *example: Any) -> PyTree:
-    """w -> w as its layer rounds it, and a collection "winograd" of G k G^T for the kernels that go by `winograd` on CPU.
+def prepare_params(network: Any, params: PyTree, *example: Any) -> PyTree:
+    """Return the variables with each weight in the dtype of its layer, and a collection "winograd" of G k G^T on CPU.
 
-    example: what the network is called with beside the params; only the shapes count. The network multiplies by the same
-    numbers. XLA leaves inside a `scan` what the scan does not change: in half precision that is a kernel of a GPU for each
-    weight and step. The transformed kernels are four times as large as those that the layers then leave alone; so prepare
-    again what has changed. What has the collection already is returned as it is.
+    params: the network's variables. example: its other arguments, of which only the shapes count. The network computes
+    with the same numbers as before. Do this before a loop: XLA does not move the conversion out of a `scan`, which on a GPU
+    costs a kernel for each weight and step. The transformed kernels, four times as large, are those of the layers that
+    compute by `winograd`, which then ignore the original ones: prepare again after these change. Variables that have the
+    collection are returned as they are.
     """
     if "winograd" in params:
         return params
@@ -32,7 +33,7 @@ def prepared(network: Any, params: PyTree, *example: Any) -> PyTree:
         return next_method(*args, **kwargs)
 
     with nn.intercept_methods(note):
-        # A function of its own: JAX would find the trace of an earlier `jit(network.apply)` again, and `note` see nothing.
+        # A new function: JAX would reuse the trace of an earlier `jit(network.apply)` and never call `note`.
         jax.eval_shape(lambda *given: network.apply(*given), params, *example)
 
     found = {}

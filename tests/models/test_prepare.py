@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guided_jax.models import Classifier, UNet, prepared
+from guided_jax.models import Classifier, UNet, prepare_params
 
 SMALL = {"model_channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "num_head_channels": 8, "num_groups": 4}
 X, T = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.array([3.0, 500.0])
@@ -38,7 +38,7 @@ def test_rounded_weights_give_the_same_bits(name):
     network, example = NETWORKS[name]
     half, params = network.clone(dtype="bfloat16"), weights(network, *example)
     want = jax.jit(half.apply)(params, *example)  # before it is asked what is rounded: a trace that JAX remembers
-    once = prepared(half, params, *example)
+    once = prepare_params(half, params, *example)
     assert jnp.array_equal(jax.jit(half.apply)(once, *example), want)
     gradient = jax.jit(jax.grad(lambda x, params: half.apply(params, x, *example[1:]).sum()))
     assert jnp.array_equal(gradient(X, once), gradient(X, params))
@@ -46,14 +46,14 @@ def test_rounded_weights_give_the_same_bits(name):
     assert conversions_of_weights(half, once, *example) == 0
 
 
-def test_only_what_the_layers_round_is_rounded():
+def test_only_weights_that_the_layers_round_are_rounded():
     network, example = NETWORKS["unet"]
     params = weights(network, *example)
-    once = prepared(network.clone(dtype="bfloat16"), params, *example)["params"]
+    once = prepare_params(network.clone(dtype="bfloat16"), params, *example)["params"]
     assert once["input_blocks_1_0"]["in_layers_2"]["kernel"].dtype == jnp.bfloat16
     assert once["input_blocks_1_0"]["in_layers_2"]["bias"].dtype == jnp.bfloat16
     for kept in (once["time_embed_0"]["kernel"], once["label_emb"]["embedding"], once["out_2"]["kernel"]):
         assert kept.dtype == jnp.float32
     assert once["input_blocks_1_0"]["in_layers_0"]["scale"].dtype == jnp.float32
-    whole = prepared(network, params, *example)
+    whole = prepare_params(network, params, *example)
     assert jax.tree.all(jax.tree.map(lambda a, b: a is b, whole, params))

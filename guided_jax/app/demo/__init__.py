@@ -1,0 +1,1 @@
+"""`guided-jax demo`: the trade of diversity for fidelity on handwritten digits, from nothing to a table."""

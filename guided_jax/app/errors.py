@@ -1,0 +1,50 @@
+"""Which errors are the user's to mend: each as one sentence. Every other error keeps its traceback."""
+
+import os
+import traceback
+from pathlib import Path
+
+from guided_jax import extras
+
+PACKAGE = Path(__file__).resolve().parents[1]
+VARIABLE = "GUIDED_JAX_TRACEBACK"
+
+
+def sentence(error: BaseException, own: Path) -> str | None:
+    """Return what to tell the user, or None for an error that is a bug and needs its traceback.
+
+    A ValueError is meant for the user if the package, or the file `own` of the command, raised it: wherever either is
+    installed. None for every error when the variable GUIDED_JAX_TRACEBACK is set.
+    """
+    if os.environ.get(VARIABLE):
+        return None
+    if isinstance(error, OSError):
+        return str(error)
+    if isinstance(error, (ValueError, FloatingPointError, ModuleNotFoundError)):
+        file = _raised_in(error)
+        return str(error) if file.is_relative_to(PACKAGE) or file == own.resolve() else None
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return f"out of memory ({_first_line(error)}); make it smaller, for example with a smaller --batch-size"
+    if isinstance(error, (RuntimeError, AssertionError)) and _raised_in(error).name == "xla_bridge.py":
+        return _no_accelerator(error)
+    return None
+
+
+def _no_accelerator(error: BaseException) -> str:
+    """Return the sentence for a platform that JAX cannot start; for cuda JAX gives a failed assertion and no message."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    reason = _first_line(error).removesuffix("(set JAX_PLATFORMS='' to automatically choose an available backend)")
+    extra = next((name for name in ("cuda", "tpu") if name in platforms), "cuda")
+    return (
+        f"JAX cannot use JAX_PLATFORMS={platforms} ({reason.strip() or 'there is no such device'}); "
+        f"unset it to take the devices that are there, or {extras.install_line(extra)}"
+    )
+
+
+def _raised_in(error: BaseException) -> Path:
+    frames = traceback.extract_tb(error.__traceback__)
+    return Path(frames[-1].filename).resolve() if frames else Path()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")

@@ -1,0 +1,105 @@
+"""A class-conditional model of pixels, built from the settings of an experiment.
+
+The one place of the application that knows the U-Net, what its null label is and what it is called with. Everything else
+works on a `model.Model` and on a `Run`, whose network may be anything.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from guided_jax import denoiser, models
+from guided_jax.app.facts import Facts
+from guided_jax.app.settings import Diffusion, Experiment
+from guided_jax.model import Model
+from guided_jax.schedule import NoiseLevel
+from guided_jax.storage import images
+
+Network = Callable[[Any, Any, Any, Any], Any]  # (params, x_t, time, label) -> output, one example
+
+
+class Networks(NamedTuple):
+    """The Flax modules of a run, made and not yet initialised."""
+
+    unet: models.UNet
+    classifier: models.Classifier
+
+
+def make_networks(experiment: Experiment, facts: Facts) -> Networks:
+    """Return the modules that the settings and the data ask for."""
+    diffusion = experiment.diffusion
+    classes = facts.num_classes if diffusion.conditional else None
+    channels = facts.image_shape[-1] * (2 if diffusion.learned_variance else 1)
+    unet = diffusion.network.make(channels, classes, diffusion.null_label)
+    return Networks(unet, experiment.classifier.network.make(facts.num_classes))
+
+
+def null_label(experiment: Experiment, facts: Facts) -> int | None:
+    """Return the label that stands for no label, None for a network without one."""
+    return facts.num_classes if experiment.diffusion.null_label else None
+
+
+def make_model(experiment: Experiment, facts: Facts, unet: models.UNet) -> Model:
+    """Return the diffusion model of the settings; its raw condition is the label."""
+    diffusion = experiment.diffusion
+    return Model(
+        make_network(diffusion, unet),
+        experiment.schedule.make(),
+        diffusion.parameterization,
+        diffusion.learned_variance,
+        shape=facts.image_shape,
+        null=null_label(experiment, facts),
+    )
+
+
+def make_network(
+    diffusion: Diffusion, unet: models.UNet, perturb: Any = None, low_res: Any = None, estimate: Any = None
+) -> Network:
+    """Return (params, x_t, time, label) -> output of the U-Net.
+
+    perturb: what replaces its attention, as of `models.perturbation`. low_res: the picture that an upsampler starts from.
+    estimate: the last predicted x_0, for a network with self-conditioning; None stands for zeros, as at the first step.
+    """
+    module = unet if perturb is None else unet.clone(perturb=perturb)
+
+    def network(params: Any, x: Any, t: Any, label: Any) -> Any:
+        given = label if diffusion.conditional else None
+        return module.apply(params, with_estimate(diffusion, x, estimate), t, given, low_res)
+
+    return network
+
+
+def with_estimate(diffusion: Diffusion, x: Any, estimate: Any = None) -> Any:
+    """Return [x_t, the last x_0] channel by channel for a network with self-conditioning, x_t alone for another."""
+    if not diffusion.self_conditioning:
+        return x
+    return jnp.concatenate([x, jnp.zeros_like(x) if estimate is None else estimate.astype(x.dtype)], axis=-1)
+
+
+def make_logits(classifier: models.Classifier) -> Callable[[Any, Any, NoiseLevel], Any]:
+    """Return (params, x_t, level) -> the logits of the noisy classifier."""
+    return lambda params, x, level: classifier.apply(params, x, denoiser.network_time(level))
+
+
+def example(experiment: Experiment, facts: Facts, part: str) -> tuple[Any, ...]:
+    """Return what a network is called with beside its params, in a batch of one: x_t, t, and for "diffusion" conditions."""
+    x, t, diffusion = jnp.zeros((1, *facts.image_shape)), jnp.zeros(1), experiment.diffusion
+    if part == "classifier":
+        return x, t
+    label = jnp.zeros(1, jnp.int32) if diffusion.conditional else None
+    low_res = images.shrink(x, diffusion.low_res) if diffusion.low_res else None
+    return with_estimate(diffusion, x), t, label, low_res
+
+
+def prepare(experiment: Experiment, facts: Facts, networks: Networks, part: str, params: Any) -> Any:
+    """Return the params of a network as it computes with them, for a drawing to make once, before its steps."""
+    network = networks.classifier if part == "classifier" else networks.unet
+    return models.prepare_params(network, params, *example(experiment, facts, part))
+
+
+def init(experiment: Experiment, facts: Facts, networks: Networks, part: str, key: Any) -> Any:
+    """Return the initial params of a network."""
+    network = {"diffusion": networks.unet, "classifier": networks.classifier}[part]
+    return jax.jit(network.init)(key, *example(experiment, facts, part))

@@ -1,0 +1,146 @@
+"""What can be wrong with a request, each in one sentence, before anything is loaded or computed."""
+
+from guided_jax.app import limits
+from guided_jax.app import run as runs
+from guided_jax.app.sample import guidances, inverse, samplers
+from guided_jax.app.sample.request import Method, Sampling, flatten, option
+from guided_jax.app.sample.resolve import variance_of
+
+
+def check(options: Sampling, run: runs.Run) -> None:
+    """Raise ValueError for the first thing that is wrong with a request to a run."""
+    limits.check(options)
+    check_readers(options)
+    _check_names(options.method, run)
+    _check_sweep(options)
+    _check_labels(options, run)
+    _check_needs(options, run)
+    _check_clip(options.method)
+    if options.diagnose and run.self_conditioning:
+        raise ValueError("--diagnose calls a network without its last x_0; leave it out for this run")
+    samplers.levels_of(options.method, run.model.levels)
+
+
+def check_readers(options: Sampling) -> None:
+    """Raise ValueError for a non-default option that the chosen method ignores."""
+    given, defaults = flatten(options), flatten(Sampling(options.run))
+    chosen = _chosen(options.method) | ({"--sweep"} if options.sweep.sweep else set())
+    for name, readers in _readers().items():
+        if given[name] != defaults[name] and not chosen & set(readers):
+            raise ValueError(f"{option(name)} has no effect here; it goes with {' or '.join(readers)}")
+    if options.scale != (1.0,) and not guidances.row_of(options.method).scaled:
+        raise ValueError(f"--scale has no effect with --guidance {options.method.guidance}; leave it out")
+
+
+def _chosen(method: Method) -> set[str]:
+    """Return all that may read an option, in the words of `_readers`."""
+    first, rest = guidances.parse(method.guidance)
+    chosen = {
+        f"--guidance {first}",
+        f"--sampler {samplers.name_of(method)}",
+        f"--grid {samplers.grid_name(method)}",
+        *(f"+{word}" for word in rest),
+    }
+    if guidances.shifts_mean(method):
+        chosen.add("--guidance classifier --sampler ddpm")
+    measured = "measurement" in guidances.row_of(method).needs
+    return chosen | ({f"--operator {method.measurement.operator}"} if measured else set())
+
+
+def _readers() -> dict[str, list[str]]:
+    """Return option -> what reads it, for all options that only some methods read."""
+    rows = (
+        {f"--guidance {name}": row.reads for name, row in guidances.GUIDANCES.items()}
+        | {"--sweep": ("sweep_seeds", "reference", "judge", "inception")}
+        | guidances.READERS
+        | samplers.readers()
+    )
+    found: dict[str, list[str]] = {}
+    for reader, options in rows.items():
+        for name in options:
+            found.setdefault(name, []).append(reader)
+    return found
+
+
+def _check_names(method: Method, run: runs.Run) -> None:
+    if method.guidance.startswith("cfg++") and not samplers.row_of(method).reads_eps:
+        raise ValueError(
+            f"cfg++ leaves eps as it is, and {samplers.name_of(method)} reads x_0 alone; use --sampler ddim or deis"
+        )
+    if "+interval" in method.guidance and not method.interval_low < method.interval_high:
+        raise ValueError(
+            f"--interval-low is {method.interval_low:g} and --interval-high {method.interval_high:g}, which guides "
+            "nowhere; give a lower end below the upper one"
+        )
+    variance_of(run, method.variance)
+
+
+def _check_sweep(options: Sampling) -> None:
+    if options.sweep.sweep is None:
+        return
+    first = guidances.parse(options.method.guidance)[0]
+    if not guidances.row_of(options.method).scaled:
+        raise ValueError(f"--sweep {options.sweep.sweep} has no effect with --guidance {first}; name a guidance")
+    if options.scale != (1.0,):
+        raise ValueError("--sweep goes through several scales by itself; leave out --scale")
+    if options.diagnose:
+        raise ValueError("--diagnose is for one request; leave out --sweep")
+
+
+def _check_labels(options: Sampling, run: runs.Run) -> None:
+    method, row, classes = options.method, guidances.row_of(options.method), run.facts.num_classes
+    wrong = [label for label in (*(options.labels or ()), *method.any_of, *method.also) if not 0 <= label < classes]
+    if wrong:
+        raise ValueError(f"label {wrong[0]} is out of range; the run has the classes 0 to {classes - 1}")
+    if "null" in row.needs and run.model.null is None:
+        raise ValueError("this run was trained without label dropout; use --guidance classifier, or train with dropout")
+    if ("conditional" in row.needs or (not row.labelled and options.labels)) and not run.conditional:
+        raise ValueError("this run's network takes no labels; use --guidance classifier, or leave --labels out")
+    if method.any_of and options.labels:
+        raise ValueError("--any-of stands in the place of --labels; give one of the two")
+    if method.any_of and run.conditional and run.model.null is None:
+        raise ValueError(
+            "--any-of needs a model without a label; train with label dropout, or an unconditional network"
+        )
+
+
+def _check_needs(options: Sampling, run: runs.Run) -> None:
+    """Check what the guidance cannot do without."""
+    method, needs, classes = options.method, guidances.row_of(options.method).needs, run.facts.num_classes
+    if "bad" in needs and method.bad is None:
+        raise ValueError("autoguidance needs a second model; name its run with --bad RUN")
+    if "classifier" in needs and run.classifier is None:
+        raise ValueError("this model has no classifier of noisy examples; use another guidance")
+    if "variant" in needs and run.variant is None:
+        raise ValueError(f"this network has no attention to perturb; use another guidance than {method.guidance}")
+    if "also" in needs and not method.also:
+        raise ValueError("compose needs further labels; name them with --also")
+    if "also" in needs and len(method.also_scale) not in (0, len(method.also)):
+        raise ValueError(
+            f"--also has {len(method.also)} labels and --also-scale {len(method.also_scale)}; give as many"
+        )
+    if "negative" in needs and not 0 <= (-1 if method.negative is None else method.negative) < classes:
+        raise ValueError(f"--negative is {method.negative}; name a class from 0 to {classes - 1} to go away from")
+    if "measurement" in needs:
+        _check_measurement(method, run)
+    if (run.low_res is None) != (options.base_samples is None):
+        wanted = "leave out" if options.base_samples else "name low-resolution pictures by"
+        raise ValueError(f"this run is {'no' if options.base_samples else 'an'} upsampler; {wanted} --base-samples")
+
+
+def _check_measurement(method: Method, run: runs.Run) -> None:
+    if not method.measurement.measure:
+        raise ValueError(f"{method.guidance} needs a measurement; name true pictures with --measure held-out or FILE")
+    if "repeats" in guidances.row_of(method).reads and method.measurement.operator != "mask":
+        raise ValueError(f"repaint fills holes only; use pigdm or dps for --operator {method.measurement.operator}")
+    if run.model.shape != run.facts.image_shape:
+        raise ValueError(f"{method.guidance} measures pixels, and this model works on x of {run.model.shape}")
+    inverse.make_operator(method.measurement, run.facts.image_shape)
+
+
+def _check_clip(method: Method) -> None:
+    dynamic = guidances.is_dynamic(method)
+    if method.clip_base and (dynamic or not method.clip):
+        raise ValueError("--clip-base is for one clip before the guidance; leave out +dynamic and --no-clip")
+    if dynamic and not method.clip:
+        raise ValueError("+dynamic is the clip that --no-clip leaves out; leave out one of the two")

@@ -1,0 +1,61 @@
+"""From a request, which is words and numbers, to a recipe, which is functions: resolved once, before anything is drawn."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+from guided_jax import guidance, reverse, stateful
+from guided_jax.app import run as runs
+from guided_jax.app.sample import guidances, samplers
+from guided_jax.app.sample.guidances import Guided
+from guided_jax.app.sample.parts import Parts
+from guided_jax.app.sample.request import Method, Variance
+from guided_jax.schedule import NoiseLevel
+
+
+class Recipe(NamedTuple):
+    """How every example is drawn.
+
+    guide: parts of an example -> its guided denoiser. step: parts -> the reverse step, which calls no network of its own.
+    levels: the levels that a run visits. clips_inside: whether the network's own predictions are clipped.
+    """
+
+    guide: Callable[[Parts], Guided]
+    step: Callable[[Parts], reverse.ReverseStep]
+    levels: NoiseLevel
+    clips_inside: bool
+
+
+def resolve(request: Method, run: runs.Run) -> Recipe:
+    """Return the recipe of a request to a run; ValueError for names, steps or a variance that the run does not have."""
+    request = dataclasses.replace(request, variance=variance_of(run, request.variance))
+    row, sampler = guidances.row_of(request), samplers.row_of(request).make(request, run.model.levels)
+    clips = request.clip and run.bounded
+    clips_inside = clips and (row.clips_inside or request.clip_base)
+
+    def guide(parts: Parts) -> Guided:
+        guided = parts.base if guidances.shifts_mean(request) else guidances.guide(request, parts)
+        # Guided first, then clipped, unlike [ADM]'s code: where alpha is 5e-5 a learned classifier's gradient, which is
+        # not quite 0 there, shifts x_0 by thousands, and a few steps of ddim never come back from that.
+        if not clips or clips_inside:
+            return guided
+        clip = guidance.dynamic_threshold if guidances.is_dynamic(request) else guidance.clip
+        return stateful.lift(clip, guided) if isinstance(guided, stateful.Stateful) else clip(guided)
+
+    def step(parts: Parts) -> reverse.ReverseStep:
+        if guidances.shifts_mean(request):
+            return reverse.classifier_ddpm(parts.log_prob, parts.scale, request.at, request.variance or "small")
+        return sampler if row.step is None else row.step(guidances.ramped(request, parts), sampler)
+
+    return Recipe(guide, step, samplers.levels_of(request, run.model.levels), clips_inside)
+
+
+def variance_of(run: runs.Run, asked: Variance | None) -> Variance:
+    """Return the step variance that a request names, else "learned" for a network that learned one, else "small".
+
+    Raises ValueError for a learned one of a network that learned none.
+    """
+    learned = run.model.learned_variance
+    if asked == "learned" and not learned:
+        raise ValueError("this run's network did not learn a variance; use --variance small or large")
+    return asked or ("learned" if learned else "small")

@@ -1,0 +1,24 @@
+"""Messages of the library, which speak of arguments, in the words of the command line."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+
+@contextlib.contextmanager
+def translated(options: Mapping[str, str]) -> Iterator[None]:
+    """Raise a ValueError from within again, with each phrase of the library replaced by what the command calls it.
+
+    options: phrase, such as an argument, -> option; in this order.
+
+    >>> with translated({"labelled=False": "--data.no-labelled"}):
+    ...     raise ValueError("there are no labels; leave them out with labelled=False")
+    Traceback (most recent call last):
+    ValueError: there are no labels; leave them out with --data.no-labelled
+    """
+    try:
+        yield
+    except ValueError as error:
+        message = str(error)
+        for phrase, option in options.items():
+            message = message.replace(phrase, option)
+        raise ValueError(message) from error

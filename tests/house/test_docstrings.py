@@ -1,0 +1,89 @@
+"""The docstrings of the mathematics: their examples run, and they name every argument."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import guided_jax as gj
+
+ROOT = pathlib.Path(gj.__file__).parent
+ROOMS = (
+    "numerics",
+    "checks",
+    "schedule",
+    "grid",
+    "forward",
+    "prediction",
+    "denoiser",
+    "strength",
+    "stateful",
+    "operators",
+)
+ROOMS += ("model", "sampler", "likelihood", "analytic", "guidance", "reverse", "losses")
+FILES = sorted(path for room in ROOMS for path in (*ROOT.glob(f"{room}.py"), *ROOT.glob(f"{room}/*.py")))
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in FILES if path.stem != "__init__"}
+# The functions that people start with: each has an example.
+EXAMPLES = """
+    schedule.cosine schedule.linear schedule.respace schedule.at schedule.interpolate schedule.karras grid.log_snr
+    forward.diffuse forward.posterior prediction.from_eps prediction.score denoiser.from_network denoiser.edm
+    denoiser.from_batched guidance.classifier guidance.classifier_free guidance.clip guidance.autoguidance guidance.interval
+    guidance.rescale guidance.compose guidance.projected guidance.from_logits guidance.dynamic_threshold guidance.pigdm
+    reverse.ddim reverse.ddpm reverse.classifier_ddpm reverse.dpm_solver reverse.heun reverse.with_state reverse.chain
+    reverse.repaint sampler.sample sampler.run sampler.keys sampler.encode analytic.GaussianMixture
+    analytic.GaussianMixture.denoiser analytic.GaussianMixture.log_prob likelihood.variational_bound likelihood.log_density
+    losses.denoising losses.corrupt operators.mask model.Model model.denoiser
+""".split()  # noqa: SIM905
+NAMES = {"gj": gj, "jax": jax, "jnp": jnp}  # what an example may use without importing it
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_run(name):
+    module = importlib.import_module(f"guided_jax.{name}")
+    found = doctest.DocTestFinder().find(module, module.__name__, globs={**NAMES})
+    runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.FAIL_FAST)
+    output = []
+    for test in found:
+        runner.run(test, out=output.append)
+    assert runner.failures == 0, "".join(output)
+
+
+@pytest.mark.parametrize("path", EXAMPLES)
+def test_has_an_example(path):
+    room, *names = path.split(".")
+    found = getattr(gj, room)
+    for name in names:
+        found = getattr(found, name)
+    assert ">>>" in inspect.getdoc(found)
+
+
+def public_functions():
+    """(module, node) of every function and class without an underscore at the top of a file, and of every public method."""
+    for name, path in MODULES.items():
+        for node in ast.parse(path.read_text()).body:
+            inner = node.body if isinstance(node, ast.ClassDef) else []
+            for each in (node, *inner):
+                if isinstance(each, ast.FunctionDef | ast.ClassDef) and not each.name.startswith("_"):
+                    yield pytest.param(each, id=f"{name}.{each.name}")
+
+
+@pytest.mark.parametrize("node", list(public_functions()))
+def test_the_docstring_is_a_sentence_and_names_every_argument(node):
+    text = ast.get_docstring(node)
+    assert text, "no docstring"
+    first = text.split("\n\n")[0]
+    assert first.strip().endswith((".", ":")), first
+    assert not re.match(r"(What|Which|How|Who|Whether|Where|That)\b", first), f"opens with a question: {first}"
+    if isinstance(node, ast.ClassDef):
+        return
+    arguments = [*node.args.args, *node.args.kwonlyargs, *[a for a in (node.args.vararg, node.args.kwarg) if a]]
+    missing = [
+        each.arg for each in arguments if each.arg not in ("self", "cls") and not re.search(rf"\b{each.arg}\b", text)
+    ]
+    assert not missing, f"does not name {', '.join(missing)}"
