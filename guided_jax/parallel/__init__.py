@@ -14,7 +14,7 @@ from guided_jax.parallel.processes import (
     single_process,
     stop_requested,
 )
-from guided_jax.parallel.replicated import as_global, data_parallel, parallel_map, place, shard
+from guided_jax.parallel.replicated import as_global, data_parallel, parallel_map, place, replicate, shard
 from guided_jax.parallel.sharded import fully_sharded, init_sharded, leaf_sharding, sharded_map
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "parallel_map",
     "place",
     "primary",
+    "replicate",
     "same_everywhere",
     "shard",
     "sharded_map",

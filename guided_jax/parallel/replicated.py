@@ -34,7 +34,13 @@ def place(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
     nor one leaf with another, so donating it destroys nothing else.
     """
     # An explicit copy: `device_put` leaves the first replica in the memory of the original, even with `may_alias=False`.
-    return jax.device_put(jax.tree.map(jnp.copy, tree), device_sharding(devices))
+    # And one compiled copy of the whole tree: leaf by leaf, every shape would be a program of its own.
+    return replicate(jax.jit(functools.partial(jax.tree.map, jnp.copy))(tree), devices)
+
+
+def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
+    """Return the tree on every device of this process, for arguments that are never donated: it may share their memory."""
+    return jax.device_put(tree, device_sharding(devices))
 
 
 def shard(tree: PyTree, count: int) -> PyTree:
@@ -95,7 +101,7 @@ def parallel_map(fn: Callable, devices: Sequence[jax.Device], in_axes: tuple[int
         opened, constants = _without_constants(fn, *jax.tree.unflatten(structure, example))
         axes = (None, *in_axes)
         mapped = jax.pmap(jax.vmap(opened, in_axes=axes), axis_name=AXIS, in_axes=axes, devices=devices)
-        return functools.partial(mapped, place(constants, devices))
+        return functools.partial(mapped, replicate(constants, devices))
 
     def call(*arguments):
         pairs = list(zip(arguments, in_axes, strict=True))

@@ -82,6 +82,11 @@ class Drawn(NamedTuple):
     observations: Any = None
 
 
+@jax.jit
+def _keys(seed: jax.Array, indices: jax.Array) -> jax.Array:
+    return sampler.keys(jax.random.fold_in(jax.random.key(seed), 0), indices)
+
+
 def make_sampler(
     run: runs.Run,
     request: Method,
@@ -102,7 +107,7 @@ def make_sampler(
     def call(
         params: Any, indices: Any, labels: Any, scales: Any, seed: int, y: Any = None, low_res: Any = None
     ) -> Drawn:
-        keys = sampler.keys(jax.random.fold_in(jax.random.key(seed), 0), indices)
+        keys = _keys(np.uint32(seed), indices)  # one program, and not one for each of its operations
         found = compiled(params, keys, labels.astype(np.int32), scales.astype(np.float32), y, low_res)
         x, observations = found if diagnose else (found, None)
         finite = np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
@@ -115,4 +120,4 @@ def make_sampler(
 def place(run: runs.Run, request: Method, params: Any, devices: list[jax.Device]) -> Any:
     """Return the params on every device, prepared once for all chunks."""
     bad = runs.load(request.bad) if request.bad else None
-    return parallel.place(jax.jit(functools.partial(prepare, run, bad))(params), devices)
+    return parallel.replicate(jax.jit(functools.partial(prepare, run, bad))(params), devices)
