@@ -14,13 +14,16 @@ def sentence(error: BaseException, own: Path) -> str | None:
     """Return what to tell the user, or None for an error that is a bug and needs its traceback.
 
     A ValueError is meant for the user if the package, or the file `own` of the command, raised it: wherever either is
-    installed. None for every error when the variable GUIDED_JAX_TRACEBACK is set.
+    installed. A missing package is the user's to install if it is one of an extra. None for every error when the variable
+    GUIDED_JAX_TRACEBACK is set.
     """
     if os.environ.get(VARIABLE):
         return None
     if isinstance(error, OSError):
         return str(error)
-    if isinstance(error, (ValueError, FloatingPointError, ModuleNotFoundError)):
+    if isinstance(error, ModuleNotFoundError):
+        return str(error) if _raised_in(error) == Path(extras.__file__).resolve() else None
+    if isinstance(error, (ValueError, FloatingPointError)):
         file = _raised_in(error)
         return str(error) if file.is_relative_to(PACKAGE) or file == own.resolve() else None
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):

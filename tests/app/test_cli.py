@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from guided_jax import extras
 from guided_jax.app import cli, compilation_cache, errors
 from tests.scripts import ROOT, alone
 
@@ -188,6 +189,18 @@ def test_an_error_of_the_package_is_a_sentence_and_of_others_a_traceback(monkeyp
     monkeypatch.setenv("GUIDED_JAX_TRACEBACK", "1")
     with pytest.raises(ValueError, match="wrong"):
         cli.script(run, [])
+
+
+def test_a_missing_extra_is_a_sentence_and_a_missing_dependency_a_traceback():
+    def run(args):
+        extras.require("no_such_package", "weights", "reading a.pt")
+
+    assert outcome(run) == (
+        2,
+        "error: reading a.pt needs no_such_package, which is not installed: pip install 'guided-jax[weights]'\n",
+    )
+    with pytest.raises(ModuleNotFoundError):
+        cli.script(failing(ModuleNotFoundError("No module named 'jax'", name="jax")), [])
 
 
 def test_a_bug_keeps_its_traceback():

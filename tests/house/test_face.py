@@ -14,7 +14,7 @@ from guided_jax import extras
 from guided_jax.app import cli, experiments
 from tests.scripts import ROOT
 
-PRIVATE = {"app", "extras", "numerics", "progress", "strength"}
+PRIVATE = {"app", "checks", "extras", "numerics", "progress", "strength"}
 MATHEMATICS = (
     *(
         "numerics",
@@ -156,4 +156,5 @@ def test_the_page_of_a_command_fits_a_screen_and_names_real_options(command, cap
 def test_every_experiment_is_named_where_one_is_wrong(capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["train", "digit"])
-    assert all(name in capsys.readouterr().err for name in experiments.names())
+    err = capsys.readouterr().err
+    assert all(name in err for name in experiments.names())
