@@ -1,6 +1,7 @@
 """Eight CPU devices, shapes checked at every call, no silent rank promotion, nothing compiled twice: in the tests only."""
 
 import os
+import pathlib
 import subprocess
 import sys
 import tempfile
@@ -38,8 +39,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-# Every public signature of the library is checked by beartype while the tests run.
-install_import_hook("guided_jax", "beartype.beartype")
+# Every public signature of the library, which the application is not, is checked by beartype while the tests run.
+PACKAGE = pathlib.Path(__file__).parents[1] / "guided_jax"
+ROOMS = sorted(
+    {path.stem for path in PACKAGE.iterdir()} - {"app", "configs", "__init__", "__main__", "__pycache__", "py"}
+)
+install_import_hook([f"guided_jax.{room}" for room in ROOMS], "beartype.beartype")
 
 
 @pytest.fixture(scope="session")

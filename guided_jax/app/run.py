@@ -14,7 +14,7 @@ from guided_jax import data, denoiser, model
 from guided_jax.app import best_checkpoint, facts, pixel_model, settings
 from guided_jax.app.facts import Facts
 from guided_jax.model import Model
-from guided_jax.storage import checkpoint
+from guided_jax.storage import checkpoint, compare
 from guided_jax.storage.files import replacing, writable_directory
 
 Which = Literal["last", "best"]  # of the checkpoints of a network
@@ -150,7 +150,7 @@ def create(directory: Path, experiment: settings.Experiment, known: Facts) -> Ru
         saved = settings.to_dict(
             settings.from_dict(found["experiment"])
         )  # settings of newer versions at their defaults
-        differing = checkpoint.differences(saved, config["experiment"], settings.MAY_CHANGE)
+        differing = compare.differences(saved, config["experiment"], settings.MAY_CHANGE)
         if differing:
             raise ValueError(f"{directory} holds another run ({'; '.join(differing)}); give another --out")
         _check_data(directory, found["facts"], known)
@@ -163,8 +163,8 @@ def create(directory: Path, experiment: settings.Experiment, known: Facts) -> Ru
 def _check_data(directory: Path, saved: dict[str, Any], known: Facts) -> None:
     """Raise ValueError when examples came or went since the run began: the position in the data would be another."""
     unknown = [name for name in Facts._fields if saved.get(name) is None]
-    if checkpoint.differences(saved, known._asdict(), unknown):
-        named = checkpoint.differences(saved, known._asdict(), [*unknown, "class_frequencies"])
+    if compare.differences(saved, known._asdict(), unknown):
+        named = compare.differences(saved, known._asdict(), [*unknown, "class_frequencies"])
         what = "; ".join(named) or "as many examples, of other classes"
         raise ValueError(f"the data is not what {directory} began with ({what}); restore it, or give another --out")
 

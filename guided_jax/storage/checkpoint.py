@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,7 +25,7 @@ from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
 from guided_jax import parallel
-from guided_jax.storage import manifest
+from guided_jax.storage import compare, manifest
 from guided_jax.storage.files import writable_directory
 
 # Prefixes of folders that are being written, being deleted, or were found damaged.
@@ -226,11 +226,11 @@ def restore(
     path, notes = _whole(directory, step)
     if config is not None:
         # A setting that a newer version added is no difference: its default is what was done before.
-        added = set(_settings(config)) - set(_settings(notes["config"]))
-        if differing := differences(notes["config"], config, {*ignore, *added}):
-            raise ValueError(f"the checkpoint {path} was made with another configuration: {_some(differing)}")
-    if differing := differences(_shapes(ocp.metadata(path).metadata, template), _shapes(template, template)):
-        raise ValueError(f"the checkpoint {path} holds another network or optimizer: {_some(differing)}")
+        added = set(compare.flatten(config)) - set(compare.flatten(notes["config"]))
+        if differing := compare.differences(notes["config"], config, {*ignore, *added}):
+            raise ValueError(f"the checkpoint {path} was made with another configuration: {compare.shorten(differing)}")
+    if differing := compare.differences(_shapes(ocp.metadata(path).metadata, template), _shapes(template, template)):
+        raise ValueError(f"the checkpoint {path} holds another network or optimizer: {compare.shorten(differing)}")
     state = ocp.load(path, jax.tree.map(_abstract, template))
     return Saved(int(path.name), state, notes["data_state"], notes["config"])
 
@@ -286,24 +286,6 @@ def _whole(directory, step):
     raise FileNotFoundError(f"there is no checkpoint {'' if step is None else f'of step {step} '}in {directory}")
 
 
-def differences(saved: Any, current: Any, ignore: Collection[str] = ()) -> list[str]:
-    """Return the settings that differ, each as "dotted.name: saved -> current"; `absent` stands for a missing one."""
-    old, new = _settings(saved), _settings(current)
-    names = [name for name in {**old, **new} if old.get(name, "absent") != new.get(name, "absent")]
-    return [f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}" for name in names if name not in ignore]
-
-
-def _settings(config):
-    """Return the settings by dotted name, after a round trip through JSON, which turns tuples into lists."""
-    return dict(_leaves("", json.loads(json.dumps(config))))
-
-
-def _leaves(prefix, tree):
-    if not isinstance(tree, Mapping):
-        return [(prefix, tree)]
-    return [leaf for key, part in tree.items() for leaf in _leaves(f"{prefix}.{key}" if prefix else key, part)]
-
-
 def _abstract(leaf):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
@@ -317,8 +299,3 @@ def _shapes(tree, template):
 def _named(tree):
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
-
-
-def _some(texts, count=4):
-    rest = [f"and {len(texts) - count} more"] if len(texts) > count else []
-    return "; ".join(texts[:count] + rest)

@@ -64,7 +64,7 @@ def test_a_row_accepts_its_ends_and_refuses_what_is_beyond(row):
 LABELS = {"labels", "also", "any_of", "negative"}
 COMMANDS = [
     *("guided_jax.app.train.command:Training", "guided_jax.app.judge:Judging", "guided_jax.app.posthoc:Reconstructing"),
-    *("guided_jax.app.sample.command:Sampling", "guided_jax.app.nll:Measuring"),
+    *("guided_jax.app.sample.command:Sampling", "guided_jax.app.nll:Nll"),
 ]
 
 

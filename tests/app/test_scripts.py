@@ -347,7 +347,7 @@ WRONG_SAMPLING = {
     "'fog'": ["--guidance", "pigdm", *SEEN, "--operator", "fog"],
     "name them with --also": ["--guidance", "compose"],
     "--also has 2 labels and --also-scale 1": ["--guidance", "compose", "--also", "3", "5", "--also-scale", "-1"],
-    "--also-scale is (nan,)": ["--guidance", "compose", "--also", "3", "--also-scale", "nan"],
+    "--also-scale is nan": ["--guidance", "compose", "--also", "3", "--also-scale", "nan"],
     "label 12 is out of range": ["--guidance", "compose", "--also", "12"],
     "label 11 is out of range": ["--guidance", "classifier", "--any-of", "3", "11"],
     "in the place of --labels": ["--guidance", "classifier", "--any-of", "3", "--labels", "5"],
@@ -357,12 +357,12 @@ WRONG_SAMPLING = {
     "'euler'": ["--sampler", "euler"],
     "99 devices": ["--devices", "99"],
     "does not divide over 3": ["--devices", "3", "--batch-size", "8"],
-    "0 devices": ["--devices", "0"],
+    "--devices is 0": ["--devices", "0"],
     "--eta is nan": ["--eta", "nan"],
     "--eta is 1.5": ["--eta", "1.5"],
     "'3.5'": ["--labels", "3.5"],
     "'x'": ["--seed", "x"],
-    "--scale is (inf,)": ["--scale", "inf"],
+    "--scale is inf": ["--scale", "inf"],
     "--steps is 0": ["--steps", "0"],
     "cannot read the steps '-3'": ["--steps=-3"],
     "no constant stride": ["--steps", "ddim19"],
@@ -417,7 +417,7 @@ def test_a_classifier_alone_for_somebody_elses_diffusion_run(tiny, tmp_path, cap
     code, _, err = run_script(train.main, ["digits", "--out", tmp_path / "run", *data_dir, *alone, *batch], capsys)
     assert code == 0, err
     assert not (tmp_path / "run" / "diffusion").exists()
-    assert runs.load(tmp_path / "run").levels.t.size == 21
+    assert runs.load(tmp_path / "run").model.levels.t.size == 21
     jax.tree.map(
         np.testing.assert_array_equal, runs.params(tmp_path / "run", "diffusion"), runs.params(tiny, "diffusion")
     )

@@ -314,7 +314,7 @@ def test_the_note_is_printed_at_the_start(place, capsys):
 def test_an_unfinished_judge_of_other_data_is_refused(place, tmp_path, monkeypatch):
     """Two runs whose pictures have one shape: the second does not continue the judge of the first."""
     monkeypatch.setattr(judge, "EVERY", 1)
-    options = {"out": tmp_path / "judge", "batch_size": 8, "channels": (4, 4), "devices": 1}
+    options = {"out": tmp_path / "judge", "batch_size": 8, "channels": (8, 8), "devices": 1}
     run = runs.load(place / "run")
     judge.train(judge.Judging(place / "run", num_steps=1, **options), run)
     other = Other(run.experiment.data)

@@ -21,7 +21,7 @@ from guided_jax.app.sample.request import Method
 from guided_jax.app.train import checks, networks, objective
 from guided_jax.app.train import command as train
 from guided_jax.losses import times, weighting
-from guided_jax.storage import checkpoint, images
+from guided_jax.storage import checkpoint, compare, images
 from tests.oracle import MIXTURE
 from tests.scripts import NETWORKS, run_script
 
@@ -199,7 +199,7 @@ def test_every_variant_of_the_benchmark_changes_only_the_settings_it_names(monke
 
 def fields(one, other):
     """The settings in which two experiments differ."""
-    return {line.split(":")[0] for line in checkpoint.differences(schema.to_dict(one), schema.to_dict(other))}
+    return {line.split(":")[0] for line in compare.differences(schema.to_dict(one), schema.to_dict(other))}
 
 
 def test_the_tables_of_the_benchmark_have_means_and_deviations():
@@ -354,7 +354,8 @@ def test_the_loss_has_the_chosen_weighting_and_law_of_times():
         times=schema.Times(law="logit-normal", mean=-0.5, std=0.7, stratified=True),
     )
     experiment = schema.Experiment(schedule=schema.Schedule(num_steps=50), diffusion=settings)
-    run = runs.assemble(experiment, facts.Facts((4, 4, 1), 10, (0.1,) * 10))._replace(unet=Zero())
+    run = runs.assemble(experiment, facts.Facts((4, 4, 1), 10, (0.1,) * 10))
+    run = run._replace(networks=run.networks._replace(unet=Zero()))
     index = jnp.arange(4, 8)
     keys, x_0 = sampler.keys(jax.random.key(0), index), jax.random.normal(jax.random.key(1), (4, 4, 4, 1))
     batch = {"image": x_0, "label": jnp.arange(4), "index": index}

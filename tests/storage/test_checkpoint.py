@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from guided_jax import parallel, training
-from guided_jax.storage import checkpoint
+from guided_jax.storage import checkpoint, compare
 from tests import tiny
 
 DEVICES = jax.devices()
@@ -119,13 +119,13 @@ def test_a_state_of_another_shape_is_refused_in_one_sentence(tmp_path):
 def test_differences_are_named_with_both_values():
     old = {"a": 1, "net": {"width": 64, "blocks": [1, 2]}, "gone": True}
     new = {"a": 1, "net": {"width": 32, "blocks": (1, 2)}, "new": None}
-    assert checkpoint.differences(old, new) == [
+    assert compare.differences(old, new) == [
         "net.width: 64 -> 32",
         "gone: True -> absent",
         "new: absent -> None",
     ]
-    assert checkpoint.differences(old, new, ignore=["gone", "net.width", "new"]) == []
-    assert checkpoint.differences(old, old) == []
+    assert compare.differences(old, new, ignore=["gone", "net.width", "new"]) == []
+    assert compare.differences(old, old) == []
 
 
 def test_another_configuration_is_refused_by_name(tmp_path):

@@ -22,9 +22,10 @@ from guided_jax.storage.files import replacing, writable_directory
 PAGE = """
 usage: guided-jax sample RUN [OPTIONS]
 
-Draw guided samples from a run: samples.npz, samples.json and grid.png. The same command again goes on from what is there.
+Draw guided samples from a run: samples.npz, samples.json and grid.png. The same command again
+goes on from what is there.
 
-  guided-jax sample runs/digits --guidance classifier-free --scale 3 --labels 3 7 --num-samples 64 --out out/
+  guided-jax sample runs/digits --guidance classifier-free --scale 3 --labels 3 7 --out out/
   guided-jax sample runs/digits --guidance classifier --scale 2 --sampler ddim --steps 50
 
   --list                  the guidances, samplers and grids that there are

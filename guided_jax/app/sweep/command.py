@@ -27,8 +27,8 @@ from guided_jax.storage.files import answers, replacing, writable_directory
 PAGE = """
 usage: guided-jax sweep RUN --guidance NAME [--scales SCALES] [OPTIONS]
 
-Draw at several scales and seeds, measure the samples against real pictures, and leave one page with the numbers, their
-error bars, the curves and the pictures: sweep.html, sweep.png, sweep.json. What is there already is not done again.
+Draw at several scales and seeds, measure the samples against real pictures, and leave one page
+with the numbers, their error bars, the curves and the pictures: sweep.html, sweep.png, sweep.json.
 
   guided-jax sweep runs/digits --guidance classifier-free
   guided-jax sweep runs/digits --guidance classifier --scales 0,1,2.5,5 --seeds 2 --num-samples 500
