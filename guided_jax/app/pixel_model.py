@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from guided_jax import denoiser, models
 from guided_jax.app.facts import Facts
-from guided_jax.app.settings import Diffusion, Experiment
+from guided_jax.app.settings import Classifier, Diffusion, Experiment
 from guided_jax.model import Model
 from guided_jax.schedule import NoiseLevel
 from guided_jax.storage import images
@@ -76,6 +76,25 @@ def with_estimate(diffusion: Diffusion, x: Any, estimate: Any = None) -> Any:
     if not diffusion.self_conditioning:
         return x
     return jnp.concatenate([x, jnp.zeros_like(x) if estimate is None else estimate.astype(x.dtype)], axis=-1)
+
+
+def make_training_network(diffusion: Diffusion, unet: models.UNet, dropout: bool) -> Callable[..., Any]:
+    """Return (params, x_t, t, label, low_res, estimate, keys) -> output of a batch; the keys are of its dropout."""
+    module = unet.clone(remat=diffusion.remat, remat_keep=diffusion.remat_keep)
+    drops = dropout and bool(diffusion.network.dropout)
+
+    def network(params: Any, x: Any, t: Any, label: Any, low_res: Any, estimate: Any, keys: Any) -> Any:
+        x = with_estimate(diffusion, x, estimate)
+        return module.apply(params, x, t, label, low_res, dropout_keys=keys if drops else None)
+
+    return network
+
+
+def make_training_classifier(settings: Classifier, classifier: models.Classifier, dropout: bool) -> Callable[..., Any]:
+    """Return (params, x_t, t, keys) -> logits of a batch; the keys are of its dropout."""
+    module = classifier.clone(remat=settings.remat, remat_keep=settings.remat_keep)
+    drops = dropout and bool(settings.network.dropout)
+    return lambda params, x, t, keys: module.apply(params, x, t, dropout_keys=keys if drops else None)
 
 
 def make_logits(classifier: models.Classifier) -> Callable[[Any, Any, NoiseLevel], Any]:

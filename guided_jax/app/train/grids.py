@@ -33,10 +33,10 @@ def make_hooks(run: runs.Run, out: Path) -> list[tuple[int, loop.Hook]]:
     None for an upsampler, which would need low-resolution pictures.
     """
     settings, classes = run.experiment.diffusion, min(run.facts.num_classes, COLUMNS)
-    if not settings.sample_every or settings.low_res:
+    if not settings.sample_every or run.low_res:
         return []
     method = default_method(run, 2.0, str(min(25, run.model.levels.t.size - 1)))
-    draw_grid = jax.jit(jax.vmap(draw.make_draw(run, method, settings.conditional), (None, 0, 0, None)))
+    draw_grid = jax.jit(jax.vmap(draw.make_draw(run, method, run.conditional), (None, 0, 0, None)))
 
     def save_grid(done: int, state: Any) -> None:
         indices = np.arange(ROWS * classes)

@@ -26,37 +26,32 @@ def diffusion_loss(run: runs.Run, plain: bool = False) -> Loss:
     plain: without dropout, weighting and law of times, so that runs of one parameterization can be compared.
     """
     settings = run.experiment.diffusion
-    unet = run.networks.unet.clone(remat=settings.remat, remat_keep=settings.remat_keep)
-    dropout = bool(settings.network.dropout) and not plain
+    network = pixel_model.make_training_network(settings, run.networks.unet, dropout=not plain)
     target, stratified = settings.parameterization, settings.times.stratified and not plain
     weight = None if plain else settings.weighting.make(run.model.levels, target)
     law = None if plain else settings.times.make()
 
     def loss(params: Any, keys: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
-        low_res = images.shrink(batch["image"], settings.low_res) if settings.low_res else None
+        low_res = images.shrink(batch["image"], run.low_res) if run.low_res else None
 
-        def network(estimate: Any) -> Any:
-            def call(x: Any, t: Any, label: Any, keys: Any) -> Any:
-                shown = pixel_model.with_estimate(settings, x, estimate)
-                return unet.apply(params, shown, t, label, low_res, dropout_keys=keys if dropout else None)
+        def call(estimate: Any) -> Any:
+            return lambda x, t, label, keys: network(params, x, t, label, low_res, estimate, keys)
 
-            return call
-
-        label = batch["label"] if settings.conditional else None
-        if settings.null_label:
+        label = batch["label"] if run.conditional else None
+        if run.model.null is not None:
             label = losses.drop(keys, label, jnp.int32(run.model.null), settings.label_dropout)
         strata = times.Strata(batch["index"], settings.batch_size) if stratified else None
         noisy = losses.corrupt(keys, batch["image"], run.model.levels, law, strata)
         estimate = None
-        if settings.self_conditioning:
-            estimate = losses.first_estimate(network(None), keys, noisy, label, target)
+        if run.self_conditioning:
+            estimate = losses.first_estimate(call(None), keys, noisy, label, target)
         each = losses.denoising(
-            network(estimate),
+            call(estimate),
             noisy,
             label,
             run.model.levels,
             target,
-            learned_variance=settings.learned_variance,
+            learned_variance=run.model.learned_variance,
             weight=weight,
         )
         return each.mean(), by_quarter("loss", each, noisy.level, run.model.levels.t.size - 1)
@@ -66,13 +61,13 @@ def diffusion_loss(run: runs.Run, plain: bool = False) -> Loss:
 
 def classifier_loss(run: runs.Run, plain: bool = False) -> Loss:
     """Return the cross-entropy of the noisy classifier, with its accuracy. plain: without dropout."""
-    settings = run.experiment.classifier
-    classifier = run.networks.classifier.clone(remat=settings.remat, remat_keep=settings.remat_keep)
-    dropout = bool(settings.network.dropout) and not plain
+    classifier = pixel_model.make_training_classifier(
+        run.experiment.classifier, run.networks.classifier, dropout=not plain
+    )
 
     def loss(params: Any, keys: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
         def network(x: Any, t: Any, keys: Any) -> Any:
-            return classifier.apply(params, x, t, dropout_keys=keys if dropout else None)
+            return classifier(params, x, t, keys)
 
         each, right = losses.classification(network, keys, batch["image"], batch["label"], run.model.levels)
         level, last = losses.corrupt(keys, batch["image"], run.model.levels).level, run.model.levels.t.size - 1

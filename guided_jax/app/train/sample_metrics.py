@@ -55,12 +55,12 @@ def _check(run: runs.Run, held_out: int) -> None:
             f"{settings.measure_samples} samples and {held_out} held-out pictures are too few to be measured; give "
             f"--diffusion.measure-samples {MIN_PICTURES} or more, and as much held-out data"
         )
-    if settings.low_res:
+    if run.low_res:
         raise ValueError(
             "--diffusion.measure-every is for networks that start from noise, and an upsampler starts from other pictures; "
             "draw with guided-jax sample --base-samples and measure with guided-jax metrics"
         )
-    if settings.measure_scale != 1 and not settings.null_label:
+    if settings.measure_scale != 1 and run.model.null is None:
         raise ValueError(
             f"--diffusion.measure-scale is {settings.measure_scale}, and a network without a null label is not guided; "
             "leave it out"
@@ -75,7 +75,7 @@ def metric_names(space: feature_space.FeatureSpace, run: runs.Run) -> list[str]:
     names |= {"sfd"} if features.spatial is not None else set()
     names |= {"inception_score"} if features.logits is not None else set()
     names |= {"fd_infinity"} if evaluation.has_extrapolated(settings.measure_samples, features.pool.size) else set()
-    if space.judge is not None and settings.conditional:
+    if space.judge is not None and run.conditional:
         jax.eval_shape(space.judge, picture)
         names.add("accuracy")
     return [name for name in evaluation.TITLES if name in names]
@@ -100,7 +100,7 @@ def labels_of(run: runs.Run) -> np.ndarray:
     """
     count, classes = run.experiment.diffusion.measure_samples, run.facts.num_classes
     indices = np.arange(count)
-    if not run.experiment.diffusion.conditional:
+    if not run.conditional:
         return np.full(count, -1)
     return indices % classes if count >= classes else indices * classes // count
 
@@ -134,7 +134,7 @@ def _make_sampler(run: runs.Run, devices: list[jax.Device]) -> Callable[[Any], n
     experiment, labels = run.experiment, labels_of(run)
     settings, sharded = experiment.diffusion, experiment.shard_parameters
     method = grids.default_method(run, settings.measure_scale)
-    draw_rows = draw.make_sampler(run, method, settings.conditional, devices, sharded=sharded)
+    draw_rows = draw.make_sampler(run, method, run.conditional, devices, sharded=sharded)
     scales = np.full(len(labels), settings.measure_scale)
     chunk = parallel.chunk_size(len(labels), settings.batch_size, devices)
 
