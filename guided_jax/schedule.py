@@ -201,6 +201,11 @@ def is_clean(level: NoiseLevel) -> Bool[Array, "*levels"]:
     return jnp.asarray(level.sigma) == 0
 
 
+def is_pure_noise(level: NoiseLevel) -> Bool[Array, "*levels"]:
+    """Return whether alpha is 0, of a level or of each level of a table."""
+    return jnp.asarray(level.alpha) == 0
+
+
 def levels_like(levels: NoiseLevel, dtype: DTypeLike) -> NoiseLevel:
     """Return the levels, a table or one, as arrays of this dtype; columns that have it already are the same objects."""
     columns = (jnp.asarray(column) for column in levels)

@@ -121,8 +121,8 @@ SLIPS = (
         ("prediction.eps - level.sigma * gradient", "prediction.eps + level.sigma * gradient"),
         ("ratio(jnp.square(level.sigma), level.alpha) * gradient", "ratio(level.sigma, level.alpha) * gradient"),
         (
-            "jnp.where(jnp.asarray(level.alpha) == 0, 0.0, gradient)",
-            "jnp.where(jnp.asarray(level.sigma) == 0, 0.0, gradient)",
+            "jnp.where(is_pure_noise(level), 0.0, gradient)",
+            "jnp.where(level.sigma == 0, 0.0, gradient)",
         ),
         (
             "prediction.eps - ratio(level.alpha, level.sigma) * shift",

@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.numerics import ratio
 from guided_jax.prediction import Prediction
-from guided_jax.schedule import NoiseLevel
+from guided_jax.schedule import NoiseLevel, is_pure_noise
 
 
 def by_score(prediction: Prediction, gradient: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
@@ -18,7 +18,7 @@ def by_score(prediction: Prediction, gradient: Float[Array, "*shape"], level: No
     gradient: (*shape), of log p(y | x_t) with respect to x_t, times its strength.
     level: of x_t.
     """
-    gradient = jnp.where(jnp.asarray(level.alpha) == 0, 0.0, gradient)  # pure noise is independent of y
+    gradient = jnp.where(is_pure_noise(level), 0.0, gradient)  # pure noise is independent of y
     x_0 = prediction.x_0 + ratio(jnp.square(level.sigma), level.alpha) * gradient
     return prediction._replace(x_0=x_0, eps=prediction.eps - level.sigma * gradient)
 

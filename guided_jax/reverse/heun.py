@@ -7,7 +7,7 @@ from jaxtyping import Array, ArrayLike, Float
 from guided_jax.denoiser import Denoiser
 from guided_jax.numerics import narrow, ratio, root
 from guided_jax.reverse.step import ReverseStep, no_memory
-from guided_jax.schedule import NoiseLevel, interpolate, is_clean, noise_ratio
+from guided_jax.schedule import NoiseLevel, interpolate, is_clean, is_pure_noise, noise_ratio
 
 
 def heun() -> ReverseStep:
@@ -33,7 +33,7 @@ def heun() -> ReverseStep:
             slope = (denoise(x_s, then).eps - prediction.eps) / 2
             return x_s + (then.sigma - then.alpha * ratio(now.sigma, now.alpha)) * slope
 
-        ends = is_clean(then) | (jnp.asarray(now.alpha) == 0)
+        ends = is_clean(then) | is_pure_noise(now)
         return jax.lax.cond(ends, lambda x_s: x_s, corrected, euler), memory
 
     return ReverseStep(no_memory, step)

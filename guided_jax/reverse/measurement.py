@@ -13,7 +13,7 @@ from guided_jax.numerics import narrow_like, norm
 from guided_jax.operators import Operator
 from guided_jax.prediction import Prediction
 from guided_jax.reverse.step import ReverseStep
-from guided_jax.schedule import NoiseLevel
+from guided_jax.schedule import NoiseLevel, is_pure_noise
 from guided_jax.strength import Scale, strength
 
 
@@ -37,7 +37,7 @@ def dps(step: ReverseStep, operator: Operator, y: Float[Array, "..."], scale: Sc
 
         gradient, prediction = jax.grad(residual, has_aux=True)(x_t)
         x_s, memory = step.step(key, cached(prediction, x_t, now, denoise), x_t, memory, now, then)
-        gradient = jnp.where(jnp.asarray(now.alpha) == 0, 0.0, gradient)
+        gradient = jnp.where(is_pure_noise(now), 0.0, gradient)
         return x_s - strength(scale, now) * gradient, memory
 
     return ReverseStep(step.init, guided)
