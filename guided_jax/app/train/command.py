@@ -20,6 +20,7 @@ Train every network of an experiment; the same command again resumes from the la
 import dataclasses
 import functools
 import signal
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -138,7 +139,7 @@ def main(args: Sequence[str]) -> None:
 def overview() -> str:
     """Return the page that lists the experiments."""
     usage, what, *_ = (__doc__ or "").split("\n\n")
-    names = ", ".join(experiments.names())
+    known = textwrap.fill(f"experiments: {', '.join(experiments.names())},", 100)
     own = "or the path of a Python file that sets EXPERIMENT, such as ./my_experiment.py"
     more = "guided-jax train EXPERIMENT --help: the options used most; --help-all: every option"
-    return f"{usage}\n\n{what}\n\nexperiments: {names},\n{own}\n\n{more}"
+    return f"{usage}\n\n{what}\n\n{known}\n{own}\n\n{more}"
