@@ -139,7 +139,7 @@ def main(args: Sequence[str]) -> None:
 def overview() -> str:
     """Return the page that lists the experiments."""
     usage, what, *_ = (__doc__ or "").split("\n\n")
-    names = textwrap.fill(", ".join(experiments.names()), 86)
+    known = textwrap.fill(f"experiments: {', '.join(experiments.names())},", 100)
     own = "or the path of a Python file that sets EXPERIMENT, such as ./my_experiment.py"
     more = "guided-jax train EXPERIMENT --help: the options used most; --help-all: every option"
-    return f"{usage}\n\n{what}\n\nexperiments:\n{names},\n{own}\n\n{more}"
+    return f"{usage}\n\n{what}\n\n{known}\n{own}\n\n{more}"
