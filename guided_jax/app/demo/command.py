@@ -10,8 +10,9 @@ from guided_jax.app import cli, limits
 
 PAGE = """usage: guided-jax demo [OPTIONS]
 
-Train a U-Net and a noisy classifier on 8x8 handwritten digits, draw guided digits at several scales, and judge them with a
-support vector machine that guided nothing. No download, no GPU. The same command again goes on, or only draws.
+Train a U-Net and a noisy classifier on 8x8 handwritten digits, draw guided digits at several scales,
+and judge them with a support vector machine that guided nothing. No download, no GPU. About six
+minutes on two CPU cores; the same command again resumes, or only draws.
 
   --out FOLDER         the run, with the table and the picture in FOLDER/demo (default: runs/digits)
   --num-samples N      pictures for each guidance and scale (default: 250)
