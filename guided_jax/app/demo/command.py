@@ -10,7 +10,7 @@ from guided_jax.app import cli, limits
 
 PAGE = """usage: guided-jax demo [OPTIONS]
 
-Train a U-Net and a noisy classifier on 8x8 handwritten digits, draw guided digits at several scales,
+Train a U-Net and a noisy classifier on 8x8 handwritten digits, draw guided ones at several scales,
 and judge them with a support vector machine that guided nothing. No download, no GPU. About six
 minutes on two CPU cores; the same command again resumes, or only draws.
 
@@ -18,7 +18,7 @@ minutes on two CPU cores; the same command again resumes, or only draws.
   --num-samples N      pictures for each guidance and scale (default: 250)
   --scales S ...       guidance scales (default: 0 1 2 3 5)
   --steps N            DDIM steps (default: 50)
-  --experiment E       another experiment with labelled pictures, by name or by file (default: digits)
+  --experiment E       another experiment with labels, by name or by file (default: digits)
 
 example: guided-jax demo --num-samples 500 --scales 0 1 3"""
 NEXT = """three commands to try next:
