@@ -208,7 +208,7 @@ def log_density(
     def both(y: Array, angle: Array) -> tuple[Array, Array]:
         # At angle 0 nothing is noise, whatever a network predicts there: the velocity and its divergence are 0.
         moved = div(lambda y: velocity(y, jnp.maximum(angle, 1e-6)), y)
-        return jax.tree.map(lambda part: jnp.where(angle > 0, part, 0.0), moved)
+        return jax.tree.map(lambda part: jnp.where(angle > 0, part, 0.0).astype(y.dtype), moved)
 
     def interval(carry: tuple[Array, Array], ends: tuple[Array, Array]):
         return _runge_kutta(both, carry, *ends), None
@@ -229,11 +229,16 @@ def _runge_kutta(both, carry: tuple[Array, Array], start: Array, end: Array) -> 
     return y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), log + h / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
 
 
+def _like(direction: Array, value: Array) -> Array:
+    """Return a direction with the type of `value`, and placed as it is on a mesh: what its VJP takes."""
+    return direction.astype(value.dtype) + jnp.zeros_like(value)
+
+
 def exact_divergence(field: Field, y: Float[Array, "*shape"]) -> tuple[Array, Array]:
     """(field(y), sum_i d field_i / d y_i), by one backward pass for each element of y (*shape): for small shapes."""
     value, back = jax.vjp(field, y)
     basis = jnp.eye(y.size, dtype=y.dtype)
-    diagonal = jax.vmap(lambda row: jnp.vdot(row, back(row.reshape(y.shape))[0].reshape(-1)))(basis)
+    diagonal = jax.vmap(lambda row: jnp.vdot(row, back(_like(row.reshape(y.shape), value))[0].reshape(-1)))(basis)
     return value, jnp.sum(diagonal)
 
 
@@ -249,6 +254,6 @@ def hutchinson(key, probes: int = 1) -> Divergence:
     def divergence(field: Field, y: Float[Array, "*shape"]) -> tuple[Array, Array]:
         value, back = jax.vjp(field, y)
         signs = jax.random.rademacher(key, (probes, *y.shape), y.dtype)
-        return value, jnp.mean(jax.vmap(lambda r: jnp.vdot(r, back(r)[0]))(signs))
+        return value, jnp.mean(jax.vmap(lambda r: jnp.vdot(r, back(_like(r, value))[0]))(signs))
 
     return divergence

@@ -365,7 +365,10 @@ SLIPS = (
             "diffuse(x_0, jax.random.normal(key_known, x.shape, x.dtype), now)",
         ),
         ("transition(x_s, jax.random.normal(key_back, x.shape, x.dtype), then, now)", "x_t"),
-        ("jnp.asarray(observed) != 0, noised, x_s", "jnp.asarray(observed) != 0, x_s, noised"),
+        (
+            "observed + everywhere != 0, noised + everywhere, x_s",
+            "observed + everywhere != 0, x_s, noised + everywhere",
+        ),
         only="dps or repaint",
     ),
     *slips(

@@ -33,7 +33,7 @@ chain with all its terms, or the density along its probability flow.
   --by bound|flow      default bound
   --num-samples INT    at most so many pictures (default 1000)
   --steps INT          of the chain: all of training's by default; of the flow: 50
-  --variance NAME      bound: small, large or learned; default: learned where there is one, else small
+  --variance NAME      bound: small, large or learned; default: learned if there is one
   --probes INT         flow: random directions that estimate the divergence (default 1)
   --unlabelled         leave the pictures' labels out; needs a run with label dropout
   --out FOLDER         default: RUN/bits/ and what was computed

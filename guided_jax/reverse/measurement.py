@@ -68,7 +68,8 @@ def repaint(step: ReverseStep, observed: Array, x_0: Float[Array, "*shape"], rep
             key_step, key_known, key_back = jax.random.split(key, 3)
             x_s, kept = step.step(key_step, denoise, x, memory, now, then)
             noised = diffuse(x_0, jax.random.normal(key_known, x.shape, x.dtype), then)
-            x_s = jnp.where(jnp.asarray(observed) != 0, noised, x_s)
+            everywhere = jnp.zeros_like(x_s)  # on a mesh a choice needs both sides, and its condition, placed as x_s
+            x_s = jnp.where(observed + everywhere != 0, noised + everywhere, x_s)
             back = transition(x_s, jax.random.normal(key_back, x.shape, x.dtype), then, now)
             return narrow_like((back, x_s, kept), carry), None
 

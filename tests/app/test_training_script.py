@@ -335,4 +335,4 @@ class Other(schema.Data):
         return data.in_memory(rows["image"], rows["label"], num_classes=10)
 
     def run(self, run):
-        return run._replace(experiment=dataclasses.replace(run.experiment, data=self))
+        return run._replace(experiment=dataclasses.replace(run.experiment, data=self), source=self.make)

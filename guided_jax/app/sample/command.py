@@ -29,9 +29,9 @@ goes on from what is there.
   guided-jax sample runs/digits --guidance classifier --scale 2 --sampler ddim --steps 50
 
   --list                  the guidances, samplers and grids that there are
-  --guidance NAME         none (default), classifier, classifier-free, ...; +interval +rescale may follow
-  --scale FLOAT ...       0 ignores the label, 1 is the exact conditional, above 1 is sharper (default 1)
-  --labels INT ...        classes, in turn over the samples; by default drawn by the data's frequencies
+  --guidance NAME         none (default), classifier, classifier-free, ...; +interval may follow
+  --scale FLOAT ...       0 ignores the label, 1 is the conditional model (default)
+  --labels INT ...        classes, in turn over the samples; default: by the data's frequencies
   --num-samples INT       default 64
   --sampler NAME          default dpm++
   --steps INT             default: the sampler's own number

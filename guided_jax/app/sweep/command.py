@@ -28,16 +28,16 @@ PAGE = """
 usage: guided-jax sweep RUN --guidance NAME [--scales SCALES] [OPTIONS]
 
 Draw at several scales and seeds, measure the samples against real pictures, and leave one page
-with the numbers, their error bars, the curves and the pictures: sweep.html, sweep.png, sweep.json.
+with the numbers, error bars, curves and pictures: sweep.html, sweep.png, sweep.json.
 
   guided-jax sweep runs/digits --guidance classifier-free
-  guided-jax sweep runs/digits --guidance classifier --scales 0,1,2.5,5 --seeds 2 --num-samples 500
+  guided-jax sweep runs/digits --guidance classifier --scales 0,1,2.5 --seeds 2 --num-samples 500
 
   --scales SCALES      0:8 for 0, 1 .. 8 (default), 0:8:0.5 in steps of 0.5, or 0,1,2.5
   --seeds INT          seeds at each scale; error bars are their standard deviation (default 3)
   --num-samples INT    at each scale and seed; default: as many as the reference has, up to 1000
   --reference WHAT     held-out (default), train, or an npz file of pictures
-  --judge FOLDER       a judge by 'guided-jax judge'; default: RUN/judge, trained first where there is none
+  --judge FOLDER       a judge by 'guided-jax judge'; default: RUN/judge, trained if missing
   --inception WEIGHTS  measure FID and its kin, in the features of Inception-v3
   and the options of guided-jax sample: --labels, --sampler, --steps, --seed, --out, ...
 """
