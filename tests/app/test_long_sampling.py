@@ -19,7 +19,7 @@ from tests.scripts import ROOT, alone, run_script
     "method",
     [
         ["--guidance", "projected+ramp"],
-        ["--guidance", "classifier", "--sampler", "ddpm"],
+        pytest.param(["--guidance", "classifier", "--sampler", "ddpm"], marks=pytest.mark.slow),
         pytest.param(["--guidance", "classifier-free", "--eta", 0.5], marks=pytest.mark.slow),
         pytest.param(["--guidance", "universal"], marks=pytest.mark.slow),
     ],

@@ -64,7 +64,13 @@ DRAWS = {name: sampled(stepper.make(TABLE)) for name, stepper in STEPPERS.items(
 }
 
 
-@pytest.mark.parametrize("name", DRAWS)
+# One of each kind of memory; the others are slow, and compile only.
+FAST = {"ddim", "dpm-2m", "unipc-2", "deis-3", "with_state of projected", "repaint", "log_density"}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in DRAWS]
+)
 def test_under_shard_map_and_on_meshes_it_draws_the_same(name):
     """jit(shard_map(vmap(...))), NamedSharding on an automatic mesh, and an explicit mesh."""
     batched = jax.vmap(DRAWS[name])
