@@ -12,17 +12,17 @@ from guided_jax.pretrained import adm
 PAGE = """
 usage: guided-jax convert WEIGHTS --out RUN [OPTIONS]
 
-Make a run directory of published weights, which guided-jax sample takes like any other. Nothing in the files is executed;
-every weight that is missing, surplus or misshapen is named.
+Make a run directory of published weights, which guided-jax sample takes like any other. Nothing in
+the files is executed; every weight that is missing, surplus or misshapen is named.
 
-  guided-jax convert 64x64_diffusion.pt --classifier-weights 64x64_classifier.pt --out runs/imagenet64
+  guided-jax convert 64x64_diffusion.pt --classifier-weights 64x64_classifier.pt --out runs/adm64
   guided-jax convert mine.npz --config mine.json --out runs/mine
 
   --out RUN                   the run directory that is made
   --model NAME                which published model; default: the name of the file
   --classifier-weights FILE   of the noisy classifier, for classifier guidance
   --classifier NAME           which published classifier; default: the name of its file
-  --config FILE               for other weights: JSON with the constructors' arguments (unet, classifier, schedule, ...)
+  --config FILE               for other weights: JSON with the constructors' arguments
 """
 
 

@@ -1,6 +1,6 @@
 """usage: guided-jax judge RUN [OPTIONS]
 
-Train the judge of a run: a classifier of clean pictures that measures samples and never guides them.
+Train the judge of a run: a classifier of clean pictures that measures samples and guides none.
 
   guided-jax judge runs/digits
   guided-jax metrics out/samples.npz digits --judge runs/digits/judge

@@ -24,8 +24,8 @@ from guided_jax.storage.files import answers, replacing, writable_directory
 PAGE = """
 usage: guided-jax nll RUN [OPTIONS]
 
-Bits per dimension of pictures under a run: the variational bound of its chain with all its terms (bits.json, terms.npz),
-or the density along its probability flow.
+Bits per dimension of pictures under a run, into bits.json and terms.npz: the variational bound of
+its chain with all its terms, or the density along its probability flow.
 
   guided-jax nll runs/digits
   guided-jax nll runs/digits --by flow --num-samples 100 --probes 4
@@ -34,7 +34,7 @@ or the density along its probability flow.
   --by bound|flow      default bound
   --num-samples INT    at most so many pictures (default 1000)
   --steps INT          of the chain: all of training's by default; of the flow: 50
-  --variance NAME      bound: small, large or learned; default: learned where the network learned one, else small
+  --variance NAME      bound: small, large or learned; default: learned if the network learned one
   --probes INT         flow: random directions that estimate the divergence (default 1)
   --unlabelled         leave the pictures' labels out; needs a run with label dropout
   --out FOLDER         default: RUN/bits/ and what was computed

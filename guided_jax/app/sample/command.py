@@ -23,15 +23,16 @@ from guided_jax.storage.files import replacing, writable_directory
 PAGE = """
 usage: guided-jax sample RUN [OPTIONS]
 
-Draw guided samples from a run: samples.npz, samples.json and grid.png. The same command again goes on from what is there.
+Draw guided samples from a run: samples.npz, samples.json and grid.png. The same command again goes
+on from what is there.
 
-  guided-jax sample runs/digits --guidance classifier-free --scale 3 --labels 3 7 --num-samples 64 --out out/
+  guided-jax sample runs/digits --guidance classifier-free --scale 3 --labels 3 7 --out out/
   guided-jax sample runs/digits --guidance classifier --scale 2 --sampler ddim --steps 50
 
   --list                  the guidances, samplers and grids that there are
-  --guidance NAME         none (default), classifier, classifier-free, ...; +interval +rescale may follow
-  --scale FLOAT ...       0 ignores the label, 1 is the exact conditional, above 1 is sharper (default 1)
-  --labels INT ...        classes, in turn over the samples; by default drawn by the data's frequencies
+  --guidance NAME         none (default), classifier, classifier-free, ...; +interval may follow
+  --scale FLOAT ...       0 ignores the label, 1 is the conditional model, above is sharper (1)
+  --labels INT ...        classes, in turn; by default drawn by the data's frequencies
   --num-samples INT       default 64
   --sampler NAME          default dpm++
   --steps INT             default: the sampler's own number

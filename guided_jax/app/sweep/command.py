@@ -28,8 +28,9 @@ from guided_jax.storage.files import answers, replacing, writable_directory
 PAGE = """
 usage: guided-jax sweep RUN --guidance NAME [--scales SCALES] [OPTIONS]
 
-Draw at several scales and seeds, measure the samples against real pictures, and leave one page with the numbers, their
-error bars, the curves and the pictures: sweep.html, sweep.png, sweep.json. What is there already is not done again.
+Draw at several scales and seeds, measure the samples against real pictures, and leave one page with
+the numbers, their error bars, the curves and the pictures: sweep.html, sweep.png, sweep.json. What
+is there already is not done again.
 
   guided-jax sweep runs/digits --guidance classifier-free
   guided-jax sweep runs/digits --guidance classifier --scales 0,1,2.5,5 --seeds 2 --num-samples 500
@@ -38,7 +39,7 @@ error bars, the curves and the pictures: sweep.html, sweep.png, sweep.json. What
   --seeds INT          seeds at each scale; error bars are their standard deviation (default 3)
   --num-samples INT    at each scale and seed; default: as many as the reference has, up to 1000
   --reference WHAT     held-out (default), train, or an npz file of pictures
-  --judge FOLDER       a judge by 'guided-jax judge'; default: RUN/judge, trained first where there is none
+  --judge FOLDER       a judge by 'guided-jax judge'; default: RUN/judge, trained if it is not there
   --inception WEIGHTS  measure FID and its kin, in the features of Inception-v3
   and the options of guided-jax sample: --labels, --sampler, --steps, --seed, --out, ...
 """

@@ -1,6 +1,7 @@
 """usage: guided-jax curves RUN
 
-Draw the curves of a run again, and write its TensorBoard files, from the metrics.jsonl of its networks.
+Draw the curves of a run again, and write its TensorBoard files, from the metrics.jsonl of its
+networks.
 
   guided-jax curves runs/digits
   tensorboard --logdir runs
