@@ -11,9 +11,6 @@ from guided_jax import denoiser, forward, guidance, prediction, reverse, schedul
 from guided_jax.analytic import GaussianMixture
 from tests.oracle import SCHEDULES
 
-hypothesis.settings.register_profile("quick", max_examples=10, deadline=None, derandomize=True)
-hypothesis.settings.load_profile("quick")
-
 # Of every rank up to 4, and few: each new one compiles every operation again.
 SHAPES = st.sampled_from([(), (1,), (3,), (4, 2), (1, 3, 2), (2, 3, 1, 4)])
 DTYPES = st.sampled_from([jnp.float32, jnp.bfloat16, jnp.float16])
