@@ -314,8 +314,11 @@ def test_the_note_is_printed_at_the_start(place, capsys):
 def test_an_unfinished_judge_of_other_data_is_refused(place, tmp_path, monkeypatch):
     """Two runs whose pictures have one shape: the second does not continue the judge of the first."""
     monkeypatch.setattr(judge, "EVERY", 1)
-    options = {"out": tmp_path / "judge", "batch_size": 8, "channels": (4, 4), "devices": 1}
+    options = {"out": tmp_path / "judge", "batch_size": 8, "channels": (8, 8), "devices": 1}
     run = runs.load(place / "run")
+    with pytest.raises(ValueError, match="4 channels cannot be split into 8 norm groups"):
+        judge.train(judge.Judging(place / "run", **{**options, "channels": (4, 4)}), run)
+    assert not (tmp_path / "judge").exists()
     judge.train(judge.Judging(place / "run", num_steps=1, **options), run)
     other = Other(run.experiment.data)
     with pytest.raises(ValueError, match=r"was made with another configuration: .*data\.num_examples: 1437 -> 100"):

@@ -1,6 +1,6 @@
 """usage: guided-jax curves RUN
 
-Draw the curves of a run again, and write its TensorBoard files, from the metrics.jsonl of its networks.
+Draw the curves of a run again, and write its TensorBoard files, from its metrics.jsonl.
 
   guided-jax curves runs/digits
   tensorboard --logdir runs
