@@ -337,7 +337,7 @@ def test_wrong_settings_are_refused_in_one_sentence_before_training(words, argum
 
 
 # By the functions that the train command calls, without the command.
-UNMETRICS = {
+UNMEASURED = {
     "--diffusion.keep-best-by is samples_fd, which this run": {"measure_every": 0, "keep_best_by": "samples_fd"},
     "--diffusion.keep-best-by is samples_accuracy, which": {"keep_best_by": "samples_accuracy"},
     "--diffusion.keep-best-by is samples_kid_std, which": {"keep_best_by": "samples_kid_std"},
