@@ -1,6 +1,6 @@
 """usage: guided-jax judge RUN [OPTIONS]
 
-Train the judge of a run: a classifier of clean pictures that measures samples, and guides none.
+Train the judge of a run: a classifier of clean pictures that measures samples and guides none.
 
   guided-jax judge runs/digits
   guided-jax metrics out/samples.npz digits --judge runs/digits/judge
@@ -29,11 +29,11 @@ from guided_jax import data, parallel, training
 from guided_jax.app import cli, facts, limits
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
-from guided_jax.app.train import job
+from guided_jax.app.train import folder, job
 from guided_jax.app.train.held_out import Loss
-from guided_jax.metrics.judge import describe
+from guided_jax.metrics.judge import CHECKPOINTS, DESCRIPTION, describe
 from guided_jax.models.judge import Judge
-from guided_jax.storage import lock, log
+from guided_jax.storage import log
 from guided_jax.training import loop
 
 EVERY = 250  # steps between checkpoints, each with its accuracy on held-out data
@@ -99,7 +99,7 @@ def train(options: Judging, run: runs.Run) -> Path:
     out, shape = options.out or options.run / "judge", run.facts.image_shape
     network = Judge(run.facts.num_classes, options.channels)
     prepared = job.prepare(_task(options, run, network), _settings(options), out)
-    with lock.hold(out):
+    with folder.exclusive(out, (DESCRIPTION, CHECKPOINTS, "metrics.jsonl")):
         describe(out, network, shape)
         loop.fit(prepared)
         describe(out, network, shape, options.num_steps)

@@ -7,7 +7,7 @@ Make averaged weights of another length, after training, from the averages that 
   guided-jax sample runs/lengths/posthoc/sigma-0.15
 
   RUN              folder of the run, trained with --diffusion.power-ema
-  --sigma-rel R    standard deviation of the average, as a share of the training: up to 0.288 (0.1)
+  --sigma-rel R    length of the average, as a share of the training: above 0, up to 0.288 (0.1)
   --step N         training step at which the average ends (the last that was stored)
   --out DIR        folder of the new run (RUN/posthoc/sigma-R)
 """

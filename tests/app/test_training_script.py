@@ -1,6 +1,5 @@
 """The train command: held-out rows, divergence, damaged checkpoints, signals, locks."""
 
-import dataclasses
 import os
 import re
 import shutil
@@ -316,23 +315,17 @@ def test_an_unfinished_judge_of_other_data_is_refused(place, tmp_path, monkeypat
     monkeypatch.setattr(judge, "EVERY", 1)
     options = {"out": tmp_path / "judge", "batch_size": 8, "channels": (8, 8), "devices": 1}
     run = runs.load(place / "run")
+    with pytest.raises(ValueError, match="4 channels cannot be split into 8 norm groups"):
+        judge.train(judge.Judging(place / "run", **{**options, "channels": (4, 4)}), run)
+    assert not (tmp_path / "judge").exists()
     judge.train(judge.Judging(place / "run", num_steps=1, **options), run)
-    other = Other(run.experiment.data)
+    other = run._replace(source=lambda held_out: first_hundred(run.source(held_out)))
     with pytest.raises(ValueError, match=r"was made with another configuration: .*data\.num_examples: 1437 -> 100"):
-        judge.train(judge.Judging(place / "run", num_steps=2, **options), other.run(run))
+        judge.train(judge.Judging(place / "run", num_steps=2, **options), other)
     judge.train(judge.Judging(place / "run", num_steps=2, **options), run)
     assert checkpoint.latest(tmp_path / "judge" / "checkpoints") == 2
 
 
-class Other(schema.Data):
-    """The first hundred digits under the name of all."""
-
-    def __init__(self, settings):
-        super().__init__(**dataclasses.asdict(settings))
-
-    def make(self, held_out=False):
-        rows = super().make(held_out).read(np.arange(100))
-        return data.in_memory(rows["image"], rows["label"], num_classes=10)
-
-    def run(self, run):
-        return run._replace(experiment=dataclasses.replace(run.experiment, data=self), source=self.make)
+def first_hundred(source):
+    rows = source.read(np.arange(100))
+    return data.in_memory(rows["image"], rows["label"], num_classes=10)

@@ -337,7 +337,7 @@ def test_wrong_settings_are_refused_in_one_sentence_before_training(words, argum
 
 
 # By the functions that the train command calls, without the command.
-NOT_COMPUTABLE = {
+UNMEASURED = {
     "--diffusion.keep-best-by is samples_fd, which this run": {"measure_every": 0, "keep_best_by": "samples_fd"},
     "--diffusion.keep-best-by is samples_accuracy, which": {"keep_best_by": "samples_accuracy"},
     "--diffusion.keep-best-by is samples_kid_std, which": {"keep_best_by": "samples_kid_std"},
@@ -356,7 +356,7 @@ def check(run):
     best_checkpoint.check("diffusion", run.experiment.diffusion, measure.names if measure else ())
 
 
-@pytest.mark.parametrize(("words", "settings"), NOT_COMPUTABLE.items(), ids=NOT_COMPUTABLE)
+@pytest.mark.parametrize(("words", "settings"), UNMEASURED.items(), ids=UNMEASURED)
 def test_metrics_that_cannot_be_computed_or_kept_are_refused_in_one_sentence(words, settings, tiny):
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(words)) as error:
         check(changed(runs.load(tiny), **settings))
