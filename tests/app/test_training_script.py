@@ -221,6 +221,7 @@ EXPERIMENT = Experiment(
 """
 
 
+@pytest.mark.slow
 def test_an_experiment_of_the_user_is_trained_from_its_path(place, tmp_path, monkeypatch, capsys):
     """In a folder that is no checkout, into runs/NAME there."""
     (tmp_path / "my_experiment.py").write_text(OWN)
@@ -310,6 +311,7 @@ def test_the_note_is_printed_at_the_start(place, capsys):
     assert "classifier is trained: step 6 of 6" in out
 
 
+@pytest.mark.slow
 def test_an_unfinished_judge_of_other_data_is_refused(place, tmp_path, monkeypatch):
     """Two runs whose pictures have one shape: the second does not continue the judge of the first."""
     monkeypatch.setattr(judge, "EVERY", 1)
