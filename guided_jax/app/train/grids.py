@@ -1,5 +1,6 @@
 """Grids of samples while the diffusion model trains."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,12 @@ def default_method(run: runs.Run, scale: float, steps: str | None = None) -> Met
     return Method("classifier-free" if guided else "none", steps=steps)
 
 
+def warn_non_finite(step: int, wrong: int, count: int) -> None:
+    """Print how many samples of a step are not finite; training goes on, since its own losses are watched."""
+    if wrong:
+        print(f"warning: at step {step} {wrong} of {count} samples are not finite", file=sys.stderr, flush=True)
+
+
 def make_hooks(run: runs.Run, out: Path) -> list[tuple[int, loop.Hook]]:
     """Return the hook that writes diffusion/samples-STEP.png, a column a class, of the averaged weights.
 
@@ -43,7 +50,9 @@ def make_hooks(run: runs.Run, out: Path) -> list[tuple[int, loop.Hook]]:
         keys = sampler.keys(jax.random.key(run.experiment.seed), indices)
         # Replicated parameters from the host, or every device would draw the same; divided ones stay where they are.
         params = {"diffusion": state.ema if run.experiment.shard_parameters else jax.device_get(state.ema)}
-        pictures = images.to_uint8(draw_grid(params, keys, jnp.asarray(indices % classes), 2.0))
+        samples = draw_grid(params, keys, jnp.asarray(indices % classes), 2.0)
+        warn_non_finite(done, len(images.non_finite(samples)), len(samples))
+        pictures = images.to_uint8(samples, allow_non_finite=True)
         path = out / "diffusion" / f"samples-{done:06d}.png"
         images.save_png(path, images.grid(pictures, columns=classes, scale=facts.zoom(run.facts)))
 

@@ -109,7 +109,7 @@ def _make_evaluation(
     run: runs.Run,
     space: feature_space.FeatureSpace,
     pictures: sets.PictureSet,
-    sample: Callable[[Any], np.ndarray],
+    sample: Callable[[Any], draw.Drawn],
     devices: list[jax.Device],
 ) -> Callable[[Any], dict[str, float]]:
     """Return the function state -> metrics; the reference is computed at the first call."""
@@ -122,15 +122,19 @@ def _make_evaluation(
         return metrics.prepare(metrics.statistics_of(summary, space.name), summary.features)
 
     def evaluate(state: Any) -> dict[str, float]:
-        samples = sets.from_arrays("samples", sample(state.ema), labels)
+        drawn = sample(state.ema)
+        if not drawn.finite.all():  # black pictures would have metrics too
+            grids.warn_non_finite(int(state.step), int((~drawn.finite).sum()), len(labels))
+            return {}
+        samples = sets.from_arrays("samples", drawn.images, labels)
         values = feature_space.evaluate(extract, samples, reference())
         return {f"{best_checkpoint.SAMPLES}{name}": values[name] for name in evaluation.TITLES if name in values}
 
     return evaluate
 
 
-def _make_sampler(run: runs.Run, devices: list[jax.Device]) -> Callable[[Any], np.ndarray]:
-    """Return the function averaged parameters -> uint8 samples, with the same keys every time; compiled once."""
+def _make_sampler(run: runs.Run, devices: list[jax.Device]) -> Callable[[Any], draw.Drawn]:
+    """Return the function averaged parameters -> samples, with the same keys every time; compiled once."""
     experiment, labels = run.experiment, labels_of(run)
     settings, sharded = experiment.diffusion, experiment.shard_parameters
     method = grids.default_method(run, settings.measure_scale)
@@ -138,9 +142,10 @@ def _make_sampler(run: runs.Run, devices: list[jax.Device]) -> Callable[[Any], n
     scales = np.full(len(labels), settings.measure_scale)
     chunk = parallel.chunk_size(len(labels), settings.batch_size, devices)
 
-    def sample(ema: Any) -> np.ndarray:
+    def sample(ema: Any) -> draw.Drawn:
         params = {"diffusion": ema if sharded else parallel.place(jax.device_get(ema), devices)}
-        rows = lambda i: draw_rows(params, i, labels[i], scales[i], experiment.seed).images  # noqa: E731
-        return np.concatenate(list(parallel.map_in_chunks(rows, len(labels), chunk)))
+        rows = lambda i: draw_rows(params, i, labels[i], scales[i], experiment.seed)  # noqa: E731
+        chunks = list(parallel.map_in_chunks(rows, len(labels), chunk))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
 
     return sample
