@@ -81,7 +81,7 @@ def density_coverage(
     within, covered = 0, np.zeros(len(reference), bool)
     for _, distances in _blocks(samples, reference):
         inside = distances <= radii
-        within += inside.sum()
+        within += int(inside.sum())
         covered |= inside.any(0)
     return DensityCoverage(float(within / (k * len(samples))), float(covered.mean()))
 
