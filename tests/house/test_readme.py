@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,17 @@ def test_every_function_that_is_named_exists(path):
         if module in gj.__all__ and attribute not in ENDINGS and f"/{attribute}.py" not in created:
             found = getattr(gj, module)
             assert hasattr(found, attribute) or importlib.import_module(f"{found.__name__}.{attribute}")
+
+
+def test_every_extra_that_is_named_exists():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = {
+        (name_of(path), extra)
+        for path in [*DOCUMENTS, ROOT / "Makefile"]
+        for extra in re.findall(r"'(?:\.|guided-jax)\[([\w-]+)\]'", path.read_text())
+    }
+    assert named
+    assert not [each for each in named if each[1] not in project["optional-dependencies"]]
 
 
 def test_every_test_that_is_named_exists():
