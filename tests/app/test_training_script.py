@@ -304,6 +304,13 @@ def test_a_best_checkpoint_among_few_is_announced(settings, words):
     best_checkpoint.check("diffusion", diffusion(**settings), {"samples_fd"})
 
 
+@pytest.mark.parametrize("settings", [{"num_steps": 0}, {"keep_best": False}])
+def test_a_classifier_whose_best_is_not_kept_needs_no_metric_that_exists(settings):
+    """It has no samples to measure; kept nowhere, the metric is not looked for."""
+    classifier = schema.Classifier(keep_best_by="samples_fd", **settings)
+    assert best_checkpoint.note("classifier", classifier) is None
+
+
 def test_the_note_is_printed_at_the_start(place, capsys):
     code, out, _ = run_script(train.main, words(place, place / "run"), capsys)
     assert code == 0

@@ -106,7 +106,7 @@ def _fit(
 
 def _announce(experiment: schema.Experiment, measured: sample_metrics.SampleMetrics | None) -> None:
     """Print what is measured of samples, and a note where the best checkpoint is chosen among few."""
-    notes = [best_checkpoint.note(part, getattr(experiment, part)) for part in networks.PARTS]
+    notes = [best_checkpoint.note(part, getattr(experiment, part)) for part in networks.trained_parts(experiment)]
     for line in [measured.description if measured else None, *notes]:
         if line and parallel.primary():
             print(line, flush=True)
