@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from guided_jax import data, denoiser, model
+from guided_jax import data, denoiser, model, parallel
 from guided_jax.app import best_checkpoint, facts, pixel_model, settings
 from guided_jax.app.facts import Facts
 from guided_jax.model import Model
@@ -127,7 +127,7 @@ def adopt(experiment: settings.Experiment) -> settings.Experiment:
         raise ValueError(f"--diffusion.from {source} is for training a classifier alone; add --diffusion.num-steps 0")
     other = load(source).experiment
     params(source, "diffusion")
-    diffusion = dataclasses.replace(other.diffusion, num_steps=0, from_run=source.absolute())
+    diffusion = dataclasses.replace(other.diffusion, num_steps=0, from_run=_home(source, "diffusion").absolute())
     return dataclasses.replace(experiment, schedule=other.schedule, diffusion=diffusion)
 
 
@@ -140,8 +140,11 @@ def _check_fit(experiment: settings.Experiment, known: Facts) -> None:
             raise ValueError(f"the data has shape and classes {mine}, {experiment.diffusion.from_run} has {its}")
 
 
-def create(directory: Path, experiment: settings.Experiment, known: Facts) -> Run:
-    """Write config.json, or check it if it is there: ValueError names the fields in which another run differs."""
+def create(directory: Path, experiment: settings.Experiment, known: Facts) -> None:
+    """Write config.json, or check it if it is there: ValueError names the fields in which another run differs.
+
+    Of several processes the first writes it, which holds the folder's lock.
+    """
     _check_fit(experiment, known)
     path = writable_directory(directory) / "config.json"
     config = {"experiment": settings.to_dict(experiment), "facts": known._asdict()}
@@ -154,10 +157,9 @@ def create(directory: Path, experiment: settings.Experiment, known: Facts) -> Ru
         if differing:
             raise ValueError(f"{directory} holds another run ({'; '.join(differing)}); give another --out")
         _check_data(directory, found["facts"], known)
-    run = assemble(experiment, known, directory)
-    with replacing(path) as file:
-        file.write(json.dumps(config, indent=2).encode())
-    return run
+    if parallel.primary():
+        with replacing(path) as file:
+            file.write(json.dumps(config, indent=2).encode())
 
 
 def _check_data(directory: Path, saved: dict[str, Any], known: Facts) -> None:
@@ -218,9 +220,10 @@ def _settings(directory: Path, part: str) -> Any:
 
 
 def _home(directory: Path, part: str) -> Path:
-    """Return where that network was trained: at times in another run."""
+    """Return where that network was trained: at times in another run, which may have adopted it in its turn."""
     adopted = _read(directory / "config.json")["experiment"].get("diffusion", {}).get("from_run")
-    return Path(adopted) if part == "diffusion" and adopted else directory
+    elsewhere = part == "diffusion" and adopted and Path(adopted) != directory.absolute()
+    return _home(Path(adopted), part) if elsewhere else directory
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -425,6 +425,29 @@ def test_a_classifier_alone_for_somebody_elses_diffusion_run(tiny, tmp_path, cap
     assert run_script(sample.main, draw, capsys)[0] == 0
 
 
+def test_a_classifier_for_a_run_that_adopted_its_diffusion_model_itself(tiny, tmp_path):
+    """The third run names the first, where the network is; runs of before named the second."""
+
+    def adopt(name, source):
+        settings = schema.Experiment(diffusion=schema.Diffusion(num_steps=0, from_run=source))
+        runs.create(tmp_path / name, runs.adopt(settings), runs.load(tiny).facts)
+        return runs.load(tmp_path / name).experiment.diffusion.from_run
+
+    assert adopt("second", tiny) == tiny
+    assert adopt("third", tmp_path / "second") == tiny
+    config = json.loads((tmp_path / "third" / "config.json").read_text())
+    config["experiment"]["diffusion"]["from_run"] = str(tmp_path / "second")
+    (tmp_path / "third" / "config.json").write_text(json.dumps(config))
+    found = runs.params(tmp_path / "third", "diffusion")
+    jax.tree.map(np.testing.assert_array_equal, found, runs.params(tiny, "diffusion"))
+
+
+def test_the_first_of_several_processes_describes_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs.parallel, "primary", lambda: False)
+    runs.create(tmp_path, experiments.load("digits"), facts.Facts((8, 8, 1), 2, (0.5, 0.5), 100))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["digits", "--help"]])
 def test_help_ends_well(capsys, arguments):
     code, out, _ = run_script(train.main, arguments, capsys)
