@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from flax import traverse_util
 from guided_jax.app import cli, limits
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
-from guided_jax.storage import checkpoint
+from guided_jax.storage import checkpoint, npz
 from guided_jax.storage.files import replacing, writable_directory
 from guided_jax.training import averaging, loop
 
@@ -75,10 +74,10 @@ def save_snapshot(directory: Path, step: int, averages: Mapping[str, Any]) -> No
 def _open(path: Path) -> Iterator[Any]:
     """Yield the arrays of a file by name; raise ValueError for a damaged file."""
     try:
-        with np.load(path) as file:
+        with npz.open_npz(path) as file:
             yield file
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it, or train again with another --out") from None
+    except ValueError as error:
+        raise ValueError(f"{error}; delete it, or train again with another --out") from None
 
 
 def _names(file: Any) -> dict[str, list[str]]:
