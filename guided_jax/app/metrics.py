@@ -11,7 +11,7 @@ import tyro
 
 from guided_jax import data, parallel
 from guided_jax.app import cli, limits
-from guided_jax.app.translate import translated
+from guided_jax.app.translate import translate_errors
 from guided_jax.metrics import evaluation, feature_space, sets
 from guided_jax.metrics.files import Statistics, load_statistics, save_statistics, statistics_of
 from guided_jax.storage.files import answers, replacing
@@ -129,7 +129,7 @@ def open_inputs(options: Metrics) -> Inputs:
         )
     reference = open_set(options.reference, options.split, options.data_dir)
     stored = load_statistics(options.reference) if _is_file(options.reference) else None
-    with translated(OPTIONS):
+    with translate_errors(OPTIONS):
         space = feature_space.choose(options.judge, options.inception, options.features, options.preprocessing)
         feature_space.check_shapes(space, samples, reference, stored)
     if stored is not None and stored.features != space.name:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from guided_jax import data
-from guided_jax.app.translate import translated
+from guided_jax.app.translate import translate_errors
 
 CHANNELS = {"as-is": None, "grey": 1, "grey-alpha": 2, "rgb": 3, "rgba": 4}
 # Phrase of the library's messages -> what the command calls it.
@@ -53,5 +53,5 @@ class Data:
         split = self.held_out if held_out else self.split
         crop = "centre" if held_out and self.crop == "random" else self.crop
         picture = self.image_size, crop, CHANNELS[self.channels]
-        with translated(OPTIONS):
+        with translate_errors(OPTIONS):
             return data.load(self.name, split, self.dir, *picture, self.labelled, self.corrupt, self.background)
