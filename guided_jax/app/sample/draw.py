@@ -63,7 +63,7 @@ def _guided(recipe: Recipe, parts: Parts) -> tuple[Any, reverse.ReverseStep]:
 
 def _observer(recipe: Recipe, parts: Parts, request: Method) -> sampler.Observe:
     judged = "classifier" in parts.params and (parts.labelled or guidances.row_of(request).labelled)
-    return diagnostics.observer(parts, request, judged)
+    return diagnostics.observer(parts, request, judged, recipe.clip)
 
 
 def prepare(run: runs.Run, bad: runs.Run | None, params: Any) -> Any:
