@@ -146,7 +146,8 @@ def _config(options: Judging, settings: schema.Data | None, source: data.Source)
     """Return what a checkpoint is saved with: a start with another rate or other data does not resume it."""
     known = facts.of_source(source, data.class_frequencies(source))
     named = {name: getattr(options, name) for name in ("learning_rate", "batch_size", "seed")}
-    return {**named, "data": {**(schema.to_dict(settings) if settings else {}), **known._asdict()}}
+    shown = {name: value for name, value in known._asdict().items() if name != "class_names"}  # as older judges have it
+    return {**named, "data": {**(schema.to_dict(settings) if settings else {}), **shown}}
 
 
 def main(args: Sequence[str]) -> None:

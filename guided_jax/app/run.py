@@ -164,7 +164,7 @@ def _check_data(directory: Path, saved: dict[str, Any], known: Facts) -> None:
     """Raise ValueError when examples came or went since the run began: the position in the data would be another."""
     unknown = [name for name in Facts._fields if saved.get(name) is None]
     if compare.differences(saved, known._asdict(), unknown):
-        named = compare.differences(saved, known._asdict(), [*unknown, "class_frequencies"])
+        named = compare.differences(saved, known._asdict(), [*unknown, "class_frequencies", "class_names"])
         what = "; ".join(named) or "as many examples, of other classes"
         raise ValueError(f"the data is not what {directory} began with ({what}); restore it, or give another --out")
 

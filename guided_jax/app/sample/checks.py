@@ -89,7 +89,8 @@ def _check_sweep(options: Sampling) -> None:
 
 def _check_labels(options: Sampling, run: runs.Run) -> None:
     method, row, classes = options.method, guidances.row_of(options.method), run.facts.num_classes
-    wrong = [label for label in (*(options.labels or ()), *method.any_of, *method.also) if not 0 <= label < classes]
+    given = (*(options.labels or ()), *method.any_of, *method.also)
+    wrong = [label for label in given if label not in range(classes)]
     if wrong:
         raise ValueError(f"label {wrong[0]} is out of range; the run has the classes 0 to {classes - 1}")
     if "null" in row.needs and run.model.null is None:
@@ -119,7 +120,7 @@ def _check_needs(options: Sampling, run: runs.Run) -> None:
         raise ValueError(
             f"--also has {len(method.also)} labels and --also-scale {len(method.also_scale)}; give as many"
         )
-    if "negative" in needs and not 0 <= (-1 if method.negative is None else method.negative) < classes:
+    if "negative" in needs and method.negative not in range(classes):
         raise ValueError(f"--negative is {method.negative}; name a class from 0 to {classes - 1} to go away from")
     if "measurement" in needs:
         _check_measurement(method, run)
