@@ -35,7 +35,7 @@ def check_readers(options: Sampling) -> None:
 def _chosen(method: Method) -> set[str]:
     """Return all that may read an option, in the words of `_readers`."""
     first, rest = guidances.parse(method.guidance)
-    chosen = {
+    chosen: set[str] = {
         f"--guidance {first}",
         f"--sampler {samplers.name_of(method)}",
         f"--grid {samplers.grid_name(method)}",
@@ -43,15 +43,22 @@ def _chosen(method: Method) -> set[str]:
     }
     if guidances.shifts_mean(method):
         chosen.add("--guidance classifier --sampler ddpm")
-    measured = "measurement" in guidances.row_of(method).needs
-    return chosen | ({f"--operator {method.measurement.operator}"} if measured else set())
+    if "measurement" in guidances.row_of(method).needs:
+        chosen |= {
+            f"--operator {method.measurement.operator}",
+            *(f"--measure {name}" for name in method.measurement.measure),
+        }
+    return chosen
 
 
 def _readers() -> dict[str, list[str]]:
     """Return option -> what reads it, for all options that only some methods read."""
     rows = (
         {f"--guidance {name}": row.reads for name, row in guidances.GUIDANCES.items()}
-        | {"--sweep": ("sweep_seeds", "reference", "judge", "inception")}
+        | {
+            "--sweep": ("sweep_seeds", "reference", "judge", "inception", "data_dir"),
+            "--measure held-out": ("data_dir",),
+        }
         | guidances.READERS
         | samplers.readers()
     )

@@ -56,7 +56,7 @@ def main(args: Sequence[str]) -> None:
         sweep.sweep(options)
         return
     parallel.use_cpu_devices()
-    run = runs.load(options.run)
+    run = runs.load(options.run, options.data_dir)
     options = resolve_labels(options, run.facts)
     checks.check(options, run)
     options = dataclasses.replace(options, num_samples=options.num_samples or NUM_SAMPLES)

@@ -13,6 +13,8 @@ Variance = Literal["small", "large", "learned"]  # of a step of ddpm
 Label = int | str  # a class by its number, or by its name until `labels.resolve_labels` has replaced it
 HELD_OUT, TRAIN = "held-out", "train"  # the run's own data
 
+DataDir = Annotated[Path | None, tyro.conf.arg(name="data.dir")]  # as `guided-jax train` spells it
+
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
@@ -150,10 +152,12 @@ class Sampling:
     """Divide the parameters over the devices, for networks that do not fit on one."""
     allow_non_finite: bool = False
     """Keep samples that are not finite, as black pictures, instead of ending with exit code 2."""
+    data_dir: DataDir = None
+    """--measure held-out, sweeps: the folder that holds the data of the run, if it was moved since the run was trained."""
 
 
 # Change nothing about the samples but their rounding, and so are not part of what is recorded beside them.
-NOT_RECORDED = ("out", "overwrite", "devices", "batch_size", "shard_parameters", "allow_non_finite")
+NOT_RECORDED = ("out", "overwrite", "devices", "batch_size", "shard_parameters", "allow_non_finite", "data_dir")
 
 
 def recorded(options: Sampling) -> dict[str, Any]:
@@ -175,4 +179,4 @@ def flatten(settings: Any) -> dict[str, Any]:
 
 def option(name: str) -> str:
     """Return the option of a field: --num-samples of num_samples."""
-    return f"--{name.replace('_', '-')}"
+    return "--data.dir" if name == "data_dir" else f"--{name.replace('_', '-')}"
