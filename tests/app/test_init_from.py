@@ -62,6 +62,7 @@ def test_a_state_that_is_divided_over_devices_starts_with_the_weights_of_the_run
     ("changes", "rows", "words"),
     [
         ({"facts": {"num_classes": 3}}, 0, "; new: label_emb, for 3 classes here and 10 classes there"),
+        ({"facts": {"class_names": tuple("abcdefghij")}}, 0, "; new: label_emb, for 10 classes of other names"),
         ({"label_dropout": 0.0}, 10, "step 4"),
     ],
 )

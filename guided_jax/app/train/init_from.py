@@ -40,11 +40,13 @@ class Pair(NamedTuple):
         return pixel_model.class_layer(self.here.experiment, self.part)
 
     @property
-    def rows(self) -> int:
-        """How many rows of the label embedding mean the same in both: all classes, or none."""
-        conditional = self.part == "diffusion" and self.here.conditional and self.there.conditional
-        classes = self.here.facts.num_classes
-        return classes if conditional and classes == self.there.facts.num_classes else 0
+    def same_classes(self) -> bool:
+        """Whether the classes are as many in both, of the same names where both know them."""
+        (count, names), (other_count, other_names) = (
+            (run.facts.num_classes, run.facts.class_names) for run in (self.here, self.there)
+        )
+        conditional = self.part == "classifier" or (self.here.conditional and self.there.conditional)
+        return conditional and count == other_count and (names == other_names or None in (names, other_names))
 
 
 def located(experiment: schema.Experiment) -> schema.Experiment:
@@ -132,12 +134,11 @@ def _taken(pair: Pair) -> dict[str, int | None]:
     """Return name -> how many of its rows, None for all, of every weight that is taken."""
     taken: dict[str, int | None] = {}
     for name, shape in pair.mine.items():
-        if pair.theirs.get(name) == shape and (
-            pair.rows or not name.startswith(pair.layer) or pair.part != "diffusion"
-        ):
+        of_classes = name.startswith(pair.layer)
+        if pair.theirs.get(name) == shape and (pair.same_classes or not of_classes):
             taken[name] = None
-        elif pair.rows and name.endswith("/embedding"):
-            taken[name] = pair.rows
+        elif pair.same_classes and name.endswith("/embedding"):
+            taken[name] = pair.here.facts.num_classes
     return taken
 
 
@@ -145,8 +146,9 @@ def _new(pair: Pair) -> str:
     """Return in words which weights of the classes are random, "" for none."""
     taken = _taken(pair)
     if any(name not in taken for name in pair.mine):
-        classes = [_classes(run, pair.part) for run in (pair.here, pair.there)]
-        return f"{pair.layer.removeprefix('params/')}, for {classes[0]} here and {classes[1]} there"
+        here, there = (_classes(run, pair.part) for run in (pair.here, pair.there))
+        classes = f"{here} here and {there} there" if here != there else f"{here} of other names"
+        return f"{pair.layer.removeprefix('params/')}, for {classes}"
     partial = [name for name, rows in taken.items() if rows is not None and rows < pair.mine[name][0]]
     return "the null label" if partial else ""
 
