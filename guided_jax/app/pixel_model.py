@@ -122,3 +122,9 @@ def init(experiment: Experiment, facts: Facts, networks: Networks, part: str, ke
     """Return the initial params of a network."""
     network = {"diffusion": networks.unet, "classifier": networks.classifier}[part]
     return jax.jit(network.init)(key, *example(experiment, facts, part))
+
+
+def class_layer(experiment: Experiment, part: str) -> str:
+    """Return the name, within the params of a network, of the layer whose shape depends on the classes."""
+    heads = {"attention": "out_2/c_proj", "adaptive": "out_3", "spatial": "out_2", "spatial_v2": "out_3"}
+    return f"params/{heads[experiment.classifier.network.pool] if part == 'classifier' else 'label_emb'}"

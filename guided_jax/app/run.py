@@ -3,21 +3,23 @@
 A run directory holds config.json, and for each network its checkpoints, metrics and curves. It alone is enough to sample.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from guided_jax import data, denoiser, model, parallel
-from guided_jax.app import best_checkpoint, facts, pixel_model, settings
+from guided_jax.app import best_checkpoint, facts, own_data, pixel_model, settings
 from guided_jax.app.facts import Facts
 from guided_jax.model import Model
 from guided_jax.storage import checkpoint, compare
 from guided_jax.storage.files import replacing, writable_directory
 
 Which = Literal["last", "best"]  # of the checkpoints of a network
+PARTS = ("diffusion", "classifier")  # the networks of a run that is trained here
 
 
 def _same(value: Any) -> Any:
@@ -127,7 +129,8 @@ def adopt(experiment: settings.Experiment) -> settings.Experiment:
         raise ValueError(f"--diffusion.from {source} is for training a classifier alone; add --diffusion.num-steps 0")
     other = load(source).experiment
     params(source, "diffusion")
-    diffusion = dataclasses.replace(other.diffusion, num_steps=0, from_run=_home(source, "diffusion").absolute())
+    own = {"num_steps": 0, "from_run": _home(source, "diffusion").absolute(), "init_from": None}
+    diffusion = dataclasses.replace(other.diffusion, **own)
     return dataclasses.replace(experiment, schedule=other.schedule, diffusion=diffusion)
 
 
@@ -166,18 +169,23 @@ def _check_data(directory: Path, saved: dict[str, Any], known: Facts) -> None:
     """Raise ValueError when examples came or went since the run began: the position in the data would be another."""
     unknown = [name for name in Facts._fields if saved.get(name) is None]
     if compare.differences(saved, known._asdict(), unknown):
-        named = compare.differences(saved, known._asdict(), [*unknown, "class_frequencies"])
+        named = compare.differences(saved, known._asdict(), [*unknown, "class_frequencies", "class_names"])
         what = "; ".join(named) or "as many examples, of other classes"
         raise ValueError(f"the data is not what {directory} began with ({what}); restore it, or give another --out")
 
 
-def load(directory: Path) -> Run:
-    """Return the run that a directory holds; ValueError when it holds none."""
+def load(directory: Path, data_dir: Path | None = None) -> Run:
+    """Return the run that a directory holds; ValueError when it holds none.
+
+    data_dir: the folder that holds the data of the run, where that was moved since it was trained.
+    """
     path = directory / "config.json"
     if not path.is_file():
         raise ValueError(f"{directory} is not a run: it has no config.json; train one with 'guided-jax train digits'")
     found = _read(path)
-    return assemble(settings.from_dict(found["experiment"]), facts.of_json(found["facts"]), directory)
+    experiment, known = settings.from_dict(found["experiment"]), facts.of_json(found["facts"])
+    read = own_data.make_reader(experiment.data, known, directory, data_dir)
+    return assemble(experiment, known, directory)._replace(source=read)
 
 
 def params(directory: Path | None, part: str, sharding: Any = None, which: Which = "last") -> Any:
@@ -193,8 +201,22 @@ def params(directory: Path | None, part: str, sharding: Any = None, which: Which
     if which == "best" and step is None and checkpoint.latest(directory / part / "checkpoints") is not None:
         metric = _settings(directory, part).keep_best_by
         raise ValueError(f"{directory} has no {part} checkpoint with {metric}; leave out --checkpoint best")
-    try:
+    with _trained(directory, part):
         return checkpoint.load_params(directory / part / "checkpoints", "ema", step, sharding)
+
+
+def param_shapes(directory: Path, part: str) -> Any:
+    """Return the shapes of what `params` reads from the last checkpoint, without reading it."""
+    directory = _home(directory, part)
+    with _trained(directory, part):
+        return checkpoint.param_shapes(directory / part / "checkpoints")
+
+
+@contextlib.contextmanager
+def _trained(directory: Path, part: str) -> Iterator[None]:
+    """Raise ValueError when the network has no checkpoint."""
+    try:
+        yield
     except FileNotFoundError:
         raise ValueError(
             f"{directory} has no trained {part} network; train it with --{part}.num-steps above 0"
@@ -203,7 +225,7 @@ def params(directory: Path | None, part: str, sharding: Any = None, which: Which
 
 def trained(directory: Path | None, which: Which) -> dict[str, int | None]:
     """Return how far each network was trained; None for one that there is not."""
-    return {part: step_of(directory, part, which) for part in ("diffusion", "classifier")} if directory else {}
+    return {part: step_of(directory, part, which) for part in PARTS} if directory else {}
 
 
 def step_of(directory: Path, part: str, which: Which) -> int | None:

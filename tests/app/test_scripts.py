@@ -22,6 +22,7 @@ from tests.scripts import NETWORKS, ROOT, SMALL, run_script
 
 def test_a_run_holds_everything(tiny):
     assert runs.load(tiny).experiment.diffusion.num_steps == 4
+    assert runs.load(tiny).facts.class_names == tuple("0123456789")
     for part, steps in (("diffusion", 4), ("classifier", 3)):
         assert checkpoint.latest(tiny / part / "checkpoints") == steps
         assert [row["step"] for row in log.read(tiny / part / "metrics.jsonl")] == list(range(1, steps + 1))
@@ -287,6 +288,10 @@ WRONG_TRAINING = {
     "no split 'validation'": ["digits", "--data.split", "validation"],
     "add --diffusion.num-steps 0": ["digits", "--diffusion.from", "somewhere"],
     "somewhere is not a run": ["digits", "--diffusion.from", "somewhere", "--diffusion.num-steps", "0"],
+    "elsewhere is not a run": ["digits", "--diffusion.init-from", "elsewhere"],
+    "nowhere has no effect with --classifier.num-steps 0": [
+        *("digits", "--classifier.init-from", "/nowhere", "--classifier.num-steps", "0")
+    ],
     "'folder'": ["digits", "--data.name", "folder"],
     "nowhere": ["digits", "--data.name", "folder:nowhere"],
     "nowhere.npz": ["digits", "--data.name", "npz:nowhere.npz"],
@@ -307,6 +312,11 @@ def test_wrong_training_is_told_in_one_sentence(words, arguments, tiny, tmp_path
 
 SEEN = ("--measure", "held-out")
 WRONG_SAMPLING = {
+    "there is no class 'cat'; there is 0, 1, 2, 3, 4, 5, 6, 7, ..., or give a number from 0 to 9": [
+        "--labels",
+        "3",
+        "cat",
+    ],
     "label 10 is out of range": ["--labels", "3", "10"],
     "label -1 is out of range": ["--labels", "-1"],
     "'strong'": ["--scale", "strong"],
@@ -404,7 +414,7 @@ def test_data_that_changed_since_the_run_began_is_refused(tmp_path):
         with pytest.raises(ValueError, match=rf"^the data is not what .* began with {words}; restore it, or"):
             runs.create(tmp_path, experiment, now)
     older = json.loads((tmp_path / "config.json").read_text())
-    del older["facts"]["num_examples"]
+    del older["facts"]["num_examples"], older["facts"]["class_names"]
     (tmp_path / "config.json").write_text(json.dumps(older))
     runs.create(tmp_path, experiment, known)  # a run from before it was written down
 

@@ -15,7 +15,8 @@ from guided_jax import parallel, progress, sampler
 from guided_jax.app import cli, facts
 from guided_jax.app import run as runs
 from guided_jax.app.sample import checks, diagnostics, draw, guidances, inverse, samplers
-from guided_jax.app.sample.request import Sampling, recorded
+from guided_jax.app.sample.labels import resolve_labels
+from guided_jax.app.sample.request import Label, Sampling, recorded
 from guided_jax.storage import images, streaming
 from guided_jax.storage.files import replacing, writable_directory
 
@@ -31,7 +32,7 @@ goes on from what is there.
   --list                  the guidances, samplers and grids that there are
   --guidance NAME         none (default), classifier, classifier-free, ...; +interval may follow
   --scale FLOAT ...       0 ignores the label, 1 is the conditional model (default)
-  --labels INT ...        classes, in turn over the samples; default: by the data's frequencies
+  --labels CLASS ...      numbers or names, in turn; default: by the data's frequencies
   --num-samples INT       default 64
   --sampler NAME          default dpm++
   --steps INT             default: the sampler's own number
@@ -55,7 +56,8 @@ def main(args: Sequence[str]) -> None:
         sweep.sweep(options)
         return
     parallel.use_cpu_devices()
-    run = runs.load(options.run)
+    run = runs.load(options.run, options.data_dir)
+    options = resolve_labels(options, run.facts)
     checks.check(options, run)
     options = dataclasses.replace(options, num_samples=options.num_samples or NUM_SAMPLES)
     out = make_writer(options, run)(options)
@@ -149,7 +151,7 @@ def make_measure(options: Sampling, run: runs.Run) -> inverse.Rows | None:
     return inverse.make_measure(options.method.measurement, run, options.seed) if needed else None
 
 
-def labels_of(indices: np.ndarray, labels: Sequence[int] | None, known: facts.Facts, seed: int) -> np.ndarray:
+def labels_of(indices: np.ndarray, labels: Sequence[Label] | None, known: facts.Facts, seed: int) -> np.ndarray:
     """Return the class of each sample: the given ones in turn, or a draw by the data's frequencies from the index."""
     if labels:
         return np.asarray(labels)[indices % len(labels)]

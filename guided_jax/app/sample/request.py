@@ -10,7 +10,10 @@ from guided_jax.app.run import Which
 from guided_jax.app.settings import to_dict
 
 Variance = Literal["small", "large", "learned"]  # of a step of ddpm
+Label = int | str  # a class by its number, or by its name until `labels.resolve_labels` has replaced it
 HELD_OUT, TRAIN = "held-out", "train"  # the run's own data
+
+DataDir = Annotated[Path | None, tyro.conf.arg(name="data.dir")]  # as `guided-jax train` spells it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +73,11 @@ class Method:
     """Clip the (guided) predicted clean image to [-1, 1]."""
     clip_base: bool = False
     """Clip the network's own prediction instead, before the guidance, which is ADM's order."""
-    any_of: tuple[int, ...] = ()
+    any_of: tuple[Label, ...] = ()
     """classifier, off-the-shelf, universal: draw any of these labels, instead of --labels."""
     temperature: float = 1.0
     """classifier, off-the-shelf, universal: what the classifier's logits are divided by."""
-    also: tuple[int, ...] = ()
+    also: tuple[Label, ...] = ()
     """compose: further labels, each with its --also-scale: AND above 0, NOT below."""
     also_scale: tuple[float, ...] = ()
     """compose: the strength of each label of --also. Default: --scale for all."""
@@ -84,7 +87,7 @@ class Method:
     """+interval: guide up to this sigma / alpha."""
     rescale_mix: float = 0.7
     """+rescale: 0 changes nothing, 1 rescales in full."""
-    negative: int | None = None
+    negative: Label | None = None
     """negative: the label to go away from."""
     momentum: float = -0.5
     """projected: of the direction, over the steps."""
@@ -124,8 +127,8 @@ class Sampling:
     scale: tuple[float, ...] = (1.0,)
     """Guidance strength: 0 ignores the label, 1 is the exact conditional, above 1 is sharper. Several: one for each
     round of the labels, in turn."""
-    labels: tuple[int, ...] | None = None
-    """Classes, in turn over the samples. Default: drawn by the data's frequencies."""
+    labels: tuple[Label, ...] | None = None
+    """Classes, by number or by name, in turn over the samples. Default: drawn by the data's frequencies."""
     base_samples: Path | None = None
     """For an upsampler: the samples.npz of low-resolution pictures, in turn; their labels too, without --labels."""
     num_samples: int | None = None
@@ -149,10 +152,12 @@ class Sampling:
     """Divide the parameters over the devices, for networks that do not fit on one."""
     allow_non_finite: bool = False
     """Keep samples that are not finite, as black pictures, instead of ending with exit code 2."""
+    data_dir: DataDir = None
+    """--measure held-out, sweeps: the folder that holds the data of the run, if it was moved since the run was trained."""
 
 
 # Change nothing about the samples but their rounding, and so are not part of what is recorded beside them.
-NOT_RECORDED = ("out", "overwrite", "devices", "batch_size", "shard_parameters", "allow_non_finite")
+NOT_RECORDED = ("out", "overwrite", "devices", "batch_size", "shard_parameters", "allow_non_finite", "data_dir")
 
 
 def recorded(options: Sampling) -> dict[str, Any]:
@@ -174,4 +179,4 @@ def flatten(settings: Any) -> dict[str, Any]:
 
 def option(name: str) -> str:
     """Return the option of a field: --num-samples of num_samples."""
-    return f"--{name.replace('_', '-')}"
+    return "--data.dir" if name == "data_dir" else f"--{name.replace('_', '-')}"
