@@ -346,6 +346,12 @@ WRONG_SAMPLING = {
     "cannot read nowhere.npz": ["--guidance", "pigdm", "--measure", "nowhere.npz"],
     "neither an npz file nor a picture": ["--guidance", "pigdm", "--measure", __file__],
     "the run draws (8, 8, 1)": ["--guidance", "pigdm", "--measure", str(ROOT / "docs/images/digits.png")],
+    "--image has pictures of (": ["--image", str(ROOT / "docs/images/digits.png")],
+    "--strength has no effect here; it goes with --image": ["--strength", "0.5"],
+    "--strength is 0.0; give a number above 0, up to 1": ["--image", "held-out", "--strength", "0"],
+    "--strength is 0.1, less than one of 5 steps; give a higher one, or more --steps": [
+        *("--image", "held-out", "--strength", "0.1")
+    ],
     "--hole is 'middle'": ["--guidance", "dps", *SEEN, "--hole", "middle"],
     "within 8x8": ["--guidance", "dps", *SEEN, "--hole", "0:9,0:4"],
     "does not divide pictures of 8x8": ["--guidance", "dps", *SEEN, "--operator", "super-resolution", "--factor", "3"],

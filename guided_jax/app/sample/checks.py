@@ -44,10 +44,10 @@ def _chosen(method: Method) -> set[str]:
     if guidances.shifts_mean(method):
         chosen.add("--guidance classifier --sampler ddpm")
     if "measurement" in guidances.row_of(method).needs:
-        chosen |= {
-            f"--operator {method.measurement.operator}",
-            *(f"--measure {name}" for name in method.measurement.measure),
-        }
+        chosen |= {f"--operator {method.measurement.operator}"}
+        chosen |= {f"--measure {name}" for name in method.measurement.measure}
+    if method.image:
+        chosen |= {"--image", *(f"--image {name}" for name in method.image)}
     return chosen
 
 
@@ -57,7 +57,8 @@ def _readers() -> dict[str, list[str]]:
         {f"--guidance {name}": row.reads for name, row in guidances.GUIDANCES.items()}
         | {
             "--sweep": ("sweep_seeds", "reference", "judge", "inception", "data_dir"),
-            "--measure held-out": ("data_dir",),
+            **dict.fromkeys(("--measure held-out", "--image held-out"), ("data_dir",)),
+            "--image": ("strength",),
         }
         | guidances.READERS
         | samplers.readers()

@@ -1,8 +1,6 @@
 """Inverse problems by name: the true pictures that `--measure` names, and the measurement y = A x_0 + noise of each."""
 
 import re
-from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +8,12 @@ import numpy as np
 
 from guided_jax import data, operators, sampler
 from guided_jax.app import run as runs
-from guided_jax.app.sample.request import HELD_OUT, Measurement
-from guided_jax.data import pictures
+from guided_jax.app.sample import named_pictures
+from guided_jax.app.sample.named_pictures import Rows
+from guided_jax.app.sample.request import Measurement
 from guided_jax.storage import images
 
 Shape = tuple[int, int, int]
-Rows = Callable[[np.ndarray], np.ndarray]  # indices of samples -> a row for each
 
 
 def observed(hole: str, shape: Shape) -> jax.Array:
@@ -52,7 +50,7 @@ def make_measure(settings: Measurement, run: runs.Run, seed: int) -> Rows:
     shape = run.facts.image_shape
     operator = make_operator(settings, shape)
     mask = observed(settings.hole, shape) if settings.operator == "mask" else 1.0
-    truth = _true_pictures(settings.measure, run)
+    truth = named_pictures.read(settings.measure, run, "--measure")
 
     @jax.jit
     @jax.vmap
@@ -65,30 +63,6 @@ def make_measure(settings: Measurement, run: runs.Run, seed: int) -> Rows:
         return np.asarray(measure(keys, data.scale(truth(indices))))
 
     return rows
-
-
-def _true_pictures(names: tuple[str, ...], run: runs.Run) -> Rows:
-    """Return indices -> the true pictures, uint8, in turn; ValueError for pictures of another shape than the run draws."""
-    if names == (HELD_OUT,):
-        source = runs.source(run, held_out=True)
-        return lambda indices: source.read(indices % len(source))["image"]
-    found = [picture for name in names for picture in _read(Path(name), run.facts.image_shape[-1])]
-    wrong = next((picture.shape for picture in found if picture.shape != run.facts.image_shape), None)
-    if wrong or not found:
-        raise ValueError(f"--measure has pictures of {wrong or 'none'}, the run draws {run.facts.image_shape}")
-    stacked = np.stack(found)
-    return lambda indices: stacked[indices % len(stacked)]
-
-
-def _read(path: Path, channels: int) -> list[np.ndarray]:
-    if path.suffix == ".npz":
-        return list(images.load_npz(path)[0])
-    try:
-        return [pictures.with_channels(pictures.decode(path.read_bytes(), str(path)), channels)]
-    except OSError as error:
-        raise OSError(f"cannot read {path}: {error.strerror or error}") from error
-    except pictures.Unreadable:
-        raise ValueError(f"--measure {path} is neither an npz file nor a picture that can be read") from None
 
 
 def picture(y: np.ndarray, shape: Shape) -> np.ndarray:

@@ -98,6 +98,10 @@ class Method:
     bad: Path | None = None
     """autoguidance: the run of a smaller or less trained model."""
     measurement: tyro.conf.OmitArgPrefixes[Measurement] = dataclasses.field(default_factory=Measurement)
+    image: tuple[str, ...] = ()
+    """Start from these pictures instead of noise, in turn over the samples: named as --measure names pictures."""
+    strength: float = 0.6
+    """--image: the share of the steps that are run, as in diffusers; the pictures are noised to where these begin."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,13 +164,23 @@ class Sampling:
 NOT_RECORDED = ("out", "overwrite", "devices", "batch_size", "shard_parameters", "allow_non_finite", "data_dir")
 
 
-def recorded(options: Sampling) -> dict[str, Any]:
-    """Return what determines the samples, as JSON holds it.
+# Recorded only where they are not the default: older requests were written when there was no other choice.
+NEWER = ("checkpoint", "image", "strength")
 
-    The last checkpoint is not named: older requests were written when there was no other.
-    """
-    left_out = {*NOT_RECORDED, *(("checkpoint",) if options.checkpoint == "last" else ())}
-    return {name: value for name, value in to_dict(options).items() if name not in left_out}
+
+def recorded(options: Sampling) -> dict[str, Any]:
+    """Return what determines the samples, as JSON holds it."""
+    found, defaults = to_dict(options), to_dict(Sampling(options.run))
+    return _without_new_defaults({name: value for name, value in found.items() if name not in NOT_RECORDED}, defaults)
+
+
+def _without_new_defaults(found: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings, and those of each section, without the NEWER ones that are at their default."""
+    kept = {name: value for name, value in found.items() if name not in NEWER or value != defaults[name]}
+    return {
+        name: _without_new_defaults(value, defaults[name]) if isinstance(value, dict) else value
+        for name, value in kept.items()
+    }
 
 
 def flatten(settings: Any) -> dict[str, Any]:
