@@ -11,10 +11,11 @@ import tyro
 
 from guided_jax import data, parallel
 from guided_jax.app import cli, limits
+from guided_jax.app.results import check_free
 from guided_jax.app.translate import translate_errors
 from guided_jax.metrics import evaluation, feature_space, sets
 from guided_jax.metrics.files import Statistics, load_statistics, save_statistics, statistics_of
-from guided_jax.storage.files import answers, replacing
+from guided_jax.storage.files import replacing
 
 MAX_STORED = 10_000  # pictures that --save-statistics keeps beside the statistics
 
@@ -182,8 +183,7 @@ def first_pictures(reference: sets.PictureSet | None) -> tuple[Any, Any]:
 def destination(options: Metrics) -> Path:
     """Return the path of the JSON file; raise ValueError when it holds the metrics of another command."""
     path = options.out or options.samples.with_suffix(".metrics.json")
-    if path.exists() and not options.overwrite and not answers(path, record(options)):
-        raise ValueError(f"{path} holds something else; give another --out, or --overwrite")
+    check_free([path], path, record(options), options.overwrite)
     return path
 
 

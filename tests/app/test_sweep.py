@@ -108,7 +108,7 @@ def test_what_is_there_is_not_drawn_again_and_another_sweep_is_not_written_over(
     assert code == 0, err
     assert "| real |" in printed
     code, _, err = run_script(sample.main, [*words, "--seed", 5], capsys)
-    assert (code, "holds another sweep" in err) == (2, True)
+    assert (code, "is of another request" in err) == (2, True)
     assert (out / "scale-2" / "seed-1" / "samples.npz").exists()
 
 

@@ -1,5 +1,6 @@
 """Draw guided samples from a run into samples.npz and grid.png."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -14,12 +15,13 @@ import numpy as np
 from guided_jax import data, parallel, progress, sampler
 from guided_jax.app import cli, facts
 from guided_jax.app import run as runs
+from guided_jax.app.results import check_free
 from guided_jax.app.sample import checks, diagnostics, draw, guidances, inverse, named_pictures, samplers
 from guided_jax.app.sample.labels import resolve_labels
 from guided_jax.app.sample.parts import Pictures
 from guided_jax.app.sample.request import Label, Sampling, recorded
 from guided_jax.storage import images, streaming
-from guided_jax.storage.files import replacing, writable_directory
+from guided_jax.storage.files import is_result_of, replacing, writable_directory
 
 PAGE = """
 usage: guided-jax sample RUN [OPTIONS]
@@ -44,6 +46,8 @@ goes on from what is there.
   --diagnose              also write what happened at each step, as curves
 """
 NUM_SAMPLES = 64  # without --num-samples
+RECORD = "samples.json"
+EXTRA = ("measured.png", "start.png", "diagnostics.npz", "diagnostics.png")  # beside the samples of some requests
 
 
 def main(args: Sequence[str]) -> None:
@@ -84,7 +88,6 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
         inputs, out = make_inputs(options, run), destination(options)
         if reuse and is_complete(out, options):
             return out
-        begun = {**request(options), "steps": steps}  # other weights do not finish what these began
 
         def rows(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, draw.Drawn]:
             row = inputs(indices)
@@ -94,7 +97,9 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
                 sample(params, indices, row.labels, row.scales, options.seed, row.pictures),
             )
 
-        with streaming.opened(out / "samples.npz", count, run.facts.image_shape, begun) as (stream, done):
+        with open_stream(out, count, run, options, steps) as (stream, done):
+            for extra in () if done else EXTRA:
+                (out / extra).unlink(missing_ok=True)
             with progress.bar(count, label, "image", done) as bar:
                 for indices, labels, drawn in parallel.map_in_chunks(rows, count, chunk, done):
                     check_finite(indices, drawn.finite, options)
@@ -106,6 +111,22 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
         return out
 
     return write
+
+
+def open_stream(
+    out: Path, count: int, run: runs.Run, options: Sampling, steps: dict[str, int | None]
+) -> contextlib.AbstractContextManager[tuple[streaming.Stream, int]]:
+    """Return `streaming.opened` for the samples of a request by networks trained so far.
+
+    Unfinished ones by other weights are drawn anew; those of another request raise ValueError without --overwrite.
+    """
+    begun = {**request(options), "steps": steps}
+
+    def check_unfinished(found: dict[str, Any]) -> None:
+        if not options.overwrite and {**found, "steps": steps} != begun:
+            raise ValueError(f"{out} holds unfinished samples of another request; give another --out, or --overwrite")
+
+    return streaming.opened(out / "samples.npz", count, run.facts.image_shape, begun, check_unfinished)
 
 
 def check_finite(indices: np.ndarray, finite: np.ndarray, options: Sampling) -> None:
@@ -207,24 +228,14 @@ def destination(options: Sampling) -> Path:
     digest = hashlib.sha256(json.dumps(request(options)).encode()).hexdigest()[:6]  # of what the name leaves out
     name = f"{method.guidance}-{scale}-{samplers.step_name(method)}-seed{options.seed}-{digest}"
     out = writable_directory(options.out or options.run / "samples" / name)
-    same = is_recorded(out, options)
-    if (out / "samples.npz").exists() and not same and not options.overwrite:
-        raise ValueError(f"{out} holds other samples; give another --out, or --overwrite")
-    for stale in () if same else ("measured.png", "start.png", "diagnostics.npz", "diagnostics.png"):
-        (out / stale).unlink(missing_ok=True)
+    check_free([out / "samples.npz"], out / RECORD, request(options), options.overwrite)
     return out
-
-
-def is_recorded(out: Path, options: Sampling) -> bool:
-    """Return whether the request beside the samples of a folder is this one."""
-    made = out / "samples.json"
-    return made.is_file() and made.read_text() == json.dumps(request(options), indent=2)
 
 
 def is_complete(out: Path, options: Sampling) -> bool:
     """Return whether a folder holds all samples of this request; unfinished ones lie beside in .samples.partial."""
     whole = (out / "samples.npz").exists() and not (out / ".samples.partial").exists()
-    return whole and is_recorded(out, options)
+    return whole and is_result_of(out / RECORD, request(options))
 
 
 def save(
@@ -242,6 +253,6 @@ def save(
         if shown is not None:
             observed = inverse.picture(shown, run.facts.image_shape)
             images.save_png(out / name, images.grid(observed, columns=10, scale=zoom))
-    with replacing(out / "samples.json") as file:
+    with replacing(out / RECORD) as file:
         file.write(json.dumps(request, indent=2).encode())
     streaming.finish(stream, out / "samples.npz")

@@ -58,7 +58,8 @@ def plot(path: Path, observations: Mapping[str, np.ndarray], t: np.ndarray) -> N
 
     shown = {name: title for name, title in TITLES.items() if name in observations}
     figure = Figure(figsize=(7, 2.2 * len(shown)), layout="constrained")
-    for axes, (name, title) in zip(figure.subplots(len(shown), sharex=True), shown.items(), strict=True):
+    panels = figure.subplots(len(shown), sharex=True, squeeze=False)
+    for axes, (name, title) in zip(panels.flat, shown.items(), strict=True):
         _panel(axes, t, observations[name])
         axes.set(title=title, xlim=(t[0], t[-1]), yscale="log" if name == "score" else "linear")
     axes.set(xlabel="t, noise on the left")

@@ -15,6 +15,7 @@ import numpy as np
 from guided_jax import data, metrics, parallel, progress
 from guided_jax.app import cli, judge
 from guided_jax.app import run as runs
+from guided_jax.app.results import check_free
 from guided_jax.app.sample import checks, guidances, samplers
 from guided_jax.app.sample import command as sample
 from guided_jax.app.sample.labels import resolve_labels
@@ -23,7 +24,7 @@ from guided_jax.app.sweep import curves, page, scales
 from guided_jax.metrics import evaluation, feature_space, sets
 from guided_jax.metrics.judge import is_trained
 from guided_jax.storage import images
-from guided_jax.storage.files import answers, replacing, writable_directory
+from guided_jax.storage.files import is_result_of, replacing, writable_directory
 
 PAGE = """
 usage: guided-jax sweep RUN --guidance NAME [--scales SCALES] [OPTIONS]
@@ -198,10 +199,9 @@ def destination(options: Sampling, run: runs.Run) -> Path:
     name = f"{method.guidance}-{options.sweep.sweep}-{step}-seed{options.seed}-{digest}"
     out = writable_directory(options.out or options.run / "sweeps" / name.replace(":", "-"))
     made, drawn = out / "sweep.json", list(out.glob("scale-*"))
-    if answers(made, mine):
+    check_free([made, *drawn], made, mine, options.overwrite)
+    if is_result_of(made, mine):
         return out
-    if (made.exists() or drawn) and not options.overwrite:
-        raise ValueError(f"{out} holds another sweep; give another --out, or --overwrite")
     for stale in drawn:
         shutil.rmtree(stale)
     with replacing(made) as file:
