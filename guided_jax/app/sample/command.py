@@ -165,7 +165,8 @@ def make_inputs(options: Sampling, run: runs.Run) -> Callable[[np.ndarray], Inpu
             labels = labels if options.labels or base[1] is None else base[1][rows]
         scales = np.asarray(options.scale)[indices // len(options.labels or (0,)) % len(options.scale)]
         start = None if image is None else data.scale(image(indices))
-        pictures = Pictures(start, None if measure is None else measure(indices), low_res)
+        y, observed = (None, None) if measure is None else measure(indices)
+        pictures = Pictures(start, y, observed, low_res)
         return Inputs(labels, recorded_labels(options, run, labels), scales, pictures)
 
     return inputs

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from guided_jax import forward, guidance, parallel, reverse, sampler, schedule
+from guided_jax import forward, guidance, operators, parallel, reverse, sampler, schedule
 from guided_jax.app import run as runs
 from guided_jax.app.sample import diagnostics, guidances, inverse
 from guided_jax.app.sample.parts import Parts, Pictures
@@ -31,6 +31,8 @@ def make_draw(run: runs.Run, request: Method, labelled: bool, diagnose: bool = F
         key_noise, key_run, key_method = jax.random.split(key, 3)
         parts = common._replace(params=prepare(run, common.bad, params), label=label, scale=scale, key=key_method)
         parts = parts._replace(y=pictures.y, low_res=pictures.low_res, clips_inside=recipe.clips_inside)
+        if pictures.observed is not None:
+            parts = parts._replace(operator=operators.mask(pictures.observed))
         denoise, step = _guided(recipe, parts)
         observe = _observer(recipe, parts, request) if diagnose else None
         x_T = start(run, params["diffusion"], key_noise, schedule.at(recipe.levels, -1), pictures.image)

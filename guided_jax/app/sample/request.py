@@ -27,6 +27,9 @@ class Measurement:
     """What is observed of them: all but --hole, means over --factor pixels, or a blur of --blur-std."""
     hole: str = "right"
     """mask: what is hidden: the left, right, top or bottom half, the centre, or rows and columns such as 2:6,0:4."""
+    mask: tuple[str, ...] = ()
+    """mask: picture files, or npz files of pictures, in the place of --hole, in turn over the samples: white (128 or more)
+    is the hole, which is painted anew, as in diffusers; black is observed."""
     factor: int = 2
     """super-resolution: the pixels a side that are averaged into one."""
     blur_std: float = 1.0
@@ -165,7 +168,7 @@ NOT_RECORDED = ("out", "overwrite", "devices", "batch_size", "shard_parameters",
 
 
 # Recorded only where they are not the default: older requests were written when there was no other choice.
-NEWER = ("checkpoint", "image", "strength")
+NEWER = ("checkpoint", "image", "strength", "mask")
 
 
 def recorded(options: Sampling) -> dict[str, Any]:
