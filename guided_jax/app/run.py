@@ -42,7 +42,7 @@ class Run(NamedTuple):
         predicted x_0.
     prepare: (part, params) -> the params as the network computes with them, once for all steps.
     source: held_out -> the data, to measure against and to take true pictures from. flip: whether it may be mirrored.
-    trained: which -> part -> the step of its checkpoint.
+    trained: which -> part -> the step of its checkpoint. bad: the run of the worse model that autoguidance draws away from.
     experiment, networks: what it is trained by; None for a model that is not trained here.
     """
 
@@ -62,6 +62,7 @@ class Run(NamedTuple):
     trained: Callable[[Which], dict[str, int | None]] = lambda which: {}
     experiment: Any = None
     networks: Any = None
+    bad: Any = None
 
 
 def from_params(model: Model, known: Facts, given: Mapping[str, Any], **fields: Any) -> Run:

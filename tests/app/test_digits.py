@@ -31,7 +31,7 @@ def drawn(place, kind, scale, labels):
     devices = parallel.choose_devices(COUNT, 2)
     request = Method(guidance=kind, sampler="ddim")
     sample = draw.make_sampler(run, request, True, devices)
-    placed = draw.place(run, request, params, devices)
+    placed = draw.place(run, params, devices)
     return sample(placed, np.arange(COUNT), labels, np.full(COUNT, scale), 0).images
 
 

@@ -75,7 +75,7 @@ def compare(
     devices = parallel.choose_devices(BATCH_SIZE)
     chunk = parallel.chunk_size(count, BATCH_SIZE, devices)
     params = {part: run.params(part) for part in ("diffusion", "classifier")}
-    placed = draw.place(run, method_of(KINDS[0], steps), params, devices)
+    placed = draw.place(run, params, devices)
     with progress.bar(len(KINDS) * len(scales), "sampling", "scale") as bar:
         for kind in KINDS:
             sample = draw.make_sampler(run, method_of(kind, steps), True, devices)

@@ -19,7 +19,7 @@ from guided_jax.app.results import check_free
 from guided_jax.app.sample import checks, diagnostics, draw, guidances, inverse, named_pictures, samplers
 from guided_jax.app.sample.labels import resolve_labels
 from guided_jax.app.sample.parts import Pictures
-from guided_jax.app.sample.request import Label, Sampling, recorded
+from guided_jax.app.sample.request import Sampling, recorded
 from guided_jax.storage import images, streaming
 from guided_jax.storage.files import is_result_of, replacing, writable_directory
 
@@ -62,12 +62,18 @@ def main(args: Sequence[str]) -> None:
         sweep.sweep(options)
         return
     parallel.use_cpu_devices()
-    run = runs.load(options.run, options.data_dir)
+    run = load_run(options)
     options = resolve_labels(options, run.facts)
     checks.check(options, run)
     options = dataclasses.replace(options, num_samples=options.num_samples or NUM_SAMPLES)
     out = make_writer(options, run)(options)
     print(f"{out / 'samples.npz'} and {out / 'grid.png'}: {options.num_samples} images")
+
+
+def load_run(options: Sampling) -> runs.Run:
+    """Return the run of a request, with the run of --bad if there is one."""
+    run, bad = runs.load(options.run, options.data_dir), options.method.bad
+    return run if bad is None else run._replace(bad=runs.load(bad))
 
 
 def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
@@ -79,8 +85,8 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
     devices = parallel.choose_devices(options.batch_size, options.devices)
     params = load_params(options, run, parallel.leaf_sharding(devices) if options.shard_parameters else None)
     if not options.shard_parameters:
-        params = draw.place(run, options.method, params, devices)
-    count, labelled = options.num_samples or NUM_SAMPLES, bool(options.labels)
+        params = draw.place(run, params, devices)
+    count, labelled = options.num_samples or NUM_SAMPLES, given_labels(options, run) is not None
     sample = draw.make_sampler(run, options.method, labelled, devices, options.diagnose, options.shard_parameters)
     chunk, steps = parallel.chunk_size(count, options.batch_size, devices), trained_steps(options, run)
 
@@ -152,40 +158,50 @@ class Inputs(NamedTuple):
 def make_inputs(options: Sampling, run: runs.Run) -> Callable[[np.ndarray], Inputs]:
     """Return indices -> `Inputs`; ValueError for pictures that the run does not take."""
     method = options.method
-    base = None if options.base_samples is None else load_base(options.base_samples, run)
+    base = None if options.base_samples is None else load_base(options.base_samples, run)[0]
+    given = given_labels(options, run)
     measured = "measurement" in guidances.row_of(method).needs
     measure = inverse.make_measure(method.measurement, run, options.seed) if measured else None
     image = named_pictures.read(method.image, run, "--image") if method.image else None
 
     def inputs(indices: np.ndarray) -> Inputs:
-        labels, low_res = labels_of(indices, options.labels, run.facts, options.seed), None
-        if base is not None:
-            rows = indices % len(base[0])
-            low_res = images.from_uint8(base[0][rows])
-            labels = labels if options.labels or base[1] is None else base[1][rows]
+        labels = labels_of(indices, given, run.facts, options.seed)
+        low_res = None if base is None else images.from_uint8(base[indices % len(base)])
         scales = np.asarray(options.scale)[indices // len(options.labels or (0,)) % len(options.scale)]
         start = None if image is None else data.scale(image(indices))
         y, observed = (None, None) if measure is None else measure(indices)
         pictures = Pictures(start, y, observed, low_res)
-        return Inputs(labels, recorded_labels(options, run, labels), scales, pictures)
+        return Inputs(labels, recorded_labels(options, run, labels, given is not None), scales, pictures)
 
     return inputs
 
 
-def labels_of(indices: np.ndarray, labels: Sequence[Label] | None, known: facts.Facts, seed: int) -> np.ndarray:
+def given_labels(options: Sampling, run: runs.Run) -> np.ndarray | None:
+    """Return the labels that a request gives, in turn over the samples: --labels, or those of --base-samples.
+
+    None where it gives none, and for those of --base-samples where nothing reads a label.
+    """
+    if options.labels:
+        return np.asarray(options.labels)
+    if options.base_samples is None or not (run.conditional or guidances.row_of(options.method).labelled):
+        return None
+    return load_base(options.base_samples, run)[1]
+
+
+def labels_of(indices: np.ndarray, labels: np.ndarray | None, known: facts.Facts, seed: int) -> np.ndarray:
     """Return the class of each sample: the given ones in turn, or a draw by the data's frequencies from the index."""
-    if labels:
-        return np.asarray(labels)[indices % len(labels)]
+    if labels is not None:
+        return labels[indices % len(labels)]
     keys = sampler.keys(jax.random.fold_in(jax.random.key(seed), 1), indices)
     choose = jax.vmap(lambda key: jax.random.categorical(key, jnp.log(jnp.asarray(known.class_frequencies))))
     return np.asarray(choose(keys))
 
 
-def recorded_labels(options: Sampling, run: runs.Run, labels: np.ndarray) -> np.ndarray:
+def recorded_labels(options: Sampling, run: runs.Run, labels: np.ndarray, given: bool) -> np.ndarray:
     """Return the labels as the file has them: -1 where the model was given no class, or several."""
     method = options.method
-    given = options.labels or guidances.row_of(method).labelled or (run.conditional and run.model.null is None)
-    return labels if given and not method.any_of else np.full_like(labels, -1)
+    used = given or guidances.row_of(method).labelled or (run.conditional and run.model.null is None)
+    return labels if used and not method.any_of else np.full_like(labels, -1)
 
 
 def load_base(path: Path, run: runs.Run) -> tuple[np.ndarray, np.ndarray | None]:
@@ -208,13 +224,12 @@ def load_params(options: Sampling, run: runs.Run, sharding: Any = None) -> dict[
     shown = options.diagnose and run.classifier is not None and run.trained(which).get("classifier") is not None
     if "classifier" in guidances.row_of(method).needs or shown:
         found["classifier"] = run.params("classifier", sharding, which)
-    return {**found, "bad": runs.params(method.bad, "diffusion", sharding)} if method.bad else found
+    return {**found, "bad": run.bad.params("diffusion", sharding)} if run.bad else found
 
 
 def trained_steps(options: Sampling, run: runs.Run) -> dict[str, int | None]:
     """Return how far each network was trained whose weights draw the samples; None for one that there is not."""
-    bad = options.method.bad
-    return run.trained(options.checkpoint) | ({"bad": runs.step_of(bad, "diffusion", "last")} if bad else {})
+    return run.trained(options.checkpoint) | ({"bad": run.bad.trained("last").get("diffusion")} if run.bad else {})
 
 
 def request(options: Sampling) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def sweep(options: Sampling) -> None:
     options = dataclasses.replace(options, sweep=dataclasses.replace(options.sweep, sweep=words))
     scales.parse(words)
     parallel.use_cpu_devices()
-    run = runs.load(options.run, options.data_dir)
+    run = sample.load_run(options)
     options = resolve_labels(options, run.facts)
     checks.check(options, run)
     sweep_run(options, run)
