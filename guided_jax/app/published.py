@@ -100,7 +100,8 @@ def experiment(model: Architecture) -> settings.Experiment:
     own = adm.classifier(model.classifier) if model.classifier else None
     classifier = settings.Classifier(num_steps=0, network=_fields(settings.Encoder, own) if own else settings.Encoder())
     levels = settings.Schedule(name=model.schedule, num_steps=model.num_steps)
-    return settings.Experiment(schedule=levels, diffusion=diffusion, classifier=classifier)
+    no_data = settings.Data(name=settings.NO_DATA)
+    return settings.Experiment(no_data, levels, diffusion, classifier)
 
 
 def _fields(kind: Any, module: Any) -> Any:

@@ -41,7 +41,7 @@ class Run(NamedTuple):
     low_res: the side of the pictures that an upsampler starts from. self_conditioning: whether the network takes its last
         predicted x_0.
     prepare: (part, params) -> the params as the network computes with them, once for all steps.
-    source: held_out -> the data, to measure against and to take true pictures from. flip: whether it may be mirrored.
+    source: held_out -> the data, if any, to measure against and take true pictures from. flip: whether it may be mirrored.
     trained: which -> part -> the step of its checkpoint. bad: the run of the worse model that autoguidance draws away from.
     experiment, networks: what it is trained by; None for a model that is not trained here.
     """
@@ -113,7 +113,7 @@ def assemble(experiment: settings.Experiment, known: Facts, directory: Path | No
         low_res=diffusion.low_res,
         self_conditioning=diffusion.self_conditioning,
         prepare=functools.partial(pixel_model.prepare, experiment, known, networks),
-        source=experiment.data.make,
+        source=None if experiment.data.name == settings.NO_DATA else functools.cache(experiment.data.make),
         flip=experiment.data.flip,
         trained=functools.partial(trained, directory),
         experiment=experiment,

@@ -197,6 +197,8 @@ def test_an_interrupted_conversion_is_finished_and_a_finished_one_is_refused_bef
         published.check_free(tmp_path / "run", other)
     convert.main(words)
     assert runs.params(tmp_path / "run", "diffusion")
+    with pytest.raises(ValueError, match="this run has no data of its own; name pictures in a file instead"):
+        runs.source(runs.load(tmp_path / "run"))
     monkeypatch.setattr(adm, "read_state_dict", lambda *_: pytest.fail("the weights are read"))
     code, _, err = run_script(convert.main, words, capsys)
     assert (code, "run holds a run already; give another --out, or delete it" in err) == (2, True), err

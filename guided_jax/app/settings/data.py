@@ -7,6 +7,7 @@ from typing import Literal
 from guided_jax import data
 from guided_jax.app.translate import translate_errors
 
+NO_DATA = "none"  # the name of the data of a run that has none
 CHANNELS = {"as-is": None, "grey": 1, "grey-alpha": 2, "rgb": 3, "rgba": 4}
 # Phrase of the library's messages -> what the command calls it.
 OPTIONS = {
@@ -26,7 +27,8 @@ class Data:
     """Where the examples come from."""
 
     name: str = "digits"
-    """Data set: digits (scikit-learn's 8x8 scans, embedded), tfds:NAME, folder:PATH, npz:PATH or idx:PATH."""
+    """Data set: digits (scikit-learn's 8x8 scans, embedded), tfds:NAME, folder:PATH, npz:PATH or idx:PATH. A converted
+    run has none."""
     dir: Path | None = None
     """Folder of prepared data, and of relative paths; that of TensorFlow Datasets if not given."""
     split: str = "train"
