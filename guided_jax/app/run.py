@@ -106,7 +106,7 @@ def assemble(experiment: settings.Experiment, known: Facts, directory: Path | No
     return Run(
         pixel_model.make_model(experiment, known, networks.unet),
         known,
-        functools.partial(params, directory),
+        functools.partial(_load_params, directory, experiment),
         conditional=diffusion.conditional,
         classifier=pixel_model.make_logits(networks.classifier),
         variant=functools.partial(pixel_model.make_network, diffusion, networks.unet),
@@ -115,7 +115,7 @@ def assemble(experiment: settings.Experiment, known: Facts, directory: Path | No
         prepare=functools.partial(pixel_model.prepare, experiment, known, networks),
         source=None if experiment.data.name == settings.NO_DATA else functools.cache(experiment.data.make),
         flip=experiment.data.flip,
-        trained=functools.partial(trained, directory),
+        trained=functools.partial(_steps, directory, experiment),
         experiment=experiment,
         networks=networks,
     )
@@ -129,8 +129,10 @@ def adopt(experiment: settings.Experiment) -> settings.Experiment:
     if experiment.diffusion.num_steps:
         raise ValueError(f"--diffusion.from {source} is for training a classifier alone; add --diffusion.num-steps 0")
     other = load(source).experiment
-    params(source, "diffusion")
-    own = {"num_steps": 0, "from_run": _home(source, "diffusion").absolute(), "init_from": None}
+    home, _ = _home(source, other, "diffusion")
+    if checkpoint.latest(_checkpoints(home, "diffusion")) is None:
+        raise _untrained(home, "diffusion")
+    own = {"num_steps": 0, "from_run": home.absolute(), "init_from": None}
     diffusion = dataclasses.replace(other.diffusion, **own)
     return dataclasses.replace(experiment, schedule=other.schedule, diffusion=diffusion)
 
@@ -189,28 +191,34 @@ def load(directory: Path, data_dir: Path | None = None) -> Run:
     return assemble(experiment, known, directory)._replace(source=read)
 
 
-def params(directory: Path | None, part: str, sharding: Any = None, which: Which = "last") -> Any:
+def params(directory: Path, part: str, sharding: Any = None, which: Which = "last") -> Any:
     """Return the averaged parameters of the "diffusion" or the "classifier" network of a run directory.
 
     sharding: where each leaf goes, as for `checkpoint.load_params`. Raises ValueError when the network was not trained, and
     when the best of its checkpoints is asked for and none was measured.
     """
+    return _load_params(directory, _experiment(directory), part, sharding, which)
+
+
+def _load_params(
+    directory: Path | None, experiment: settings.Experiment, part: str, sharding: Any = None, which: Which = "last"
+) -> Any:
+    """Return `params` of a run with this experiment."""
     if directory is None:
         raise ValueError(f"this run has no directory, and so no parameters of its {part} network")
-    directory = _home(directory, part)
-    step = None if which == "last" else step_of(directory, part, which)
-    if which == "best" and step is None and checkpoint.latest(directory / part / "checkpoints") is not None:
-        metric = _settings(directory, part).keep_best_by
-        raise ValueError(f"{directory} has no {part} checkpoint with {metric}; leave out --checkpoint best")
-    with _trained(directory, part):
-        return checkpoint.load_params(directory / part / "checkpoints", "ema", step, sharding)
+    home, own = _home(directory, experiment, part)
+    step = None if which == "last" else _step_of(directory, experiment, part, which)
+    if which == "best" and step is None and checkpoint.latest(_checkpoints(home, part)) is not None:
+        raise ValueError(f"{home} has no {part} checkpoint with {own.keep_best_by}; leave out --checkpoint best")
+    with _trained(home, part):
+        return checkpoint.load_params(_checkpoints(home, part), "ema", step, sharding)
 
 
 def param_shapes(directory: Path, part: str) -> Any:
     """Return the shapes of what `params` reads from the last checkpoint, without reading it."""
-    directory = _home(directory, part)
-    with _trained(directory, part):
-        return checkpoint.param_shapes(directory / part / "checkpoints")
+    home, _ = _home(directory, _experiment(directory), part)
+    with _trained(home, part):
+        return checkpoint.param_shapes(_checkpoints(home, part))
 
 
 @contextlib.contextmanager
@@ -219,34 +227,47 @@ def _trained(directory: Path, part: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise ValueError(
-            f"{directory} has no trained {part} network; train it with --{part}.num-steps above 0"
-        ) from None
+        raise _untrained(directory, part) from None
 
 
-def trained(directory: Path | None, which: Which) -> dict[str, int | None]:
-    """Return how far each network was trained; None for one that there is not."""
-    return {part: step_of(directory, part, which) for part in PARTS} if directory else {}
+def _untrained(directory: Path, part: str) -> ValueError:
+    return ValueError(f"{directory} has no trained {part} network; train it with --{part}.num-steps above 0")
 
 
 def step_of(directory: Path, part: str, which: Which) -> int | None:
     """Return the step of the last or the best checkpoint of a network, None where there is none."""
-    directory = _home(directory, part)
-    place, metric = directory / part / "checkpoints", _settings(directory, part).keep_best_by
-    return (
-        checkpoint.latest(place) if which == "last" else checkpoint.best(place, metric, best_checkpoint.highest(metric))
-    )
+    return _step_of(directory, _experiment(directory), part, which)
 
 
-def _settings(directory: Path, part: str) -> Any:
-    return getattr(settings.from_dict(_read(directory / "config.json")["experiment"]), part)
+def _step_of(directory: Path, experiment: settings.Experiment, part: str, which: Which) -> int | None:
+    home, own = _home(directory, experiment, part)
+    if which == "last":
+        return checkpoint.latest(_checkpoints(home, part))
+    return checkpoint.best(_checkpoints(home, part), own.keep_best_by, best_checkpoint.highest(own.keep_best_by))
 
 
-def _home(directory: Path, part: str) -> Path:
-    """Return where that network was trained: at times in another run, which may have adopted it in its turn."""
-    adopted = _read(directory / "config.json")["experiment"].get("diffusion", {}).get("from_run")
-    elsewhere = part == "diffusion" and adopted and Path(adopted) != directory.absolute()
-    return _home(Path(adopted), part) if elsewhere else directory
+def _steps(directory: Path | None, experiment: settings.Experiment, which: Which) -> dict[str, int | None]:
+    """Return how far each network was trained; None for one that there is not."""
+    return {part: _step_of(directory, experiment, part, which) for part in PARTS} if directory else {}
+
+
+def _checkpoints(directory: Path, part: str) -> Path:
+    return directory / part / "checkpoints"
+
+
+def _home(directory: Path, experiment: settings.Experiment, part: str) -> tuple[Path, Any]:
+    """Return where that network was trained, and with which settings.
+
+    A diffusion model may have been adopted from another run, which may have adopted it in its turn.
+    """
+    source = experiment.diffusion.from_run
+    if part != "diffusion" or source is None or source == directory.absolute():
+        return directory, getattr(experiment, part)
+    return _home(source, _experiment(source), part)
+
+
+def _experiment(directory: Path) -> settings.Experiment:
+    return settings.from_dict(_read(directory / "config.json")["experiment"])
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -462,7 +462,7 @@ def test_a_classifier_alone_for_somebody_elses_diffusion_run(tiny, tmp_path, cap
     assert run_script(sample.main, draw, capsys)[0] == 0
 
 
-def test_a_classifier_for_a_run_that_adopted_its_diffusion_model_itself(tiny, tmp_path):
+def test_a_classifier_for_a_run_that_adopted_its_diffusion_model_itself(tiny, tmp_path, monkeypatch):
     """The third run names the first, where the network is; runs of before named the second."""
 
     def adopt(name, source):
@@ -470,7 +470,15 @@ def test_a_classifier_for_a_run_that_adopted_its_diffusion_model_itself(tiny, tm
         runs.create(tmp_path / name, runs.adopt(settings), runs.load(tiny).facts)
         return runs.load(tmp_path / name).experiment.diffusion.from_run
 
-    assert adopt("second", tiny) == tiny
+    with monkeypatch.context() as patch:  # whether it is there is seen without reading it
+        patch.setattr(runs.checkpoint, "load_params", lambda *_: pytest.fail("the parameters are read"))
+        assert adopt("second", tiny) == tiny
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_bytes((tiny / "config.json").read_bytes())
+    with pytest.raises(
+        ValueError, match=r"empty has no trained diffusion network; train it with --diffusion.num-steps"
+    ):
+        adopt("none", tmp_path / "empty")
     assert adopt("third", tmp_path / "second") == tiny
     config = json.loads((tmp_path / "third" / "config.json").read_text())
     config["experiment"]["diffusion"]["from_run"] = str(tmp_path / "second")
