@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-import numpy as np
+from guided_jax import data
 
 
 class Facts(NamedTuple):
@@ -17,10 +17,10 @@ class Facts(NamedTuple):
     """In the order of their numbers; None where the data has none, and in runs that began before they were written down."""
 
 
-def of_source(source: Any, frequencies: np.ndarray) -> Facts:
-    """Return the facts of a data source, whose classes have these frequencies."""
+def of_source(source: data.Source) -> Facts:
+    """Return the facts of a data source; the labels of all its examples are read."""
     height, width, channels = (int(size) for size in source.image_shape)
-    shares = tuple(float(share) for share in frequencies)
+    shares = tuple(float(share) for share in data.class_frequencies(source))
     return Facts((height, width, channels), int(source.num_classes), shares, len(source), source.class_names)
 
 

@@ -133,15 +133,15 @@ def _task(options: Judging, run: runs.Run, network: Judge) -> job.Task:
         return job.init_state(jax.random.key(options.seed), lambda key: jax.jit(network.init)(key, example), optimizer)
 
     return job.Task(
-        "judge",
-        make_loss(network),
-        make_loss(network, augment=False),
-        init,
-        source,
-        pictures_held_out(run),
-        options.seed,
-        run.flip,
-        options.devices,
+        label="judge",
+        loss=make_loss(network),
+        plain_loss=make_loss(network, augment=False),
+        init=init,
+        source=source,
+        test=pictures_held_out(run),
+        seed=options.seed,
+        flip=run.flip,
+        devices=options.devices,
         config=_config(options, settings, source),
         may_change=("data.dir", "data.corrupt", "data.held_out"),
     )
@@ -149,7 +149,7 @@ def _task(options: Judging, run: runs.Run, network: Judge) -> job.Task:
 
 def _config(options: Judging, settings: schema.Data | None, source: data.Source) -> dict[str, Any]:
     """Return what a checkpoint is saved with: a start with another rate or other data does not resume it."""
-    known = facts.of_source(source, data.class_frequencies(source))
+    known = facts.of_source(source)
     named = {name: getattr(options, name) for name in ("learning_rate", "batch_size", "seed")}
     shown = {name: value for name, value in known._asdict().items() if name != "class_names"}  # as older judges have it
     return {**named, "data": {**(schema.to_dict(settings) if settings else {}), **shown}}

@@ -36,11 +36,6 @@ def make_networks(experiment: Experiment, facts: Facts) -> Networks:
     return Networks(unet, experiment.classifier.network.make(facts.num_classes))
 
 
-def null_label(experiment: Experiment, facts: Facts) -> int | None:
-    """Return the label that stands for no label, None for a network without one."""
-    return facts.num_classes if experiment.diffusion.null_label else None
-
-
 def make_model(experiment: Experiment, facts: Facts, unet: models.UNet) -> Model:
     """Return the diffusion model of the settings; its raw condition is the label."""
     diffusion = experiment.diffusion
@@ -50,7 +45,7 @@ def make_model(experiment: Experiment, facts: Facts, unet: models.UNet) -> Model
         diffusion.parameterization,
         diffusion.learned_variance,
         shape=facts.image_shape,
-        null=null_label(experiment, facts),
+        null=facts.num_classes if diffusion.null_label else None,
     )
 
 

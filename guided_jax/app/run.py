@@ -19,7 +19,7 @@ from guided_jax.storage import checkpoint, compare
 from guided_jax.storage.files import replacing, writable_directory
 
 Which = Literal["last", "best"]  # of the checkpoints of a network
-PARTS = ("diffusion", "classifier")  # the networks of a run that is trained here
+PARTS = settings.PARTS
 
 
 def _same(value: Any) -> Any:

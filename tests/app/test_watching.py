@@ -241,6 +241,17 @@ def test_the_curves_command_writes_the_same_files_from_the_rows(measured, tmp_pa
     )  # eleven panels: loss, rate, three norms, two distances, two pairs, accuracy, score
 
 
+def test_the_curves_of_a_step_are_drawn_once(tmp_path, monkeypatch):
+    """The last step may be one of a checkpoint, and is the end of the training too."""
+    drawn = []
+    monkeypatch.setattr(curves.log, "plot", lambda *_: drawn.append(1))
+    log.append(tmp_path / "metrics.jsonl", {"step": 2, "loss": 1.0})
+    save_curves = curves.make_hook(tmp_path, write_events=False)
+    for done in (2, 2, 4):
+        save_curves(done)
+    assert len(drawn) == 2
+
+
 def test_without_tensorboard_there_is_no_event_file(measured, tmp_path):
     out = shutil.copytree(measured[0] / "diffusion", tmp_path / "part", ignore=shutil.ignore_patterns("checkpoints"))
     (out / tensorboard.NAME).unlink()

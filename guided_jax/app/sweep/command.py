@@ -49,16 +49,13 @@ MOST_SAMPLES = 1000  # at each scale and seed, without --num-samples
 
 def main(args: Sequence[str]) -> None:
     """Sweep over the scales that the command line names."""
-    options = cli.parse(Sampling, "guided-jax sweep", args, description=PAGE)
-    given = dataclasses.replace(options.sweep, sweep=options.sweep.sweep or DEFAULT_SCALES)
-    sweep(dataclasses.replace(options, sweep=given))
+    sweep(cli.parse(Sampling, "guided-jax sweep", args, description=PAGE))
 
 
 def sweep(options: Sampling) -> None:
-    """Sweep over the scales of the options, for the run directory that they name."""
+    """Sweep over the scales of the options, or the default ones, for the run directory that they name."""
     words = scales.spell(options.sweep.sweep or DEFAULT_SCALES)
     options = dataclasses.replace(options, sweep=dataclasses.replace(options.sweep, sweep=words))
-    scales.parse(words)
     parallel.use_cpu_devices()
     run = sample.load_run(options)
     options = resolve_labels(options, run.facts)
@@ -71,6 +68,7 @@ def sweep_run(options: Sampling, run: runs.Run) -> Path:
 
     What a folder holds is replaced, with --overwrite, when nothing can be refused any more.
     """
+    chosen = scales.parse(options.sweep.sweep or "")
     pictures, others = evaluate.real_pictures(options.sweep.reference, run)
     count = options.num_samples or min(MOST_SAMPLES, pictures.size)
     options = dataclasses.replace(options, num_samples=count)
@@ -81,7 +79,7 @@ def sweep_run(options: Sampling, run: runs.Run) -> Path:
     write, _ = sample.make_writer(labelled, run), sample.make_inputs(labelled, run)
     with lock.hold(out):
         claim(out, mine, options.overwrite)
-        drawn = list(draw_all(labelled, write, out))
+        drawn = list(draw_all(labelled, chosen, write, out))
         measured = evaluate.evaluate(drawn, labelled, extractors, reference)
         found = {**describe(options, run, reference), **measured, "asked": mine}
         save(out, found, grids_of(drawn, pictures))
@@ -103,10 +101,12 @@ def labels_of(options: Sampling, run: runs.Run) -> tuple[Label, ...] | None:
     return tuple(found)
 
 
-def draw_all(options: Sampling, write: Callable[..., Path], out: Path) -> Iterator[tuple[float, int, Path]]:
+def draw_all(
+    options: Sampling, chosen: Sequence[float], write: Callable[..., Path], out: Path
+) -> Iterator[tuple[float, int, Path]]:
     """Yield (scale, seed, the folder with its samples), drawn unless they are there. write: of `sample.make_writer`."""
     bare = dataclasses.replace(options.sweep, sweep=None)
-    for scale in scales.parse(options.sweep.sweep or DEFAULT_SCALES):
+    for scale in chosen:
         for seed in evaluate.seeds_of(options):
             folder = out / f"scale-{scale:g}" / f"seed-{seed}"
             one = dataclasses.replace(options, scale=(scale,), seed=seed, out=folder, sweep=bare)

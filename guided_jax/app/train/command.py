@@ -29,7 +29,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from guided_jax import data, parallel
+from guided_jax import parallel
 from guided_jax.app import best_checkpoint, cli, experiments, facts, limits, posthoc, signals
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
@@ -68,8 +68,8 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
     """
     checks.check(experiment)
     experiment = init_from.located(runs.adopt(experiment))
-    sources = functools.cache(lambda held_out: experiment.data.make(held_out))
-    known = facts.of_source(sources(False), data.class_frequencies(sources(False)))
+    sources = functools.cache(experiment.data.make)
+    known = facts.of_source(sources(False))
     run, parts = runs.assemble(experiment, known), networks.trained_parts(experiment)
     measured = sample_metrics.make(run, functools.partial(sources, True))
     for part in parts:

@@ -39,18 +39,19 @@ PANELS = {
 def make_hook(directory: Path, write_events: bool) -> Callable[..., None]:
     """Return the hook (steps done, state=None) that writes curves.png and the event file of one network.
 
-    The first call writes the event file anew, since a killed run may have written later steps; the next ones append.
+    The first call writes the event file anew, since a killed run may have written later steps; the next ones append. A
+    second call at the same step does nothing.
     """
     written: list[int] = []
 
     def save_curves(done: int, state: Any = None) -> None:
         rows = log.read(directory / "metrics.jsonl")
-        if not rows:
+        if not rows or done in written:
             return
         log.plot(directory / "metrics.jsonl", directory / "curves.png", PANELS)
         if write_events:
             save_events(directory, rows, done, max(written, default=None))
-            written.append(done)
+        written.append(done)
 
     return save_curves
 
@@ -82,7 +83,7 @@ def main(args: Sequence[str]) -> None:
     """Write curves.png and the event file of every network that has rows."""
     options = cli.parse(Curves, "guided-jax curves", args, description=__doc__ or "")
     runs.load(options.run)
-    for part in ("diffusion", "classifier"):
+    for part in runs.PARTS:
         directory = options.run / part
         if rows := log.read(directory / "metrics.jsonl"):
             make_hook(directory, write_events=True)(rows[-1]["step"])

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from guided_jax import losses, training
 from guided_jax.app import pixel_model
 from guided_jax.app import run as runs
-from guided_jax.app import settings as schema
 from guided_jax.app.train.held_out import Loss
 from guided_jax.losses import times
 from guided_jax.storage import images
@@ -80,10 +79,8 @@ def classifier_loss(run: runs.Run, plain: bool = False) -> Loss:
 LOSSES: Mapping[str, Callable[..., Loss]] = {"diffusion": diffusion_loss, "classifier": classifier_loss}
 
 
-def with_indices(step: Callable[..., Any], settings: Any) -> Callable[..., Any]:
-    """Return the train step with batch["index"], the position in the whole batch, where stratified times need it."""
-    if not (isinstance(settings, schema.Diffusion) and settings.times.stratified):
-        return step
+def with_indices(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the train step with batch["index"], the position in the whole batch, which stratified times need."""
 
     def call(state: Any, batch: Any, indices: Any, **options: Any) -> Any:
         return step(state, {**batch, "index": indices}, indices, **options)
