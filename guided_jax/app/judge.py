@@ -1,20 +1,4 @@
-"""usage: guided-jax judge RUN [OPTIONS]
-
-Train the judge of a run: a classifier of clean pictures that measures samples and guides none.
-
-  guided-jax judge runs/digits
-  guided-jax metrics out/samples.npz digits --judge runs/digits/judge
-
-  RUN                  folder of the run, whose training data the judge learns from
-  --out DIR            folder of the judge (RUN/judge)
-  --num-steps N        training steps (1000)
-  --batch-size N       examples per step (128)
-  --learning-rate R    at the start; it decays to 0 (2e-3)
-  --channels N ...     width of each pair of convolutions (32 64 64)
-  --seed N             of weights, order of the data and shifts (0)
-  --devices N          how many (as many as divide the batch)
-  --data.dir DIR       folder of the run's data, if it was moved
-"""
+"""Train the judge of a run: a classifier of clean pictures, which measures samples and guides none."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -39,6 +23,23 @@ from guided_jax.models.judge import Judge
 from guided_jax.storage import log
 from guided_jax.training import loop
 
+PAGE = """usage: guided-jax judge RUN [OPTIONS]
+
+Train the judge of a run: a classifier of clean pictures that measures samples and guides none.
+
+  guided-jax judge runs/digits
+  guided-jax metrics out/samples.npz digits --judge runs/digits/judge
+
+  RUN                  folder of the run, whose training data the judge learns from
+  --out DIR            folder of the judge (RUN/judge)
+  --num-steps N        training steps (1000)
+  --batch-size N       examples per step (128)
+  --learning-rate R    at the start; it decays to 0 (2e-3)
+  --channels N ...     width of each pair of convolutions (32 64 64)
+  --seed N             of weights, order of the data and shifts (0)
+  --devices N          how many (as many as divide the batch)
+  --data.dir DIR       folder of the run's data, if it was moved
+"""
 EVERY = 250  # steps between checkpoints, each with its accuracy on held-out data
 
 
@@ -157,8 +158,7 @@ def _config(options: Judging, settings: schema.Data | None, source: data.Source)
 
 def main(args: Sequence[str]) -> None:
     """Train the judge and print its accuracy on held-out pictures."""
-    options = cli.parse(Judging, "guided-jax judge", args, description=__doc__ or "")
-    limits.check(options)
+    options = cli.parse(Judging, "guided-jax judge", args, description=PAGE)
     parallel.use_cpu_devices()
     out = train(options, runs.load(options.run, options.data_dir))
     accuracies = [row["held_out_accuracy"] for row in log.read(out / "metrics.jsonl") if "held_out_accuracy" in row]

@@ -1,12 +1,4 @@
-"""usage: guided-jax curves RUN
-
-Draw the curves of a run again, and write its TensorBoard files, from its metrics.jsonl.
-
-  guided-jax curves runs/digits
-  tensorboard --logdir runs
-
-  RUN    the folder that guided-jax train wrote; each network gets curves.png and an event file
-"""
+"""Draw the curves of a run, and write its TensorBoard files, from its rows of metrics."""
 
 import dataclasses
 import re
@@ -20,6 +12,15 @@ from guided_jax.app import best_checkpoint, cli
 from guided_jax.app import run as runs
 from guided_jax.storage import log, tensorboard
 
+PAGE = """usage: guided-jax curves RUN
+
+Draw the curves of a run again, and write its TensorBoard files, from its metrics.jsonl.
+
+  guided-jax curves runs/digits
+  tensorboard --logdir runs
+
+  RUN    the folder that guided-jax train wrote; each network gets curves.png and an event file
+"""
 # Metric -> the panel of curves.png that it shares with others; those of no panel here have one of their own.
 PANELS = {
     **dict.fromkeys(("samples_fd", "samples_fd_infinity"), "Fréchet distance of samples"),
@@ -81,7 +82,7 @@ class Curves:
 
 def main(args: Sequence[str]) -> None:
     """Write curves.png and the event file of every network that has rows."""
-    options = cli.parse(Curves, "guided-jax curves", args, description=__doc__ or "")
+    options = cli.parse(Curves, "guided-jax curves", args, description=PAGE)
     runs.load(options.run)
     for part in runs.PARTS:
         directory = options.run / part
