@@ -42,6 +42,11 @@ def gaussian_matrix(size: int, std: ArrayLike) -> Float[Array, "{size} {size}"]:
     return weights / jnp.sum(weights, 1, keepdims=True)
 
 
+def is_concrete(tree: Any) -> bool:
+    """Return whether every leaf of `tree`, a pytree, is a value, and none is traced."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
 def narrow(tree: Any, dtype: Any) -> Any:
     """Return tree with its float64 arrays cast to dtype, or to float32 if dtype is less; all other leaves unchanged.
 

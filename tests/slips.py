@@ -42,7 +42,7 @@ def slips(file, tests, *changes, only=""):
 ALGEBRA = "what_scale or closed_forms"
 SLIPS = (
     *slips(
-        "schedule",
+        "schedule/tables",
         "schedule forward",
         ("np.cumprod(1 - betas)", "np.cumprod(1 - betas / 2)"),
         ("np.sqrt(1 - alpha_bar))", "1 - alpha_bar)"),
@@ -54,14 +54,15 @@ SLIPS = (
             "low, high = sigma_min ** rho, sigma_max ** rho",
         ),
         ("np.linspace(0, 1, num_steps) if", "np.linspace(0, 1, num_steps + 1)[:-1] if"),
-        ("return 2 * (jnp.log", "return (jnp.log"),
-        (
-            "below = t[1] * jnp.exp(jnp.minimum(table[0] - log_snr, 0))",
-            "below = t[1] * jnp.exp(jnp.minimum(log_snr - table[0], 0))",
-        ),
-        ("stride = (size - 1) / (count - 1)", "stride = size / count"),
-        ("jnp.where(clean, small * large, large))", "jnp.where(clean, large, small * large))"),
     ),
+    *slips("schedule/level", "schedule", ("return 2 * (jnp.log", "return (jnp.log")),
+    *slips(
+        "schedule/interpolation",
+        "schedule",
+        ("exp(xp.minimum(table[0] - log_snr, 0))", "exp(xp.minimum(log_snr - table[0], 0))"),
+        ("xp.where(clean, small, large))", "xp.where(clean, large, small))"),
+    ),
+    *slips("schedule/spacing", "schedule", ("stride = (size - 1) / (count - 1)", "stride = size / count")),
     *slips(
         "forward",
         "forward reverse",
@@ -392,10 +393,15 @@ SLIPS = (
         only="diagnostics",
     ),
     *slips(
-        "schedule",
+        "schedule/tables",
         "grid",
         ("(s[-1] - s) / (s[-1] - s[0])", "(s[-1] - s)"),
         ("alpha[1] * (alpha[1:] - alpha[-1]) / (alpha[1]", "(alpha[1:] - alpha[-1]) / (alpha[1]"),
+    ),
+    *slips(
+        "schedule/interpolation",
+        "grid",
+        ("> 1.001 * SMALLEST", "> 0"),
         ("kind * small * (1 + small)", "kind * small"),
         ("(c[far] - c[0]) * (1 - c[0])", "(c[far] - c[0])"),
     ),

@@ -1,5 +1,6 @@
 """Grids: even in their variable, with the ends of the table, for every kind of schedule."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -49,6 +50,27 @@ def test_levels_between_those_of_a_table_are_of_its_kind(kind, name):
     }.get(name, levels.alpha**2 + levels.sigma**2)
     np.testing.assert_allclose(constant, 1, atol=1e-6)
     assert np.all(np.diff(levels.t) > 0)
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_pure_noise_stays_pure_noise(x64):
+    with jax.enable_x64(x64):
+        table = schedule.NoiseLevel(*(np.asarray(column, np.float64) for column in TABLES["flow"]))
+        assert [float(grid.log_snr(table, n).alpha[-1]) for n in (1, 5)] == [0, 0]
+        for log_snr in (-np.inf, jnp.float32(-np.inf)):
+            assert float(schedule.interpolate(table, log_snr).alpha) == 0
+        assert float(schedule.interpolate(table, np.inf).sigma) == 0
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_traced_level_off_the_grid_is_the_concrete_one(name):
+    log_snr = np.linspace(-9, 9, 7, dtype=np.float32)
+    traced = jax.jit(schedule.interpolate)(TABLES[name], log_snr)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6),
+        traced,
+        schedule.interpolate(TABLES[name], log_snr),
+    )
 
 
 def test_a_respaced_table_is_a_custom_grid():
