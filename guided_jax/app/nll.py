@@ -161,7 +161,7 @@ def measure(options: Nll, run: runs.Run, found: np.ndarray, labels: np.ndarray) 
     def denoiser_of(params: Any, label: Any, x_0: Any) -> Denoiser:
         low_res = images.shrink(x_0[None], run.low_res)[0] if run.low_res else None
         raw = run.model.null if options.unlabelled else run.raw(label)
-        return runs.make_denoiser(run, params, raw, low_res=low_res)
+        return runs.make_denoiser(run, params, run.model.condition(params, raw), low_res=low_res)
 
     one = {"bound": by_bound, "flow": by_flow}[options.by](options, run, denoiser_of)
     compiled = parallel.parallel_map(one, devices, in_axes=(None, 0, 0, 0))

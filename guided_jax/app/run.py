@@ -78,15 +78,15 @@ def from_params(model: Model, known: Facts, given: Mapping[str, Any], **fields: 
 
 
 def make_denoiser(
-    run: Run, params: Any, raw: Any, perturb: Any = None, low_res: Any = None, estimate: Any = None
+    run: Run, params: Any, condition: Any, perturb: Any = None, low_res: Any = None, estimate: Any = None
 ) -> denoiser.Denoiser:
-    """Return the denoiser that the run's model is for a raw condition; the other arguments as of `Run.variant`."""
+    """Return `model.denoiser` of the run's model; perturb, low_res, estimate: as of `Run.variant`."""
     own = run.model
     if perturb is not None or low_res is not None or estimate is not None:
         if run.variant is None:
             raise ValueError("this network has no variants, which a guidance by perturbed attention needs")
         own = own._replace(network=run.variant(perturb, low_res, estimate))
-    return model.denoiser(own, params, own.condition(params, raw))
+    return model.denoiser(own, params, condition)
 
 
 def source(run: Run, held_out: bool = False) -> data.Source:

@@ -25,7 +25,7 @@ def make_draw(run: runs.Run, request: Method, labelled: bool, diagnose: bool = F
     one. low_res: the picture that an upsampler starts from. labelled: whether the label counts for a guidance that needs
     none. With `diagnose` the function returns (image, observations).
     """
-    recipe, common = resolve(request, run), _common(run, request, labelled)
+    recipe, common = resolve(request, run), _common(run, request, labelled)._replace(observed=diagnose)
 
     def draw(params: Any, key: Any, label: Any, scale: Any, y: Any = None, low_res: Any = None) -> Any:
         key_noise, key_run, key_method = jax.random.split(key, 3)
