@@ -13,20 +13,27 @@ class Facts(NamedTuple):
     class_frequencies: tuple[float, ...]
     num_examples: int | None = None
     """None in runs that began before it was written down."""
+    class_names: tuple[str, ...] | None = None
+    """In the order of their numbers; None where the data has none, and in runs that began before they were written down."""
 
 
 def of_source(source: Any, frequencies: np.ndarray) -> Facts:
     """Return the facts of a data source, whose classes have these frequencies."""
     height, width, channels = (int(size) for size in source.image_shape)
     shares = tuple(float(share) for share in frequencies)
-    return Facts((height, width, channels), int(source.num_classes), shares, len(source))
+    return Facts((height, width, channels), int(source.num_classes), shares, len(source), source.class_names)
 
 
 def of_json(saved: dict[str, Any]) -> Facts:
     """Return the facts that config.json holds."""
     height, width, channels = saved["image_shape"]
-    frequencies = tuple(saved["class_frequencies"])
-    return Facts((height, width, channels), saved["num_classes"], frequencies, saved.get("num_examples"))
+    return Facts(
+        (height, width, channels),
+        saved["num_classes"],
+        tuple(saved["class_frequencies"]),
+        saved.get("num_examples"),
+        tuple(saved["class_names"]) if saved.get("class_names") else None,
+    )
 
 
 def zoom(facts: Facts) -> int:

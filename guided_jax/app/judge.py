@@ -13,6 +13,7 @@ Train the judge of a run: a classifier of clean pictures that measures samples a
   --channels N ...     width of each pair of convolutions (32 64 64)
   --seed N             of weights, order of the data and shifts (0)
   --devices N          how many (as many as divide the batch)
+  --data.dir DIR       folder of the run's data, if it was moved
 """
 
 import dataclasses
@@ -29,6 +30,7 @@ from guided_jax import data, parallel, training
 from guided_jax.app import cli, facts, limits
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
+from guided_jax.app.sample.request import DataDir
 from guided_jax.app.train import folder, job
 from guided_jax.app.train.held_out import Loss
 from guided_jax.metrics.judge import CHECKPOINTS, DESCRIPTION, describe
@@ -59,6 +61,8 @@ class Judging:
     """The seed of weights, order of the data and shifts."""
     devices: int | None = None
     """How many devices to use; if not given, the largest count that divides the batch."""
+    data_dir: DataDir = None
+    """The folder that holds the data of the run, if it was moved since the run was trained."""
 
 
 def shift(key: Any, x: Any) -> Any:
@@ -146,7 +150,8 @@ def _config(options: Judging, settings: schema.Data | None, source: data.Source)
     """Return what a checkpoint is saved with: a start with another rate or other data does not resume it."""
     known = facts.of_source(source, data.class_frequencies(source))
     named = {name: getattr(options, name) for name in ("learning_rate", "batch_size", "seed")}
-    return {**named, "data": {**(schema.to_dict(settings) if settings else {}), **known._asdict()}}
+    shown = {name: value for name, value in known._asdict().items() if name != "class_names"}  # as older judges have it
+    return {**named, "data": {**(schema.to_dict(settings) if settings else {}), **shown}}
 
 
 def main(args: Sequence[str]) -> None:
@@ -154,7 +159,7 @@ def main(args: Sequence[str]) -> None:
     options = cli.parse(Judging, "guided-jax judge", args, description=__doc__ or "")
     limits.check(options)
     parallel.use_cpu_devices()
-    out = train(options, runs.load(options.run))
+    out = train(options, runs.load(options.run, options.data_dir))
     accuracies = [row["held_out_accuracy"] for row in log.read(out / "metrics.jsonl") if "held_out_accuracy" in row]
     print(
         f"{out}: " + (f"right on {accuracies[-1]:.1%} of the held-out pictures" if accuracies else "no held-out data")

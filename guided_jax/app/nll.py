@@ -14,7 +14,7 @@ import tyro
 from guided_jax import data, grid, guidance, likelihood, parallel, progress, sampler, schedule
 from guided_jax.app import cli, limits, settings
 from guided_jax.app import run as runs
-from guided_jax.app.sample.request import HELD_OUT, NOT_RECORDED, TRAIN, Variance
+from guided_jax.app.sample.request import HELD_OUT, NOT_RECORDED, TRAIN, DataDir, Variance
 from guided_jax.app.sample.resolve import variance_of
 from guided_jax.denoiser import Denoiser
 from guided_jax.storage import images
@@ -36,6 +36,7 @@ chain with all its terms, or the density along its probability flow.
   --variance NAME      bound: small, large or learned; default: learned if there is one
   --probes INT         flow: random directions that estimate the divergence (default 1)
   --unlabelled         leave the pictures' labels out; needs a run with label dropout
+  --data.dir DIR       folder of the data of the run, if it was moved
   --out FOLDER         default: RUN/bits/ and what was computed
 """
 GREY = np.log2(127.5)  # a grey value is 1 / 127.5 wide in [-1, 1]
@@ -73,6 +74,8 @@ class Nll:
     """Replace the bits.json and terms.npz of another request."""
     devices: int | None = None
     """How many devices to use. Default: the largest count that divides the batch."""
+    data_dir: DataDir = None
+    """The folder that holds the data of the run, if it was moved since the run was trained."""
 
 
 def check(options: Nll, run: runs.Run) -> None:
@@ -92,6 +95,8 @@ def check_readers(options: Nll) -> None:
     for name in ignored:
         if getattr(options, name) != getattr(Nll(options.run), name):
             raise ValueError(f"--{name} has no effect with --by {options.by}; leave it out")
+    if options.data_dir is not None and options.pictures not in (HELD_OUT, TRAIN):
+        raise ValueError("--data.dir has no effect with pictures in a file; leave it out")
     if options.by == "flow" and not (options.steps or "1").isdecimal():
         raise ValueError(f"--steps is {options.steps}; with --by flow give a number of steps, such as 50")
 
@@ -211,7 +216,7 @@ def main(args: Sequence[str]) -> None:
     """Read pictures, compute their bits, write bits.json and terms.npz, and print the mean."""
     options = cli.parse(Nll, "guided-jax nll", args, description=PAGE)
     parallel.use_cpu_devices()
-    run = runs.load(options.run)
+    run = runs.load(options.run, options.data_dir)
     check(options, run)
     found, labels = pictures_of(options, run)
     out = destination(options)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from guided_jax import data, denoiser, model
-from guided_jax.app import best_checkpoint, facts, pixel_model, settings
+from guided_jax.app import best_checkpoint, facts, own_data, pixel_model, settings
 from guided_jax.app.facts import Facts
 from guided_jax.model import Model
 from guided_jax.storage import checkpoint, compare
@@ -164,18 +164,23 @@ def _check_data(directory: Path, saved: dict[str, Any], known: Facts) -> None:
     """Raise ValueError when examples came or went since the run began: the position in the data would be another."""
     unknown = [name for name in Facts._fields if saved.get(name) is None]
     if compare.differences(saved, known._asdict(), unknown):
-        named = compare.differences(saved, known._asdict(), [*unknown, "class_frequencies"])
+        named = compare.differences(saved, known._asdict(), [*unknown, "class_frequencies", "class_names"])
         what = "; ".join(named) or "as many examples, of other classes"
         raise ValueError(f"the data is not what {directory} began with ({what}); restore it, or give another --out")
 
 
-def load(directory: Path) -> Run:
-    """Return the run that a directory holds; ValueError when it holds none."""
+def load(directory: Path, data_dir: Path | None = None) -> Run:
+    """Return the run that a directory holds; ValueError when it holds none.
+
+    data_dir: the folder that holds the data of the run, where that was moved since it was trained.
+    """
     path = directory / "config.json"
     if not path.is_file():
         raise ValueError(f"{directory} is not a run: it has no config.json; train one with 'guided-jax train digits'")
     found = _read(path)
-    return assemble(settings.from_dict(found["experiment"]), facts.of_json(found["facts"]), directory)
+    experiment, known = settings.from_dict(found["experiment"]), facts.of_json(found["facts"])
+    read = own_data.make_reader(experiment.data, known, directory, data_dir)
+    return assemble(experiment, known, directory)._replace(source=read)
 
 
 def params(directory: Path | None, part: str, sharding: Any = None, which: Which = "last") -> Any:

@@ -3,7 +3,7 @@
 from guided_jax.app import limits
 from guided_jax.app import run as runs
 from guided_jax.app.sample import guidances, inverse, samplers
-from guided_jax.app.sample.request import Method, Sampling, flatten, option
+from guided_jax.app.sample.request import Measurement, Method, Sampling, flatten, option
 from guided_jax.app.sample.resolve import variance_of
 
 
@@ -35,7 +35,7 @@ def check_readers(options: Sampling) -> None:
 def _chosen(method: Method) -> set[str]:
     """Return all that may read an option, in the words of `_readers`."""
     first, rest = guidances.parse(method.guidance)
-    chosen = {
+    chosen: set[str] = {
         f"--guidance {first}",
         f"--sampler {samplers.name_of(method)}",
         f"--grid {samplers.grid_name(method)}",
@@ -43,15 +43,23 @@ def _chosen(method: Method) -> set[str]:
     }
     if guidances.shifts_mean(method):
         chosen.add("--guidance classifier --sampler ddpm")
-    measured = "measurement" in guidances.row_of(method).needs
-    return chosen | ({f"--operator {method.measurement.operator}"} if measured else set())
+    if "measurement" in guidances.row_of(method).needs:
+        chosen |= {f"--operator {method.measurement.operator}"}
+        chosen |= {f"--measure {name}" for name in method.measurement.measure}
+    if method.image:
+        chosen |= {"--image", *(f"--image {name}" for name in method.image)}
+    return chosen
 
 
 def _readers() -> dict[str, list[str]]:
     """Return option -> what reads it, for all options that only some methods read."""
     rows = (
         {f"--guidance {name}": row.reads for name, row in guidances.GUIDANCES.items()}
-        | {"--sweep": ("sweep_seeds", "reference", "judge", "inception")}
+        | {
+            "--sweep": ("sweep_seeds", "reference", "judge", "inception", "data_dir"),
+            **dict.fromkeys(("--measure held-out", "--image held-out"), ("data_dir",)),
+            "--image": ("strength",),
+        }
         | guidances.READERS
         | samplers.readers()
     )
@@ -89,7 +97,8 @@ def _check_sweep(options: Sampling) -> None:
 
 def _check_labels(options: Sampling, run: runs.Run) -> None:
     method, row, classes = options.method, guidances.row_of(options.method), run.facts.num_classes
-    wrong = [label for label in (*(options.labels or ()), *method.any_of, *method.also) if not 0 <= label < classes]
+    given = (*(options.labels or ()), *method.any_of, *method.also)
+    wrong = [label for label in given if label not in range(classes)]
     if wrong:
         raise ValueError(f"label {wrong[0]} is out of range; the run has the classes 0 to {classes - 1}")
     if "null" in row.needs and run.model.null is None:
@@ -119,7 +128,7 @@ def _check_needs(options: Sampling, run: runs.Run) -> None:
         raise ValueError(
             f"--also has {len(method.also)} labels and --also-scale {len(method.also_scale)}; give as many"
         )
-    if "negative" in needs and not 0 <= (-1 if method.negative is None else method.negative) < classes:
+    if "negative" in needs and method.negative not in range(classes):
         raise ValueError(f"--negative is {method.negative}; name a class from 0 to {classes - 1} to go away from")
     if "measurement" in needs:
         _check_measurement(method, run)
@@ -133,6 +142,8 @@ def _check_measurement(method: Method, run: runs.Run) -> None:
         raise ValueError(f"{method.guidance} needs a measurement; name true pictures with --measure held-out or FILE")
     if "repeats" in guidances.row_of(method).reads and method.measurement.operator != "mask":
         raise ValueError(f"repaint fills holes only; use pigdm or dps for --operator {method.measurement.operator}")
+    if method.measurement.mask and method.measurement.hole != Measurement().hole:
+        raise ValueError("--mask stands in the place of --hole; give one of the two")
     if run.model.shape != run.facts.image_shape:
         raise ValueError(f"{method.guidance} measures pixels, and this model works on x of {run.model.shape}")
     inverse.make_operator(method.measurement, run.facts.image_shape)

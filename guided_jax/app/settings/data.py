@@ -55,3 +55,21 @@ class Data:
         picture = self.image_size, crop, CHANNELS[self.channels]
         with translated(OPTIONS):
             return data.load(self.name, split, self.dir, *picture, self.labelled, self.corrupt, self.background)
+
+    @property
+    def place(self) -> Path | None:
+        """Return the folder or file that holds the data; None for a set of TensorFlow Datasets and the digits."""
+        kind, _, place = self.name.partition(":")
+        return None if kind == "tfds" or not place else ((self.dir or Path()) / Path(place).expanduser()).absolute()
+
+    def moved(self, folder: Path) -> "Data":
+        """Return the same data where it lies now: by its own name in that folder, or the folder or file itself.
+
+        The name is the last part of an absolute path, or the whole of a relative one.
+        """
+        if self.place is None:
+            return dataclasses.replace(self, dir=folder)
+        kind, _, place = self.name.partition(":")
+        folder, name = folder.expanduser().absolute(), Path(place).expanduser()
+        inside = folder / (name.name if name.is_absolute() else name)
+        return dataclasses.replace(self, name=f"{kind}:{inside if inside.exists() else folder}")

@@ -17,7 +17,8 @@ from guided_jax.app import cli, judge
 from guided_jax.app import run as runs
 from guided_jax.app.sample import checks, guidances, samplers
 from guided_jax.app.sample import command as sample
-from guided_jax.app.sample.request import HELD_OUT, NOT_RECORDED, TRAIN, Sampling, flatten, option, recorded
+from guided_jax.app.sample.labels import resolve_labels
+from guided_jax.app.sample.request import HELD_OUT, NOT_RECORDED, TRAIN, Label, Sampling, flatten, option, recorded
 from guided_jax.app.sweep import curves, page, scales
 from guided_jax.metrics import evaluation, feature_space, sets
 from guided_jax.metrics.judge import is_trained
@@ -59,7 +60,8 @@ def sweep(options: Sampling) -> None:
     options = dataclasses.replace(options, sweep=dataclasses.replace(options.sweep, sweep=words))
     scales.parse(words)
     parallel.use_cpu_devices()
-    run = runs.load(options.run)
+    run = runs.load(options.run, options.data_dir)
+    options = resolve_labels(options, run.facts)
     checks.check(options, run)
     sweep_run(options, run)
 
@@ -104,7 +106,7 @@ def sweep_run(options: Sampling, run: runs.Run) -> Path:
     return out
 
 
-def labels_of(options: Sampling, run: runs.Run) -> tuple[int, ...] | None:
+def labels_of(options: Sampling, run: runs.Run) -> tuple[Label, ...] | None:
     """Return the given classes, or, where the guidance uses a label, those of the data in the data's proportions.
 
     In turn and not at random: how often a class comes by chance would hide what the scale does.
