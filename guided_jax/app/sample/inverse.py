@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from guided_jax import data, operators, sampler
+from guided_jax.app import preview
 from guided_jax.app import run as runs
+from guided_jax.app.facts import Facts
 from guided_jax.app.sample.request import HELD_OUT, Measurement
-from guided_jax.data import pictures
+from guided_jax.data import arrays, pictures
 from guided_jax.storage import images
 
 Shape = tuple[int, int, int]
@@ -28,7 +30,10 @@ def observed(hole: str, shape: Shape) -> jax.Array:
         "bottom": (height - height // 2, height, 0, width),
         "centre": (height // 4, height - height // 4, width // 4, width - width // 4),
     }
-    box = re.fullmatch(r"(\d+):(\d+),(\d+):(\d+)", hole)
+    if width == 1:  # a signal, which is shown from left to right
+        named |= {"left": named["top"], "right": named["bottom"]}
+    rows = re.fullmatch(r"\d+:\d+", hole)
+    box = re.fullmatch(r"(\d+):(\d+),(\d+):(\d+)", f"{hole},0:{width}" if rows else hole)
     top, bottom, left, right = named.get(hole) or (map(int, box.groups()) if box else (0, 0, 0, 0))
     if not (top < bottom <= height and left < right <= width):
         raise ValueError(f"--hole is {hole!r}; give {', '.join(named)}, or rows and columns within {height}x{width}")
@@ -72,7 +77,7 @@ def _true_pictures(names: tuple[str, ...], run: runs.Run) -> Rows:
     if names == (HELD_OUT,):
         source = runs.source(run, held_out=True)
         return lambda indices: source.read(indices % len(source))["image"]
-    found = [picture for name in names for picture in _read(Path(name), run.facts.image_shape[-1])]
+    found = [picture for name in names for picture in _read(Path(name), run.facts)]
     wrong = next((picture.shape for picture in found if picture.shape != run.facts.image_shape), None)
     if wrong or not found:
         raise ValueError(f"--measure has pictures of {wrong or 'none'}, the run draws {run.facts.image_shape}")
@@ -80,18 +85,22 @@ def _true_pictures(names: tuple[str, ...], run: runs.Run) -> Rows:
     return lambda indices: stacked[indices % len(stacked)]
 
 
-def _read(path: Path, channels: int) -> list[np.ndarray]:
+def _read(path: Path, known: Facts) -> list[np.ndarray]:
+    if known.kind != "pictures":
+        found, _ = arrays.read_npz(path, signals=known.kind == "signals")
+        assert found is not None
+        return list(found)
     if path.suffix == ".npz":
         return list(images.load_npz(path)[0])
     try:
-        return [pictures.with_channels(pictures.decode(path.read_bytes(), str(path)), channels)]
+        return [pictures.with_channels(pictures.decode(path.read_bytes(), str(path)), known.image_shape[-1])]
     except OSError as error:
         raise OSError(f"cannot read {path}: {error.strerror or error}") from error
     except pictures.Unreadable:
         raise ValueError(f"--measure {path} is neither an npz file nor a picture that can be read") from None
 
 
-def picture(y: np.ndarray, shape: Shape) -> np.ndarray:
-    """Return measurements as pictures of the size of the samples: uint8, grey where nothing is observed."""
-    times = shape[0] // y.shape[1]
-    return images.to_uint8(y).repeat(times, 1).repeat(times, 2)
+def picture(y: np.ndarray, known: Facts) -> np.ndarray:
+    """Return measurements of the size of the samples, as `preview.stored` returns those; grey where nothing is observed."""
+    times = known.image_shape[0] // y.shape[1]
+    return preview.stored(y.repeat(times, 1).repeat(times, 2), known)

@@ -43,7 +43,7 @@ class Parts(NamedTuple):
     def _denoiser(self, raw: Any, perturb: Any = None) -> Denoiser:
         estimate = self.estimate if self.run.self_conditioning else None
         made = runs.make_denoiser(self.run, self.params["diffusion"], raw, perturb, self.low_res, estimate)
-        return guidance.clip(made) if self.clips_inside else made
+        return guidance.clip(made, -self.run.bound, self.run.bound) if self.clips_inside else made
 
     @property
     def conditional(self) -> Denoiser:

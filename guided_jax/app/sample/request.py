@@ -26,7 +26,8 @@ class Measurement:
     operator: Literal["mask", "super-resolution", "blur"] = "mask"
     """What is observed of them: all but --hole, means over --factor pixels, or a blur of --blur-std."""
     hole: str = "right"
-    """mask: what is hidden: the left, right, top or bottom half, the centre, or rows and columns such as 2:6,0:4."""
+    """mask: what is hidden: the left, right, top or bottom half, the centre, rows and columns such as 2:6,0:4, or rows
+    such as 2:6, which of signals are samples."""
     factor: int = 2
     """super-resolution: the pixels a side that are averaged into one."""
     blur_std: float = 1.0
