@@ -17,9 +17,9 @@ def stored(x: np.ndarray, known: Facts, finite: np.ndarray | None = None) -> np.
     """
     if known.kind != "pictures":
         return np.asarray(x, np.float32).reshape(len(x), *known.stored_shape)
-    if finite is not None:
-        x = np.where(finite.reshape(-1, *(1,) * (x.ndim - 1)), x, -1.0)
-    return images.to_uint8(x, allow_non_finite=finite is None)
+    if finite is None:
+        return images.to_uint8(x, allow_non_finite=True)
+    return images.to_uint8(np.where(finite.reshape(-1, *(1,) * (x.ndim - 1)), x, -1.0))
 
 
 def save_grid(path: Path, samples: np.ndarray, known: Facts, columns: int) -> None:
