@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from guided_jax import data, grid, guidance, likelihood, parallel, progress, sampler, schedule
-from guided_jax.app import cli, limits, settings
+from guided_jax.app import cli, facts, limits, settings
 from guided_jax.app import run as runs
 from guided_jax.app.sample.request import HELD_OUT, NOT_RECORDED, TRAIN, DataDir, Variance
 from guided_jax.app.sample.resolve import variance_of
@@ -84,6 +84,7 @@ def check(options: Nll, run: runs.Run) -> None:
     variance_of(run, options.variance)
     if options.unlabelled and run.model.null is None:
         raise ValueError("--unlabelled needs a run with label dropout; leave it out")
+    facts.check_pictures(run.facts, "guided-jax nll")
     if run.model.shape != run.facts.image_shape:
         raise ValueError(f"nll is of pixels, and this model works on x of {run.model.shape}")
     check_readers(options)

@@ -3,10 +3,11 @@
 A run directory holds config.json, and for each network its checkpoints, metrics and curves. It alone is enough to sample.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +19,7 @@ from guided_jax.storage import checkpoint, compare
 from guided_jax.storage.files import replacing, writable_directory
 
 Which = Literal["last", "best"]  # of the checkpoints of a network
+PARTS = ("diffusion", "classifier")  # the networks of a run that is trained here
 
 
 def _same(value: Any) -> Any:
@@ -32,7 +34,7 @@ class Run(NamedTuple):
         are none.
     raw: label -> the raw condition that it numbers, which `model.condition` takes; for classes the label itself.
     conditional: whether the network takes a condition.
-    bounded: whether x_0 lies in [-1, 1], and predictions of it are clipped there.
+    bounded: whether x_0 lies in [-bound, bound], and predictions of it are clipped there.
     classifier: (params, x_t, level) -> logits of a classifier of noisy examples, if there is one.
     variant: (perturb, low_res, estimate) -> a network in the place of `model.network`: with another attention, an
         upsampler of that picture, told that estimate; None for a network that has no variants.
@@ -50,6 +52,7 @@ class Run(NamedTuple):
     raw: Callable[[Any], Any] = _same
     conditional: bool = True
     bounded: bool = True
+    bound: float = 1.0
     classifier: Callable[..., Any] | None = None
     variant: Callable[..., Any] | None = None
     low_res: int | None = None
@@ -107,6 +110,7 @@ def assemble(experiment: settings.Experiment, known: Facts, directory: Path | No
         conditional=diffusion.conditional,
         classifier=pixel_model.make_logits(networks.classifier),
         variant=functools.partial(pixel_model.make_network, diffusion, networks.unet),
+        bound=known.bound or 1.0,
         low_res=diffusion.low_res,
         self_conditioning=diffusion.self_conditioning,
         prepare=functools.partial(pixel_model.prepare, experiment, known, networks),
@@ -127,7 +131,8 @@ def adopt(experiment: settings.Experiment) -> settings.Experiment:
         raise ValueError(f"--diffusion.from {source} is for training a classifier alone; add --diffusion.num-steps 0")
     other = load(source).experiment
     params(source, "diffusion")
-    diffusion = dataclasses.replace(other.diffusion, num_steps=0, from_run=source.absolute())
+    own = {"num_steps": 0, "from_run": source.absolute(), "init_from": None}
+    diffusion = dataclasses.replace(other.diffusion, **own)
     return dataclasses.replace(experiment, schedule=other.schedule, diffusion=diffusion)
 
 
@@ -196,8 +201,22 @@ def params(directory: Path | None, part: str, sharding: Any = None, which: Which
     if which == "best" and step is None and checkpoint.latest(directory / part / "checkpoints") is not None:
         metric = _settings(directory, part).keep_best_by
         raise ValueError(f"{directory} has no {part} checkpoint with {metric}; leave out --checkpoint best")
-    try:
+    with _trained(directory, part):
         return checkpoint.load_params(directory / part / "checkpoints", "ema", step, sharding)
+
+
+def param_shapes(directory: Path, part: str) -> Any:
+    """Return the shapes of what `params` reads from the last checkpoint, without reading it."""
+    directory = _home(directory, part)
+    with _trained(directory, part):
+        return checkpoint.param_shapes(directory / part / "checkpoints")
+
+
+@contextlib.contextmanager
+def _trained(directory: Path, part: str) -> Iterator[None]:
+    """Raise ValueError when the network has no checkpoint."""
+    try:
+        yield
     except FileNotFoundError:
         raise ValueError(
             f"{directory} has no trained {part} network; train it with --{part}.num-steps above 0"
@@ -206,7 +225,7 @@ def params(directory: Path | None, part: str, sharding: Any = None, which: Which
 
 def trained(directory: Path | None, which: Which) -> dict[str, int | None]:
     """Return how far each network was trained; None for one that there is not."""
-    return {part: step_of(directory, part, which) for part in ("diffusion", "classifier")} if directory else {}
+    return {part: step_of(directory, part, which) for part in PARTS} if directory else {}
 
 
 def step_of(directory: Path, part: str, which: Which) -> int | None:

@@ -1,13 +1,16 @@
 """`convert.py`: OpenAI's weights become a run, and sampling it is what its own loops recorded."""
 
+import dataclasses
 import json
 import pathlib
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from guided_jax import schedule
 from guided_jax.app import cli, convert, published
@@ -15,6 +18,7 @@ from guided_jax.app import run as runs
 from guided_jax.app.sample import checks, draw
 from guided_jax.app.sample import command as sample
 from guided_jax.app.sample.request import Method
+from guided_jax.app.train import init_from, networks
 from guided_jax.pretrained import adm
 from guided_jax.storage import images
 from tests.reverse.test_reverse import close, nhwc
@@ -153,3 +157,15 @@ def test_wrong_use_is_one_sentence(change, words, files, tmp_path, capsys):
     assert len(said.strip().splitlines()) == 1
     assert re.search(words, said)
     assert not (tmp_path / "run").exists()
+
+
+def test_training_starts_from_published_weights(converted):
+    """Fine-tuning for classifier-free guidance: a null label joins their classes, all else is theirs."""
+    run = runs.load(converted)
+    settings = dataclasses.replace(run.experiment.diffusion, num_steps=1, label_dropout=0.1, init_from=converted)
+    run = runs.assemble(dataclasses.replace(run.experiment, diffusion=settings), run.facts)
+    assert init_from.check(run, "diffusion", converted / "new").endswith("step 1; new: the null label")
+    given, theirs = init_from.load(run, "diffusion"), runs.params(converted, "diffusion")
+    chex.assert_trees_all_equal(given, traverse_util.flatten_dict(theirs, sep="/"))
+    shapes = jax.eval_shape(lambda: networks.init_state(run, "diffusion", given).params)
+    assert shapes["params"]["label_emb"]["embedding"].shape[0] == run.facts.num_classes + 1

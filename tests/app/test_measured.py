@@ -87,7 +87,7 @@ def test_noise_is_of_the_index_and_never_in_the_hole(files):
 
 def test_what_was_seen_is_shown_at_the_size_of_the_pictures(files):
     seen = look(files, operator="super-resolution")(np.arange(3))
-    shown = inverse.picture(seen, (4, 6, 1))
+    shown = inverse.picture(seen, facts.Facts((4, 6, 1), 1, (1.0,)))
     means = RANDOM.reshape(3, 2, 2, 3, 2, 1).mean((2, 4)).repeat(2, 1).repeat(2, 2)
     np.testing.assert_allclose(shown, means, atol=1)
 

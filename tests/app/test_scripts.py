@@ -295,6 +295,10 @@ WRONG_TRAINING = {
     "no split 'validation'": ["digits", "--data.split", "validation"],
     "add --diffusion.num-steps 0": ["digits", "--diffusion.from", "somewhere"],
     "somewhere is not a run": ["digits", "--diffusion.from", "somewhere", "--diffusion.num-steps", "0"],
+    "elsewhere is not a run": ["digits", "--diffusion.init-from", "elsewhere"],
+    "nowhere has no effect with --classifier.num-steps 0": [
+        *("digits", "--classifier.init-from", "/nowhere", "--classifier.num-steps", "0")
+    ],
     "'folder'": ["digits", "--data.name", "folder"],
     "nowhere": ["digits", "--data.name", "folder:nowhere"],
     "nowhere.npz": ["digits", "--data.name", "npz:nowhere.npz"],

@@ -1,5 +1,6 @@
 """What `guided-jax sample --diagnose` writes: a few numbers of each sample at each step, and their curves."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,10 @@ def observer(parts: Parts, request: Method, judged: bool) -> guidance.observe.Ob
     The guidance is counted from the unguided model, clipped as the guided one is: what a clip does to both is no guidance.
     Of algorithm 1, which guides the step, the same gradient is shown as algorithm 2 would use it.
     """
-    clip = guidance.clip if request.clip and parts.run.bounded else lambda denoise: denoise
-    observers = [guidance.observe.clipped()]
+    low, high = -parts.run.bound, parts.run.bound
+    clips = request.clip and parts.run.bounded
+    clip = functools.partial(guidance.clip, low=low, high=high) if clips else lambda denoise: denoise
+    observers = [guidance.observe.clipped(low, high)]
     if guidances.row_of(request).step is None:
         observers.append(guidance.observe.guidance(clip(parts.base)))
     if judged:

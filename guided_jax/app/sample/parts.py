@@ -63,7 +63,7 @@ class Parts(NamedTuple):
     def _of_condition(self, condition: Any, perturb: Any = None) -> Denoiser:
         estimate = self.estimate if self.run.self_conditioning else None
         made = runs.make_denoiser(self.run, self.params["diffusion"], condition, perturb, self.low_res, estimate)
-        return guidance.clip(made) if self.clips_inside else made
+        return guidance.clip(made, -self.run.bound, self.run.bound) if self.clips_inside else made
 
     def paired(self, guide: Callable[["Parts"], Denoiser]) -> Denoiser:
         """guide(self), with one program of the network for `conditional` and `unconditional`: half the time to compile.

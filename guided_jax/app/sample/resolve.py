@@ -1,6 +1,7 @@
 """From a request, which is words and numbers, to a recipe, which is functions: resolved once, before anything is drawn."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -39,7 +40,9 @@ def resolve(request: Method, run: runs.Run) -> Recipe:
         # not quite 0 there, shifts x_0 by thousands, and a few steps of ddim never come back from that.
         if not clips or clips_inside:
             return guided
-        clip = guidance.dynamic_threshold if guidances.is_dynamic(request) else guidance.clip
+        clip = functools.partial(guidance.clip, low=-run.bound, high=run.bound)
+        if guidances.is_dynamic(request):
+            clip = functools.partial(guidance.dynamic_threshold, limit=run.bound)
         return stateful.lift(clip, guided) if isinstance(guided, stateful.Stateful) else clip(guided)
 
     def step(parts: Parts) -> reverse.ReverseStep:
