@@ -33,6 +33,7 @@ from guided_jax.app import settings as schema
 from guided_jax.app.sample.request import DataDir
 from guided_jax.app.train import folder, job
 from guided_jax.app.train.held_out import Loss
+from guided_jax.data.splits import MissingSplit
 from guided_jax.metrics.judge import CHECKPOINTS, DESCRIPTION, describe
 from guided_jax.models.judge import Judge
 from guided_jax.storage import log
@@ -87,10 +88,10 @@ def make_loss(network: Judge, augment: bool = True) -> Loss:
 
 
 def pictures_held_out(run: runs.Run) -> data.Source | None:
-    """Return the run's held-out data, None where there is none."""
+    """Return the run's held-out data, None where there is none; data that cannot be read is an error."""
     try:
-        return runs.source(run, held_out=True)
-    except ValueError:
+        return None if run.source is None else runs.source(run, held_out=True)
+    except MissingSplit:
         return None
 
 

@@ -14,11 +14,12 @@ import tyro
 from guided_jax import data, grid, guidance, likelihood, parallel, progress, sampler, schedule
 from guided_jax.app import cli, facts, limits, settings
 from guided_jax.app import run as runs
+from guided_jax.app.results import check_free
 from guided_jax.app.sample.request import HELD_OUT, NOT_RECORDED, TRAIN, DataDir, Variance
 from guided_jax.app.sample.resolve import variance_of
 from guided_jax.denoiser import Denoiser
 from guided_jax.storage import images
-from guided_jax.storage.files import answers, replacing, writable_directory
+from guided_jax.storage.files import replacing, writable_directory
 
 PAGE = """
 usage: guided-jax nll RUN [OPTIONS]
@@ -196,8 +197,7 @@ def destination(options: Nll) -> Path:
     default = options.run / "bits" / f"{options.by}-{options.steps or 'all'}-{Path(options.pictures).stem}"
     out = writable_directory(options.out or default)
     made = out / "bits.json"
-    if made.exists() and not options.overwrite and not answers(made, recorded(options)):
-        raise ValueError(f"{out} holds the bits of something else; give another --out, or --overwrite")
+    check_free([made], made, recorded(options), options.overwrite)
     return out
 
 

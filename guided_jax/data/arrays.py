@@ -6,7 +6,6 @@ Nothing is unpickled. A file is refused as a whole, in one sentence that names i
 import dataclasses
 import gzip
 import math
-import zipfile
 import zlib
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from guided_jax.data.source import Examples, checked
 from guided_jax.data.splits import divide, missing_split
+from guided_jax.storage import npz
 
 # No compressed byte of a gzip file stands for more than about so many: a header that promises more lies.
 DEFLATE_RATIO = 1032
@@ -114,18 +114,14 @@ def _as_images(image: np.ndarray, name: str) -> np.ndarray:
 
 
 def _npz_arrays(path, images):
-    try:
-        with path.open("rb") as raw:
-            if not zipfile.is_zipfile(raw):
-                raise ValueError("it is no zip archive, or cut short")
-        with np.load(path, allow_pickle=False) as file:
-            keys = ("images", "labels") if "images" in file else ("arr_0", "arr_1")
-            return keys, file[keys[0]] if images else None, file.get(keys[1])
-    except OSError as error:
-        raise OSError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # arbitrary bytes, read as an archive of headers and arrays
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{path} is no .npz file with images under arr_0 or images ({reason})") from error
+    """Return (names of images and labels, the images unless they are not wanted, the labels or None)."""
+    with npz.open_npz(path) as file:
+        found = file.files
+        names = ("images", "labels") if "images" in found else ("arr_0", "arr_1")
+        image, label = (file[name] if name in found else None for name in (names if images else ("", names[1])))
+    if images and image is None:
+        raise ValueError(f"{path} has no images under arr_0 or images; it has {', '.join(found) or 'no arrays'}")
+    return names, image, label
 
 
 def _idx_file(path, name, needed=True):

@@ -43,6 +43,20 @@ def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
     return jax.device_put(tree, device_sharding(devices))
 
 
+def first_copy(tree: PyTree) -> PyTree:
+    """Return a placed tree on the first device of this process alone, without a copy; a divided one stays as it is.
+
+    What is then computed from it by `jax.jit` is computed once, and not in full on every device that has a copy. The
+    memory is that of the tree, which a step that donates it destroys.
+    """
+    leaves = jax.tree.leaves(tree)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree) if all(map(_is_whole, leaves)) else tree
+
+
+def _is_whole(leaf):
+    return leaf.is_fully_replicated
+
+
 def shard(tree: PyTree, count: int) -> PyTree:
     """Split the leading axis of every leaf, in order: (B, ...) to (count, B / count, ...); ValueError if it cannot."""
 

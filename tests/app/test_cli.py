@@ -115,6 +115,15 @@ def test_the_cache_keeps_what_was_used_last(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2-cache", "3-cache", "other"]
 
 
+def test_two_commands_may_trim_at_once(tmp_path, monkeypatch):
+    """A file that the other one deleted meanwhile is no reason to compile without the cache."""
+    (tmp_path / "1-cache").symlink_to(tmp_path / "gone")  # listed, and not there
+    (tmp_path / "2-cache").write_bytes(bytes(10))
+    monkeypatch.setattr(compilation_cache, "MAX_BYTES", 5)
+    compilation_cache.prepare(tmp_path)
+    assert not (tmp_path / "2-cache").exists()
+
+
 def test_every_command_takes_the_option():
     take = compilation_cache.take_option
     assert take(["run", "--compilation-cache", "off", "--scale", "3"]) == ("off", ["run", "--scale", "3"])

@@ -8,9 +8,10 @@ import pytest
 from guided_jax import model, schedule
 from guided_jax.app import facts
 from guided_jax.app import run as runs
-from guided_jax.app.sample import guidances, inverse
+from guided_jax.app.sample import diagnostics, guidances, inverse
 from guided_jax.app.sample.parts import Parts
 from guided_jax.app.sample.request import Measurement, Method
+from guided_jax.app.sample.resolve import resolve
 from guided_jax.storage import images
 
 RANDOM = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 1), dtype=np.uint8)
@@ -129,6 +130,21 @@ def test_one_program_of_the_network_serves_both_conditions(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, separate)
     calls = [str(jax.make_jaxpr(lambda p, y, o=o: guided(p, y, o))(weights, 2)).count("tanh") for o in (False, True)]
     assert calls == ([2, 3] if also else [1, 2])
+
+
+@pytest.mark.parametrize("scale", [0.0, 2.0])
+def test_diagnostics_of_a_threshold_count_no_guidance_where_there_is_none(scale):
+    """What +dynamic does to both models is no guidance; at scale 0 both are the unguided one."""
+    network = lambda params, x, t, label: jnp.array([9.0, -3.0]) * (1 + label)  # noqa: E731
+    table = schedule.cosine(10)
+    own = model.Model(network, table, "x_0", shape=(2,), null=1)
+    run = runs.from_params(own, RUN.facts, {"diffusion": {}})
+    request = Method("classifier-free+dynamic", steps="3")
+    recipe, parts = resolve(request, run), Parts(run, request, {"diffusion": {}}, 0, scale)
+    level, x = schedule.at(table, 5), jnp.ones(2)
+    observe = diagnostics.observer(parts, request, False, recipe.clip)
+    seen = observe(x, recipe.guide(parts)(x, level), level)
+    assert (float(seen["guidance"]) == 0) == (scale == 0)
 
 
 def run_prediction(run, label, level):

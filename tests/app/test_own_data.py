@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from guided_jax.app import judge, nll
+from guided_jax.app import judge, nll, own_data
 from guided_jax.app import run as runs
+from guided_jax.app.facts import Facts
 from guided_jax.app.sample import command as sample
-from guided_jax.app.settings import Data
+from guided_jax.app.settings import NO_DATA, Data
 from guided_jax.app.sweep import command as sweep
 from guided_jax.storage import images
 from tests.scripts import run_script
@@ -95,3 +96,34 @@ def test_where_the_data_lies_is_no_part_of_a_request(run):
     options = sample.Sampling(run)
     assert sample.request(options) == sample.request(sample.Sampling(run, data_dir=run))
     assert "data_dir" not in nll.recorded(nll.Nll(run, data_dir=run))
+
+
+def test_other_pictures_in_the_place_of_the_data_are_refused_too(tmp_path):
+    images.save_npz(tmp_path / "data.npz", PICTURES[:, :4], LABELS)
+    read = own_data.make_reader(Data(f"npz:{tmp_path / 'data.npz'}"), Facts((8, 8, 1), 10, (0.1,) * 10), tmp_path)
+    said = r"pictures of \(4, 8, 1\) in 10 classes, .* was trained on pictures of \(8, 8, 1\) in 10 classes; give"
+    with pytest.raises(ValueError, match=said):
+        read(True)
+
+
+def test_data_is_read_once(tmp_path, monkeypatch):
+    images.save_npz(tmp_path / "data.npz", PICTURES, LABELS)
+    read = own_data.make_reader(Data(f"npz:{tmp_path / 'data.npz'}"), Facts((8, 8, 1), 10, (0.1,) * 10), tmp_path)
+    first, other = read(True), read(False)
+    (tmp_path / "data.npz").unlink()
+    assert read(True) is first
+    assert read(False) is other
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape", "has_data"),
+    [
+        (Data(NO_DATA), (64, 64, 3), False),
+        (Data(), (64, 64, 3), False),  # as conversions of before wrote it
+        (Data(), (8, 8, 1), True),
+        (Data(image_size=64), (64, 64, 1), True),
+    ],
+)
+def test_a_converted_run_has_no_data(settings, shape, has_data, tmp_path):
+    read = own_data.make_reader(settings, Facts(shape, 1000, (0.001,) * 1000), tmp_path)
+    assert (read is not None) == has_data

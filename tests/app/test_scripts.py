@@ -388,6 +388,7 @@ WRONG_SAMPLING = {
     "label 11 is out of range": ["--guidance", "classifier", "--any-of", "3", "11"],
     "in the place of --labels": ["--guidance", "classifier", "--any-of", "3", "--labels", "5"],
     "--bad RUN": ["--guidance", "autoguidance"],
+    "nowhere is not a run": ["--guidance", "autoguidance", "--bad", "nowhere"],
     "--negative is None": ["--guidance", "negative"],
     "--negative is 10": ["--guidance", "negative", "--negative", "10"],
     "'euler'": ["--sampler", "euler"],
@@ -459,6 +460,37 @@ def test_a_classifier_alone_for_somebody_elses_diffusion_run(tiny, tmp_path, cap
     )
     draw = [tmp_path / "run", "--guidance", "classifier", "--steps", 3, "--num-samples", 2, "--out", tmp_path / "out"]
     assert run_script(sample.main, draw, capsys)[0] == 0
+
+
+def test_a_classifier_for_a_run_that_adopted_its_diffusion_model_itself(tiny, tmp_path, monkeypatch):
+    """The third run names the first, where the network is; runs of before named the second."""
+
+    def adopt(name, source):
+        settings = schema.Experiment(diffusion=schema.Diffusion(num_steps=0, from_run=source))
+        runs.create(tmp_path / name, runs.adopt(settings), runs.load(tiny).facts)
+        return runs.load(tmp_path / name).experiment.diffusion.from_run
+
+    with monkeypatch.context() as patch:  # whether it is there is seen without reading it
+        patch.setattr(runs.checkpoint, "load_params", lambda *_: pytest.fail("the parameters are read"))
+        assert adopt("second", tiny) == tiny
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_bytes((tiny / "config.json").read_bytes())
+    with pytest.raises(
+        ValueError, match=r"empty has no trained diffusion network; train it with --diffusion.num-steps"
+    ):
+        adopt("none", tmp_path / "empty")
+    assert adopt("third", tmp_path / "second") == tiny
+    config = json.loads((tmp_path / "third" / "config.json").read_text())
+    config["experiment"]["diffusion"]["from_run"] = str(tmp_path / "second")
+    (tmp_path / "third" / "config.json").write_text(json.dumps(config))
+    found = runs.params(tmp_path / "third", "diffusion")
+    jax.tree.map(np.testing.assert_array_equal, found, runs.params(tiny, "diffusion"))
+
+
+def test_the_first_of_several_processes_describes_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs.parallel, "primary", lambda: False)
+    runs.create(tmp_path, experiments.load("digits"), facts.Facts((8, 8, 1), 2, (0.5, 0.5), 100))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["digits", "--help"]])

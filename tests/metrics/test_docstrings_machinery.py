@@ -8,7 +8,7 @@ import pytest
 
 # module -> the functions whose example runs here
 EXAMPLES = {
-    "app.translate": ("translated",),
+    "app.translate": ("translate_errors",),
     "data": ("load",),
     "metrics.frechet": ("frechet_distance",),
     "metrics.kernel": ("kernel_distance",),
@@ -18,6 +18,7 @@ EXAMPLES = {
     "parallel.replicated": ("parallel_map",),
     "pretrained.adm.weights": ("load_unet",),
     "storage.images": ("grid", "to_uint8"),
+    "storage.npz": ("read",),
 }
 
 

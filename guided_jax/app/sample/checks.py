@@ -1,5 +1,7 @@
 """What can be wrong with a request, each in one sentence, before anything is loaded or computed."""
 
+import numpy as np
+
 from guided_jax.app import facts, limits
 from guided_jax.app import run as runs
 from guided_jax.app.sample import guidances, inverse, samplers
@@ -117,8 +119,8 @@ def _check_labels(options: Sampling, run: runs.Run) -> None:
 def _check_needs(options: Sampling, run: runs.Run) -> None:
     """Check what the guidance cannot do without."""
     method, needs, classes = options.method, guidances.row_of(options.method).needs, run.facts.num_classes
-    if "bad" in needs and method.bad is None:
-        raise ValueError("autoguidance needs a second model; name its run with --bad RUN")
+    if "bad" in needs:
+        _check_bad(run)
     if "classifier" in needs and run.classifier is None:
         raise ValueError("this model has no classifier of noisy examples; use another guidance")
     if "variant" in needs and run.variant is None:
@@ -136,6 +138,27 @@ def _check_needs(options: Sampling, run: runs.Run) -> None:
     if (run.low_res is None) != (options.base_samples is None):
         wanted = "leave out" if options.base_samples else "name low-resolution pictures by"
         raise ValueError(f"this run is {'no' if options.base_samples else 'an'} upsampler; {wanted} --base-samples")
+
+
+def _check_bad(run: runs.Run) -> None:
+    """Raise ValueError without a second model, and for one that does not denoise what the first one does."""
+    if run.bad is None:
+        raise ValueError("autoguidance needs a second model; name its run with --bad RUN")
+    mine, its = ((each.model.shape, each.low_res) for each in (run, run.bad))
+    if mine != its:
+        raise ValueError(
+            f"the run of --bad works on x of {_sizes(*its)}, and this one on {_sizes(*mine)}; give another"
+        )
+    classes, others = (each.facts.num_classes for each in (run, run.bad))
+    if run.bad.conditional and classes != others:
+        raise ValueError(f"the run of --bad has {others} classes, and this one {classes}; give another")
+    tables = zip(run.model.levels, run.bad.model.levels, strict=True)
+    if not all(np.array_equal(one, other) for one, other in tables):
+        raise ValueError("the run of --bad has other noise levels than this one; give one of the same --schedule")
+
+
+def _sizes(shape: tuple[int, ...], low_res: int | None) -> str:
+    return f"{shape}" + (f" from pictures of side {low_res}" if low_res else "")
 
 
 def _check_measurement(method: Method, run: runs.Run) -> None:

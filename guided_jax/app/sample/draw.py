@@ -29,7 +29,7 @@ def make_draw(run: runs.Run, request: Method, labelled: bool, diagnose: bool = F
 
     def draw(params: Any, key: Any, label: Any, scale: Any, pictures: Pictures = NONE) -> Any:
         key_noise, key_run, key_method = jax.random.split(key, 3)
-        parts = common._replace(params=prepare(run, common.bad, params), label=label, scale=scale, key=key_method)
+        parts = common._replace(params=prepare(run, params), label=label, scale=scale, key=key_method)
         parts = parts._replace(y=pictures.y, low_res=pictures.low_res, clips_inside=recipe.clips_inside)
         if pictures.observed is not None:
             parts = parts._replace(operator=operators.mask(pictures.observed))
@@ -56,14 +56,13 @@ def _common(run: runs.Run, request: Method, labelled: bool) -> Parts:
     """Return the parts that all examples share."""
     measured = "measurement" in guidances.row_of(request).needs
     operator = inverse.make_operator(request.measurement, run.facts.image_shape) if measured else None
-    bad = runs.load(request.bad) if request.bad else None
-    return Parts(run, request, {}, labelled=labelled, bad=bad, operator=operator)
+    return Parts(run, request, {}, labelled=labelled, operator=operator)
 
 
 def _guided(recipe: Recipe, parts: Parts) -> tuple[Any, reverse.ReverseStep]:
     """Return (denoiser, step), with the memory of a stateful guidance in the step."""
     denoise = recipe.guide(parts)
-    if parts.run.self_conditioning or (parts.bad is not None and parts.bad.self_conditioning):
+    if parts.run.self_conditioning or (parts.run.bad is not None and parts.run.bad.self_conditioning):
         denoise = guidance.self_conditioned(lambda estimate: recipe.guide(parts._replace(estimate=estimate)))
     step = recipe.step(parts)
     if isinstance(denoise, guidance.Stateful):
@@ -73,13 +72,13 @@ def _guided(recipe: Recipe, parts: Parts) -> tuple[Any, reverse.ReverseStep]:
 
 def _observer(recipe: Recipe, parts: Parts, request: Method) -> sampler.Observe:
     judged = "classifier" in parts.params and (parts.labelled or guidances.row_of(request).labelled)
-    return diagnostics.observer(parts, request, judged)
+    return diagnostics.observer(parts, request, judged, recipe.clip)
 
 
-def prepare(run: runs.Run, bad: runs.Run | None, params: Any) -> Any:
+def prepare(run: runs.Run, params: Any) -> Any:
     """Return the params of each network as it computes with them, made once before a drawing's steps."""
     return {
-        name: bad.prepare("diffusion", weights) if name == "bad" and bad else run.prepare(name, weights)
+        name: run.bad.prepare("diffusion", weights) if name == "bad" else run.prepare(name, weights)
         for name, weights in params.items()
     }
 
@@ -124,7 +123,6 @@ def make_sampler(
     return call
 
 
-def place(run: runs.Run, request: Method, params: Any, devices: list[jax.Device]) -> Any:
+def place(run: runs.Run, params: Any, devices: list[jax.Device]) -> Any:
     """Return the params on every device, prepared once for all chunks."""
-    bad = runs.load(request.bad) if request.bad else None
-    return parallel.replicate(jax.jit(functools.partial(prepare, run, bad))(params), devices)
+    return parallel.replicate(jax.jit(functools.partial(prepare, run))(params), devices)

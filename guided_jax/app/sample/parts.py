@@ -32,9 +32,9 @@ class Parts(NamedTuple):
 
     labelled: whether labels were given; a guidance that needs none leaves the label out where they were not.
     clips_inside: whether every prediction of the network is clipped, before the guidance.
-    bad: the run of --bad. operator, y: the measurement of this example. low_res: the picture that an upsampler starts
-    from. estimate: the last predicted x_0, for a network with self-conditioning. pair: the model with the label and with
-    the null condition, where one program of the network serves both. observed: whether an observer calls the networks too.
+    operator, y: the measurement of this example. low_res: the picture that an upsampler starts from. estimate: the last
+    predicted x_0, for a network with self-conditioning. pair: the model with the label and with the null condition, where
+    one program of the network serves both. observed: whether an observer calls the networks too.
     """
 
     run: runs.Run
@@ -45,7 +45,6 @@ class Parts(NamedTuple):
     key: Any = None
     labelled: bool = True
     clips_inside: bool = False
-    bad: runs.Run | None = None
     operator: Operator | None = None
     y: Any = None
     low_res: Any = None
@@ -107,12 +106,11 @@ class Parts(NamedTuple):
     @property
     def bad_model(self) -> Denoiser:
         """The model of the run of --bad, with the condition of `plain`."""
-        bad = self.bad
-        assert bad is not None
+        bad = self.run.bad
         raw = bad.raw(self.label) if self._uses_label or bad.model.null is None else bad.model.null
         condition = bad.model.condition(self.params["bad"], raw)
         estimate = self.estimate if bad.self_conditioning else None
-        return runs.make_denoiser(bad, self.params["bad"], condition, estimate=estimate)
+        return runs.make_denoiser(bad, self.params["bad"], condition, low_res=self.low_res, estimate=estimate)
 
     @property
     def log_prob(self) -> LogProb:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from guided_jax import grid, reverse, schedule
 from guided_jax.app.sample import guidances
 from guided_jax.app.sample.request import Method
-from guided_jax.app.translate import translated
+from guided_jax.app.translate import translate_errors
 from guided_jax.schedule import NoiseLevel
 
 
@@ -162,7 +162,7 @@ def levels_of(request: Method, table: NoiseLevel) -> NoiseLevel:
     Raises ValueError for steps, a grid or a strength that do not fit the table.
     """
     levels = _whole(request, table)
-    with translated({"strength is": "--strength is", "more steps": "more --steps"}):
+    with translate_errors({"strength is": "--strength is", "more steps": "more --steps"}):
         return grid.truncate(levels, request.strength) if request.image else levels
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from guided_jax import data
-from guided_jax.app.translate import translated
+from guided_jax.app.translate import translate_errors
 
+NO_DATA = "none"  # the name of the data of a run that has none
 CHANNELS = {"as-is": None, "grey": 1, "grey-alpha": 2, "rgb": 3, "rgba": 4}
 # Phrase of the library's messages -> what the command calls it.
 OPTIONS = {
@@ -27,7 +28,8 @@ class Data:
     """Where the examples come from."""
 
     name: str = "digits"
-    """Data set: digits (scikit-learn's 8x8 scans, embedded), tfds:NAME, folder:PATH, npz:PATH or idx:PATH."""
+    """Data set: digits (scikit-learn's 8x8 scans, embedded), tfds:NAME, folder:PATH, npz:PATH or idx:PATH. A converted
+    run has none."""
     dir: Path | None = None
     """Folder of prepared data, and of relative paths; that of TensorFlow Datasets if not given."""
     split: str = "train"
@@ -56,7 +58,7 @@ class Data:
         split = self.held_out if held_out else self.split
         crop = "centre" if held_out and self.crop == "random" else self.crop
         picture = self.image_size, crop, CHANNELS[self.channels]
-        with translated(OPTIONS):
+        with translate_errors(OPTIONS):
             return data.load(
                 self.name, split, self.dir, *picture, self.labelled, self.corrupt, self.background, self.signals
             )

@@ -110,7 +110,7 @@ def _announce(
     experiment: schema.Experiment, measured: sample_metrics.SampleMetrics | None, others: Sequence[str | None]
 ) -> None:
     """Print what is measured of samples, a note where the best checkpoint is chosen among few, and other sentences."""
-    notes = [best_checkpoint.note(part, getattr(experiment, part)) for part in networks.PARTS]
+    notes = [best_checkpoint.note(part, getattr(experiment, part)) for part in networks.trained_parts(experiment)]
     for line in [measured.description if measured else None, *notes, *others]:
         if line and parallel.primary():
             print(line, flush=True)
