@@ -118,12 +118,6 @@ def test_an_eps_network_at_pure_noise_raises_before_compiling():
     assert jnp.all(jnp.isfinite(run(jnp.ones(2), "v")))
 
 
-def test_the_state_is_float32_whatever_the_network_computes_in():
-    half = denoiser.from_network(lambda x, t: x.astype(jnp.bfloat16), "x_0")
-    x_0 = sampler.sample(jax.random.key(0), half, reverse.ddim(1.0), jnp.ones(2, jnp.bfloat16), LEVELS)
-    assert x_0.dtype == jnp.float32
-
-
 def test_a_table_of_the_clean_level_alone_changes_nothing():
     x = jnp.array([0.5, -1.5])
     clean = schedule.NoiseLevel(*(column[:1] for column in LEVELS))

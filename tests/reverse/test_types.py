@@ -8,6 +8,7 @@ import pytest
 from guided_jax import denoiser, guidance, likelihood, operators, reverse, sampler, schedule
 from guided_jax.analytic import GaussianMixture
 from guided_jax.guidance import Stateful
+from guided_jax.prediction import Prediction
 from tests.members import MEMBERS, PICTURES, SHAPE, as_denoiser, exact_net
 from tests.oracle import MIXTURE
 from tests.steppers import STEPPERS
@@ -31,19 +32,45 @@ def guided():
     return guidance.classifier_free(conditional, unconditional, TWO)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-@pytest.mark.parametrize("table", ["float32", "float64"])
+def half(x_t, level):
+    """A user's own denoiser, in half precision."""
+    return Prediction(0.5 * x_t.astype(jnp.bfloat16), 0.1 * x_t.astype(jnp.bfloat16))
+
+
+# Of the state, the table and the predictions.
+COMBINATIONS = [
+    ("float32", "float64", "float64"),
+    ("float64", "float32", "float64"),
+    ("float32", "float32", "bfloat16"),
+]
+
+
+@pytest.mark.parametrize(("state", "table", "predictions"), COMBINATIONS, ids=map("-".join, COMBINATIONS))
 @pytest.mark.parametrize("name", STEPPERS)
-def test_every_sampler_keeps_the_type_of_its_state(name, table, dtype):
+def test_every_sampler_keeps_the_type_of_its_state(name, state, table, predictions):
     with jax.enable_x64(True):
         full, levels = (wide(TABLE), wide(LEVELS)) if table == "float64" else (TABLE, LEVELS)
-        step = STEPPERS[name].make(full)
-        run = lambda x: sampler.run(jax.random.key(0), guided(), step, x, levels)  # noqa: E731
-        x = jax.ShapeDtypeStruct((3,), dtype)
-        x_0, memory, _ = jax.eval_shape(run, x)
+        step, denoise = STEPPERS[name].make(full), half if predictions == "bfloat16" else guided()
+        x = jax.ShapeDtypeStruct((3,), state)
+        x_0, memory, _ = jax.eval_shape(lambda x: sampler.run(jax.random.key(0), denoise, step, x, levels), x)
         start = jax.eval_shape(step.init, x)
-    assert x_0.dtype == dtype
+    assert x_0.dtype == state
     assert [leaf.dtype for leaf in jax.tree.leaves(memory)] == [leaf.dtype for leaf in jax.tree.leaves(start)]
+
+
+@pytest.mark.parametrize("learned_variance", [False, True])
+def test_guidance_does_not_round_to_the_half_precision_of_a_network(learned_variance):
+    """A scale that is a number guides as one that is traced."""
+    level, x = schedule.at(TABLE, 500), jnp.array([0.37, -1.1])
+
+    def net(factor):
+        half = lambda x, t: jnp.tile((factor * x).astype(jnp.bfloat16), 1 + learned_variance)  # noqa: E731
+        return denoiser.from_network(half, "x_0", learned_variance)
+
+    found = guidance.classifier_free(net(0.5), net(0.31), 3.3)(x, level)
+    want = guidance.classifier_free(net(0.5), net(0.31), jnp.float32(3.3))(x, level)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
+    np.testing.assert_array_equal(found.x_0, want.x_0)
 
 
 KNOBS = {
