@@ -115,6 +115,8 @@ def test_an_eps_network_at_pure_noise_raises_before_compiling():
     )
     with pytest.raises(ValueError, match="alpha = 0"):
         run(jnp.ones(2), "eps")
+    with jax.enable_x64(True), pytest.raises(ValueError, match="alpha = 0"):
+        run(jnp.ones(2, jnp.float64), "eps")  # the levels are cast to the type of x, inside the jit
     assert jnp.all(jnp.isfinite(run(jnp.ones(2), "v")))
 
 
