@@ -153,10 +153,22 @@ def test_the_mixture_is_exact_to_1e_10_in_float64(position):
         np.testing.assert_allclose(log_prob, np.log(shares[2:].sum()), rtol=1e-9, atol=1e-10)
 
 
-def test_the_density_of_a_float32_example_is_float32():
+LIKELIHOODS = {
+    "density": lambda denoise, x: likelihood.log_density(denoise, x, wide(LEVELS), wide(TABLE)),
+    "bound": lambda denoise, x: likelihood.variational_bound(jax.random.key(0), denoise, x, wide(LEVELS)).total,
+}
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_a_likelihood_is_of_the_type_of_its_example_and_float32_at_least(name):
     with jax.enable_x64(True):
-        log_p = jax.eval_shape(
-            lambda x: likelihood.log_density(guided(), x, wide(LEVELS), wide(TABLE)),
-            jax.ShapeDtypeStruct((3,), jnp.float32),
-        )
-    assert log_p.dtype == jnp.float32
+        types = {
+            dtype: jax.eval_shape(
+                lambda x: LIKELIHOODS[name](guided(), x), jax.ShapeDtypeStruct((3,), dtype)
+            ).dtype.name
+            for dtype in ("float32", "float64", "bfloat16")
+        }
+    assert types == {"float32": "float32", "float64": "float64", "bfloat16": "float32"}
+    x = jnp.array([1, -1, 0])  # which bfloat16 and int32 hold exactly
+    first, *others = (LIKELIHOODS[name](guided(), x.astype(dtype)) for dtype in ("float32", "bfloat16", "int32"))
+    np.testing.assert_array_equal(others, first)
