@@ -93,7 +93,8 @@ class GaussianMixture(NamedTuple):
         means, stds = jnp.asarray(self.means), jnp.asarray(self.stds)
         log_weights = jnp.where(_members(self, label), jnp.log(jnp.asarray(self.weights)), -jnp.inf)
         k = jax.random.categorical(key_component, log_weights)
-        return means[k] + stds[k] * jax.random.normal(key_noise, means.shape[1:], means.dtype)
+        dtype = jnp.result_type(means, stds, jnp.float32)
+        return means[k] + stds[k] * jax.random.normal(key_noise, means.shape[1:], dtype)
 
 
 class _Diffused(NamedTuple):

@@ -98,6 +98,14 @@ def test_labels_may_be_traced_and_unknown_ones_raise():
                 call()
 
 
+def test_a_mixture_of_ints_is_that_of_the_floats():
+    parts = np.ones(2, int), np.array([[-1, 0], [2, 1]]), np.array([1, 2])
+    ints, floats = GaussianMixture(*parts), GaussianMixture(*(np.float32(part) for part in parts))
+    level, x, key = schedule.at(SCHEDULES["cosine"], 300), jnp.array([0.2, 0.1]), jax.random.key(0)
+    np.testing.assert_array_equal(ints.sample(key), floats.sample(key))
+    np.testing.assert_array_equal(ints.denoiser(1)(x, level).x_0, floats.denoiser(1)(x, level).x_0)
+
+
 def test_any_shape():
     means = jax.random.normal(jax.random.key(0), (3, 4, 4, 2))
     mixture = GaussianMixture(jnp.ones(3), means, jnp.full(3, 0.1))
