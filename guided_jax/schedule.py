@@ -45,7 +45,9 @@ def from_betas(betas: Sequence[float] | Num[ArrayLike, "..."]) -> NoiseLevel:
         raise ValueError(f"betas has shape {betas.shape}; give a list of at least one step variance")
     bad = betas[~((betas > 0) & (betas <= 1))]
     if bad.size:
-        raise ValueError(f"beta {bad[0]:g} is outside (0, 1]; with the linear schedule use at least 21 steps")
+        raise ValueError(
+            f"beta {bad[0]:g} is outside (0, 1]; the linear schedule needs at least 20 steps (21 to end above alpha = 0)"
+        )
     alpha_bar = np.append(1.0, np.cumprod(1 - betas))
     return _table(np.arange(betas.size + 1), np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar))
 

@@ -14,7 +14,8 @@ from guided_jax.storage import images
 from tests.scripts import ROOT, alone, run_script
 
 
-# The first differs without `parallel._opened` or the reciprocal in `forward.ratio`, the second without the attention's.
+# The first differs without `replicated._without_constants` or the reciprocal in `numerics.ratio`, the second without the
+# attention's.
 @pytest.mark.parametrize(
     "method",
     [

@@ -378,8 +378,9 @@ def test_the_table_names_every_guidance():
         "likelihood",
         "observe",
         "operators",
-        "self_conditioned",  # of networks that take their own last answer: tests/test_self_conditioning.py
+        "self_conditioned",  # of networks that take their own last answer: tests/guidance/test_self_conditioning.py
         "stateless",
+        "strength",
     }
     for name in set(guidance.__all__) - helpers:
         assert f"guidance.{name}(" in sources or f"guidance.{name}," in sources, name
