@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 
 from guided_jax import denoiser, guidance, likelihood, operators, reverse, sampler, schedule
-from guided_jax.analytic import GaussianMixture
 from guided_jax.guidance import Stateful
 from guided_jax.prediction import Prediction
 from tests.members import MEMBERS, PICTURES, SHAPE, as_denoiser, exact_net
-from tests.oracle import MIXTURE
 from tests.steppers import STEPPERS
 
 TABLE = schedule.cosine(1000)
@@ -128,29 +126,6 @@ def test_64_bit_mode_draws_the_same_from_a_float32_state(name):
         found = draw(jnp.asarray(x))
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("position", [1, 300, 700, 1000])
-def test_the_mixture_is_exact_to_1e_10_in_float64(position):
-    """Bayes' rule in NumPy, at a float32 level of the table: what it is evaluated at, not what the table rounds."""
-    weights, means, stds = (np.asarray(part, np.float64) for part in MIXTURE[:3])
-    alpha, sigma = float(TABLE.alpha[position]), float(TABLE.sigma[position])
-    x_t = alpha * means[1] + sigma * np.array([0.3, -0.8])
-    variances = alpha**2 * stds**2 + sigma**2
-    offsets = x_t - alpha * means
-    logits = np.log(weights / weights.sum()) - np.log(variances) - (offsets**2).sum(1) / (2 * variances)
-    shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    x_0 = shares @ (means + alpha * (stds**2 / variances)[:, None] * offsets)
-    density = np.log(np.sum(np.exp(logits))) - np.log(2 * np.pi)
-    with jax.enable_x64(True):
-        mixture = GaussianMixture(weights, means, stds, np.asarray(MIXTURE.labels))
-        level = schedule.at(TABLE, position)
-        found = mixture.denoiser()(jnp.asarray(x_t), level)
-        np.testing.assert_allclose(found.x_0, x_0, rtol=1e-10, atol=1e-10)
-        np.testing.assert_allclose(found.eps, shares @ (sigma / variances[:, None] * offsets), rtol=1e-10, atol=1e-10)
-        np.testing.assert_allclose(mixture.log_density()(jnp.asarray(x_t), level), density, rtol=1e-10, atol=1e-10)
-        log_prob = mixture.log_prob(1)(jnp.asarray(x_t), level)
-        np.testing.assert_allclose(log_prob, np.log(shares[2:].sum()), rtol=1e-9, atol=1e-10)
 
 
 LIKELIHOODS = {
