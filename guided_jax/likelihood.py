@@ -252,7 +252,7 @@ def exact_divergence(field: Field, y: Float[Array, "*shape"]) -> tuple[Array, Ar
 
 
 def hutchinson(key, probes: int = 1) -> Divergence:
-    """E r^T J r over random signs r: Hutchinson's estimate of the divergence ([FFJORD] eq. 7).
+    """E r^T J r over random signs r: Hutchinson's estimate of the divergence ([FFJORD]).
 
     key: a JAX key; r is the same all along one path.
     probes: how many r are averaged.

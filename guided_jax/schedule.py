@@ -85,7 +85,7 @@ def cosine(num_steps: int = 1000) -> NoiseLevel:
 def sigmoid(num_steps: int = 1000, start: float = -3.0, end: float = 3.0, temperature: float = 1.0) -> NoiseLevel:
     """alpha_t^2 = (s(1) - s(t / T)) / (s(1) - s(0)), s(u) = 1 / (1 + exp(-(start + u (end - start)) / temperature)).
 
-    [FIT] appendix.
+    [FIT].
     num_steps: T.
     start, end: the ends of the sigmoid, start < end.
     temperature: above 0. alpha_T^2 is at least 1e-9, so that a network that predicts eps can start there.
