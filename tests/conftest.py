@@ -35,6 +35,8 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
+from tests import processes  # noqa: E402
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -52,6 +54,14 @@ ROOMS = sorted(
     {path.stem for path in PACKAGE.iterdir()} - {"app", "configs", "__init__", "__main__", "__pycache__", "py"}
 )
 install_import_hook([f"guided_jax.{room}" for room in ROOMS], "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left():
+    """Kill the processes that a failed test leaves behind."""
+    yield
+    while processes.STARTED:
+        processes.STARTED.pop().kill()
 
 
 @pytest.fixture(scope="session")
