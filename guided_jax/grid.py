@@ -5,8 +5,8 @@ n levels from the table's first noisy level to its noisiest one, evenly in t, sq
 sigma / alpha; between two levels of the table t is fractional. Grids are computed in float64 on the host. Where the
 noisiest level has alpha = 0, the grid keeps that level, and spaces the other n - 1 if the variable is infinite there.
 
-Sources: [EDM] Karras et al. 2206.00364 eq. 5, [DDIM] Song et al. 2010.02502 appendix D.2, [DPM] Lu et al. 2206.00927
-section 5, [SDEdit] Meng et al. 2108.01073.
+Sources: [EDM] Karras et al. 2206.00364 eq. 5, [DDIM] Song et al. 2010.02502 appendix D.2, [DPM] Lu et al. 2206.00927,
+[SDEdit] Meng et al. 2108.01073.
 """
 
 import math
@@ -43,7 +43,7 @@ def quadratic(levels: NoiseLevel, num_steps: int) -> NoiseLevel:
 
 
 def log_snr(levels: NoiseLevel, num_steps: int, sigma_max: float = math.inf) -> NoiseLevel:
-    """log(alpha_i^2 / sigma_i^2) evenly between the table's ends ([DPM] section 5).
+    """log(alpha_i^2 / sigma_i^2) evenly between the table's ends ([DPM]).
 
     levels: the full table.
     num_steps: at least 1.

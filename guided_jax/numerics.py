@@ -47,6 +47,11 @@ def is_concrete(tree: Any) -> bool:
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
+def widen(tree: Any) -> Any:
+    """Return tree with its arrays in float32 at least: bfloat16, float16 and ints are cast, float32 and float64 stay."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf, jnp.float32)), tree)
+
+
 def narrow(tree: Any, dtype: Any) -> Any:
     """Return tree with its float64 arrays cast to dtype, or to float32 if dtype is less; all other leaves unchanged.
 

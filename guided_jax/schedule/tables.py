@@ -26,7 +26,9 @@ def from_betas(betas: Sequence[float] | Num[ArrayLike, "..."]) -> NoiseLevel:
         raise ValueError(f"betas has shape {betas.shape}; give a list of at least one step variance")
     bad = betas[~((betas > 0) & (betas <= 1))]
     if bad.size:
-        raise ValueError(f"beta {bad[0]:g} is outside (0, 1]; with the linear schedule use at least 21 steps")
+        raise ValueError(
+            f"beta {bad[0]:g} is outside (0, 1]; the linear schedule needs at least 20 steps (21 to end above alpha = 0)"
+        )
     alpha_bar = np.append(1.0, np.cumprod(1 - betas))
     return _table(np.arange(betas.size + 1), np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar))
 
@@ -64,7 +66,7 @@ def cosine(num_steps: int = 1000) -> NoiseLevel:
 def sigmoid(num_steps: int = 1000, start: float = -3.0, end: float = 3.0, temperature: float = 1.0) -> NoiseLevel:
     """alpha_t^2 = (s(1) - s(t / T)) / (s(1) - s(0)), s(u) = 1 / (1 + exp(-(start + u (end - start)) / temperature)).
 
-    [FIT] appendix.
+    [FIT].
     num_steps: T.
     start, end: the ends of the sigmoid, start < end.
     temperature: above 0. alpha_T^2 is at least 1e-9, so that a network that predicts eps can start there.
