@@ -408,11 +408,12 @@ SLIPS = (
     *slips(
         "grid",
         "grid",
-        ("np.sqrt(last), num_steps)[::-1] ** 2", "np.sqrt(last), num_steps)[::-1]"),
+        ("xp.sqrt(last), num_steps)[::-1] ** 2", "xp.sqrt(last), num_steps)[::-1]"),
         ("lambda ratio: ratio ** (1 / rho)", "lambda ratio: ratio**rho"),
-        ("table = -2 * np.log(_ratios(levels))", "table = -np.log(_ratios(levels))"),
-        ("count = num_steps - len(pure)", "count = num_steps"),
-        ("min(sigma_max, ratios[-1 - len(pure)])", "ratios[-1 - len(pure)]"),
+        ("wanted = -2 * xp.log(_ratios(levels))", "wanted = -xp.log(_ratios(levels))"),
+        ("xp.where(pure, kept, ", "xp.where(False, kept, "),
+        ("spread(ratios[-2:][0], num_steps - 1)", "spread(ratios[-1], num_steps - 1)"),
+        ("last = xp.minimum(sigma_max, end)", "last = end"),
     ),
     *slips(
         "reverse/multistep",

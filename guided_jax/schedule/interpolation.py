@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from guided_jax.numerics import is_concrete
+from guided_jax.numerics import is_traced
 from guided_jax.schedule.level import SMALLEST, NoiseLevel, log_snr_of
 
 
@@ -25,7 +25,7 @@ def interpolate(levels: NoiseLevel, log_snr: Float[ArrayLike, "*at"]) -> NoiseLe
     """
     table = NoiseLevel(*(jnp.asarray(column) for column in levels))
     log_snr = jnp.asarray(log_snr, table.t.dtype)
-    if not is_concrete((table, log_snr)):
+    if is_traced((table, log_snr)):
         return _interpolate(jnp, table, log_snr)
     # By NumPy, with the same result: eagerly, JAX would compile a program for each of forty operations.
     with jax.ensure_compile_time_eval(), np.errstate(all="ignore"):

@@ -6,11 +6,13 @@ Dhariwal & Nichol 2105.05233, [FIT] Jabri et al. 2212.11972, [FM] Lipman et al. 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Num
 
+from guided_jax.numerics import is_traced
 from guided_jax.schedule.level import NoiseLevel
 
 
@@ -96,13 +98,15 @@ def zero_terminal_snr(levels: NoiseLevel) -> NoiseLevel:
 
     levels: a VP table of at least two noisy levels, of which the first stays. A network that is trained on the new
         table has to predict v or x_0.
-    Raises ValueError for any other table.
+    Raises ValueError for any other table; a traced one is taken to be VP.
     """
-    alpha, sigma = (np.asarray(column, np.float64) for column in levels[1:])
-    if len(alpha) < 3 or not np.allclose(alpha**2 + sigma**2, 1, atol=1e-4):
+    traced = is_traced(levels)
+    alpha, sigma = (column if traced else np.asarray(column, np.float64) for column in levels[1:])
+    if len(alpha) < 3 or not (traced or np.allclose(alpha**2 + sigma**2, 1, atol=1e-4)):
         raise ValueError(f"zero_terminal_snr takes a VP table of two noisy levels or more, not one of {len(alpha) - 1}")
-    alpha[1:] = alpha[1] * (alpha[1:] - alpha[-1]) / (alpha[1] - alpha[-1])
-    return _table(np.asarray(levels.t), alpha, np.sqrt(1 - alpha**2))
+    xp: Any = jnp if traced else np
+    alpha = xp.append(alpha[:1], alpha[1] * (alpha[1:] - alpha[-1]) / (alpha[1] - alpha[-1]))
+    return _table(levels.t, alpha, xp.sqrt(1 - alpha**2))
 
 
 def karras(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> NoiseLevel:
@@ -131,5 +135,5 @@ def _check_steps(num_steps: int) -> None:
         raise ValueError(f"num_steps is {num_steps}; a schedule needs at least one step")
 
 
-def _table(t: np.ndarray, alpha: np.ndarray, sigma: np.ndarray) -> NoiseLevel:
+def _table(t: Any, alpha: Any, sigma: Any) -> NoiseLevel:
     return NoiseLevel(*(jnp.asarray(column, jnp.float32) for column in (t, alpha, sigma)))
