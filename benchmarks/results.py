@@ -122,6 +122,12 @@ def by_level(run: runs.Run, params: Any, source: data.Source, count: int) -> dic
     return found
 
 
+def level_table(found: Mapping[int, float]) -> str:
+    """Every other level, the first among them."""
+    chosen = list(found)[::2]
+    return table(("t", *map(str, chosen)), [("accuracy", *(f"{found[t]:.3f}" for t in chosen))])
+
+
 def level_curve(found: Mapping[int, float], chance: float) -> Any:
     """A figure of the classifier's accuracy."""
     figure, axes = pyplot.subplots(figsize=(5.2, 3.2), layout="constrained")
@@ -146,8 +152,7 @@ def main(args: Any) -> None:
     tables = {name: sweep_page.text(sweep) for name, sweep in found.items()}
     source = run.experiment.data.make(held_out=True)
     levels = by_level(run, runs.params(options.run, "classifier"), source, options.held_out)
-    chosen = list(levels)[::2]
-    tables["levels"] = table(("t", *map(str, chosen)), [("accuracy", *(f"{levels[t]:.3f}" for t in chosen))])
+    tables["levels"] = level_table(levels)
     for name, text in tables.items():
         print(f"\n{name}\n\n{text}")
     if not options.page:

@@ -2,8 +2,8 @@
 
     python examples/posterior.py
 
-The data is one normal law in two dimensions whose coordinates are correlated through a mixture of two; the first coordinate
-is measured, and the second is drawn. For normal data the guidance is exact.
+The data is a normal law in two dimensions with independent coordinates of equal deviation; the first one is measured, with
+noise, and so the second keeps its law. For normal data the guidance is exact.
 """
 
 import jax

@@ -93,7 +93,8 @@ class GaussianMixture(NamedTuple):
         means, stds = jnp.asarray(self.means), jnp.asarray(self.stds)
         log_weights = jnp.where(_members(self, label), jnp.log(jnp.asarray(self.weights)), -jnp.inf)
         k = jax.random.categorical(key_component, log_weights)
-        return means[k] + stds[k] * jax.random.normal(key_noise, means.shape[1:], means.dtype)
+        dtype = jnp.result_type(means, stds, jnp.float32)
+        return means[k] + stds[k] * jax.random.normal(key_noise, means.shape[1:], dtype)
 
 
 class _Diffused(NamedTuple):
@@ -135,14 +136,13 @@ class _Diffused(NamedTuple):
 def _members(mixture: GaussianMixture, label: Int[ArrayLike, ""] | None) -> Array:
     """Return whether each of the (K,) components is of the class. Raises ValueError for a concrete label that none has."""
     count = len(mixture.weights)
-    labels = jnp.arange(count) if mixture.labels is None else jnp.asarray(mixture.labels)
     if label is None:
         return jnp.ones(count, bool)
-    member = labels == label
-    try:
-        concrete = np.asarray(member)
+    labels = np.arange(count) if mixture.labels is None else mixture.labels
+    try:  # in NumPy, since inside a jit an array of JAX made here would be traced
+        member = np.asarray(labels) == np.asarray(label)
     except jax.errors.TracerArrayConversionError:
-        return member
-    if not concrete.any():
+        return jnp.asarray(labels) == label
+    if not member.any():
         raise ValueError(f"no component of the mixture has the label {label}")
-    return member
+    return jnp.asarray(member)

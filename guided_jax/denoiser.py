@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax import prediction
 from guided_jax.checks import check_output
-from guided_jax.numerics import narrow
+from guided_jax.numerics import narrow, widen
 from guided_jax.prediction import Prediction
 from guided_jax.schedule import NoiseLevel
 
@@ -46,7 +46,7 @@ def from_network(
     learned_variance: whether the network returns twice the channels (last axis); the second half v in [-1, 1] becomes
         variance_fraction = (v + 1) / 2 ([iDDPM] eq. 15).
     time: level -> the network's time; t - 1 by default.
-    Returns a denoiser.
+    Returns a denoiser, of predictions in float32 at least: guidance would multiply the rounding of a half-precision output.
     Raises ValueError for an unknown parameterization, and for an output that is not one array of the shape of x_t.
 
     >>> denoise = gj.denoiser.from_network(lambda x_t, time: 0.5 * x_t, "v")
@@ -62,9 +62,9 @@ def from_network(
         output = network(x_t, time(level))
         if not learned_variance:
             check_output(output, x_t.shape, HINT)
-            return convert(output, x_t, level)
+            return convert(widen(output), x_t, level)
         check_output(output, (*x_t.shape[:-1], 2 * x_t.shape[-1]), HINT)
-        mean, variance = jnp.split(output, 2, axis=-1)
+        mean, variance = jnp.split(widen(output), 2, axis=-1)
         return convert(mean, x_t, level)._replace(variance_fraction=(variance + 1) / 2)
 
     return denoise
@@ -114,13 +114,14 @@ def cached(prediction: Prediction, x_t: Float[Array, "*shape"], level: NoiseLeve
 
 
 def match_type(denoise: Denoiser) -> Denoiser:
-    """Return denoise with predictions no wider than x_t: in 64-bit mode a float32 x_t gets float32 predictions.
+    """Return denoise with predictions in float32 at least, and no wider than x_t: a sampler's state has to keep its type.
 
-    NumPy constants and 64-bit parameters make float64 of a prediction, and a sampler's state has to keep its type.
+    A network may compute in half precision; in 64-bit mode NumPy constants and 64-bit parameters make float64 of a
+    prediction.
     """
 
     def matched(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
-        return narrow(denoise(x_t, level), x_t.dtype)
+        return narrow(widen(denoise(x_t, level)), x_t.dtype)
 
     return matched
 

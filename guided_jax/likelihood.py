@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int, Num
 
 from guided_jax.checks import check_key
 from guided_jax.denoiser import Denoiser, match_type
 from guided_jax.forward import Normal, diffuse, posterior
 from guided_jax.prediction import Prediction
 from guided_jax.reverse.ancestral import Variance, borrowed, variance_of
+from guided_jax.sampler import as_state, check_pure_noise
 from guided_jax.schedule import NoiseLevel, at, interpolate, levels_like
 
 Decoder = Callable[[Array, Normal], Array]  # (x_0, the last step's law) -> log probability, summed
@@ -48,7 +49,7 @@ class Bound(NamedTuple):
 def variational_bound(
     key,
     denoise: Denoiser,
-    x_0: Float[Array, "*shape"],
+    x_0: Num[ArrayLike, "*shape"],
     levels: NoiseLevel,
     variance: Variance = "small",
     decoder: Decoder | None = None,
@@ -64,7 +65,8 @@ def variational_bound(
     variance: as for `reverse.ddpm`.
     decoder: `discretized` if None, for pictures of 256 grey values in [-1, 1]; `continuous` for a density.
     prior_std: of p(x_T) = N(0, prior_std^2); sigma_T if None, from which `sampler.sample` starts; [ADM] has 1.
-    Returns a Bound, in nats.
+    Returns a Bound, in nats, in float32, or in float64 for a float64 x_0.
+    Raises ValueError for a network of eps or the score where the table has alpha = 0.
 
     >>> mixture = gj.analytic.GaussianMixture(jnp.ones(1), jnp.zeros((1, 2)), jnp.array([0.5]))
     >>> x_0, levels = jnp.array([0.2, -0.4]), gj.schedule.respace(gj.schedule.cosine(1000), 4)
@@ -73,6 +75,9 @@ def variational_bound(
     ((4,), True)
     """
     check_key(key)
+    denoise, given = match_type(denoise), levels
+    x_0, levels = as_state(x_0, given)
+    check_pure_noise(denoise, x_0, given)
 
     def term(position: Array) -> tuple[Array, Array, Array]:
         now = at(levels, position)
@@ -178,7 +183,7 @@ def flow(denoise: Denoiser, table: NoiseLevel) -> Callable[[Array, Array], Array
 
 def log_density(
     denoise: Denoiser,
-    x: Float[Array, "*shape"],
+    x: Num[ArrayLike, "*shape"],
     levels: NoiseLevel,
     table: NoiseLevel | None = None,
     divergence: Divergence | None = None,
@@ -192,7 +197,8 @@ def log_density(
         their backward passes.
     table: the full table; `levels` itself if None.
     divergence: `exact_divergence` if None, with as many backward passes as x has elements; or `hutchinson(key)`.
-    Returns log p(x), in nats.
+    Returns log p(x), in nats, in float32, or in float64 for a float64 x.
+    Raises ValueError for a network of eps or the score where `levels` has alpha = 0.
 
     >>> mixture = gj.analytic.GaussianMixture(jnp.ones(1), jnp.zeros((1, 2)), jnp.ones(1))
     >>> levels = gj.schedule.respace(gj.schedule.cosine(1000), 8)
@@ -200,8 +206,11 @@ def log_density(
     >>> round(float(log_p), 2)  # -log(2 pi), of a standard normal law of two dimensions
     -1.84
     """
-    levels, full = levels_like(levels, x.dtype), levels_like(levels if table is None else table, x.dtype)
-    velocity, div = flow(match_type(denoise), full), divergence or exact_divergence
+    denoise, given = match_type(denoise), levels
+    x, levels = as_state(x, given)
+    check_pure_noise(denoise, x, given)
+    full = levels if table is None else levels_like(table, x.dtype)
+    velocity, div = flow(denoise, full), divergence or exact_divergence
     angles = jnp.arctan2(jnp.asarray(levels.sigma), jnp.asarray(levels.alpha))
     scale = jnp.hypot(jnp.asarray(levels.alpha)[0], jnp.asarray(levels.sigma)[0])
 
@@ -243,7 +252,7 @@ def exact_divergence(field: Field, y: Float[Array, "*shape"]) -> tuple[Array, Ar
 
 
 def hutchinson(key, probes: int = 1) -> Divergence:
-    """E r^T J r over random signs r: Hutchinson's estimate of the divergence ([FFJORD] eq. 7).
+    """E r^T J r over random signs r: Hutchinson's estimate of the divergence ([FFJORD]).
 
     key: a JAX key; r is the same all along one path.
     probes: how many r are averaged.

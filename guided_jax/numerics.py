@@ -42,6 +42,11 @@ def gaussian_matrix(size: int, std: ArrayLike) -> Float[Array, "{size} {size}"]:
     return weights / jnp.sum(weights, 1, keepdims=True)
 
 
+def widen(tree: Any) -> Any:
+    """Return tree with its arrays in float32 at least: bfloat16, float16 and ints are cast, float32 and float64 stay."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf, jnp.float32)), tree)
+
+
 def narrow(tree: Any, dtype: Any) -> Any:
     """Return tree with its float64 arrays cast to dtype, or to float32 if dtype is less; all other leaves unchanged.
 
@@ -64,6 +69,11 @@ def narrow_like(tree: Any, like: Any) -> Any:
     if structure != jax.tree.structure(like):
         return tree
     return jax.tree.map(lambda leaf, old: narrow(leaf, jnp.result_type(old)) if _is_float(old) else leaf, tree, like)
+
+
+def is_traced(tree: Any) -> bool:
+    """Return whether a leaf of the tree is traced, as under jax.jit, jax.vmap and jax.grad, and has no value yet."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def _is_float(leaf: Any) -> bool:

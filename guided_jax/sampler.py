@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int, Num
 
 from guided_jax.checks import check_key
 from guided_jax.denoiser import Denoiser, cached, match_type
-from guided_jax.numerics import narrow_like
+from guided_jax.numerics import narrow_like, widen
 from guided_jax.prediction import Prediction
 from guided_jax.reverse.step import ReverseStep
 from guided_jax.schedule import NoiseLevel, at, levels_like
@@ -28,7 +28,8 @@ def sample(
 ) -> Any:
     """x_T -> x_0, one example, by one step from each level to the one below; (x_0, observations) when `observe` is given.
 
-    key: a JAX key, of this example; each step folds in its position.
+    key: a JAX key, of this example; each step folds in its position. With keys of `keys`, of JAX's default implementation,
+        an example does not depend on those beside it.
     denoise: (x_t, level) -> Prediction, guided or not.
     step: of `reverse`.
     x_T: (*shape), noise at the last level: levels.sigma[-1] * normal.
@@ -70,9 +71,9 @@ def run(
     ([0.0, 0.0, 0.0], 4)
     """
     check_key(key)
-    x_T, levels = _state(x_T, levels)
-    denoise = match_type(denoise)
-    _check_pure_noise(denoise, x_T, levels)
+    denoise, given = match_type(denoise), levels
+    x_T, levels = as_state(x_T, given)
+    check_pure_noise(denoise, x_T, given)
 
     def body(carry: tuple[Array, Any], position: Array) -> tuple[tuple[Array, Any], Any]:
         x_t, memory = carry
@@ -112,7 +113,7 @@ def encode(
     >>> bool(jnp.allclose(again, x_0, atol=0.05))
     True
     """
-    x_0, levels = _state(x_0, levels)
+    x_0, levels = as_state(x_0, levels)
     denoise = match_type(denoise)
 
     def body(carry: tuple[Array, Any], position: Array) -> tuple[tuple[Array, Any], None]:
@@ -140,20 +141,28 @@ def keys(key, indices: Int[ArrayLike, " n"]):
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.asarray(indices))
 
 
-def _state(x: Float[ArrayLike, "*shape"], levels: NoiseLevel) -> tuple[Array, NoiseLevel]:
-    """x in float32 at least, whatever the network computes in, and the levels in the type of x."""
-    x = jnp.asarray(x)
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return x, levels_like(levels, x.dtype)
+def as_state(x: Num[ArrayLike, "*shape"], levels: NoiseLevel) -> tuple[Array, NoiseLevel]:
+    """Return x in float32 at least, whatever the network computes in, and the levels in the type of x.
+
+    x: (*shape).
+    levels: a table.
+    """
+    state: Array = widen(x)
+    return state, levels_like(levels, state.dtype)
 
 
-def _check_pure_noise(denoise: Denoiser, x_T: Array, levels: NoiseLevel) -> None:
-    """Raise what denoise raises at alpha = 0, if the table has it, before compiling: inside the scan levels are traced."""
+def check_pure_noise(denoise: Denoiser, x: Array, levels: NoiseLevel) -> None:
+    """Raise what denoise raises at alpha = 0, if the table has it, before compiling: inside a scan levels are traced.
+
+    denoise: (x_t, level) -> Prediction.
+    x: (*shape), in the type of the state.
+    levels: the caller's table: inside a jit a cast of its columns is traced, and so not checked.
+    """
     try:
-        alpha = np.asarray(levels.alpha)
+        alpha = np.asarray(levels.alpha, x.dtype)
     except jax.errors.TracerArrayConversionError:
         return
     if alpha.min(initial=1.0) == 0:
         with jax.ensure_compile_time_eval():
-            level = at(levels, int(alpha.argmin()))
-        jax.eval_shape(lambda x_t: denoise(x_t, level), x_T)
+            level = levels_like(at(levels, int(alpha.argmin())), x.dtype)
+        jax.eval_shape(lambda x_t: denoise(x_t, level), x)

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,8 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
+from tests import processes  # noqa: E402
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -52,6 +55,24 @@ ROOMS = sorted(
     {path.stem for path in PACKAGE.iterdir()} - {"app", "configs", "__init__", "__main__", "__pycache__", "py"}
 )
 install_import_hook([f"guided_jax.{room}" for room in ROOMS], "beartype.beartype")
+
+
+def pytest_sessionfinish():
+    """Let a worker of pytest end in its own time.
+
+    The runner sends a worker that needs more than 5 seconds after its last test a SIGINT, for which a green run would
+    print a KeyboardInterrupt of whatever runs then, mostly of hypothesis's callback of the garbage collector.
+    """
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left():
+    """Kill the processes that a failed test leaves behind."""
+    yield
+    while processes.STARTED:
+        processes.STARTED.pop().kill()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from guided_jax import denoiser, prediction, schedule
 from guided_jax.analytic import GaussianMixture
@@ -59,3 +60,38 @@ def points(key, level, count=16):
 def noise_like(levels, key, shape):
     """Draw x_T of a schedule: noise of the last level."""
     return schedule.at(levels, -1).sigma * jax.random.normal(key, shape)
+
+
+# The law where guidance is a closed form: p = N(0, 2), p(. | c) = N(0, 1). With scale g every flow ends at the variance of
+# ODE, every SDE at that of SDE, and neither at the tilted law's 2 / (1 + g).
+BROAD, NARROW = (GaussianMixture(jnp.ones(1), jnp.zeros((1, 1)), jnp.array([std])) for std in (2**0.5, 1.0))
+ODE = lambda g: 2 ** (1 - g)  # noqa: E731
+SDE = lambda g: (2 - 2 ** (2 - 2 * g)) / (2 * g - 1)  # noqa: E731
+
+
+def variance_reached(make, scales, levels, monkeypatch):
+    """Compute the variance of samples from N(0, sigma_T^2) for each scale, without drawing any.
+
+    make: scale -> (step, denoise). Each step has to be linear, x_s = a x_t + sum b noise, with at most two noises.
+    """
+
+    def gains(scale, now, then):
+        step, denoise = make(scale)
+
+        def at(x, *values):
+            noises = iter(values)
+            monkeypatch.setattr(
+                jax.random, "normal", lambda key, shape, dtype: jnp.full(shape, next(noises, 0.0), dtype)
+            )
+            x = jnp.array([x])
+            return step.step(jax.random.key(0), denoise, x, step.init(x), now, then)[0][0]
+
+        return at(1.0), at(0.0, 1.0), at(0.0, 0.0, 1.0)
+
+    now, then = (schedule.NoiseLevel(*(column[part] for column in levels)) for part in (slice(1, None), slice(-1)))
+    by_scale = jax.jit(jax.vmap(jax.vmap(gains, (None, 0, 0)), (0, None, None)))
+    a, *b = (np.asarray(gain, np.float64) for gain in by_scale(jnp.asarray(scales), now, then))
+    variance = float(levels.sigma[-1]) ** 2
+    for i in reversed(range(a.shape[1])):
+        variance = a[:, i] ** 2 * variance + sum(each[:, i] ** 2 for each in b)
+    return variance

@@ -1,4 +1,4 @@
-"""Every sampler, one row each: the table over which the tests of all samplers run."""
+"""Every sampler, one row each: the table over which the tests of all samplers run. `euler` is another name of `ddim`."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -31,8 +31,6 @@ STEPPERS = {
     "ddim": Stepper(lambda table: reverse.ddim(), 1, steps=100),
     "ddim-half": Stepper(lambda table: reverse.ddim(0.5), None, steps=200, noisy=True, tilted=False),
     "ddim-1": Stepper(lambda table: reverse.ddim(1.0), None, steps=200, noisy=True),
-    "euler": Stepper(lambda table: reverse.euler(), 1, steps=100),
-    "euler-ancestral": Stepper(lambda table: reverse.euler_ancestral(), None, steps=200, noisy=True),
     "heun": Stepper(lambda table: reverse.heun(), 2, lambda n: 2 * n - 1),
     "heun-churned": Stepper(
         lambda table: reverse.churned(reverse.heun(), table, 0.1, 0.05, 50.0, 1.0),

@@ -102,6 +102,7 @@ def train(options: Judging, run: runs.Run) -> Path:
     Raises ValueError when the folder holds another judge, or one of other data.
     """
     limits.check(options)
+    facts.check_pictures(run.facts, "a judge")
     out, shape = options.out or options.run / "judge", run.facts.image_shape
     network = Judge(run.facts.num_classes, options.channels)
     prepared = job.prepare(_task(options, run, network), _settings(options), out)
@@ -152,7 +153,8 @@ def _config(options: Judging, settings: schema.Data | None, source: data.Source)
     """Return what a checkpoint is saved with: a start with another rate or other data does not resume it."""
     known = facts.of_source(source)
     named = {name: getattr(options, name) for name in ("learning_rate", "batch_size", "seed")}
-    shown = {name: value for name, value in known._asdict().items() if name != "class_names"}  # as older judges have it
+    newer = ("class_names", "kind", "bound")  # not in the checkpoints of older judges
+    shown = {name: value for name, value in known._asdict().items() if name not in newer}
     return {**named, "data": {**(schema.to_dict(settings) if settings else {}), **shown}}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from guided_jax import data, grid, guidance, likelihood, parallel, progress, sampler, schedule
-from guided_jax.app import cli, settings
+from guided_jax.app import cli, facts, settings
 from guided_jax.app import run as runs
 from guided_jax.app.results import check_free
 from guided_jax.app.sample.request import HELD_OUT, NOT_RECORDED, TRAIN, DataDir, Variance
@@ -84,6 +84,7 @@ def check(options: Nll, run: runs.Run) -> None:
     variance_of(run, options.variance)
     if options.unlabelled and run.model.null is None:
         raise ValueError("--unlabelled needs a run with label dropout; leave it out")
+    facts.check_pictures(run.facts, "guided-jax nll")
     if run.model.shape != run.facts.image_shape:
         raise ValueError(f"nll is of pixels, and this model works on x of {run.model.shape}")
     check_readers(options)
@@ -166,7 +167,7 @@ def measure(options: Nll, run: runs.Run, found: np.ndarray, labels: np.ndarray) 
     def denoiser_of(params: Any, label: Any, x_0: Any) -> Denoiser:
         low_res = images.shrink(x_0[None], run.low_res)[0] if run.low_res else None
         raw = run.model.null if options.unlabelled else run.raw(label)
-        return runs.make_denoiser(run, params, raw, low_res=low_res)
+        return runs.make_denoiser(run, params, run.model.condition(params, raw), low_res=low_res)
 
     one = {"bound": by_bound, "flow": by_flow}[options.by](options, run, denoiser_of)
     compiled = parallel.parallel_map(one, devices, in_axes=(None, 0, 0, 0))

@@ -32,8 +32,9 @@ def make_networks(experiment: Experiment, facts: Facts) -> Networks:
     diffusion = experiment.diffusion
     classes = facts.num_classes if diffusion.conditional else None
     channels = facts.image_shape[-1] * (2 if diffusion.learned_variance else 1)
-    unet = diffusion.network.make(channels, classes, diffusion.null_label)
-    return Networks(unet, experiment.classifier.network.make(facts.num_classes))
+    dims = 1 if facts.kind == "signals" else 2
+    unet = diffusion.network.make(channels, classes, diffusion.null_label, dims)
+    return Networks(unet, experiment.classifier.network.make(facts.num_classes, dims))
 
 
 def make_model(experiment: Experiment, facts: Facts, unet: models.UNet) -> Model:

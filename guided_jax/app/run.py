@@ -34,7 +34,7 @@ class Run(NamedTuple):
         are none.
     raw: label -> the raw condition that it numbers, which `model.condition` takes; for classes the label itself.
     conditional: whether the network takes a condition.
-    bounded: whether x_0 lies in [-1, 1], and predictions of it are clipped there.
+    bounded: whether x_0 lies in [-bound, bound], and predictions of it are clipped there.
     classifier: (params, x_t, level) -> logits of a classifier of noisy examples, if there is one.
     variant: (perturb, low_res, estimate) -> a network in the place of `model.network`: with another attention, an
         upsampler of that picture, told that estimate; None for a network that has no variants.
@@ -52,6 +52,7 @@ class Run(NamedTuple):
     raw: Callable[[Any], Any] = _same
     conditional: bool = True
     bounded: bool = True
+    bound: float = 1.0
     classifier: Callable[..., Any] | None = None
     variant: Callable[..., Any] | None = None
     low_res: int | None = None
@@ -81,15 +82,15 @@ def from_params(model: Model, known: Facts, given: Mapping[str, Any], **fields: 
 
 
 def make_denoiser(
-    run: Run, params: Any, raw: Any, perturb: Any = None, low_res: Any = None, estimate: Any = None
+    run: Run, params: Any, condition: Any, perturb: Any = None, low_res: Any = None, estimate: Any = None
 ) -> denoiser.Denoiser:
-    """Return the denoiser that the run's model is for a raw condition; the other arguments as of `Run.variant`."""
+    """Return `model.denoiser` of the run's model; perturb, low_res, estimate: as of `Run.variant`."""
     own = run.model
     if perturb is not None or low_res is not None or estimate is not None:
         if run.variant is None:
             raise ValueError("this network has no variants, which a guidance by perturbed attention needs")
         own = own._replace(network=run.variant(perturb, low_res, estimate))
-    return model.denoiser(own, params, own.condition(params, raw))
+    return model.denoiser(own, params, condition)
 
 
 def source(run: Run, held_out: bool = False) -> data.Source:
@@ -110,6 +111,7 @@ def assemble(experiment: settings.Experiment, known: Facts, directory: Path | No
         conditional=diffusion.conditional,
         classifier=pixel_model.make_logits(networks.classifier),
         variant=functools.partial(pixel_model.make_network, diffusion, networks.unet),
+        bound=known.bound or 1.0,
         low_res=diffusion.low_res,
         self_conditioning=diffusion.self_conditioning,
         prepare=functools.partial(pixel_model.prepare, experiment, known, networks),

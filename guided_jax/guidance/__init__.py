@@ -25,7 +25,7 @@ from guided_jax.guidance.self_conditioning import self_conditioned
 from guided_jax.guidance.threshold import clip, dynamic_threshold
 from guided_jax.guidance.zero_star import zero_star
 from guided_jax.stateful import Stateful, first_state, lift, stateless
-from guided_jax.strength import LogProb, Scale
+from guided_jax.strength import LogProb, Scale, strength
 
 __all__ = [
     "LogProb",
@@ -61,6 +61,7 @@ __all__ = [
     "self_attention",
     "self_conditioned",
     "stateless",
+    "strength",
     "universal",
     "zero_star",
 ]

@@ -13,9 +13,9 @@ def cfg_plus_plus(conditional: Denoiser, unconditional: Denoiser, scale: Scale) 
     """x_0 = u + scale (c - u), eps = u: x_0 is guided, and noised again with the unconditional eps ([CFG++] algorithm 2).
 
     conditional, unconditional: denoisers, c and u.
-    scale: in [0, 1]; 0 is the unconditional model. It differs from `classifier_free` for the steps that read eps (DDIM
-        and the ODE solvers; not DDPM). Apply guidance that recomputes eps (`clip`, `dynamic_threshold`, `rescale`) to
-        the two denoisers: on the result it would replace u.
+    scale: in [0, 1]; 0 is the unconditional model. It differs from `classifier_free` for the steps that read eps: DDIM,
+        Heun, DEIS, the reverse SDE, Langevin; not DDPM, DPM-Solver++, UniPC. Apply guidance that recomputes eps
+        (`clip`, `dynamic_threshold`, `rescale`) to the two denoisers: on the result it would replace u.
     """
 
     def guided(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:

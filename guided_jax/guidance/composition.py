@@ -16,7 +16,7 @@ from guided_jax.strength import Scale, strength
 
 
 def compose(conditionals: Sequence[Denoiser], unconditional: Denoiser, scales: Sequence[Scale]) -> Denoiser:
-    """u + sum_i scale_i (c_i - u): every condition of a positive scale AND none of a negative one ([CD] section 5).
+    """u + sum_i scale_i (c_i - u): every condition of a positive scale AND none of a negative one ([CD]).
 
     conditionals: denoisers, c_i; with a single one it is `classifier_free`.
     unconditional: a denoiser, u.

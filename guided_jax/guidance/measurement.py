@@ -40,7 +40,7 @@ def pigdm(
     data_std: ArrayLike = 0.5,
     scale: Scale = 1.0,
 ) -> Denoiser:
-    """score + scale J^T A^T (V A A^T + noise_std^2 I)^-1 (y - A x_0), J = dx_0 / dx_t ([PiGDM] section 3).
+    """score + scale J^T A^T (V A A^T + noise_std^2 I)^-1 (y - A x_0), J = dx_0 / dx_t ([PiGDM]).
 
     The law of x_0 given x_t is taken to be normal with variance V I, V = Var(x_0 | x_t) of normal data: exact for such
     data. V is the paper's r_t^2 for data_std = 1; the paper multiplies the term by r_t^2 once more, here it stays a

@@ -1,4 +1,4 @@
-"""CFG-Zero*. Source: [CFG-Zero*] Fan et al. 2503.18886, algorithm 1."""
+"""CFG-Zero*. Source: [CFG-Zero*] Fan et al. 2503.18886."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
@@ -13,7 +13,7 @@ from guided_jax.strength import Scale, strength
 def zero_star(conditional: Denoiser, unconditional: Denoiser, scale: Scale, zero_from: ArrayLike = jnp.inf) -> Denoiser:
     """a u + scale (c - a u) for the flow velocity eps - x_0, a = <c, u> / |u|^2; 0 where t >= zero_from.
 
-    a is the least-squares fit of u to c, of this example alone ([CFG-Zero*] algorithm 1).
+    a is the least-squares fit of u to c, of this example alone ([CFG-Zero*]).
     conditional, unconditional: denoisers, with the velocities c and u.
     scale: number, traced value or function of the level; 1 is the conditional model, 0 is a u.
     zero_from: the paper's zero-init as a step t, number or traced value: the first velocity of a run may be worse than

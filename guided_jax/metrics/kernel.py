@@ -9,7 +9,7 @@ from guided_jax.metrics.summary import MeanStd
 
 
 def kernel(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "n m"]:
-    """k(x, y) = (x y / d + 1)^3 ([KID] section 4)."""
+    """k(x, y) = (x y / d + 1)^3 ([KID])."""
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 

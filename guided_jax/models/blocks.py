@@ -168,7 +168,7 @@ def attention_weights(
 ) -> Float[Array, "*batch heads length length"]:
     """softmax_s(q_t . k_s / sqrt(ch)), float32; q and k each scaled by ch^(-1/4), which keeps half precision in range."""
     weights = _unnormalised(q, k)
-    return weights * (1 / weights.sum(-1, keepdims=True))  # not a division: see `forward.ratio`
+    return weights * (1 / weights.sum(-1, keepdims=True))  # not a division: see `numerics.ratio`
 
 
 def attend(

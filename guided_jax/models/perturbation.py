@@ -42,7 +42,7 @@ def blurred_queries(std: ArrayLike = jnp.inf) -> Perturb:
 def attention_mass(
     unet: Any, params: Any, x: Float[Array, "*batch h w c"], t: ArrayLike, label: Any = None
 ) -> Float[Array, "*batch h w"]:
-    """Return the attention to each pixel from all positions of the middle block, mean over the heads ([SAG] section 4.1).
+    """Return the attention to each pixel from all positions of the middle block, mean over the heads ([SAG]).
 
     Its mean over the pixels is 1. XLA merges the call with an unet.apply(params, x, t, label) beside it.
     """

@@ -36,7 +36,7 @@ class Leg(NamedTuple):
 
 
 def leg(now: NoiseLevel, then: NoiseLevel, eta: ArrayLike = 0.0) -> Leg:
-    """The coefficients of the exact solution from `now` to `then` ([DPM++] eq. 8 and, for eta = 1, appendix A)."""
+    """The coefficients of the exact solution from `now` to `then` ([DPM++] eq. 8, for eta = 1 its SDE)."""
     h = half_log_snr(then) - half_log_snr(now)
     noise = jnp.asarray(eta) * h
     kept = ratio(then.sigma, now.sigma, at_zero=1.0) * jnp.exp(-noise)

@@ -47,7 +47,7 @@ def ddim(eta: ArrayLike = 0.0) -> ReverseStep:
 def euler() -> ReverseStep:
     """x_s / alpha_s = x_t / alpha_t + (rho_s - rho_t) eps, rho = sigma / alpha: Euler's step of the probability flow.
 
-    [EDM] eq. 3, which equals alpha_s x_0 + sigma_s eps: another name of ddim(0).
+    It equals alpha_s x_0 + sigma_s eps: another name of ddim(0) ([EDM]).
     Returns a ReverseStep without memory.
     """
     return ddim(0.0)

@@ -33,7 +33,7 @@ def langevin(size: Scale = 0.1, repeats: int = 1) -> ReverseStep:
         raise ValueError(f"repeats is {repeats}; every level needs at least one step")
 
     def step(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
-        e = strength(size, now) * jnp.square(now.sigma)
+        e = strength(size, now, "size") * jnp.square(now.sigma)
 
         def once(x: Array, key):
             noise = jax.random.normal(key, x.shape, x.dtype)

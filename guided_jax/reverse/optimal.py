@@ -48,7 +48,7 @@ def estimated_spread(key, denoise: Denoiser, x_0: Float[Array, "n *shape"], leve
     key: a JAX key.
     denoise: (x_t, level) -> Prediction.
     x_0: (n, *shape).
-    levels: the table of the run. One call of the network for each example at each level. [ADPM] eq. 8 has sigma^2 /
+    levels: the table of the run. One call of the network for each example at each level. [ADPM] has sigma^2 /
         alpha^2 (1 - E eps^2), which is the same for an exact denoiser, but a small difference of large numbers where
         alpha is small.
     Returns level -> Var(x_0 | x_t).

@@ -5,7 +5,7 @@ from typing import Any
 from jaxtyping import Array, Float
 
 from guided_jax.denoiser import Denoiser, cached, match_type
-from guided_jax.numerics import narrow, narrow_like
+from guided_jax.numerics import narrow, narrow_like, widen
 from guided_jax.reverse.step import ReverseStep
 from guided_jax.schedule import NoiseLevel
 from guided_jax.stateful import Stateful, frozen
@@ -34,7 +34,7 @@ def with_state(stateful: Stateful, step: ReverseStep) -> ReverseStep:
     def both(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
         own, state = memory
         prediction, updated = stateful.denoise(state, x_t, now)
-        first, later = narrow(prediction, x_t.dtype), match_type(frozen(stateful, state))
+        first, later = narrow(widen(prediction), x_t.dtype), match_type(frozen(stateful, state))
         x_s, own = step.step(key, cached(first, x_t, now, later), x_t, own, now, then)
         return x_s, (own, narrow_like(updated, state))
 

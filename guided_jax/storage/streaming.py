@@ -27,7 +27,7 @@ class Stream(NamedTuple):
 
     folder: Path
     request: Mapping[str, Any]
-    images: np.ndarray  # uint8 (N, H, W, C)
+    images: np.ndarray  # uint8 (N, H, W, C), or what was asked for
     labels: np.ndarray  # int64 (N,)
 
 
@@ -37,9 +37,10 @@ def opened(
     count: int,
     image_shape: tuple[int, ...],
     request: Mapping[str, Any],
+    dtype: Any = np.uint8,
     before_discard: Callable[[Any], None] = lambda request: None,
 ) -> Iterator[tuple[Stream, int]]:
-    """Yield (stream, rows done) for `count` images, of an interrupted run if it had the same request.
+    """Yield (stream, rows done) for `count` images of a dtype, of an interrupted run if it had the same request.
 
     The unfinished rows of another request are discarded, after `before_discard` was called with that request, which may
     raise. The folder of `target` has one writer: ValueError names another process that holds it. Raises OSError when there
@@ -50,11 +51,13 @@ def opened(
         note = _note_of(folder)
         if note and note["done"] and note["request"] != request:
             before_discard(note["request"])
-        yield _begin(folder, count, image_shape, request)
+        yield _begin(folder, count, image_shape, request, dtype)
 
 
-def _begin(folder: Path, count: int, image_shape: tuple[int, ...], request: Mapping[str, Any]) -> tuple[Stream, int]:
-    shapes = {IMAGES: (np.uint8, (count, *image_shape)), LABELS: (np.int64, (count,))}
+def _begin(
+    folder: Path, count: int, image_shape: tuple[int, ...], request: Mapping[str, Any], dtype: Any
+) -> tuple[Stream, int]:
+    shapes = {IMAGES: (dtype, (count, *image_shape)), LABELS: (np.int64, (count,))}
     done = _done(folder, request)
     if done is None:
         shutil.rmtree(folder, ignore_errors=True)

@@ -27,13 +27,13 @@ class AveragingState(NamedTuple):
 
 
 def sigma_rel_of(gamma: ArrayLike) -> Float[np.ndarray, "..."]:
-    """sigma_rel = sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2): a profile's standard deviation over t ([EDM2] eq. 123)."""
+    """sigma_rel = sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2): a profile's standard deviation over t ([EDM2])."""
     gamma = np.asarray(gamma, np.float64)
     return np.asarray(np.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2))
 
 
 def gamma_of(sigma_rel: float) -> float:
-    """The gamma of a sigma_rel: (gamma + 2)^2 (gamma + 3) = (gamma + 1) / sigma_rel^2 ([EDM2] eq. 126, algorithm 2).
+    """The gamma of a sigma_rel: (gamma + 2)^2 (gamma + 3) = (gamma + 1) / sigma_rel^2 ([EDM2] algorithm 2).
 
     sigma_rel: above 0, up to 0.2886, the plain mean of all steps. Raises ValueError for another.
     """
@@ -44,7 +44,7 @@ def gamma_of(sigma_rel: float) -> float:
 
 
 def step_weight(step: Int[Array, ""], gamma: float) -> Float[Array, ""]:
-    """1 - beta at step t = 1, 2, ..., with the decay beta = (1 - 1 / t)^(gamma + 1) of the average ([EDM2] eq. 127)."""
+    """1 - beta at step t = 1, 2, ..., with the decay beta = (1 - 1 / t)^(gamma + 1) of the average ([EDM2])."""
     return -jnp.expm1((gamma + 1) * jnp.log1p(-1 / step))  # not 1 - beta, which loses digits when t is large
 
 
@@ -71,7 +71,7 @@ def with_averages(optimizer: optax.GradientTransformation, sigma_rels: Sequence[
 
 
 def overlap(step_a: ArrayLike, gamma_a: ArrayLike, step_b: ArrayLike, gamma_b: ArrayLike) -> Float[np.ndarray, "..."]:
-    """int p_a(x) p_b(x) dx of two profiles p(x) = (gamma + 1) x^gamma / t^(gamma + 1) on (0, t) ([EDM2] eq. 151).
+    """int p_a(x) p_b(x) dx of two profiles p(x) = (gamma + 1) x^gamma / t^(gamma + 1) on (0, t) ([EDM2]).
 
     With t the smaller step, T the larger and c the gamma of that: (a + 1) (b + 1) / (a + b + 1) (t / T)^c / T.
     """

@@ -11,10 +11,12 @@ import pytest
 
 from guided_jax.app.sample import command as sample
 from guided_jax.storage import images
+from tests import processes
 from tests.scripts import ROOT, alone, run_script
 
 
-# The first differs without `parallel._opened` or the reciprocal in `forward.ratio`, the second without the attention's.
+# The first differs without `replicated._without_constants` or the reciprocal in `numerics.ratio`, the second without the
+# attention's.
 @pytest.mark.parametrize(
     "method",
     [
@@ -43,10 +45,9 @@ def test_the_number_of_devices_changes_no_bit_of_an_image(tiny, tmp_path, capsys
 
 def start(run, out, devices):
     """sample.py in a process of its own."""
-    words = [sys.executable, "sample.py", run, "--guidance", "classifier-free", "--labels", 3, 7, "--steps", 5]
+    words = ["sample.py", run, "--guidance", "classifier-free", "--labels", 3, 7, "--steps", 5]
     words += ["--num-samples", 2000, "--batch-size", 4 * devices, "--out", out]
-    options = {"cwd": ROOT, "env": alone(JAX_NUM_CPU_DEVICES=str(devices)), "text": True}
-    return subprocess.Popen([str(word) for word in words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, **options)
+    return processes.start(*words, env=alone(JAX_NUM_CPU_DEVICES=str(devices)))
 
 
 def progress(out):

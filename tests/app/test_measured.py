@@ -1,5 +1,6 @@
 """What `sample.py` measures: the true pictures, the operators by name, the noise; and its guidances by name as formulas."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ def test_noise_is_of_the_index_and_never_in_the_hole(files):
 
 def test_what_was_seen_is_shown_at_the_size_of_the_pictures(files):
     seen = look(files, operator="super-resolution")(np.arange(3))
-    shown = inverse.picture(seen, (4, 6, 1))
+    shown = inverse.picture(seen, facts.Facts((4, 6, 1), 1, (1.0,)))
     means = RANDOM.reshape(3, 2, 2, 3, 2, 1).mean((2, 4)).repeat(2, 1).repeat(2, 2)
     np.testing.assert_allclose(shown, means, atol=1)
 
@@ -109,6 +110,26 @@ def test_compose_by_name_is_its_formula():
             u, *others = (getattr(prediction, view) for prediction in each)
             expected = u + sum(scale * (c - u) for scale, c in zip(scales, others, strict=True))
             np.testing.assert_allclose(getattr(found, view), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["classifier-free", "cfg++", "zero-star", "compose", "classifier-free+rescale+ramp"])
+def test_one_program_of_the_network_serves_both_conditions(name):
+    table = jnp.linspace(-1.0, 1.0, 12).reshape(4, 3)  # 3 is the null label
+    network = lambda params, x, t, label: jnp.tanh(params @ x + table[label])  # noqa: E731
+    run = runs.from_params(
+        model.Model(network, schedule.cosine(10), shape=(3,), null=3), RUN.facts, {"diffusion": None}
+    )
+    level, also = schedule.at(schedule.cosine(10), 5), (1,) if name == "compose" else ()
+
+    def guided(params, label, observed):
+        parts = Parts(run, Method(name, also=also), {"diffusion": params}, label, 2.0, observed=observed)
+        return guidances.guide(parts.request, parts)(jnp.ones(3), level)
+
+    weights = jnp.linspace(-1.0, 2.0, 9).reshape(3, 3)
+    found, separate = (jax.jit(lambda p, y, o=o: guided(p, y, o))(weights, 2) for o in (False, True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, separate)
+    calls = [str(jax.make_jaxpr(lambda p, y, o=o: guided(p, y, o))(weights, 2)).count("tanh") for o in (False, True)]
+    assert calls == ([2, 3] if also else [1, 2])
 
 
 @pytest.mark.parametrize("scale", [0.0, 2.0])

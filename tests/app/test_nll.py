@@ -17,7 +17,7 @@ STD, SHAPE = 0.5, (4, 4, 1)
 NORMAL = analytic.GaussianMixture((1.0,), np.zeros((1, *SHAPE)), (STD,))
 
 
-@pytest.mark.slow  # the density itself is held by tests/test_likelihood.py
+@pytest.mark.slow  # the density itself is held by tests/mathematics/test_likelihood.py
 def test_the_flow_has_a_normal_laws_entropy_in_bits(tiny):
     """Of grey values, which are narrow beside the law: E -log2 p + log2(127.5)."""
     run = runs.load(tiny)._replace(levels=schedule.cosine(400))

@@ -4,8 +4,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from guided_jax.app import settings as schema
 from guided_jax.app.train import checks, curves
 from guided_jax.app.train import command as train
 from guided_jax.storage import checkpoint, lock, log
+from tests import processes
 from tests.scripts import run_script
 
 ROOT = Path(__file__).parents[2]
@@ -117,19 +116,14 @@ def test_a_damaged_checkpoint_is_one_line_of_warning(place, capsys):
 def test_a_signal_saves_and_ends(tmp_path, number, code):
     arguments = words(tmp_path, tmp_path / "run", classifier__num_steps=100_000)
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while (checkpoint.latest(tmp_path / "run" / "classifier" / "checkpoints") or 0) < 2:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(number)
-        said, _ = process.communicate(timeout=60)
-    finally:
-        process.kill()
+    process = processes.start("train.py", *arguments, env=environment)
+    deadline = time.monotonic() + 120
+    while (checkpoint.latest(tmp_path / "run" / "classifier" / "checkpoints") or 0) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
     assert process.returncode == code
     assert "stopped and saved; the same command resumes it" in said
 

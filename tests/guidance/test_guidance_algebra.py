@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from guided_jax import denoiser, guidance, reverse, sampler, schedule
-from guided_jax.analytic import GaussianMixture
 from guided_jax.guidance import Stateful
 from guided_jax.prediction import Prediction
 from tests.members import MEMBERS, NULL, PICTURES, SHAPE, as_denoiser, exact_net
-from tests.oracle import MIXTURE, SCHEDULES, points, reparameterized
+from tests.oracle import BROAD, NARROW, ODE, SCHEDULES, SDE, points, reparameterized, variance_reached
 
 SCALES = jnp.array([0.0, 1.0, -0.5, 0.3, 2.0, 7.5])
 # t = 1 and t = T of each schedule, and between.
@@ -294,11 +293,7 @@ def test_an_interval_differentiates_through_the_network_it_was_given():
     assert jnp.abs(want - jax.jit(plain)(x, level).x_0).max() > 0.01
 
 
-# --- closed forms: p = N(0, 2), p(. | c) = N(0, 1) -------------------------------------------------------------------
-
-BROAD, NARROW = (GaussianMixture(jnp.ones(1), jnp.zeros((1, 1)), jnp.array([std])) for std in (2**0.5, 1.0))
-ODE = lambda g: 2 ** (1 - g)  # noqa: E731
-SDE = lambda g: (2 - 2 ** (2 - 2 * g)) / (2 * g - 1)  # noqa: E731
+# --- closed forms ----------------------------------------------------------------------------------------------------
 
 
 def log_ratio(x_t, level):
@@ -306,59 +301,27 @@ def log_ratio(x_t, level):
     return NARROW.log_density()(x_t, level) - BROAD.log_density()(x_t, level)
 
 
-LAWS = {
-    "ddim": (reverse.ddim, ODE),
-    "ddpm": (reverse.ddpm, SDE),
-    "ddpm-large": (lambda: reverse.ddpm("large"), SDE),
-    "ddim-1": (lambda: reverse.ddim(1.0), SDE),
+# Of classifier-free guidance: tests/reverse/test_steppers.py, for every sampler.
+KINDS = {
+    "classifier": lambda scale: guidance.classifier(BROAD.denoiser(), log_ratio, scale),
+    "classifier on a conditional": lambda scale: guidance.classifier(NARROW.denoiser(), log_ratio, scale - 1),
+}
+RUNS = {f"{kind}, ddim": (lambda s, g=g: (reverse.ddim(), g(s)), ODE) for kind, g in KINDS.items()}
+RUNS |= {f"{kind}, ddpm": (lambda s, g=g: (reverse.ddpm(), g(s)), SDE) for kind, g in KINDS.items()}
+RUNS |= {
+    f"algorithm 1, {variance}": (
+        lambda s, v=variance: (reverse.classifier_ddpm(log_ratio, s, variance=v), BROAD.denoiser()),
+        SDE,
+    )
+    for variance in ("small", "large")
 }
 
 
-def variance_reached(made, scales, levels, monkeypatch):
-    """For each scale, of samples from N(0, sigma_T^2), without drawing any: each step is linear, x_s = a x_t + b noise."""
-
-    def gains(scale, now, then):
-        step, denoise = made(scale)
-
-        def at(x, noise):
-            monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype: jnp.full(shape, noise, dtype))
-            x = jnp.array([x])
-            return step.step(jax.random.key(0), denoise, x, step.init(x), now, then)[0][0]
-
-        return at(1.0, 0.0), at(0.0, 1.0)
-
-    now, then = (schedule.NoiseLevel(*(column[part] for column in levels)) for part in (slice(1, None), slice(-1)))
-    by_scale = jax.jit(jax.vmap(jax.vmap(gains, (None, 0, 0)), (0, None, None)))
-    a, b = (np.asarray(gain, np.float64) for gain in by_scale(jnp.asarray(scales), now, then))
-    variance = float(levels.sigma[-1]) ** 2
-    for i in reversed(range(a.shape[1])):
-        variance = a[:, i] ** 2 * variance + b[:, i] ** 2
-    return variance
-
-
-@pytest.mark.parametrize("kind", ["classifier_free", "classifier", "conditional base", "algorithm 1"])
-@pytest.mark.parametrize("sampler_name", LAWS)
-def test_guided_samplers_reach_their_own_closed_forms(kind, sampler_name, monkeypatch):
+@pytest.mark.parametrize(("make", "law"), RUNS.values(), ids=RUNS)
+def test_guided_samplers_reach_their_own_closed_forms(make, law, monkeypatch):
     """The ODE reaches 2^(1 - g), the SDE (2 - 2^(2 - 2g)) / (2g - 1), and neither the tilted law's 2 / (1 + g)."""
-    levels = schedule.karras(1000, 0.002, 80.0)
-    make, law = LAWS[sampler_name]
-    if kind == "algorithm 1" and law is ODE:
-        pytest.skip("algorithm 1 is an SDE")
-
-    def made(scale):
-        denoise = {
-            "classifier_free": guidance.classifier_free(NARROW.denoiser(), BROAD.denoiser(), scale),
-            "classifier": guidance.classifier(BROAD.denoiser(), log_ratio, scale),
-            "conditional base": guidance.classifier(NARROW.denoiser(), log_ratio, scale - 1),
-            "algorithm 1": BROAD.denoiser(),
-        }[kind]
-        if kind == "algorithm 1":
-            variance = "large" if "large" in sampler_name else "small"
-            return reverse.classifier_ddpm(log_ratio, scale, variance=variance), denoise
-        return make(), denoise
-
     scales = np.array([0.0, 1.0, 2.0, 3.0])
-    reached = variance_reached(made, scales, levels, monkeypatch)
+    reached = variance_reached(make, scales, schedule.karras(1000, 0.002, 80.0), monkeypatch)
     np.testing.assert_allclose(reached, law(scales), rtol=0.015)
     assert np.all(np.abs(reached - 2 / (1 + scales))[2:] > 0.05)
 
@@ -378,12 +341,9 @@ def test_the_table_names_every_guidance():
         "likelihood",
         "observe",
         "operators",
-        "self_conditioned",  # of networks that take their own last answer: tests/test_self_conditioning.py
+        "self_conditioned",  # of networks that take their own last answer: tests/guidance/test_self_conditioning.py
         "stateless",
+        "strength",
     }
     for name in set(guidance.__all__) - helpers:
         assert f"guidance.{name}(" in sources or f"guidance.{name}," in sources, name
-
-
-def test_the_mixture_has_classes_of_several_modes():
-    assert np.bincount(np.asarray(MIXTURE.labels)).min() >= 2

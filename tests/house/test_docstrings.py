@@ -1,4 +1,4 @@
-"""The docstrings of the mathematics: their examples run, and they name every argument."""
+"""The examples of all docstrings run; those of the mathematics name every argument."""
 
 import ast
 import doctest
@@ -12,21 +12,9 @@ import jax.numpy as jnp
 import pytest
 
 import guided_jax as gj
+from tests.house.test_architecture import ROOMS
 
 ROOT = pathlib.Path(gj.__file__).parent
-ROOMS = (
-    "numerics",
-    "checks",
-    "schedule",
-    "grid",
-    "forward",
-    "prediction",
-    "denoiser",
-    "strength",
-    "stateful",
-    "operators",
-)
-ROOMS += ("model", "sampler", "likelihood", "analytic", "guidance", "reverse", "losses")
 FILES = sorted(path for room in ROOMS for path in (*ROOT.glob(f"{room}.py"), *ROOT.glob(f"{room}/*.py")))
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in FILES if path.stem != "__init__"}
 # The functions that people start with: each has an example.
@@ -38,19 +26,29 @@ EXAMPLES = """
     reverse.ddim reverse.ddpm reverse.classifier_ddpm reverse.dpm_solver reverse.heun reverse.with_state reverse.chain
     reverse.repaint sampler.sample sampler.run sampler.keys sampler.encode analytic.GaussianMixture
     analytic.GaussianMixture.denoiser analytic.GaussianMixture.log_prob likelihood.variational_bound likelihood.log_density
-    losses.denoising losses.corrupt operators.mask model.Model model.denoiser
+    losses.denoising losses.corrupt operators.mask model.Model model.denoiser data.load metrics.frechet.frechet_distance
+    metrics.kernel.kernel_distance metrics.neighbours.precision_recall models.UNet parallel.devices.choose_devices
+    parallel.replicated.parallel_map pretrained.adm.weights.load_unet storage.images.grid storage.images.to_uint8
+    storage.npz.read
 """.split()  # noqa: SIM905
-NAMES = {"gj": gj, "jax": jax, "jnp": jnp}  # what an example may use without importing it
+NAMES = {"gj": gj, "jax": jax, "jnp": jnp}  # what an example of the mathematics may use without importing it
+SHOWN = [path for path in sorted(ROOT.rglob("*.py")) if ">>>" in path.read_text()]
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_examples_run(name):
-    module = importlib.import_module(f"guided_jax.{name}")
-    found = doctest.DocTestFinder().find(module, module.__name__, globs={**NAMES})
+def name_of(path):
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("path", SHOWN, ids=name_of)
+def test_examples_run(path):
+    """Of the machinery with the names of its own module."""
+    module = importlib.import_module(name_of(path))
+    names = {**NAMES} if path in FILES else {**vars(module)}
     runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.FAIL_FAST)
     output = []
-    for test in found:
+    for test in doctest.DocTestFinder().find(module, module.__name__, globs=names):
         runner.run(test, out=output.append)
+    assert runner.summarize(verbose=False).attempted
     assert runner.failures == 0, "".join(output)
 
 

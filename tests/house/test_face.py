@@ -12,24 +12,10 @@ import pytest
 import guided_jax as gj
 from guided_jax import extras
 from guided_jax.app import cli, experiments
+from tests.house.test_architecture import ROOMS
 from tests.scripts import ROOT
 
 PRIVATE = {"app", "checks", "extras", "numerics", "progress", "strength"}
-MATHEMATICS = (
-    *(
-        "numerics",
-        "schedule",
-        "grid",
-        "forward",
-        "prediction",
-        "denoiser",
-        "strength",
-        "stateful",
-        "operators",
-        "model",
-    ),
-    *("guidance", "reverse", "sampler", "likelihood", "analytic", "losses"),
-)
 
 
 def python(code):
@@ -78,7 +64,7 @@ def test_the_mathematics_imports_jax_numpy_and_jaxtyping_and_nothing_else():
 import importlib, sys
 import jax, numpy, jaxtyping
 before = {{name.partition(".")[0] for name in sys.modules}}
-for name in {MATHEMATICS}:
+for name in {ROOMS}:
     importlib.import_module(f"guided_jax.{{name}}")
 print(*{{name.partition(".")[0] for name in sys.modules}} - before - sys.stdlib_module_names)
 """)

@@ -83,10 +83,11 @@ def test_there_and_back_a_grey_value_falls_by_one_at_most():
 
 def test_a_label_beyond_the_classes_is_refused():
     unet = models.UNet(1, 8, (1,), 1, (), num_head_channels=8, num_classes=4, num_groups=4)
-    params = unet.init(jax.random.key(0), jnp.zeros((4, 4, 1)), 0.0, 0)
+    x = jnp.zeros((4, 4, 1))
+    params = jax.eval_shape(lambda: unet.init(jax.random.key(0), x, 0.0, 0))
     for label in (7, -1):
         with pytest.raises(ValueError, match=str(label)):
-            unet.apply(params, jnp.zeros((4, 4, 1)), 0.0, label)
+            jax.eval_shape(lambda params, label=label: unet.apply(params, x, 0.0, label), params)
 
 
 def test_a_network_that_returns_more_than_its_output_is_refused():
@@ -150,6 +151,6 @@ def test_what_is_transparent_shows_the_background(tmp_path):
 def test_64_bit_mode_keeps_the_type_of_x():
     with jax.enable_x64(True):
         denoise = denoiser.from_network(lambda x, t: x, "eps")
-        levels = schedule.respace(schedule.cosine(1000), 5)
-        found = sampler.sample(jax.random.key(0), denoise, reverse.dpm_solver(2), jnp.ones(3, jnp.float32), levels)
+        draw = lambda x: sampler.sample(jax.random.key(0), denoise, reverse.dpm_solver(2), x, LEVELS)  # noqa: E731
+        found = jax.eval_shape(draw, jnp.ones(3, jnp.float32))
     assert found.dtype == jnp.float32

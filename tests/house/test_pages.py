@@ -2,12 +2,19 @@
 
 import json
 import re
+from types import SimpleNamespace
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from scipy import stats
 
-from benchmarks import mixture, results, sampler_pages, tricks
+from benchmarks import mixture, results, sampler_pages, samplers, tricks
 from benchmarks.speed import __main__ as speed
 from benchmarks.speed import sizes
+from guided_jax import data, schedule
+from guided_jax.app.demo import comparison
+from guided_jax.app.sweep import page
 
 MEASURED = json.loads((mixture.OUT / "samplers.json").read_text())
 SAMPLERS = {
@@ -20,8 +27,8 @@ SAMPLERS = {
 
 
 def test_the_tables_of_the_samplers_are_those_of_the_measurements():
-    page = sampler_pages.PAGE.read_text()
-    assert sampler_pages.fill(page, SAMPLERS) == page
+    text = sampler_pages.PAGE.read_text()
+    assert sampler_pages.fill(text, SAMPLERS) == text
 
 
 PLACES = [
@@ -35,9 +42,9 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize(("page", "names"), PLACES, ids=[page.name for page, _ in PLACES])
-def test_every_table_has_one_place_in_its_page(page, names):
-    text = page.read_text()
+@pytest.mark.parametrize(("place", "names"), PLACES, ids=[place.name for place, _ in PLACES])
+def test_every_table_has_one_place_in_its_page(place, names):
+    text = place.read_text()
     for name in names:
         assert text.count(f"<!-- measured: {name} -->") == 1
         assert "the new table" in sampler_pages.fill(text, {name: "the new table"})
@@ -96,6 +103,87 @@ def test_the_quality_table_has_accuracy_and_distance_and_the_reference_with_its_
     table = sampler_pages.quality_table(rows).splitlines()
     assert table[2] == "| classifier | `ddpm`, 250 steps |  |  |  |  |  |  | 0.982, 53 ± 4 |"
     assert table[3] == "| classifier | `heun`, karras |  |  | 0.148, 1135 |  |  |  |  |"
+
+
+def test_the_digits_table_has_the_errors_at_15_calls_and_the_least_of_a_row_in_bold():
+    common = {"guidance": "classifier", "sampler": "ddim", "calls": 15}
+    rows = [
+        {"guidance": "classifier", "sampler": "the cut at sigma_max", "rms": 0.5},
+        {**common, "grid": "respaced", "rms": 0.0123},
+        {**common, "grid": "karras", "rms": 0.0099},
+        {**common, "grid": "karras", "rms": 0.001, "calls": 10},  # at other calls
+    ]
+    table = sampler_pages.digits_table(rows).splitlines()
+    assert table[0] == "| guidance | sampler | respaced | karras |"
+    assert table[2:] == ["| classifier | `ddim` | 0.012 | **0.0099** |"]
+
+
+def test_the_errors_of_the_samplers_are_root_mean_squares_and_medians():
+    found = samplers.size(np.array([[3.0, 4.0], [0.0, 0.0], [1.0, 1.0]]))
+    assert found == {"rms": pytest.approx(4.5**0.5), "median": pytest.approx(1.0)}
+
+
+def test_the_sliced_distance_of_a_shift_is_its_mean_over_directions():
+    cloud = np.random.default_rng(0).normal(size=(500, 2))
+    shift = np.array([0.3, 0.0])
+    assert samplers.sliced(cloud, cloud[::-1]) == 0
+    assert samplers.sliced(cloud + shift, cloud) == pytest.approx(0.3 * 2 / np.pi, rel=1e-3)
+
+
+def test_a_number_of_calls_pays_for_the_steps_of_the_sampler():
+    paid = {name: samplers.ALL[name].steps(15) for name in ("ddim", "heun", "deis 3", "langevin, 10 a level")}
+    assert paid == {"ddim": 15, "heun": 8, "deis 3": 14, "langevin, 10 a level": 1}
+
+
+def test_the_table_of_a_sweep_has_a_row_for_each_scale_and_one_for_real_pictures():
+    numbers = {(1, 0): (0.5, 10.0), (1, 1): (0.7, 14.0), (2.5, 0): (1.0, 3456.0), (2.5, 1): (1.0, 3458.0)}
+    rows = [{"scale": scale, "seed": i, "accuracy": a, "fd": fd} for (scale, i), (a, fd) in numbers.items()]
+    found = {"features": "judge", "rows": rows, "real": [{"accuracy": 0.98767, "fd": 3.0}]}
+    table = page.text(found).splitlines()
+    assert table[0].startswith("| scale | ")
+    assert table[2:] == [
+        "| 1 | 0.60 ± 0.14 | 12.0 ± 2.8 |",
+        "| 2.5 | 1 | 3457.0 ± 1.4 |",
+        "| real | 0.9877 | 3 |",
+    ]
+    assert page.best(found) == {"accuracy": 2.5, "fd": 1}
+
+
+def test_the_table_of_levels_has_every_other_level():
+    table = results.level_table({1: 0.98765, 50: 0.9, 100: 0.5, 150: 0.1, 200: 0.0994})
+    assert table.splitlines()[::2] == ["| t | 1 | 100 | 200 |", "| accuracy | 0.988 | 0.500 | 0.099 |"]
+
+
+def test_the_accuracy_of_a_classifier_by_level_is_that_of_its_formula():
+    """Of the sign of the mean of d pixels that are all -1 or all 1: right with probability Phi(alpha sqrt(d) / sigma)."""
+    levels, labels = schedule.linear(40), np.arange(4000) % 2
+    pictures = np.where(labels == 1, 255, 0)[:, None, None, None] * np.ones((1, 2, 2, 1), int)
+
+    def apply(params, x, times):
+        assert times.shape == (len(x),)
+        means = x.mean((1, 2, 3))
+        return jnp.stack([-means, means], -1) + 0 * times[:, None]
+
+    model = SimpleNamespace(levels=levels)
+    run = SimpleNamespace(model=model, networks=SimpleNamespace(classifier=SimpleNamespace(apply=apply)))
+    source = data.in_memory(pictures.astype(np.uint8), labels, 2)
+    found = results.by_level(run, {}, source, 4000)
+    assert list(found) == [1, *range(2, 41, 2)]
+    alpha, sigma = (np.asarray(column)[list(found)] for column in levels[1:])
+    np.testing.assert_allclose(list(found.values()), stats.norm.cdf(2 * alpha / sigma), atol=0.03)
+
+
+def test_the_table_of_the_demo_ends_with_real_digits():
+    rows = [{"guidance": "classifier", "scale": 2.0, "accuracy": 0.9876, "distance": 59.4}]
+    table = comparison.table(rows, 0.5, 12.6).splitlines()
+    assert table[0] == "| guidance | scale | accuracy | distance |"
+    assert table[2:] == ["| classifier | 2 | 0.988 | 59 |", "| real digits | | 0.500 | 13 |"]
+
+
+def test_the_distance_of_the_demo_is_of_pixels_from_0_to_16():
+    """Of pictures that all have one grey value more: the means differ by 16 / 255 in each of four pixels."""
+    dark = np.random.default_rng(0).integers(0, 200, (50, 2, 2, 1), np.uint8)
+    assert comparison.distance(dark + np.uint8(1), dark) == pytest.approx(4 * (16 / 255) ** 2, rel=1e-6)
 
 
 def test_a_mean_with_its_deviation_is_that_of_the_seeds():

@@ -169,6 +169,12 @@ def test_every_test_that_is_named_exists():
         assert name in tests or (cut and any(test.startswith(name) for test in tests)), name
 
 
+def test_every_file_of_the_tests_that_a_comment_names_exists():
+    for path in [path for room in ("guided_jax", "tests", "benchmarks") for path in (ROOT / room).rglob("*.py")]:
+        missing = [name for name in re.findall(r"\btests/[\w/]+\.py\b", path.read_text()) if not (ROOT / name).exists()]
+        assert not missing, f"{path.name} names {missing}"
+
+
 def test_every_paper_that_a_docstring_cites_is_in_the_references():
     listed = (DOCS / "references.md").read_text()
     for path in sorted((ROOT / "guided_jax").rglob("*.py")):

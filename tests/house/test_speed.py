@@ -137,6 +137,28 @@ def test_the_table_compares_within_rounds():
     assert "| loop | 4000 | 3.00 |" in tables.timings([first, other], counts)
 
 
+def test_the_table_of_operations_compares_with_torch_where_it_counted():
+    ours = {"unet": 2_000_000, "train": 6_000_000}
+    counts = {"digits": {"ours": ours, "torch": {"unet": 2_100_000}, "xla": {"unet": 2_500_000, "train": 7_000_000}}}
+    assert tables.operations(counts).splitlines()[2:] == [
+        "| digits | unet | 2.00 | 2.10 | +5.0% | 2.50 |",
+        "| digits | train | 6.00 |  |  | 7.00 |",
+    ]
+
+
+def test_the_paragraph_of_the_machine_has_its_rate_and_its_load():
+    products = sizes.matmul_flops(sizes.SIZES["digits"])
+    row = {"size": "digits", "machine": {"cpu": "a chip", "cores": 2, "python": "3.11"}, "device": None}
+    rows = [
+        row | {"matmul": [products / 90e9], "load": 0.25, "versions": {"jax": "1"}},
+        row | {"matmul": [products / 100e9, products / 110e9], "load": 1.5, "versions": {"torch": "2"}},
+    ]
+    text = tables.about(rows)
+    assert text.startswith("a chip, 2 cores, Python 3.11; jax 1, torch 2. ")
+    assert "100 GFLOP/s in float32" in text  # the median of the three
+    assert "0.2 to 1.5" in text
+
+
 def test_pytorch_is_left_out_where_it_is_not(monkeypatch):
     monkeypatch.setattr(speed, "find_spec", lambda name: None)
     assert speed.competitors("digits", "train", speed.Options()) == ["ours", "ours, 1 device", "loop"]

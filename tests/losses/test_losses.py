@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from guided_jax import denoiser, forward, losses, prediction, reverse, schedule
+from guided_jax import denoiser, forward, losses, reverse, schedule
 from guided_jax.prediction import Prediction
 from tests.oracle import MIXTURE
 
@@ -173,12 +173,6 @@ def test_a_tiny_network_approaches_the_oracle():
             error = float(jnp.sqrt(jnp.mean((got - want) ** 2)))
             assert error < 0.12, (label, position, error)
             assert error < 0.7 * float(jnp.sqrt(jnp.mean((other - want) ** 2))) or position > 60
-
-
-def test_v_of_the_truth():
-    level = schedule.at(LEVELS, 30)
-    truth = prediction.Prediction(jnp.ones(2), jnp.zeros(2))
-    np.testing.assert_allclose(losses.TARGETS["v"](truth, level), -level.sigma * jnp.ones(2))
 
 
 def test_the_loss_is_the_mean_over_the_elements():

@@ -18,7 +18,22 @@ def log_joint(x_t, level):
     alpha, sigma = float(level.alpha), float(level.sigma)
     weights, means, stds = (np.asarray(part, np.float64) for part in MIXTURE[:3])
     spread = np.sqrt(alpha**2 * stds**2 + sigma**2)
-    return np.log(weights) + stats.norm.logpdf(np.asarray(x_t, np.float64), alpha * means, spread[:, None]).sum(1)
+    return np.log(weights / weights.sum()) + stats.norm.logpdf(
+        np.asarray(x_t, np.float64), alpha * means, spread[:, None]
+    ).sum(1)
+
+
+def bayes(x_t, level, label=None):
+    """(E[x_0 | x_t], E[eps | x_t]) from the posterior in float64, component by component."""
+    alpha, sigma = float(level.alpha), float(level.sigma)
+    _, means, stds = (np.asarray(part, np.float64) for part in MIXTURE[:3])
+    variances = alpha**2 * stds**2 + sigma**2
+    member = np.full(4, True) if label is None else np.asarray(MIXTURE.labels) == label
+    share = special.softmax(np.where(member, log_joint(x_t, level), -np.inf))
+    offset = np.asarray(x_t, np.float64) - alpha * means
+    return share @ (means + alpha * (stds**2 / variances)[:, None] * offset), share @ (
+        sigma / variances[:, None] * offset
+    )
 
 
 @pytest.mark.parametrize("level", LEVELS.values(), ids=LEVELS)
@@ -34,20 +49,26 @@ def test_densities_are_scipys(level):
 
 @pytest.mark.parametrize("level", LEVELS.values(), ids=LEVELS)
 def test_denoisers_are_bayes_rule(level):
-    """E[x_0 | x_t] from the float64 posterior, component by component; E[eps | x_t] likewise."""
-    alpha, sigma = float(level.alpha), float(level.sigma)
-    _, means, stds = (np.asarray(part, np.float64) for part in MIXTURE[:3])
-    variances = alpha**2 * stds**2 + sigma**2
     for x_t in points(jax.random.key(1), level, 8):
         for label in (None, 0, 1):
-            member = np.full(4, True) if label is None else np.asarray(MIXTURE.labels) == label
-            share = special.softmax(np.where(member, log_joint(x_t, level), -np.inf))
-            offset = np.asarray(x_t, np.float64) - alpha * means
-            x_0 = share @ (means + alpha * (stds**2 / variances)[:, None] * offset)
-            eps = share @ (sigma / variances[:, None] * offset)
             found = MIXTURE.denoiser(label)(x_t, level)
-            np.testing.assert_allclose(found.x_0, x_0, rtol=1e-4, atol=2e-5)
-            np.testing.assert_allclose(found.eps, eps, rtol=1e-4, atol=2e-5)
+            for view, want in zip(found[:2], bayes(x_t, level, label), strict=True):
+                np.testing.assert_allclose(view, want, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("position", [1, 300, -1])
+def test_in_float64_it_is_exact_to_1e_10(position):
+    """At a float32 level of a table: what it is evaluated at, not what the table rounds."""
+    level = schedule.at(SCHEDULES["cosine"], position)
+    x_t = np.float64(level.alpha) * np.array([-0.6, 0.9]) + np.float64(level.sigma) * np.array([0.3, -0.8])
+    joint = log_joint(x_t, level)
+    with jax.enable_x64(True):
+        mixture, x = MIXTURE._replace(means=np.asarray(MIXTURE.means, np.float64)), jnp.asarray(x_t)
+        found = mixture.denoiser(1)(x, level)
+        log_density, log_prob = mixture.log_density()(x, level), mixture.log_prob(1)(x, level)
+    np.testing.assert_allclose(found[:2], bayes(x_t, level, 1), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(log_density, special.logsumexp(joint), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(log_prob, special.logsumexp(special.log_softmax(joint)[2:]), rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -91,8 +112,19 @@ def test_labels_may_be_traced_and_unknown_ones_raise():
     level, x = schedule.at(SCHEDULES["cosine"], 300), jnp.array([0.2, 0.1])
     by_label = jax.jit(jax.vmap(lambda label: MIXTURE.denoiser(label)(x, level).x_0))(jnp.arange(2))
     np.testing.assert_allclose(by_label[1], MIXTURE.denoiser(1)(x, level).x_0, rtol=1e-5)
-    with pytest.raises(ValueError, match="7"):
-        MIXTURE.denoiser(7)
+    for mixture in (MIXTURE, MIXTURE._replace(labels=None)):
+        predict = lambda m=mixture: m.denoiser(7)(x, level).x_0  # noqa: E731
+        for call in (predict, jax.jit(predict)):
+            with pytest.raises(ValueError, match="has the label 7"):
+                call()
+
+
+def test_a_mixture_of_ints_is_that_of_the_floats():
+    parts = np.ones(2, int), np.array([[-1, 0], [2, 1]]), np.array([1, 2])
+    ints, floats = GaussianMixture(*parts), GaussianMixture(*(np.float32(part) for part in parts))
+    level, x, key = schedule.at(SCHEDULES["cosine"], 300), jnp.array([0.2, 0.1]), jax.random.key(0)
+    np.testing.assert_array_equal(ints.sample(key), floats.sample(key))
+    np.testing.assert_array_equal(ints.denoiser(1)(x, level).x_0, floats.denoiser(1)(x, level).x_0)
 
 
 def test_any_shape():

@@ -49,6 +49,10 @@ CASES = {
     ),
     "eta of a batch": ("reverse.ddim(jnp.ones(3))", "eta has shape (3,)"),
     "eta that is a string": ("reverse.dpm_solver(2, '1')", "eta is '1'"),
+    "size of a Langevin step that is a list": (
+        "sampler.sample(keys[0], net, reverse.langevin([0.1]), x, levels)",
+        "size is [0.1]; give a number, a traced value or a function of the level",
+    ),
     "respace to 50.9": ("schedule.respace(levels, 50.9)", "cannot read the steps 50.9"),
     "respace to 5.0": ("schedule.respace(levels, 5.0)", "cannot read the steps 5.0"),
     "respace to True": ("schedule.respace(levels, True)", "cannot read the steps True"),

@@ -53,6 +53,27 @@ def test_levels_between_those_of_a_table_are_of_its_kind(kind, name):
     assert np.all(np.diff(levels.t) > 0)
 
 
+@pytest.mark.parametrize("x64", [False, True])
+def test_pure_noise_stays_pure_noise(x64):
+    with jax.enable_x64(x64):
+        table = schedule.NoiseLevel(*(np.asarray(column, np.float64) for column in TABLES["flow"]))
+        assert [float(grid.log_snr(table, n).alpha[-1]) for n in (1, 5)] == [0, 0]
+        for log_snr in (-np.inf, jnp.float32(-np.inf)):
+            assert float(schedule.interpolate(table, log_snr).alpha) == 0
+        assert float(schedule.interpolate(table, np.inf).sigma) == 0
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_traced_level_off_the_grid_is_the_concrete_one(name):
+    log_snr = np.linspace(-9, 9, 7, dtype=np.float32)
+    traced = jax.jit(schedule.interpolate)(TABLES[name], log_snr)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6),
+        traced,
+        schedule.interpolate(TABLES[name], log_snr),
+    )
+
+
 def test_a_respaced_table_is_a_custom_grid():
     table = schedule.cosine(1000)
     want = schedule.respace(table, 7)
@@ -85,6 +106,36 @@ def test_sigma_max_cuts_the_noisy_end(make):
 def test_impossible_grids_raise(call):
     with pytest.raises(ValueError, match=r"\d|noisy steps"):
         call(schedule.cosine(1000))
+
+
+OF_A_TABLE = {
+    **{name: lambda table, end, rho, make=make: make(table, 9) for name, (make, _) in MEASURES.items()},
+    "log_snr to the end": lambda table, end, rho: grid.log_snr(table, 9, end),
+    "karras to the end": lambda table, end, rho: grid.karras(table, 9, rho, end),
+    "by_time": lambda table, end, rho: grid.by_time(table, table.t[jnp.array([90, 3, 40, 7, 5, 99, 12, 13, 14])]),
+    "custom": lambda table, end, rho: grid.custom(table, [1.0, 5.0, -2.0, 0.0, 0.5, 0.7, 2.0, 2.5, 3.0]),
+    "respace": lambda table, end, rho: schedule.respace(table, "4,5"),
+}
+
+
+def test_a_grid_of_a_traced_table_is_that_of_the_table():
+    """In a compiled program, for a batch of tables of all kinds, and with numbers that are traced."""
+    zero = schedule.zero_terminal_snr(schedule.linear(100))
+    tables = [schedule.cosine(100), schedule.flow(100), zero, schedule.karras(100, 0.01, 20.0)]
+    stacked = jax.tree.map(lambda *columns: jnp.stack(columns), *tables)
+    of_all = jax.vmap(
+        lambda table, *ends: {name: make(table, *ends) for name, make in OF_A_TABLE.items()}, (0, None, None)
+    )
+    found, rescaled = jax.jit(lambda table, *given: (of_all(*given), schedule.zero_terminal_snr(table)))(
+        tables[0], stacked, 5.0, 3.0
+    )
+    for name, make in OF_A_TABLE.items():
+        for row, table in enumerate(tables):
+            got = np.stack(jax.tree.map(lambda column, row=row: column[row], found[name]))
+            np.testing.assert_allclose(
+                got, np.stack(make(table, 5.0, 3.0)), rtol=3e-4, atol=1e-6, err_msg=f"{name} {row}"
+            )
+    np.testing.assert_allclose(np.stack(rescaled), np.stack(schedule.zero_terminal_snr(tables[0])), rtol=3e-3)
 
 
 def test_interpolation_is_exact_between_the_levels_of_a_flow():

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -144,6 +145,13 @@ def test_the_bound_is_an_upper_bound_that_closes_with_more_steps(variance):
         assert abs(gaps[4][0]) < gaps[4][1]
     if variance == "large":
         assert gaps[4][0] > gaps[40][0] + 0.1
+
+
+@pytest.mark.parametrize("of", [likelihood.log_density, partial(likelihood.variational_bound, jax.random.key(0))])
+def test_an_eps_network_is_refused_where_nothing_is_left_of_x_0(of):
+    denoise = denoiser.from_network(lambda x, t: 0.1 * x, "eps")
+    with pytest.raises(ValueError, match="alpha = 0"):
+        of(denoise, jnp.ones(2), schedule.flow(5))
 
 
 def test_bits_per_dim():

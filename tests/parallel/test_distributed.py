@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,20 +13,9 @@ import pytest
 
 from guided_jax import data, parallel
 from guided_jax.storage import checkpoint, log
-from tests import tiny
+from tests import processes, tiny
 
 ROOT = Path(__file__).parents[2]
-
-
-STARTED: list[subprocess.Popen] = []
-
-
-@pytest.fixture(autouse=True)
-def _no_process_is_left():
-    """A test that fails leaves nobody training behind it."""
-    yield
-    while STARTED:
-        STARTED.pop().kill()
 
 
 def free_port():
@@ -40,11 +27,9 @@ def free_port():
 def start(out, data_dir, steps, count, devices=1, save_every=10):
     """So many processes of as many devices each."""
     port = free_port()
-    words = [sys.executable, "-m", "tests.training_process", *map(str, (out, data_dir, steps, devices, save_every))]
-    ends = [[]] if count == 1 else [[f"localhost:{port}", str(count), str(process)] for process in range(count)]
-    options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    STARTED.extend(subprocess.Popen([*words, *end], **options) for end in ends)
-    return STARTED[-count:]
+    words = ["-m", "tests.training_process", out, data_dir, steps, devices, save_every]
+    ends = [[]] if count == 1 else [[f"localhost:{port}", count, process] for process in range(count)]
+    return [processes.start(*words, *end) for end in ends]
 
 
 def finish(processes):
@@ -156,18 +141,16 @@ def test_the_script_itself_in_two_processes(tmp_path):
         **{"classifier.batch-size": 8, "classifier.network.model-channels": 16, "data.dir": tmp_path / "data"},
         **{"diffusion.measure-every": 3, "diffusion.measure-samples": 20, "diffusion.keep-best-by": "samples_kid"},
     }
-    words = [sys.executable, "train.py", "digits", *(f"--{name}={value}" for name, value in settings.items())]
+    words = ["train.py", "digits", *(f"--{name}={value}" for name, value in settings.items())]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
     port, ends = free_port(), []
     for count in (1, 2):
-        processes = []
+        started = []
         for process in range(count):
             together = [f"--distributed.coordinator=localhost:{port}", f"--distributed.num-processes={count}"]
             together = [*together, f"--distributed.process-id={process}"] if count > 1 else []
-            place = [f"--out={tmp_path / str(count)}"]
-            options = {"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-            processes.append(subprocess.Popen([*words, *together, *place], text=True, **options))
-        ended = [(*process.communicate(timeout=500), process.returncode) for process in processes]
+            started.append(processes.start(*words, *together, f"--out={tmp_path / str(count)}", env=environment))
+        ended = [(*process.communicate(timeout=500), process.returncode) for process in started]
         assert [code for *_, code in ended] == [0] * count, ended
         ends.append(
             {part: log.read(tmp_path / str(count) / part / "metrics.jsonl") for part in ("diffusion", "classifier")}

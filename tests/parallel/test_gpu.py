@@ -1,6 +1,6 @@
 """What an NVIDIA GPU alone can show: cuDNN's attention, bfloat16 there, remat's memory, and the CPU's numbers again.
 
-Skipped where there is none. On one: `JAX_PLATFORMS=cuda,cpu python -m pytest tests/test_gpu.py`.
+Skipped where there is none. On one: `JAX_PLATFORMS=cuda,cpu python -m pytest tests/parallel/test_gpu.py`.
 """
 
 import functools

@@ -8,21 +8,15 @@ import pytest
 from guided_jax import denoiser, grid, guidance, reverse, sampler, schedule
 from guided_jax.analytic import GaussianMixture
 from guided_jax.prediction import Prediction
-from tests.oracle import MIXTURE, noise_like
+from tests import oracle
+from tests.oracle import MIXTURE, ODE, SDE, noise_like, variance_reached
 from tests.steppers import STEPPERS
 
 TABLES = {"VP": schedule.cosine(1000), "VE": schedule.karras(1000, 0.005, 30.0)}
 FLOWS = [name for name, stepper in STEPPERS.items() if stepper.order]
 # By default one of each kind; those that are the same method by another name or order are slow.
-ALIKE = ("euler", "euler-ancestral", "ddpm-function", "ddpm-large", "ddim-1", "dpm-1", "dpm-1-sde", "dpm-2s-sde")
-ALIKE += (
-    "dpm-3m-sde",
-    "unipc-1",
-    "deis-1",
-    "ddpm-optimal",
-    "reverse-sde-0",
-    "predictor-corrector",
-)
+ALIKE = ("ddpm-function", "ddpm-large", "ddpm-optimal", "ddim-1", "dpm-1", "dpm-1-sde", "dpm-2s-sde", "dpm-3m-sde")
+ALIKE += ("unipc-1", "deis-1", "reverse-sde-0", "predictor-corrector")
 
 
 def of_each_kind(names):
@@ -131,7 +125,9 @@ def test_the_optimal_variance_reproduces_normal_data_whatever_the_steps(kind, st
     """The variance of the samples, step by step without drawing any; the posterior's own falls short, beta overshoots."""
     levels, std = spread(TABLES[kind], steps), 0.5
     reached = {
-        name: float(variance_reached(reverse.ddpm(variance), NARROW.denoiser(), levels, monkeypatch))
+        name: float(
+            variance_reached(lambda _, v=variance: (reverse.ddpm(v), NARROW.denoiser()), [0.0], levels, monkeypatch)[0]
+        )
         for name, variance in {
             "optimal": reverse.optimal_variance(reverse.normal_spread(std)),
             "small": "small",
@@ -153,8 +149,6 @@ def test_the_spread_estimated_on_data_is_that_of_its_law():
     assert float(estimated(schedule.at(levels, 0))) == 0
 
 
-ODE = lambda g: 2 ** (1 - g)  # noqa: E731
-SDE = lambda g: (2 - 2 ** (2 - 2 * g)) / (2 * g - 1)  # noqa: E731
 LINEAR = [name for name, stepper in STEPPERS.items() if stepper.tilted and "3" not in name and "2m" not in name]
 LINEAR = [name for name in LINEAR if not name.startswith(("unipc", "deis-2")) and name != "ddpm-optimal"]
 
@@ -164,35 +158,11 @@ LINEAR = [name for name in LINEAR if not name.startswith(("unipc", "deis-2")) an
 )
 def test_guided_samplers_reach_the_closed_form_of_their_kind(name, monkeypatch):
     """p = N(0, 2), p(. | c) = N(0, 1): every flow ends at 2^(1 - g), every SDE at (2 - 2^(2 - 2g)) / (2g - 1)."""
-    levels, law = schedule.karras(800, 0.002, 80.0), ODE if STEPPERS[name].order else SDE
-    broad, narrow = (GaussianMixture(jnp.ones(1), jnp.zeros((1, 1)), jnp.array([std])) for std in (2**0.5, 1.0))
+    levels, law, scales = schedule.karras(800, 0.002, 80.0), ODE if STEPPERS[name].order else SDE, np.array([2.0, 3.0])
     step = STEPPERS[name].make(levels)
-    for scale in (2.0, 3.0):
-        denoise = guidance.classifier_free(narrow.denoiser(), broad.denoiser(), scale)
-        reached = variance_reached(step, denoise, levels, monkeypatch)
-        np.testing.assert_allclose(reached, law(scale), rtol=0.02)
-
-
-def variance_reached(step, denoise, levels, monkeypatch):
-    """Of samples from N(0, sigma_T^2), without drawing any: each step is linear, x_s = a x_t + sum b noise."""
-
-    def gains(now, then):
-        def at(x, *noises):
-            drawn = iter(noises)
-            monkeypatch.setattr(
-                jax.random, "normal", lambda key, shape, dtype: jnp.full(shape, next(drawn, 0.0), dtype)
-            )
-            x = jnp.array([x])
-            return step.step(jax.random.key(0), denoise, x, step.init(x), now, then)[0][0]
-
-        return jnp.stack([at(1.0), at(0.0, 1.0), at(0.0, 0.0, 1.0)])
-
-    now, then = (schedule.NoiseLevel(*(column[part] for column in levels)) for part in (slice(1, None), slice(-1)))
-    a, *b = np.asarray(jax.jit(jax.vmap(gains))(now, then), np.float64).T
-    variance = float(levels.sigma[-1]) ** 2
-    for i in reversed(range(len(a))):
-        variance = a[i] ** 2 * variance + sum(each[i] ** 2 for each in b)
-    return variance
+    guided = lambda g: guidance.classifier_free(oracle.NARROW.denoiser(), oracle.BROAD.denoiser(), g)  # noqa: E731
+    reached = variance_reached(lambda g: (step, guided(g)), scales, levels, monkeypatch)
+    np.testing.assert_allclose(reached, law(scales), rtol=0.02)
 
 
 # --- calls, ends, programs -------------------------------------------------------------------------------------------
@@ -234,9 +204,8 @@ def test_from_pure_noise_in_few_steps_all_is_finite_and_ends_in_a_prediction(nam
         np.testing.assert_allclose(x_0, seen[-1], rtol=1e-5, atol=1e-6)
 
 
-@every
-def test_the_program_does_not_grow_with_the_steps(name):
-    step = STEPPERS[name].make(TABLES["VP"])
+def test_the_program_does_not_grow_with_the_steps():
+    step = reverse.dpm_solver(2)
 
     def size(steps):
         levels = spread(TABLES["VP"], steps)
@@ -353,8 +322,11 @@ def test_2m_is_the_papers_algorithm_2():
     np.testing.assert_allclose(got, x, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("eta", [0.3, 1.0])
-def test_euler_ancestral_goes_down_and_up_by_the_published_sigmas(eta, monkeypatch):
+@pytest.mark.parametrize(
+    ("eta", "step"),
+    [(0.0, reverse.euler()), *((eta, reverse.euler_ancestral(eta)) for eta in (0.3, 1.0))],
+)
+def test_euler_and_euler_ancestral_go_down_and_up_by_the_published_sigmas(eta, step, monkeypatch):
     noise = jnp.array([0.4, -1.3])
     monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype: noise)
     x_t, s_t, s_s = jnp.array([1.5, -2.0]), 2.0, 1.2
@@ -362,16 +334,16 @@ def test_euler_ancestral_goes_down_and_up_by_the_published_sigmas(eta, monkeypat
     up = min(s_s, eta * np.sqrt(s_s**2 * (s_t**2 - s_s**2) / s_t**2))
     down = np.sqrt(s_s**2 - up**2)
     want = x_t + (x_t - x_0) / s_t * (down - s_t) + up * noise
-    got = reverse.euler_ancestral(eta).step(jax.random.key(0), MIXTURE.denoiser(), x_t, (), ve(s_t), ve(s_s))[0]
+    got = step.step(jax.random.key(0), MIXTURE.denoiser(), x_t, (), ve(s_t), ve(s_s))[0]
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 def test_first_order_methods_are_one_method():
-    """DDIM is Euler in sigma / alpha, DPM-Solver++ 1 and DEIS 1; with eta 1, SDE-DPM-Solver++ 1 is DDPM."""
+    """DDIM is DPM-Solver++ 1 and DEIS 1; with eta 1, SDE-DPM-Solver++ 1 is DDPM."""
     levels = spread(TABLES["VP"], 12)
     x_T, key = jnp.array([0.7, -1.1]), jax.random.key(0)
     run = lambda step: jax.jit(lambda x: sampler.sample(key, MIXTURE.denoiser(), step, x, levels))(x_T)  # noqa: E731
-    for other in (reverse.euler(), reverse.dpm_solver(1), reverse.deis(1)):
+    for other in (reverse.dpm_solver(1), reverse.deis(1)):
         np.testing.assert_allclose(run(other), run(reverse.ddim()), atol=2e-5)
     np.testing.assert_allclose(run(reverse.dpm_solver(1, 1.0)), run(reverse.ddim(1.0)), atol=2e-4)
 

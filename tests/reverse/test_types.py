@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from guided_jax import denoiser, guidance, likelihood, operators, reverse, sampler, schedule
-from guided_jax.analytic import GaussianMixture
 from guided_jax.guidance import Stateful
+from guided_jax.prediction import Prediction
 from tests.members import MEMBERS, PICTURES, SHAPE, as_denoiser, exact_net
-from tests.oracle import MIXTURE
 from tests.steppers import STEPPERS
 
 TABLE = schedule.cosine(1000)
@@ -31,19 +30,45 @@ def guided():
     return guidance.classifier_free(conditional, unconditional, TWO)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-@pytest.mark.parametrize("table", ["float32", "float64"])
+def half(x_t, level):
+    """A user's own denoiser, in half precision."""
+    return Prediction(0.5 * x_t.astype(jnp.bfloat16), 0.1 * x_t.astype(jnp.bfloat16))
+
+
+# Of the state, the table and the predictions.
+COMBINATIONS = [
+    ("float32", "float64", "float64"),
+    ("float64", "float32", "float64"),
+    ("float32", "float32", "bfloat16"),
+]
+
+
+@pytest.mark.parametrize(("state", "table", "predictions"), COMBINATIONS, ids=map("-".join, COMBINATIONS))
 @pytest.mark.parametrize("name", STEPPERS)
-def test_every_sampler_keeps_the_type_of_its_state(name, table, dtype):
+def test_every_sampler_keeps_the_type_of_its_state(name, state, table, predictions):
     with jax.enable_x64(True):
         full, levels = (wide(TABLE), wide(LEVELS)) if table == "float64" else (TABLE, LEVELS)
-        step = STEPPERS[name].make(full)
-        run = lambda x: sampler.run(jax.random.key(0), guided(), step, x, levels)  # noqa: E731
-        x = jax.ShapeDtypeStruct((3,), dtype)
-        x_0, memory, _ = jax.eval_shape(run, x)
+        step, denoise = STEPPERS[name].make(full), half if predictions == "bfloat16" else guided()
+        x = jax.ShapeDtypeStruct((3,), state)
+        x_0, memory, _ = jax.eval_shape(lambda x: sampler.run(jax.random.key(0), denoise, step, x, levels), x)
         start = jax.eval_shape(step.init, x)
-    assert x_0.dtype == dtype
+    assert x_0.dtype == state
     assert [leaf.dtype for leaf in jax.tree.leaves(memory)] == [leaf.dtype for leaf in jax.tree.leaves(start)]
+
+
+@pytest.mark.parametrize("learned_variance", [False, True])
+def test_guidance_does_not_round_to_the_half_precision_of_a_network(learned_variance):
+    """A scale that is a number guides as one that is traced."""
+    level, x = schedule.at(TABLE, 500), jnp.array([0.37, -1.1])
+
+    def net(factor):
+        half = lambda x, t: jnp.tile((factor * x).astype(jnp.bfloat16), 1 + learned_variance)  # noqa: E731
+        return denoiser.from_network(half, "x_0", learned_variance)
+
+    found = guidance.classifier_free(net(0.5), net(0.31), 3.3)(x, level)
+    want = guidance.classifier_free(net(0.5), net(0.31), jnp.float32(3.3))(x, level)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
+    np.testing.assert_array_equal(found.x_0, want.x_0)
 
 
 KNOBS = {
@@ -103,33 +128,22 @@ def test_64_bit_mode_draws_the_same_from_a_float32_state(name):
     np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("position", [1, 300, 700, 1000])
-def test_the_mixture_is_exact_to_1e_10_in_float64(position):
-    """Bayes' rule in NumPy, at a float32 level of the table: what it is evaluated at, not what the table rounds."""
-    weights, means, stds = (np.asarray(part, np.float64) for part in MIXTURE[:3])
-    alpha, sigma = float(TABLE.alpha[position]), float(TABLE.sigma[position])
-    x_t = alpha * means[1] + sigma * np.array([0.3, -0.8])
-    variances = alpha**2 * stds**2 + sigma**2
-    offsets = x_t - alpha * means
-    logits = np.log(weights / weights.sum()) - np.log(variances) - (offsets**2).sum(1) / (2 * variances)
-    shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    x_0 = shares @ (means + alpha * (stds**2 / variances)[:, None] * offsets)
-    density = np.log(np.sum(np.exp(logits))) - np.log(2 * np.pi)
-    with jax.enable_x64(True):
-        mixture = GaussianMixture(weights, means, stds, np.asarray(MIXTURE.labels))
-        level = schedule.at(TABLE, position)
-        found = mixture.denoiser()(jnp.asarray(x_t), level)
-        np.testing.assert_allclose(found.x_0, x_0, rtol=1e-10, atol=1e-10)
-        np.testing.assert_allclose(found.eps, shares @ (sigma / variances[:, None] * offsets), rtol=1e-10, atol=1e-10)
-        np.testing.assert_allclose(mixture.log_density()(jnp.asarray(x_t), level), density, rtol=1e-10, atol=1e-10)
-        log_prob = mixture.log_prob(1)(jnp.asarray(x_t), level)
-        np.testing.assert_allclose(log_prob, np.log(shares[2:].sum()), rtol=1e-9, atol=1e-10)
+LIKELIHOODS = {
+    "density": lambda denoise, x: likelihood.log_density(denoise, x, wide(LEVELS), wide(TABLE)),
+    "bound": lambda denoise, x: likelihood.variational_bound(jax.random.key(0), denoise, x, wide(LEVELS)).total,
+}
 
 
-def test_the_density_of_a_float32_example_is_float32():
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_a_likelihood_is_of_the_type_of_its_example_and_float32_at_least(name):
     with jax.enable_x64(True):
-        log_p = jax.eval_shape(
-            lambda x: likelihood.log_density(guided(), x, wide(LEVELS), wide(TABLE)),
-            jax.ShapeDtypeStruct((3,), jnp.float32),
-        )
-    assert log_p.dtype == jnp.float32
+        types = {
+            dtype: jax.eval_shape(
+                lambda x: LIKELIHOODS[name](guided(), x), jax.ShapeDtypeStruct((3,), dtype)
+            ).dtype.name
+            for dtype in ("float32", "float64", "bfloat16")
+        }
+    assert types == {"float32": "float32", "float64": "float64", "bfloat16": "float32"}
+    x = jnp.array([1, -1, 0])  # which bfloat16 and int32 hold exactly
+    first, *others = (LIKELIHOODS[name](guided(), x.astype(dtype)) for dtype in ("float32", "bfloat16", "int32"))
+    np.testing.assert_array_equal(others, first)

@@ -1,7 +1,9 @@
+import contextlib
+
 import numpy as np
 import pytest
 
-from guided_jax.storage import files, log
+from guided_jax.storage import checkpoint, files, log
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -19,15 +21,14 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path):
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with (
-        pytest.raises(OSError, match=r"^cannot write .*file/below: [^\n]+$"),
-        files.replacing(tmp_path / "file" / "below"),
-    ):
+    place = tmp_path / "file" / "below"
+    with pytest.raises(OSError, match=r"^cannot write .*file/below: [^\n]+$"), files.replacing(place):
         pass
-    with pytest.raises(OSError, match=r"^cannot make the directory .*below: [^\n]+$"):
-        files.writable_directory(tmp_path / "file" / "below")
+    for opened in (checkpoint.opened, lambda place: contextlib.nullcontext(files.writable_directory(place))):
+        with pytest.raises(OSError, match=r"^cannot make the directory .*below: [^\n]+$"), opened(place):
+            pass
 
 
 def test_truncate_drops_later_rows_and_a_torn_line(tmp_path):

@@ -32,7 +32,7 @@ def test_sigma_rel_is_the_standard_deviation_of_the_profile(sigma_rel):
 
 
 def test_the_pairs_of_the_paper():
-    """[EDM2] section 3.1: sigma_rel of 0.05 and 0.10 are gamma of about 16.97 and 6.94."""
+    """[EDM2]: sigma_rel of 0.05 and 0.10 are gamma of about 16.97 and 6.94."""
     np.testing.assert_allclose([averaging.gamma_of(s) for s in (0.05, 0.1)], [16.97, 6.94], atol=0.005)
 
 
@@ -50,7 +50,7 @@ def test_overlap_is_the_integral_of_the_product():
 
 
 def weighted(theta, sigma_rel, step):
-    """Return the sum of theta(i) times the product of all later decays ([EDM2] eq. 127 written out)."""
+    """Return the sum of theta(i) times the product of all later decays ([EDM2], written out)."""
     power = averaging.gamma_of(sigma_rel) + 1
     share = (np.arange(1, step + 1) / step) ** power
     return np.diff(share, prepend=0) @ theta[:step]

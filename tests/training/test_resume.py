@@ -3,8 +3,6 @@
 import random
 import resource
 import signal
-import subprocess
-import sys
 import time
 
 import chex
@@ -15,8 +13,8 @@ import pytest
 from guided_jax import data, parallel
 from guided_jax.storage import checkpoint, log, manifest
 from guided_jax.training import loop
-from tests import tiny
-from tests.scripts import ROOT, alone
+from tests import processes, tiny
+from tests.scripts import alone
 
 RNG = np.random.default_rng(0)
 SOURCE = data.in_memory(RNG.integers(0, 256, (100, 8, 8, 1)), RNG.integers(0, 10, 100), num_classes=10)
@@ -30,17 +28,6 @@ def fit(directory, num_steps=30, devices=DEVICES, step=STEP, **options):
     options = {"save_every": 10, "log_every": 4, "keep": 3, **options}
     init = lambda: parallel.place(tiny.state(), devices)  # noqa: E731
     return loop.fit(loop.Job(step, init, batches, num_steps, directory, **options), stop)
-
-
-STARTED: list[subprocess.Popen] = []
-
-
-@pytest.fixture(autouse=True)
-def _no_process_is_left():
-    """Kill the processes that a failed test leaves behind."""
-    yield
-    while STARTED:
-        STARTED.pop().kill()
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +52,7 @@ def assert_same(one, other):
 
 
 def start(out, data_dir, steps, devices=2):
-    words = [sys.executable, "-m", "tests.training_process", *map(str, (out, data_dir, steps, devices, 2))]
-    options = {"cwd": ROOT, "env": alone(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    STARTED.append(subprocess.Popen(words, **options))
-    return STARTED[-1]
+    return processes.start("-m", "tests.training_process", out, data_dir, steps, devices, 2, env=alone())
 
 
 def reaches(process, out, step):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from guided_jax.app import facts
 from guided_jax.app import run as runs
 from guided_jax.app.sample import guidances, inverse, samplers
 from guided_jax.app.sample.request import Measurement, Method, Sampling, flatten, option
@@ -12,7 +13,7 @@ def check(options: Sampling, run: runs.Run) -> None:
     """Raise ValueError for the first thing that is wrong with a request to a run."""
     check_readers(options)
     _check_names(options.method, run)
-    _check_sweep(options)
+    _check_sweep(options, run)
     _check_labels(options, run)
     _check_needs(options, run)
     _check_clip(options.method)
@@ -83,9 +84,10 @@ def _check_names(method: Method, run: runs.Run) -> None:
     variance_of(run, method.variance)
 
 
-def _check_sweep(options: Sampling) -> None:
+def _check_sweep(options: Sampling, run: runs.Run) -> None:
     if options.sweep.sweep is None:
         return
+    facts.check_pictures(run.facts, "a sweep")
     first = guidances.parse(options.method.guidance)[0]
     if not guidances.row_of(options.method).scaled:
         raise ValueError(f"--sweep {options.sweep.sweep} has no effect with --guidance {first}; name a guidance")

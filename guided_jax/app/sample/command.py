@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guided_jax import data, parallel, progress, sampler
-from guided_jax.app import cli, facts
+from guided_jax.app import cli, facts, preview
 from guided_jax.app import run as runs
 from guided_jax.app.results import check_free
 from guided_jax.app.sample import checks, diagnostics, draw, guidances, inverse, named_pictures, samplers
@@ -132,7 +132,8 @@ def open_stream(
         if not options.overwrite and {**found, "steps": steps} != begun:
             raise ValueError(f"{out} holds unfinished samples of another request; give another --out, or --overwrite")
 
-    return streaming.opened(out / "samples.npz", count, run.facts.image_shape, begun, check_unfinished)
+    shape, dtype = run.facts.stored_shape, np.uint8 if run.facts.kind == "pictures" else np.float32
+    return streaming.opened(out / "samples.npz", count, shape, begun, dtype, check_unfinished)
 
 
 def check_finite(indices: np.ndarray, finite: np.ndarray, options: Sampling) -> None:
@@ -142,7 +143,7 @@ def check_finite(indices: np.ndarray, finite: np.ndarray, options: Sampling) -> 
         named = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
         raise ValueError(
             f"{len(wrong)} of {len(indices)} samples are not finite (number {named}); try a lower --scale or more --steps, "
-            "or keep them as black pictures with --allow-non-finite"
+            "or keep them, pictures as black ones, with --allow-non-finite"
         )
 
 
@@ -262,13 +263,12 @@ def save(
     request: dict[str, Any],
 ) -> None:
     """Write a grid of the first hundred, of what they were drawn with, the request, and last the samples."""
-    first, zoom = np.array(stream.images[:100]), facts.zoom(run.facts)
-    images.save_png(out / "grid.png", images.grid(first, columns=10, scale=zoom))
+    first = np.array(stream.images[:100])
+    preview.save_grid(out / "grid.png", first, run.facts, columns=10)
     given = inputs(np.arange(len(first))).pictures
     for name, shown in {"measured.png": given.y, "start.png": given.image}.items():
         if shown is not None:
-            observed = inverse.picture(shown, run.facts.image_shape)
-            images.save_png(out / name, images.grid(observed, columns=10, scale=zoom))
+            preview.save_grid(out / name, inverse.picture(shown, run.facts), run.facts, columns=10)
     with replacing(out / RECORD) as file:
         file.write(json.dumps(request, indent=2).encode())
     streaming.finish(stream, out / "samples.npz")

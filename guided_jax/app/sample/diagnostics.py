@@ -32,7 +32,7 @@ def observer(
     Of algorithm 1, which guides the step, the same gradient is shown as algorithm 2 would use it. clip: as of `Recipe`.
     """
     clip = clip or (lambda denoise: denoise)
-    observers = [guidance.observe.clipped()]
+    observers = [guidance.observe.clipped(-parts.run.bound, parts.run.bound)]
     if guidances.row_of(request).step is None:
         observers.append(guidance.observe.guidance(clip(parts.base)))
     if judged:

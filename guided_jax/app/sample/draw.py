@@ -8,24 +8,24 @@ import jax
 import numpy as np
 
 from guided_jax import forward, guidance, operators, parallel, reverse, sampler, schedule
+from guided_jax.app import preview
 from guided_jax.app import run as runs
 from guided_jax.app.sample import diagnostics, guidances, inverse
 from guided_jax.app.sample.parts import Parts, Pictures
 from guided_jax.app.sample.request import Method
 from guided_jax.app.sample.resolve import Recipe, resolve
-from guided_jax.storage import images
 
 Draw = Callable[..., Any]  # (params, key, label, scale, pictures=NONE) -> image
 NONE = Pictures()
 
 
 def make_draw(run: runs.Run, request: Method, labelled: bool, diagnose: bool = False) -> Draw:
-    """Return (params, key, label, scale, pictures) -> one image (H, W, C) in [-1, 1].
+    """Return (params, key, label, scale, pictures) -> one image (H, W, C), a picture in [-1, 1].
 
     params: by name, "diffusion" and perhaps "classifier" and "bad". labelled: whether the label counts for a guidance that
     needs none. With `diagnose` the function returns (image, observations).
     """
-    recipe, common = resolve(request, run), _common(run, request, labelled)
+    recipe, common = resolve(request, run), _common(run, request, labelled)._replace(observed=diagnose)
 
     def draw(params: Any, key: Any, label: Any, scale: Any, pictures: Pictures = NONE) -> Any:
         key_noise, key_run, key_method = jax.random.split(key, 3)
@@ -84,7 +84,7 @@ def prepare(run: runs.Run, params: Any) -> Any:
 
 
 class Drawn(NamedTuple):
-    """Samples: uint8 images (N, H, W, C), whether each is finite (N,), and observations (N, steps) or None."""
+    """Samples (N, ...) as `preview.stored` returns them, whether each is finite (N,), and observations (N, steps)."""
 
     images: np.ndarray
     finite: np.ndarray
@@ -118,8 +118,7 @@ def make_sampler(
         found = compiled(params, keys, labels.astype(np.int32), scales.astype(np.float32), pictures)
         x, observations = found if diagnose else (found, None)
         finite = np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
-        black = np.where(finite.reshape(-1, *(1,) * (x.ndim - 1)), x, -1.0)
-        return Drawn(images.to_uint8(black), finite, observations)
+        return Drawn(preview.stored(x, run.facts, finite), finite, observations)
 
     return call
 

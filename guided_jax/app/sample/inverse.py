@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from guided_jax import data, operators, sampler
+from guided_jax.app import preview
 from guided_jax.app import run as runs
+from guided_jax.app.facts import Facts
 from guided_jax.app.sample import named_pictures
 from guided_jax.app.sample.named_pictures import Rows
 from guided_jax.app.sample.request import Measurement
 from guided_jax.data import pictures
-from guided_jax.storage import images
 
 Shape = tuple[int, int, int]
 WHITE = 128  # of a mask, and above
@@ -38,7 +39,10 @@ def observed(hole: str, shape: Shape) -> jax.Array:
         "bottom": (height - height // 2, height, 0, width),
         "centre": (height // 4, height - height // 4, width // 4, width - width // 4),
     }
-    box = re.fullmatch(r"(\d+):(\d+),(\d+):(\d+)", hole)
+    if width == 1:  # a signal, which is shown from left to right
+        named |= {"left": named["top"], "right": named["bottom"]}
+    rows = re.fullmatch(r"\d+:\d+", hole)
+    box = re.fullmatch(r"(\d+):(\d+),(\d+):(\d+)", f"{hole},0:{width}" if rows else hole)
     top, bottom, left, right = named.get(hole) or (map(int, box.groups()) if box else (0, 0, 0, 0))
     if not (top < bottom <= height and left < right <= width):
         raise ValueError(f"--hole is {hole!r}; give {', '.join(named)}, or rows and columns within {height}x{width}")
@@ -96,7 +100,7 @@ def read_masks(names: tuple[str, ...], shape: Shape) -> Rows:
     return lambda indices: 1 - white[indices % len(white)].astype(np.float32)
 
 
-def picture(y: np.ndarray, shape: Shape) -> np.ndarray:
-    """Return measurements as pictures of the size of the samples: uint8, grey where nothing is observed."""
-    times = shape[0] // y.shape[1]
-    return images.to_uint8(y).repeat(times, 1).repeat(times, 2)
+def picture(y: np.ndarray, known: Facts) -> np.ndarray:
+    """Return measurements of the size of the samples, as `preview.stored` returns those; grey where nothing is observed."""
+    times = known.image_shape[0] // y.shape[1]
+    return preview.stored(y.repeat(times, 1).repeat(times, 2), known)

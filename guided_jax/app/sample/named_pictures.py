@@ -7,7 +7,7 @@ import numpy as np
 
 from guided_jax.app import run as runs
 from guided_jax.app.sample.request import HELD_OUT
-from guided_jax.data import pictures
+from guided_jax.data import arrays, pictures
 from guided_jax.storage import images
 
 Rows = Callable[[np.ndarray], np.ndarray]  # indices of samples -> a row for each
@@ -18,7 +18,7 @@ def read(names: tuple[str, ...], run: runs.Run, option: str) -> Rows:
     if names == (HELD_OUT,):
         source = runs.source(run, held_out=True)
         return lambda indices: source.read(indices % len(source))["image"]
-    found = [picture for name in names for picture in read_file(Path(name), run.facts.image_shape[-1], option)]
+    found = [picture for name in names for picture in _read(Path(name), run, option)]
     wrong = next((picture.shape for picture in found if picture.shape != run.facts.image_shape), None)
     if wrong or not found:
         raise ValueError(
@@ -26,6 +26,14 @@ def read(names: tuple[str, ...], run: runs.Run, option: str) -> Rows:
         )
     stacked = np.stack(found)
     return lambda indices: stacked[indices % len(stacked)]
+
+
+def _read(path: Path, run: runs.Run, option: str) -> list[np.ndarray]:
+    if run.facts.kind == "pictures":
+        return read_file(path, run.facts.image_shape[-1], option)
+    found, _ = arrays.read_npz(path, signals=run.facts.kind == "signals")
+    assert found is not None
+    return list(found)
 
 
 def read_file(path: Path, channels: int, option: str) -> list[np.ndarray]:

@@ -26,7 +26,8 @@ class Measurement:
     operator: Literal["mask", "super-resolution", "blur"] = "mask"
     """What is observed of them: all but --hole, means over --factor pixels, or a blur of --blur-std."""
     hole: str = "right"
-    """mask: what is hidden: the left, right, top or bottom half, the centre, or rows and columns such as 2:6,0:4."""
+    """mask: what is hidden: the left, right, top or bottom half, the centre, rows and columns such as 2:6,0:4, or rows
+    such as 2:6, which of signals are samples."""
     mask: tuple[str, ...] = ()
     """mask: picture files, or npz files of pictures, in the place of --hole, in turn over the samples: white (128 or more)
     is the hole, which is painted anew, as in diffusers; black is observed."""

@@ -1,6 +1,7 @@
 """From a request, which is words and numbers, to a recipe, which is functions: resolved once, before anything is drawn."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -37,7 +38,9 @@ def resolve(request: Method, run: runs.Run) -> Recipe:
     clips_inside = clips and (row.clips_inside or request.clip_base)
     clip: Callable[[Denoiser], Denoiser] | None = None
     if clips and not clips_inside:
-        clip = guidance.dynamic_threshold if guidances.is_dynamic(request) else guidance.clip
+        clip = functools.partial(guidance.clip, low=-run.bound, high=run.bound)
+        if guidances.is_dynamic(request):
+            clip = functools.partial(guidance.dynamic_threshold, limit=run.bound)
 
     def guide(parts: Parts) -> Guided:
         guided = parts.base if guidances.shifts_mean(request) else guidances.guide(request, parts)

@@ -18,6 +18,7 @@ OPTIONS = {
     "image_size is": "--data.image-size is",
     "give image_size": "give --data.image-size",
     "data_dir": "--data.dir",
+    "signals=True": "--data.signals",
     "without held-out data": "without held-out data (--diffusion.eval-every 0 --classifier.eval-every 0)",
 }
 
@@ -49,6 +50,8 @@ class Data:
     """Read the classes; if not, all pictures have one class."""
     corrupt: Literal["refuse", "skip"] = "refuse"
     """What to do with a damaged picture; skip reads all pictures once at the start."""
+    signals: bool = False
+    """The floats (N, length) or (N, length, channels) of an npz file are signals: networks work along their length."""
 
     def make(self, held_out: bool = False) -> data.Source:
         """Return the data to train with, or the held-out data, whose crops are never random."""
@@ -56,7 +59,9 @@ class Data:
         crop = "centre" if held_out and self.crop == "random" else self.crop
         picture = self.image_size, crop, CHANNELS[self.channels]
         with translate_errors(OPTIONS):
-            return data.load(self.name, split, self.dir, *picture, self.labelled, self.corrupt, self.background)
+            return data.load(
+                self.name, split, self.dir, *picture, self.labelled, self.corrupt, self.background, self.signals
+            )
 
     @property
     def place(self) -> Path | None:

@@ -80,7 +80,7 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
     starts = [init_from.check(run, part, out) for part in networks.PARTS]
     with folder.exclusive(out):
         runs.create(out, experiment, known)
-        _announce(experiment, measured, starts)
+        _announce(experiment, measured, [facts.describe(known), *starts])
         return all(_fit(run, part, sources, out, stop, measured) for part in parts)
 
 
@@ -109,11 +109,11 @@ def _fit(
 
 
 def _announce(
-    experiment: schema.Experiment, measured: sample_metrics.SampleMetrics | None, starts: Sequence[str | None]
+    experiment: schema.Experiment, measured: sample_metrics.SampleMetrics | None, others: Sequence[str | None]
 ) -> None:
-    """Print what is measured of samples, a note where the best checkpoint is chosen among few, and what is started from."""
+    """Print what is measured of samples, a note where the best checkpoint is chosen among few, and other sentences."""
     notes = [best_checkpoint.note(part, getattr(experiment, part)) for part in networks.trained_parts(experiment)]
-    for line in [measured.description if measured else None, *notes, *starts]:
+    for line in [measured.description if measured else None, *notes, *others]:
         if line and parallel.primary():
             print(line, flush=True)
 
