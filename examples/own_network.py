@@ -84,7 +84,7 @@ def main(out: Path, guidances=("none", "classifier-free", "classifier"), scales=
     for guidance in guidances:
         print(draw(run, out, guidance) / "grid.png")
     options = Sampling(out, Method("classifier-free", steps="10"), num_samples=count, out=out / "sweep")
-    settings = Sweep(sweep=f"scale={scales}", sweep_seeds=2, judge=out / "judge")
+    settings = Sweep(sweep=f"scale={scales}", sweep_seeds=2)
     sweep.sweep_run(dataclasses.replace(options, sweep=settings), run)
 
 

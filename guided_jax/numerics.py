@@ -71,5 +71,10 @@ def narrow_like(tree: Any, like: Any) -> Any:
     return jax.tree.map(lambda leaf, old: narrow(leaf, jnp.result_type(old)) if _is_float(old) else leaf, tree, like)
 
 
+def is_traced(tree: Any) -> bool:
+    """Return whether a leaf of the tree is traced, as under jax.jit, jax.vmap and jax.grad, and has no value yet."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
 def _is_float(leaf: Any) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)

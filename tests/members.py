@@ -105,6 +105,13 @@ MEMBERS = {
         *("u", "c", True),
         networks=1,
     ),
+    "classifier-free, looped": Member(
+        lambda net, p, y, s, k: guidance.batched(
+            net, jnp.stack([y, NULL]), lambda c, u: guidance.classifier_free(c, u, s), loop=True
+        ),
+        *("u", "c", True),
+        networks=1,
+    ),
     "classifier-free, by level": Member(
         lambda net, p, y, s, k: classifier_free(net, y, lambda level: s + k * level.sigma), "u", "c", True
     ),

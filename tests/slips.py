@@ -42,7 +42,7 @@ def slips(file, tests, *changes, only=""):
 ALGEBRA = "what_scale or closed_forms"
 SLIPS = (
     *slips(
-        "schedule",
+        "schedule/tables",
         "schedule forward",
         ("np.cumprod(1 - betas)", "np.cumprod(1 - betas / 2)"),
         ("np.sqrt(1 - alpha_bar))", "1 - alpha_bar)"),
@@ -54,14 +54,15 @@ SLIPS = (
             "low, high = sigma_min ** rho, sigma_max ** rho",
         ),
         ("np.linspace(0, 1, num_steps) if", "np.linspace(0, 1, num_steps + 1)[:-1] if"),
-        ("return 2 * (jnp.log", "return (jnp.log"),
-        (
-            "below = t[1] * jnp.exp(jnp.minimum(table[0] - log_snr, 0))",
-            "below = t[1] * jnp.exp(jnp.minimum(log_snr - table[0], 0))",
-        ),
-        ("stride = (size - 1) / (count - 1)", "stride = size / count"),
-        ("jnp.where(clean, small * large, large))", "jnp.where(clean, large, small * large))"),
     ),
+    *slips("schedule/level", "schedule", ("return 2 * (jnp.log", "return (jnp.log")),
+    *slips(
+        "schedule/interpolation",
+        "schedule",
+        ("exp(xp.minimum(table[0] - log_snr, 0))", "exp(xp.minimum(log_snr - table[0], 0))"),
+        ("xp.where(clean, small, large))", "xp.where(clean, large, small))"),
+    ),
+    *slips("schedule/spacing", "schedule", ("stride = (size - 1) / (count - 1)", "stride = size / count")),
     *slips(
         "forward",
         "forward reverse",
@@ -392,21 +393,27 @@ SLIPS = (
         only="diagnostics",
     ),
     *slips(
-        "schedule",
+        "schedule/tables",
         "grid",
         ("(s[-1] - s) / (s[-1] - s[0])", "(s[-1] - s)"),
         ("alpha[1] * (alpha[1:] - alpha[-1]) / (alpha[1]", "(alpha[1:] - alpha[-1]) / (alpha[1]"),
+    ),
+    *slips(
+        "schedule/interpolation",
+        "grid",
+        ("> 1.001 * SMALLEST", "> 0"),
         ("kind * small * (1 + small)", "kind * small"),
         ("(c[far] - c[0]) * (1 - c[0])", "(c[far] - c[0])"),
     ),
     *slips(
         "grid",
         "grid",
-        ("np.sqrt(last), num_steps)[::-1] ** 2", "np.sqrt(last), num_steps)[::-1]"),
+        ("xp.sqrt(last), num_steps)[::-1] ** 2", "xp.sqrt(last), num_steps)[::-1]"),
         ("lambda ratio: ratio ** (1 / rho)", "lambda ratio: ratio**rho"),
-        ("table = -2 * np.log(_ratios(levels))", "table = -np.log(_ratios(levels))"),
-        ("count = num_steps - len(pure)", "count = num_steps"),
-        ("min(sigma_max, ratios[-1 - len(pure)])", "ratios[-1 - len(pure)]"),
+        ("wanted = -2 * xp.log(_ratios(levels))", "wanted = -xp.log(_ratios(levels))"),
+        ("xp.where(pure, kept, ", "xp.where(False, kept, "),
+        ("spread(ratios[-2:][0], num_steps - 1)", "spread(ratios[-1], num_steps - 1)"),
+        ("last = xp.minimum(sigma_max, end)", "last = end"),
     ),
     *slips(
         "reverse/multistep",

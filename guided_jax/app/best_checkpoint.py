@@ -37,7 +37,7 @@ def check(part: str, settings: Any, sample_metrics: Collection[str]) -> None:
         raise ValueError(
             f"{option} is {metric}, which this run never measures; there is {', '.join(sorted(available)) or 'nothing'}"
         )
-    every = _every(part, settings)
+    every = _every(settings)
     coincide = every % settings.checkpoint_every == 0 or (
         metric in held_out_metrics(part, settings) and settings.checkpoint_every % every == 0
     )
@@ -50,8 +50,10 @@ def check(part: str, settings: Any, sample_metrics: Collection[str]) -> None:
 
 def note(part: str, settings: Any) -> str | None:
     """Return a sentence when only some checkpoints are evaluated, so that the best is chosen among few; else None."""
-    every = _every(part, settings)
-    if not (settings.keep_best and settings.num_steps and every) or settings.checkpoint_every % every == 0:
+    if not (settings.keep_best and settings.num_steps):
+        return None
+    every = _every(settings)
+    if not every or settings.checkpoint_every % every == 0:
         return None
     both = math.lcm(every, settings.checkpoint_every)
     where = f"every {both} steps and the last" if both < settings.num_steps else "the last step alone"
@@ -61,6 +63,6 @@ def note(part: str, settings: Any) -> str | None:
     )
 
 
-def _every(part: str, settings: Any) -> int:
+def _every(settings: Any) -> int:
     """Return how many steps apart the metric is measured; 0 for never."""
     return settings.measure_every if settings.keep_best_by.startswith(SAMPLES) else settings.eval_every

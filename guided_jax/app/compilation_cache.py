@@ -3,6 +3,7 @@
 The library never switches it on. This module sets JAX's environment variables, so call it before the first import of JAX.
 """
 
+import contextlib
 import os
 import stat
 import sys
@@ -83,8 +84,11 @@ def _trim(folder: Path) -> None:
 
     JAX has a limit of its own, which takes the package filelock and reads the whole folder at every write.
     """
+    files = []
     with os.scandir(folder) as entries:
-        files = [(entry.path, entry.stat()) for entry in entries if entry.name.endswith(SUFFIX)]
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # another command trims too
+                files += [(entry.path, entry.stat())] if entry.name.endswith(SUFFIX) else []
     total = sum(status.st_size for _, status in files)
     for path, status in sorted(files, key=lambda file: max(file[1].st_atime, file[1].st_mtime)):
         if total <= MAX_BYTES:

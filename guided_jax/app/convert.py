@@ -61,6 +61,7 @@ def main(args: Sequence[str]) -> None:
     model = architecture_of(options)
     if options.classifier_weights and model.classifier is None:
         raise ValueError(f"{options.config} says nothing of a classifier; add its arguments under classifier")
+    published.check_free(options.out, model)
     weights = adm.read_state_dict(options.weights)
     classifier = adm.read_state_dict(options.classifier_weights) if options.classifier_weights else None
     published.write(options.out, model, weights, classifier)

@@ -13,6 +13,7 @@ Train the judge of a run: a classifier of clean pictures that measures samples a
   --channels N ...     width of each pair of convolutions (32 64 64)
   --seed N             of weights, order of the data and shifts (0)
   --devices N          how many (as many as divide the batch)
+  --data.dir DIR       folder of the run's data, if it was moved
 """
 
 import dataclasses
@@ -29,8 +30,10 @@ from guided_jax import data, parallel, training
 from guided_jax.app import cli, facts, limits
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
+from guided_jax.app.sample.request import DataDir
 from guided_jax.app.train import folder, job
 from guided_jax.app.train.held_out import Loss
+from guided_jax.data.splits import MissingSplit
 from guided_jax.metrics.judge import CHECKPOINTS, DESCRIPTION, describe
 from guided_jax.models.judge import Judge
 from guided_jax.storage import log
@@ -59,6 +62,8 @@ class Judging:
     """The seed of weights, order of the data and shifts."""
     devices: int | None = None
     """How many devices to use; if not given, the largest count that divides the batch."""
+    data_dir: DataDir = None
+    """The folder that holds the data of the run, if it was moved since the run was trained."""
 
 
 def shift(key: Any, x: Any) -> Any:
@@ -83,10 +88,10 @@ def make_loss(network: Judge, augment: bool = True) -> Loss:
 
 
 def pictures_held_out(run: runs.Run) -> data.Source | None:
-    """Return the run's held-out data, None where there is none."""
+    """Return the run's held-out data, None where there is none; data that cannot be read is an error."""
     try:
-        return runs.source(run, held_out=True)
-    except ValueError:
+        return None if run.source is None else runs.source(run, held_out=True)
+    except MissingSplit:
         return None
 
 
@@ -96,6 +101,7 @@ def train(options: Judging, run: runs.Run) -> Path:
     Raises ValueError when the folder holds another judge, or one of other data.
     """
     limits.check(options)
+    facts.check_pictures(run.facts, "a judge")
     out, shape = options.out or options.run / "judge", run.facts.image_shape
     network = Judge(run.facts.num_classes, options.channels)
     prepared = job.prepare(_task(options, run, network), _settings(options), out)
@@ -146,7 +152,9 @@ def _config(options: Judging, settings: schema.Data | None, source: data.Source)
     """Return what a checkpoint is saved with: a start with another rate or other data does not resume it."""
     known = facts.of_source(source, data.class_frequencies(source))
     named = {name: getattr(options, name) for name in ("learning_rate", "batch_size", "seed")}
-    return {**named, "data": {**(schema.to_dict(settings) if settings else {}), **known._asdict()}}
+    newer = ("class_names", "kind", "bound")  # not in the checkpoints of older judges
+    shown = {name: value for name, value in known._asdict().items() if name not in newer}
+    return {**named, "data": {**(schema.to_dict(settings) if settings else {}), **shown}}
 
 
 def main(args: Sequence[str]) -> None:
@@ -154,7 +162,7 @@ def main(args: Sequence[str]) -> None:
     options = cli.parse(Judging, "guided-jax judge", args, description=__doc__ or "")
     limits.check(options)
     parallel.use_cpu_devices()
-    out = train(options, runs.load(options.run))
+    out = train(options, runs.load(options.run, options.data_dir))
     accuracies = [row["held_out_accuracy"] for row in log.read(out / "metrics.jsonl") if "held_out_accuracy" in row]
     print(
         f"{out}: " + (f"right on {accuracies[-1]:.1%} of the held-out pictures" if accuracies else "no held-out data")

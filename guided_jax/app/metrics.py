@@ -11,10 +11,11 @@ import tyro
 
 from guided_jax import data, parallel
 from guided_jax.app import cli, limits
-from guided_jax.app.translate import translated
+from guided_jax.app.results import check_free
+from guided_jax.app.translate import translate_errors
 from guided_jax.metrics import evaluation, feature_space, sets
 from guided_jax.metrics.files import Statistics, load_statistics, save_statistics, statistics_of
-from guided_jax.storage.files import answers, replacing
+from guided_jax.storage.files import replacing
 
 MAX_STORED = 10_000  # pictures that --save-statistics keeps beside the statistics
 
@@ -129,7 +130,7 @@ def open_inputs(options: Metrics) -> Inputs:
         )
     reference = open_set(options.reference, options.split, options.data_dir)
     stored = load_statistics(options.reference) if _is_file(options.reference) else None
-    with translated(OPTIONS):
+    with translate_errors(OPTIONS):
         space = feature_space.choose(options.judge, options.inception, options.features, options.preprocessing)
         feature_space.check_shapes(space, samples, reference, stored)
     if stored is not None and stored.features != space.name:
@@ -182,8 +183,7 @@ def first_pictures(reference: sets.PictureSet | None) -> tuple[Any, Any]:
 def destination(options: Metrics) -> Path:
     """Return the path of the JSON file; raise ValueError when it holds the metrics of another command."""
     path = options.out or options.samples.with_suffix(".metrics.json")
-    if path.exists() and not options.overwrite and not answers(path, record(options)):
-        raise ValueError(f"{path} holds something else; give another --out, or --overwrite")
+    check_free([path], path, record(options), options.overwrite)
     return path
 
 

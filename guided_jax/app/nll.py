@@ -12,13 +12,14 @@ import numpy as np
 import tyro
 
 from guided_jax import data, grid, guidance, likelihood, parallel, progress, sampler, schedule
-from guided_jax.app import cli, limits, settings
+from guided_jax.app import cli, facts, limits, settings
 from guided_jax.app import run as runs
-from guided_jax.app.sample.request import HELD_OUT, NOT_RECORDED, TRAIN, Variance
+from guided_jax.app.results import check_free
+from guided_jax.app.sample.request import HELD_OUT, NOT_RECORDED, TRAIN, DataDir, Variance
 from guided_jax.app.sample.resolve import variance_of
 from guided_jax.denoiser import Denoiser
 from guided_jax.storage import images
-from guided_jax.storage.files import answers, replacing, writable_directory
+from guided_jax.storage.files import replacing, writable_directory
 
 PAGE = """
 usage: guided-jax nll RUN [OPTIONS]
@@ -36,6 +37,7 @@ chain with all its terms, or the density along its probability flow.
   --variance NAME      bound: small, large or learned; default: learned if there is one
   --probes INT         flow: random directions that estimate the divergence (default 1)
   --unlabelled         leave the pictures' labels out; needs a run with label dropout
+  --data.dir DIR       folder of the data of the run, if it was moved
   --out FOLDER         default: RUN/bits/ and what was computed
 """
 GREY = np.log2(127.5)  # a grey value is 1 / 127.5 wide in [-1, 1]
@@ -73,6 +75,8 @@ class Nll:
     """Replace the bits.json and terms.npz of another request."""
     devices: int | None = None
     """How many devices to use. Default: the largest count that divides the batch."""
+    data_dir: DataDir = None
+    """The folder that holds the data of the run, if it was moved since the run was trained."""
 
 
 def check(options: Nll, run: runs.Run) -> None:
@@ -81,6 +85,7 @@ def check(options: Nll, run: runs.Run) -> None:
     variance_of(run, options.variance)
     if options.unlabelled and run.model.null is None:
         raise ValueError("--unlabelled needs a run with label dropout; leave it out")
+    facts.check_pictures(run.facts, "guided-jax nll")
     if run.model.shape != run.facts.image_shape:
         raise ValueError(f"nll is of pixels, and this model works on x of {run.model.shape}")
     check_readers(options)
@@ -92,6 +97,8 @@ def check_readers(options: Nll) -> None:
     for name in ignored:
         if getattr(options, name) != getattr(Nll(options.run), name):
             raise ValueError(f"--{name} has no effect with --by {options.by}; leave it out")
+    if options.data_dir is not None and options.pictures not in (HELD_OUT, TRAIN):
+        raise ValueError("--data.dir has no effect with pictures in a file; leave it out")
     if options.by == "flow" and not (options.steps or "1").isdecimal():
         raise ValueError(f"--steps is {options.steps}; with --by flow give a number of steps, such as 50")
 
@@ -161,7 +168,7 @@ def measure(options: Nll, run: runs.Run, found: np.ndarray, labels: np.ndarray) 
     def denoiser_of(params: Any, label: Any, x_0: Any) -> Denoiser:
         low_res = images.shrink(x_0[None], run.low_res)[0] if run.low_res else None
         raw = run.model.null if options.unlabelled else run.raw(label)
-        return runs.make_denoiser(run, params, raw, low_res=low_res)
+        return runs.make_denoiser(run, params, run.model.condition(params, raw), low_res=low_res)
 
     one = {"bound": by_bound, "flow": by_flow}[options.by](options, run, denoiser_of)
     compiled = parallel.parallel_map(one, devices, in_axes=(None, 0, 0, 0))
@@ -190,8 +197,7 @@ def destination(options: Nll) -> Path:
     default = options.run / "bits" / f"{options.by}-{options.steps or 'all'}-{Path(options.pictures).stem}"
     out = writable_directory(options.out or default)
     made = out / "bits.json"
-    if made.exists() and not options.overwrite and not answers(made, recorded(options)):
-        raise ValueError(f"{out} holds the bits of something else; give another --out, or --overwrite")
+    check_free([made], made, recorded(options), options.overwrite)
     return out
 
 
@@ -211,7 +217,7 @@ def main(args: Sequence[str]) -> None:
     """Read pictures, compute their bits, write bits.json and terms.npz, and print the mean."""
     options = cli.parse(Nll, "guided-jax nll", args, description=PAGE)
     parallel.use_cpu_devices()
-    run = runs.load(options.run)
+    run = runs.load(options.run, options.data_dir)
     check(options, run)
     found, labels = pictures_of(options, run)
     out = destination(options)

@@ -32,8 +32,9 @@ def make_networks(experiment: Experiment, facts: Facts) -> Networks:
     diffusion = experiment.diffusion
     classes = facts.num_classes if diffusion.conditional else None
     channels = facts.image_shape[-1] * (2 if diffusion.learned_variance else 1)
-    unet = diffusion.network.make(channels, classes, diffusion.null_label)
-    return Networks(unet, experiment.classifier.network.make(facts.num_classes))
+    dims = 1 if facts.kind == "signals" else 2
+    unet = diffusion.network.make(channels, classes, diffusion.null_label, dims)
+    return Networks(unet, experiment.classifier.network.make(facts.num_classes, dims))
 
 
 def null_label(experiment: Experiment, facts: Facts) -> int | None:
@@ -122,3 +123,9 @@ def init(experiment: Experiment, facts: Facts, networks: Networks, part: str, ke
     """Return the initial params of a network."""
     network = {"diffusion": networks.unet, "classifier": networks.classifier}[part]
     return jax.jit(network.init)(key, *example(experiment, facts, part))
+
+
+def class_layer(experiment: Experiment, part: str) -> str:
+    """Return the name, within the params of a network, of the layer whose shape depends on the classes."""
+    heads = {"attention": "out_2/c_proj", "adaptive": "out_3", "spatial": "out_2", "spatial_v2": "out_3"}
+    return f"params/{heads[experiment.classifier.network.pool] if part == 'classifier' else 'label_emb'}"

@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,9 @@ from flax import traverse_util
 from guided_jax.app import cli, limits
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
-from guided_jax.storage import checkpoint
-from guided_jax.storage.files import replacing, writable_directory
+from guided_jax.app.train import folder
+from guided_jax.storage import checkpoint, lock, npz
+from guided_jax.storage.files import replacing
 from guided_jax.training import averaging, loop
 
 SNAPSHOTS = "power_ema"  # the folder of a network's stored averages, a file a step
@@ -75,10 +75,10 @@ def save_snapshot(directory: Path, step: int, averages: Mapping[str, Any]) -> No
 def _open(path: Path) -> Iterator[Any]:
     """Yield the arrays of a file by name; raise ValueError for a damaged file."""
     try:
-        with np.load(path) as file:
+        with npz.open_npz(path) as file:
             yield file
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it, or train again with another --out") from None
+    except ValueError as error:
+        raise ValueError(f"{error}; delete it, or train again with another --out") from None
 
 
 def _names(file: Any) -> dict[str, list[str]]:
@@ -144,23 +144,28 @@ def _files(run: Path, step: int | None) -> dict[int, Path]:
 
 
 def write(options: Reconstructing) -> Path:
-    """Write the new run, with the averaged weights and the classifier of the run they come from; return its folder."""
+    """Write the new run, with the averaged weights and the classifier of the run they come from; return its folder.
+
+    Raises ValueError for a folder that holds something, before the averages are read; nothing is left of a run that failed.
+    """
     source = runs.load(options.run)
-    step, params = reconstruct(options.run, options.sigma_rel, options.step)
-    ending = "" if options.step is None else f"-step-{step}"
-    out = writable_directory(options.out or options.run / "posthoc" / f"sigma-{options.sigma_rel:g}{ending}")
-    if any(out.iterdir()):
-        raise ValueError(f"{out} is not empty; give another --out, or delete it")
-    settings = dataclasses.replace(source.experiment.diffusion, num_steps=0)
-    experiment = dataclasses.replace(source.experiment, diffusion=settings)
-    runs.create(out, experiment, source.facts)
-    with checkpoint.opened(out / "diffusion" / "checkpoints", keep=1) as saved:
-        checkpoint.save(saved, step, {"ema": params}, config=schema.to_dict(experiment))
-    if (options.run / "classifier").is_dir():
-        target = os.path.relpath(options.run / "classifier", out)  # relative, so that the run may be moved
-        (out / "classifier").symlink_to(target, target_is_directory=True)
-    with replacing(out / "posthoc.json") as file:
-        file.write(json.dumps(schema.to_dict(dataclasses.replace(options, step=step)), indent=2).encode())
+    ending = "" if options.step is None else f"-step-{options.step}"
+    out = options.out or options.run / "posthoc" / f"sigma-{options.sigma_rel:g}{ending}"
+    out = out.expanduser().absolute()
+    with folder.exclusive(out):
+        if any(path.name != lock.NAME for path in out.iterdir()):
+            raise ValueError(f"{out} is not empty; give another --out, or delete it")
+        step, params = reconstruct(options.run, options.sigma_rel, options.step)
+        settings = dataclasses.replace(source.experiment.diffusion, num_steps=0)
+        experiment = dataclasses.replace(source.experiment, diffusion=settings)
+        runs.create(out, experiment, source.facts)
+        with checkpoint.opened(out / "diffusion" / "checkpoints", keep=1) as saved:
+            checkpoint.save(saved, step, {"ema": params}, config=schema.to_dict(experiment))
+        if (options.run / "classifier").is_dir():
+            target = os.path.relpath(options.run / "classifier", out)  # relative, so that the run may be moved
+            (out / "classifier").symlink_to(target, target_is_directory=True)
+        with replacing(out / "posthoc.json") as file:
+            file.write(json.dumps(schema.to_dict(dataclasses.replace(options, step=step)), indent=2).encode())
     return out
 
 

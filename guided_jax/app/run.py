@@ -3,21 +3,23 @@
 A run directory holds config.json, and for each network its checkpoints, metrics and curves. It alone is enough to sample.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from guided_jax import data, denoiser, model
-from guided_jax.app import best_checkpoint, facts, pixel_model, settings
+from guided_jax import data, denoiser, model, parallel
+from guided_jax.app import best_checkpoint, facts, own_data, pixel_model, settings
 from guided_jax.app.facts import Facts
 from guided_jax.model import Model
 from guided_jax.storage import checkpoint, compare
 from guided_jax.storage.files import replacing, writable_directory
 
 Which = Literal["last", "best"]  # of the checkpoints of a network
+PARTS = ("diffusion", "classifier")  # the networks of a run that is trained here
 
 
 def _same(value: Any) -> Any:
@@ -32,15 +34,15 @@ class Run(NamedTuple):
         are none.
     raw: label -> the raw condition that it numbers, which `model.condition` takes; for classes the label itself.
     conditional: whether the network takes a condition.
-    bounded: whether x_0 lies in [-1, 1], and predictions of it are clipped there.
+    bounded: whether x_0 lies in [-bound, bound], and predictions of it are clipped there.
     classifier: (params, x_t, level) -> logits of a classifier of noisy examples, if there is one.
     variant: (perturb, low_res, estimate) -> a network in the place of `model.network`: with another attention, an
         upsampler of that picture, told that estimate; None for a network that has no variants.
     low_res: the side of the pictures that an upsampler starts from. self_conditioning: whether the network takes its last
         predicted x_0.
     prepare: (part, params) -> the params as the network computes with them, once for all steps.
-    source: held_out -> the data, to measure against and to take true pictures from. flip: whether it may be mirrored.
-    trained: which -> part -> the step of its checkpoint.
+    source: held_out -> the data, if any, to measure against and take true pictures from. flip: whether it may be mirrored.
+    trained: which -> part -> the step of its checkpoint. bad: the run of the worse model that autoguidance draws away from.
     experiment, networks: what it is trained by; None for a model that is not trained here.
     """
 
@@ -50,6 +52,7 @@ class Run(NamedTuple):
     raw: Callable[[Any], Any] = _same
     conditional: bool = True
     bounded: bool = True
+    bound: float = 1.0
     classifier: Callable[..., Any] | None = None
     variant: Callable[..., Any] | None = None
     low_res: int | None = None
@@ -60,6 +63,7 @@ class Run(NamedTuple):
     trained: Callable[[Which], dict[str, int | None]] = lambda which: {}
     experiment: Any = None
     networks: Any = None
+    bad: Any = None
 
 
 def from_params(model: Model, known: Facts, given: Mapping[str, Any], **fields: Any) -> Run:
@@ -78,15 +82,15 @@ def from_params(model: Model, known: Facts, given: Mapping[str, Any], **fields: 
 
 
 def make_denoiser(
-    run: Run, params: Any, raw: Any, perturb: Any = None, low_res: Any = None, estimate: Any = None
+    run: Run, params: Any, condition: Any, perturb: Any = None, low_res: Any = None, estimate: Any = None
 ) -> denoiser.Denoiser:
-    """Return the denoiser that the run's model is for a raw condition; the other arguments as of `Run.variant`."""
+    """Return `model.denoiser` of the run's model; perturb, low_res, estimate: as of `Run.variant`."""
     own = run.model
     if perturb is not None or low_res is not None or estimate is not None:
         if run.variant is None:
             raise ValueError("this network has no variants, which a guidance by perturbed attention needs")
         own = own._replace(network=run.variant(perturb, low_res, estimate))
-    return model.denoiser(own, params, own.condition(params, raw))
+    return model.denoiser(own, params, condition)
 
 
 def source(run: Run, held_out: bool = False) -> data.Source:
@@ -103,16 +107,17 @@ def assemble(experiment: settings.Experiment, known: Facts, directory: Path | No
     return Run(
         pixel_model.make_model(experiment, known, networks.unet),
         known,
-        functools.partial(params, directory),
+        functools.partial(_load_params, directory, experiment),
         conditional=diffusion.conditional,
         classifier=pixel_model.make_logits(networks.classifier),
         variant=functools.partial(pixel_model.make_network, diffusion, networks.unet),
+        bound=known.bound or 1.0,
         low_res=diffusion.low_res,
         self_conditioning=diffusion.self_conditioning,
         prepare=functools.partial(pixel_model.prepare, experiment, known, networks),
-        source=experiment.data.make,
+        source=None if experiment.data.name == settings.NO_DATA else functools.cache(experiment.data.make),
         flip=experiment.data.flip,
-        trained=functools.partial(trained, directory),
+        trained=functools.partial(_steps, directory, experiment),
         experiment=experiment,
         networks=networks,
     )
@@ -126,8 +131,11 @@ def adopt(experiment: settings.Experiment) -> settings.Experiment:
     if experiment.diffusion.num_steps:
         raise ValueError(f"--diffusion.from {source} is for training a classifier alone; add --diffusion.num-steps 0")
     other = load(source).experiment
-    params(source, "diffusion")
-    diffusion = dataclasses.replace(other.diffusion, num_steps=0, from_run=source.absolute())
+    home, _ = _home(source, other, "diffusion")
+    if checkpoint.latest(_checkpoints(home, "diffusion")) is None:
+        raise _untrained(home, "diffusion")
+    own = {"num_steps": 0, "from_run": home.absolute(), "init_from": None}
+    diffusion = dataclasses.replace(other.diffusion, **own)
     return dataclasses.replace(experiment, schedule=other.schedule, diffusion=diffusion)
 
 
@@ -140,8 +148,11 @@ def _check_fit(experiment: settings.Experiment, known: Facts) -> None:
             raise ValueError(f"the data has shape and classes {mine}, {experiment.diffusion.from_run} has {its}")
 
 
-def create(directory: Path, experiment: settings.Experiment, known: Facts) -> Run:
-    """Write config.json, or check it if it is there: ValueError names the fields in which another run differs."""
+def create(directory: Path, experiment: settings.Experiment, known: Facts) -> None:
+    """Write config.json, or check it if it is there: ValueError names the fields in which another run differs.
+
+    Of several processes the first writes it, which holds the folder's lock.
+    """
     _check_fit(experiment, known)
     path = writable_directory(directory) / "config.json"
     config = {"experiment": settings.to_dict(experiment), "facts": known._asdict()}
@@ -154,73 +165,111 @@ def create(directory: Path, experiment: settings.Experiment, known: Facts) -> Ru
         if differing:
             raise ValueError(f"{directory} holds another run ({'; '.join(differing)}); give another --out")
         _check_data(directory, found["facts"], known)
-    run = assemble(experiment, known, directory)
-    with replacing(path) as file:
-        file.write(json.dumps(config, indent=2).encode())
-    return run
+    if parallel.primary():
+        with replacing(path) as file:
+            file.write(json.dumps(config, indent=2).encode())
 
 
 def _check_data(directory: Path, saved: dict[str, Any], known: Facts) -> None:
     """Raise ValueError when examples came or went since the run began: the position in the data would be another."""
     unknown = [name for name in Facts._fields if saved.get(name) is None]
     if compare.differences(saved, known._asdict(), unknown):
-        named = compare.differences(saved, known._asdict(), [*unknown, "class_frequencies"])
+        named = compare.differences(saved, known._asdict(), [*unknown, "class_frequencies", "class_names"])
         what = "; ".join(named) or "as many examples, of other classes"
         raise ValueError(f"the data is not what {directory} began with ({what}); restore it, or give another --out")
 
 
-def load(directory: Path) -> Run:
-    """Return the run that a directory holds; ValueError when it holds none."""
+def load(directory: Path, data_dir: Path | None = None) -> Run:
+    """Return the run that a directory holds; ValueError when it holds none.
+
+    data_dir: the folder that holds the data of the run, where that was moved since it was trained.
+    """
     path = directory / "config.json"
     if not path.is_file():
         raise ValueError(f"{directory} is not a run: it has no config.json; train one with 'guided-jax train digits'")
     found = _read(path)
-    return assemble(settings.from_dict(found["experiment"]), facts.of_json(found["facts"]), directory)
+    experiment, known = settings.from_dict(found["experiment"]), facts.of_json(found["facts"])
+    read = own_data.make_reader(experiment.data, known, directory, data_dir)
+    return assemble(experiment, known, directory)._replace(source=read)
 
 
-def params(directory: Path | None, part: str, sharding: Any = None, which: Which = "last") -> Any:
+def params(directory: Path, part: str, sharding: Any = None, which: Which = "last") -> Any:
     """Return the averaged parameters of the "diffusion" or the "classifier" network of a run directory.
 
     sharding: where each leaf goes, as for `checkpoint.load_params`. Raises ValueError when the network was not trained, and
     when the best of its checkpoints is asked for and none was measured.
     """
+    return _load_params(directory, _experiment(directory), part, sharding, which)
+
+
+def _load_params(
+    directory: Path | None, experiment: settings.Experiment, part: str, sharding: Any = None, which: Which = "last"
+) -> Any:
+    """Return `params` of a run with this experiment."""
     if directory is None:
         raise ValueError(f"this run has no directory, and so no parameters of its {part} network")
-    directory = _home(directory, part)
-    step = None if which == "last" else step_of(directory, part, which)
-    if which == "best" and step is None and checkpoint.latest(directory / part / "checkpoints") is not None:
-        metric = _settings(directory, part).keep_best_by
-        raise ValueError(f"{directory} has no {part} checkpoint with {metric}; leave out --checkpoint best")
+    home, own = _home(directory, experiment, part)
+    step = None if which == "last" else _step_of(directory, experiment, part, which)
+    if which == "best" and step is None and checkpoint.latest(_checkpoints(home, part)) is not None:
+        raise ValueError(f"{home} has no {part} checkpoint with {own.keep_best_by}; leave out --checkpoint best")
+    with _trained(home, part):
+        return checkpoint.load_params(_checkpoints(home, part), "ema", step, sharding)
+
+
+def param_shapes(directory: Path, part: str) -> Any:
+    """Return the shapes of what `params` reads from the last checkpoint, without reading it."""
+    home, _ = _home(directory, _experiment(directory), part)
+    with _trained(home, part):
+        return checkpoint.param_shapes(_checkpoints(home, part))
+
+
+@contextlib.contextmanager
+def _trained(directory: Path, part: str) -> Iterator[None]:
+    """Raise ValueError when the network has no checkpoint."""
     try:
-        return checkpoint.load_params(directory / part / "checkpoints", "ema", step, sharding)
+        yield
     except FileNotFoundError:
-        raise ValueError(
-            f"{directory} has no trained {part} network; train it with --{part}.num-steps above 0"
-        ) from None
+        raise _untrained(directory, part) from None
 
 
-def trained(directory: Path | None, which: Which) -> dict[str, int | None]:
-    """Return how far each network was trained; None for one that there is not."""
-    return {part: step_of(directory, part, which) for part in ("diffusion", "classifier")} if directory else {}
+def _untrained(directory: Path, part: str) -> ValueError:
+    return ValueError(f"{directory} has no trained {part} network; train it with --{part}.num-steps above 0")
 
 
 def step_of(directory: Path, part: str, which: Which) -> int | None:
     """Return the step of the last or the best checkpoint of a network, None where there is none."""
-    directory = _home(directory, part)
-    place, metric = directory / part / "checkpoints", _settings(directory, part).keep_best_by
-    return (
-        checkpoint.latest(place) if which == "last" else checkpoint.best(place, metric, best_checkpoint.highest(metric))
-    )
+    return _step_of(directory, _experiment(directory), part, which)
 
 
-def _settings(directory: Path, part: str) -> Any:
-    return getattr(settings.from_dict(_read(directory / "config.json")["experiment"]), part)
+def _step_of(directory: Path, experiment: settings.Experiment, part: str, which: Which) -> int | None:
+    home, own = _home(directory, experiment, part)
+    if which == "last":
+        return checkpoint.latest(_checkpoints(home, part))
+    return checkpoint.best(_checkpoints(home, part), own.keep_best_by, best_checkpoint.highest(own.keep_best_by))
 
 
-def _home(directory: Path, part: str) -> Path:
-    """Return where that network was trained: at times in another run."""
-    adopted = _read(directory / "config.json")["experiment"].get("diffusion", {}).get("from_run")
-    return Path(adopted) if part == "diffusion" and adopted else directory
+def _steps(directory: Path | None, experiment: settings.Experiment, which: Which) -> dict[str, int | None]:
+    """Return how far each network was trained; None for one that there is not."""
+    return {part: _step_of(directory, experiment, part, which) for part in PARTS} if directory else {}
+
+
+def _checkpoints(directory: Path, part: str) -> Path:
+    return directory / part / "checkpoints"
+
+
+def _home(directory: Path, experiment: settings.Experiment, part: str) -> tuple[Path, Any]:
+    """Return where that network was trained, and with which settings.
+
+    A diffusion model may have been adopted from another run, which may have adopted it in its turn.
+    """
+    source = experiment.diffusion.from_run
+    if part != "diffusion" or source is None or source == directory.absolute():
+        return directory, getattr(experiment, part)
+    return _home(source, _experiment(source), part)
+
+
+def _experiment(directory: Path) -> settings.Experiment:
+    return settings.from_dict(_read(directory / "config.json")["experiment"])
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,14 +3,16 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 
+from guided_jax.data.splits import MissingSplit
+
 
 @contextlib.contextmanager
-def translated(options: Mapping[str, str]) -> Iterator[None]:
+def translate_errors(options: Mapping[str, str]) -> Iterator[None]:
     """Raise a ValueError from within again, with each phrase of the library replaced by what the command calls it.
 
     options: phrase, such as an argument, -> option; in this order.
 
-    >>> with translated({"labelled=False": "--data.no-labelled"}):
+    >>> with translate_errors({"labelled=False": "--data.no-labelled"}):
     ...     raise ValueError("there are no labels; leave them out with labelled=False")
     Traceback (most recent call last):
     ValueError: there are no labels; leave them out with --data.no-labelled
@@ -21,4 +23,4 @@ def translated(options: Mapping[str, str]) -> Iterator[None]:
         message = str(error)
         for phrase, option in options.items():
             message = message.replace(phrase, option)
-        raise ValueError(message) from error
+        raise (MissingSplit if isinstance(error, MissingSplit) else ValueError)(message) from error

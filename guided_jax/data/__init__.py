@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from guided_jax.data import arrays, folder
 from guided_jax.data.pipeline import ENDLESS, loader, scale
-from guided_jax.data.source import Batch, Crop, Examples, Source, class_frequencies, in_memory, make_source
+from guided_jax.data.source import Batch, Crop, Examples, Source, class_frequencies, in_memory, largest, make_source
 
 __all__ = [
     "ENDLESS",
@@ -21,6 +21,7 @@ __all__ = [
     "Source",
     "class_frequencies",
     "in_memory",
+    "largest",
     "load",
     "loader",
     "make_source",
@@ -51,6 +52,7 @@ def load(
     labelled: bool = True,
     corrupt: Literal["refuse", "skip"] = "refuse",
     background: int = 255,
+    signals: bool = False,
 ) -> Source:
     """Return the split of a data set by name, as images of one shape.
 
@@ -65,7 +67,8 @@ def load(
     Prepared data is kept in `data_dir`, by default TensorFlow Datasets' own directory; a relative PATH begins there. Of
     data that comes undivided every tenth of each class is held out. `image_size` (a side, or height and width, in pixels),
     `crop`, `channels`, `corrupt` and `background`: see `make_source`. Without `labelled` all examples are of the one class
-    0. Raises ValueError for what is not there or not right, OSError for what cannot be read or written.
+    0. `signals`: the floats (N, length) or (N, length, channels) of an npz file are signals, which become images (length,
+    1, channels). Raises ValueError for what is not there or not right, OSError for what cannot be read or written.
 
     >>> import tempfile
     >>> import numpy as np
@@ -79,25 +82,28 @@ def load(
     {'image': (4, 6, 8, 1), 'label': (4,)}
     >>> folder.cleanup()
     """
-    examples = _examples(name, split, data_dir, labelled)
+    examples = _examples(name, split, data_dir, labelled, signals)
     return make_source(examples, image_size, crop, channels, corrupt, IN_MEMORY_BYTES, background)
 
 
-_KINDS: Mapping[str, Callable[[Path, str, bool], Examples]] = {
+_KINDS: Mapping[str, Callable[..., Examples]] = {
     "folder": folder.examples,
     "npz": arrays.from_npz,
     "idx": arrays.from_idx,
 }
 
 
-def _examples(name, split, data_dir, labelled):
+def _examples(name, split, data_dir, labelled, signals):
     kind, _, place = name.partition(":")
+    if signals and kind != "npz":
+        raise ValueError(f"signals are read from npz:PATH, and {name} is not; leave out signals=True")
     if name == "digits" or (kind == "tfds" and place):
         from guided_jax.data import tfds  # see __getattr__
 
         return tfds.examples(place, split, data_dir, labelled) if place else tfds.digits(split, data_dir, labelled)
     if kind in _KINDS and place:
         # Absolute, so that error messages name the whole path.
-        return _KINDS[kind]((Path(data_dir or "") / Path(place).expanduser()).absolute(), split, labelled)
+        options = {"signals": True} if signals else {}
+        return _KINDS[kind]((Path(data_dir or "") / Path(place).expanduser()).absolute(), split, labelled, **options)
     known = ["digits", "tfds:NAME", *(f"{kind}:PATH" for kind in _KINDS)]
     raise ValueError(f"there is no data set called {name!r}; there is {', '.join(known)}")

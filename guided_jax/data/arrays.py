@@ -1,11 +1,11 @@
-"""Images in arrays: `.npz` files in the format of ADM's samples, and the IDX files of MNIST and its relatives.
+"""Images or signals in arrays: `.npz` files in the format of ADM's samples, and the IDX files of MNIST and its relatives.
 
 Nothing is unpickled. A file is refused as a whole, in one sentence that names it, when anything about it is wrong.
 """
 
+import dataclasses
 import gzip
 import math
-import zipfile
 import zlib
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from guided_jax.data.source import Examples, checked
 from guided_jax.data.splits import divide, missing_split
+from guided_jax.storage import npz
 
 # No compressed byte of a gzip file stands for more than about so many: a header that promises more lies.
 DEFLATE_RATIO = 1032
@@ -23,15 +24,17 @@ MOST_CLASSES = 10**6
 IDX_PREFIXES = {"train": "train", "test": "t10k"}
 
 
-def from_npz(path: Path, split: str, labelled: bool = True) -> Examples:
+def from_npz(path: Path, split: str, labelled: bool = True, signals: bool = False) -> Examples:
     """Return the examples of one file, divided by `splits.divide`; or of a folder's `SPLIT.npz`."""
     if not path.is_dir():
-        return divide(_examples(*read_npz(path), (), labelled, str(path)), split, str(path))
+        found = _examples(*read_npz(path, signals=signals), (), labelled, str(path))
+        return divide(dataclasses.replace(found, signals=signals), split, str(path))
     files = {file.stem: file for file in sorted(path.glob("*.npz"))}
     if split not in files:
         raise missing_split(path, split, files) if files else ValueError(f"{path} holds no .npz files")
     others = [read_npz(file, images=False)[1] for name, file in files.items() if name != split] if labelled else []
-    return _examples(*read_npz(files[split]), others, labelled, str(files[split]))
+    found = _examples(*read_npz(files[split], signals=signals), others, labelled, str(files[split]))
+    return dataclasses.replace(found, signals=signals)
 
 
 def from_idx(path: Path, split: str, labelled: bool = True) -> Examples:
@@ -76,24 +79,32 @@ def _examples(images, labels, other_labels, labelled, name):
     )
 
 
-def read_npz(path: Path, images: bool = True) -> tuple[np.ndarray | None, np.ndarray | None]:
+def read_npz(path: Path, images: bool = True, signals: bool = False) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Return (images (N, H, W, C), labels int (N,) or None): the arrays `arr_0` and `arr_1`, or `images` and `labels`.
 
     Images are uint8 pictures of 1 to 4 channels, or float32 of any number, such as latents; (N, H, W) gets one channel.
-    With `images=False` only the labels are read. Raises ValueError for other arrays and for objects that would have to be
+    With `signals=True` they are floats (N, length) or (N, length, channels), which become (N, length, 1, channels). With
+    `images=False` only the labels are read. Raises ValueError for other arrays and for objects that would have to be
     unpickled, OSError for a file that cannot be read.
     """
     keys, image, label = _npz_arrays(path, images)
-    if image is not None and image.ndim == 3:
-        image = image[..., None]
     if image is not None:
-        image = _check_images(image, f"{keys[0]} of {path}")
+        image = (_as_signals if signals else _as_images)(image, f"{keys[0]} of {path}")
     if label is not None and (label.ndim != 1 or not np.issubdtype(label.dtype, np.integer)):
         raise ValueError(f"{keys[1]} of {path} is {label.dtype} {label.shape}; one integer an image is expected")
     return image, label
 
 
-def _check_images(image: np.ndarray, name: str) -> np.ndarray:
+def _as_signals(image: np.ndarray, name: str) -> np.ndarray:
+    if image.ndim not in (2, 3) or not np.issubdtype(image.dtype, np.floating):
+        raise ValueError(
+            f"{name} is {image.dtype} {image.shape}; signals are floats (N, length) or (N, length, channels)"
+        )
+    return checked(image[:, :, None, None] if image.ndim == 2 else image[:, :, None], f"the signals {name}")
+
+
+def _as_images(image: np.ndarray, name: str) -> np.ndarray:
+    image = image[..., None] if image.ndim == 3 else image
     is_float = np.issubdtype(image.dtype, np.floating)
     if image.ndim != 4 or not (is_float or (image.dtype == np.uint8 and 1 <= image.shape[-1] <= 4)):
         raise ValueError(
@@ -103,18 +114,14 @@ def _check_images(image: np.ndarray, name: str) -> np.ndarray:
 
 
 def _npz_arrays(path, images):
-    try:
-        with path.open("rb") as raw:
-            if not zipfile.is_zipfile(raw):
-                raise ValueError("it is no zip archive, or cut short")
-        with np.load(path, allow_pickle=False) as file:
-            keys = ("images", "labels") if "images" in file else ("arr_0", "arr_1")
-            return keys, file[keys[0]] if images else None, file.get(keys[1])
-    except OSError as error:
-        raise OSError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # arbitrary bytes, read as an archive of headers and arrays
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{path} is no .npz file with images under arr_0 or images ({reason})") from error
+    """Return (names of images and labels, the images unless they are not wanted, the labels or None)."""
+    with npz.open_npz(path) as file:
+        found = file.files
+        names = ("images", "labels") if "images" in found else ("arr_0", "arr_1")
+        image, label = (file[name] if name in found else None for name in (names if images else ("", names[1])))
+    if images and image is None:
+        raise ValueError(f"{path} has no images under arr_0 or images; it has {', '.join(found) or 'no arrays'}")
+    return names, image, label
 
 
 def _idx_file(path, name, needed=True):

@@ -29,6 +29,7 @@ class Source:
     uint8 pictures, or, where `dtype` is float32, arrays in the network's own range, such as latents. With `random_crop` it
     takes a second argument, the draws (B, 3) of `pictures.random_crop`; without it crops are central. `labels(indices)`
     returns the labels alone, where that needs no pictures. `class_names` are in the order of the labels, None if unknown.
+    `signals`: whether the images are signals, (length, 1, channels).
     """
 
     size: int
@@ -39,6 +40,7 @@ class Source:
     random_crop: bool = False
     class_names: tuple[str, ...] | None = None
     dtype: np.dtype = UINT8
+    signals: bool = False
 
     def __len__(self) -> int:
         return self.size
@@ -50,7 +52,8 @@ class Examples:
 
     `open(indices (B,))` returns B pictures (h, w, c) of `dtype`, uint8 or float32, with their labels, or raises
     `pictures.Unreadable`. `labels(indices)` returns the labels alone. `name(index)` is what error messages call a picture.
-    `shape` is given if all have the same. `refusal` is why some cannot be read, where that is known beforehand.
+    `shape` is given if all have the same. `refusal` is why some cannot be read, where that is known beforehand. `signals`:
+    as of `Source`.
     """
 
     size: int
@@ -62,6 +65,7 @@ class Examples:
     class_names: tuple[str, ...] | None = None
     dtype: np.dtype = UINT8
     refusal: str | None = None
+    signals: bool = False
 
 
 def in_memory(
@@ -117,6 +121,12 @@ def class_frequencies(source: Source) -> Float[np.ndarray, " num_classes"]:
     return counts / counts.sum()
 
 
+def largest(source: Source) -> float:
+    """Return the largest absolute value of all examples."""
+    parts = (np.arange(start, min(start + 1024, len(source))) for start in range(0, len(source), 1024))
+    return max(float(np.abs(source.read(rows)["image"]).max()) for rows in parts)
+
+
 def make_source(
     examples: Examples,
     image_size: int | tuple[int, int] | None = None,
@@ -158,7 +168,9 @@ def make_source(
 
     is_random = crop == "random"
     names, dtype = examples.class_names, examples.dtype
-    source = Source(examples.size, shape, examples.num_classes, read, examples.labels, is_random, names, dtype)
+    source = Source(
+        examples.size, shape, examples.num_classes, read, examples.labels, is_random, names, dtype, examples.signals
+    )
     fits = examples.size * int(np.prod(shape)) * dtype.itemsize <= max_bytes
     return _read_into_memory(source) if fits and not is_random else source
 
@@ -242,7 +254,8 @@ def _read_into_memory(source):
     """Return the source with everything read."""
     batches = _in_threads(source.read, len(source))
     image, label = (np.concatenate([batch[key] for batch in batches]) for key in ("image", "label"))
-    return dataclasses.replace(in_memory(image, label, source.num_classes), class_names=source.class_names)
+    whole = in_memory(image, label, source.num_classes, source.class_names)
+    return dataclasses.replace(whole, signals=source.signals)
 
 
 def subset(examples: Examples, rows: Int[np.ndarray, " n"]) -> Examples:

@@ -8,6 +8,10 @@ from jaxtyping import Bool, Int
 from guided_jax.data.source import Examples, subset
 
 
+class MissingSplit(ValueError):
+    """Error for a split that data does not have, as against data that cannot be read."""
+
+
 def held_out(labels: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     """Return which examples of undivided data are held out: the 10th, 20th, ... of each class, in order."""
     order = np.argsort(labels, kind="stable")
@@ -17,13 +21,13 @@ def held_out(labels: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     return held
 
 
-def missing_split(what: object, split: str, there: Iterable[str]) -> ValueError:
+def missing_split(what: object, split: str, there: Iterable[str]) -> MissingSplit:
     """Return the error for a split that a data set does not have."""
-    return ValueError(f"{what} has no split {split!r}; it has {', '.join(there)}")
+    return MissingSplit(f"{what} has no split {split!r}; it has {', '.join(there)}")
 
 
 def divide(examples: Examples, split: str, what: str) -> Examples:
-    """Return one side of the division by `held_out`, "train" or "test"; ValueError for another split, and for an empty one.
+    """Return one side of the division by `held_out`, "train" or "test"; `MissingSplit` for another, and for an empty one.
 
     what: what the message calls the data.
     """
@@ -31,7 +35,7 @@ def divide(examples: Examples, split: str, what: str) -> Examples:
         raise missing_split(what, split, ("test", "train"))
     held = held_out(examples.labels(np.arange(examples.size)))
     if split == "test" and not held.any():
-        raise ValueError(
+        raise MissingSplit(
             f"no class of {what} has the ten pictures of which one would be held out; give more, divide them into train "
             "and test yourself, or do without held-out data"
         )

@@ -15,8 +15,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -24,6 +23,7 @@ from jaxtyping import Float, Int, UInt8
 
 from guided_jax.metrics.frechet import Moments
 from guided_jax.metrics.summary import Summary
+from guided_jax.storage import npz
 from guided_jax.storage.files import replacing
 
 # The features of statistics whose file does not name them, such as those of ADM and pytorch-fid.
@@ -82,7 +82,7 @@ def save_statistics(
 
 def load_statistics(path: str | os.PathLike) -> Statistics | None:
     """Return the statistics of a file, None if it has none. ValueError for wrong shapes, OSError if it cannot be read."""
-    found = _arrays(path, (*NAMES, "count", "features"))
+    found = npz.read(path, (*NAMES, "count", "features"))
     own, spatial = (_pair(path, found, suffix) for suffix in ("", "_s"))
     if own is None:
         return None
@@ -105,21 +105,6 @@ def _pair(path, found, suffix):
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ValueError(f"{what} are not finite")
     return mean, covariance
-
-
-def _arrays(path: str | os.PathLike, names: Iterable[str]) -> dict[str, np.ndarray | None]:
-    """Return {name: array}, None where there is none. ValueError for a file that is no archive of plain arrays."""
-    try:
-        with Path(path).open("rb") as raw:
-            if not zipfile.is_zipfile(raw):
-                raise ValueError("it is no zip archive, or cut short")
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] if name in file.files else None for name in names}
-    except OSError as error:
-        raise OSError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # arbitrary bytes, read as an archive of headers and arrays
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{path} is not an npz file of arrays ({reason})") from error
 
 
 class Pictures(NamedTuple):
@@ -146,7 +131,7 @@ def open_pictures(path: str | os.PathLike) -> Pictures | None:
 
     ValueError when they are not uint8 (N, H, W, C) and integers (N,), OSError when the file cannot be read.
     """
-    labels = _arrays(path, ["arr_1"])["arr_1"]
+    labels = npz.read(path, ["arr_1"])["arr_1"]
     with zipfile.ZipFile(path) as archive:
         if MEMBER not in archive.namelist():
             return None

@@ -1,4 +1,5 @@
-"""The building blocks of the ADM networks, for images `(*batch, height, width, channels)`.
+"""The building blocks of the ADM networks, for images `(*batch, height, width, channels)`, or with `dims=1` for signals
+`(*batch, length, 1, channels)`, along their length.
 
 Source: Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis" [ADM], section 3 and appendix; layer
 names and initial values follow its published torch weights, so that importing those is only a renaming.
@@ -52,12 +53,15 @@ def dense(x: Float[Array, "..."], features: int, name: str, dtype: Any = jnp.flo
     return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, bias_init=bias_init, name=name)(x)
 
 
-PADS = ((1, 1), (1, 1))  # of every 3x3 convolution
+def along(number: int, dims: int, other: int = 1) -> tuple[int, int]:
+    """Return (number, number) for pictures, dims 2, and (number, other) for signals, dims 1, whose width is 1."""
+    return number, number if dims == 2 else other
 
 
 class Conv3x3(nn.Module):
     """y = x * k + b, 3x3, one row of zeros on every side (torch pads a stride of 2 on both sides too, "SAME" does not).
 
+    dims: 2, or 1 for signals, whose kernel is 3x1.
     A collection "winograd" may hold the transformed kernel for the fast convolution on CPU; see `models.prepare_params`.
     """
 
@@ -66,16 +70,28 @@ class Conv3x3(nn.Module):
     dtype: Any = jnp.float32
     zero: bool = False
     plain: bool = False
+    dims: int = 2
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Height and width of the kernel."""
+        return along(3, self.dims)
+
+    @property
+    def steps(self) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]]:
+        """The strides, and the rows of zeros on every side."""
+        return along(self.stride, self.dims), tuple((pad, pad) for pad in along(1, self.dims, 0))
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch h w c"]) -> Float[Array, "*batch h2 w2 {self.features}"]:
         """Return the output in the layer's dtype."""
         *batch, h, w, c = x.shape
-        kernel_init, bias_init = (nn.initializers.zeros,) * 2 if self.zero else (torch_uniform, torch_bias(9 * c))
-        kernel = self.param("kernel", kernel_init, (3, 3, c, self.features), jnp.float32)
+        fan_in = math.prod(self.window) * c
+        kernel_init, bias_init = (nn.initializers.zeros,) * 2 if self.zero else (torch_uniform, torch_bias(fan_in))
+        kernel = self.param("kernel", kernel_init, (*self.window, c, self.features), jnp.float32)
         bias = self.param("bias", bias_init, (self.features,), jnp.float32)
         x, kernel, bias = (each.astype(self.dtype) for each in (x, kernel, bias))
-        arguments = (x.reshape(-1, h, w, c), kernel, (self.stride,) * 2, PADS)
+        arguments = (x.reshape(-1, h, w, c), kernel, *self.steps)
         if self.plain:
             y = jax.lax.conv_general_dilated(*arguments, dimension_numbers=convolution.LAYOUT)
         else:
@@ -85,9 +101,9 @@ class Conv3x3(nn.Module):
 
     def suits_winograd(self, shape: tuple[int, ...]) -> bool:
         """Return whether `winograd` can compute the convolution of an input of this shape."""
-        both = (1, *shape[-3:]), (3, 3, shape[-1], self.features)
+        both = (1, *shape[-3:]), (*self.window, shape[-1], self.features)
         x, kernel = (jax.ShapeDtypeStruct(each, self.dtype) for each in both)
-        return not self.plain and convolution.suits(x, kernel, (self.stride,) * 2, PADS)
+        return not self.plain and convolution.suits(x, kernel, *self.steps)
 
 
 def conv3x3(x: Float[Array, "..."], features: int, name: str, **options: Any) -> Array:
@@ -95,18 +111,21 @@ def conv3x3(x: Float[Array, "..."], features: int, name: str, **options: Any) ->
     return Conv3x3(features, name=name, **options)(x)
 
 
-def upsample(x: Float[Array, "*batch h w c"]) -> Float[Array, "*batch h2 w2 c"]:
-    """y[i, j] = x[i // 2, j // 2]: every pixel becomes 2x2."""
+def upsample(x: Float[Array, "*batch h w c"], dims: int = 2) -> Float[Array, "*batch h2 w2 c"]:
+    """y[i, j] = x[i // 2, j // 2]: every pixel becomes 2x2; y[i] = x[i // 2] of signals, dims 1."""
     *batch, h, w, c = x.shape
+    rows, columns = along(2, dims)
     # A broadcast, not a repeat: the gradient of a repeat is a scatter.
-    return jnp.broadcast_to(x[..., :, None, :, None, :], (*batch, h, 2, w, 2, c)).reshape(*batch, 2 * h, 2 * w, c)
+    each = jnp.broadcast_to(x[..., :, None, :, None, :], (*batch, h, rows, w, columns, c))
+    return each.reshape(*batch, rows * h, columns * w, c)
 
 
-def downsample(x: Float[Array, "*batch h w c"]) -> Float[Array, "*batch h2 w2 c"]:
-    """y[i, j] = mean of the 2x2 pixels; the last row or column of an odd size is dropped."""
+def downsample(x: Float[Array, "*batch h w c"], dims: int = 2) -> Float[Array, "*batch h2 w2 c"]:
+    """y[i, j] = mean of the 2x2 pixels, of signals, dims 1, of 2; the last row or column of an odd size is dropped."""
     *batch, h, w, c = x.shape
-    even = x[..., : h // 2 * 2, : w // 2 * 2, :]
-    return even.reshape(*batch, h // 2, 2, w // 2, 2, c).mean(axis=(-4, -2))
+    rows, columns = along(2, dims)
+    even = x[..., : h // rows * rows, : w // columns * columns, :]
+    return even.reshape(*batch, h // rows, rows, w // columns, columns, c).mean(axis=(-4, -2))
 
 
 def resize_bilinear(x: Float[Array, "*batch h w c"], size: tuple[int, int]) -> Float[Array, "*batch h2 w2 c"]:
@@ -189,17 +208,18 @@ class Resample(nn.Module):
     use_conv: bool = True
     dtype: Any = jnp.float32
     plain_convolution: bool = False
+    dims: int = 2
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "*batch h w c"], emb: Any = None, keys: Any = None
     ) -> Float[Array, "*batch h2 w2 c"]:
         """Return x resampled; `emb` and `keys` are ignored, so that it is called like a ResBlock."""
-        options: dict[str, Any] = {"dtype": self.dtype, "plain": self.plain_convolution}
+        options: dict[str, Any] = {"dtype": self.dtype, "plain": self.plain_convolution, "dims": self.dims}
         if self.direction == "up":
-            x = upsample(x)
+            x = upsample(x, self.dims)
             return conv3x3(x, x.shape[-1], "conv", **options) if self.use_conv else x
-        return conv3x3(x, x.shape[-1], "op", stride=2, **options) if self.use_conv else downsample(x)
+        return conv3x3(x, x.shape[-1], "op", stride=2, **options) if self.use_conv else downsample(x, self.dims)
 
 
 class ResBlock(nn.Module):
@@ -212,17 +232,18 @@ class ResBlock(nn.Module):
     num_groups: int = 32
     dtype: Any = jnp.float32
     plain_convolution: bool = False
+    dims: int = 2
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "*batch h w c"], emb: Float[Array, "*batch e"], keys: Key[Array, "*batch"] | None = None
     ) -> Float[Array, "*batch h2 w2 c2"]:
         """emb: the embedding of time and label, float32. keys: one per example, turns dropout on."""
-        options: dict[str, Any] = {"dtype": self.dtype, "plain": self.plain_convolution}
+        options: dict[str, Any] = {"dtype": self.dtype, "plain": self.plain_convolution, "dims": self.dims}
         h = nn.silu(group_norm(x, self.num_groups, "in_layers_0"))
         if self.resample:
             resize = upsample if self.resample == "up" else downsample
-            h, x = resize(h), resize(x)
+            h, x = resize(h, self.dims), resize(x, self.dims)
         h = conv3x3(h, self.out_channels, "in_layers_2", **options)
         h = nn.silu(self._modulate(h, emb))
         h = dropout(h, self.dropout, keys, zlib.crc32(str(self.name).encode()))

@@ -68,6 +68,7 @@ class Classifier(nn.Module):
     remat: bool = False
     remat_keep: str = "nothing"
     attention_kernel: str = "plain"
+    dims: int = 2
 
     @nn.compact
     def __call__(

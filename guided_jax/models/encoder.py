@@ -11,38 +11,67 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Key, Num
 
-from guided_jax.models.blocks import AttentionBlock, Direction, Resample, ResBlock, conv3x3, dense, timestep_embedding
+from guided_jax.models.blocks import (
+    AttentionBlock,
+    Direction,
+    Resample,
+    ResBlock,
+    along,
+    conv3x3,
+    dense,
+    timestep_embedding,
+)
 from guided_jax.models.ops.attention import kernel
 
 Keys = Key[Array, "*batch"] | None
 
 
-def check_image_size(image_size: int | tuple[int, int], channel_mult: Sequence[int | float]) -> None:
-    """Raise ValueError unless `image_size` (height and width in pixels) can be halved len(channel_mult) - 1 times."""
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+def check_image_size(image_size: int | tuple[int, ...], channel_mult: Sequence[int | float]) -> None:
+    """Raise ValueError unless `image_size` (height and width in pixels) can be halved len(channel_mult) - 1 times.
+
+    image_size: one int is the side of a square; a tuple of one the length of a signal.
+    """
+    sides = (image_size, image_size) if isinstance(image_size, int) else image_size
     factor = 2 ** (len(channel_mult) - 1)
-    if height % factor or width % factor or not height * width:
-        up = [max(1, -(-side // factor)) * factor for side in (height, width)]
+    if any(side % factor or not side for side in sides):
+        what, which = ("an image", "both sides") if sides[1:] else ("a signal", "lengths")
+        size, up = (
+            "x".join(map(str, each)) for each in (sides, [max(1, -(-side // factor)) * factor for side in sides])
+        )
         raise ValueError(
-            f"an image of {height}x{width} cannot be halved {len(channel_mult) - 1} times: both sides must be multiples "
-            f"of {factor}, so pad it to {up[0]}x{up[1]} or give a shorter channel_mult."
+            f"{what} of {size} cannot be halved {len(channel_mult) - 1} times: {which} must be multiples of {factor}, "
+            f"so pad it to {up} or give a shorter channel_mult."
         )
 
 
-def to_patches(x: Float[Array, "*batch h w c"], side: int) -> Float[Array, "*batch h2 w2 c2"]:
-    """Turn each square of side x side pixels into one pixel of side^2 as many channels; ValueError if they do not fit."""
+def check_dims(dims: int, shape: tuple[int, ...]) -> None:
+    """Raise ValueError for dims other than 2 and 1, and for signals, dims 1, that are wider than 1."""
+    if dims not in (1, 2) or (dims == 1 and shape[-2] != 1):
+        raise ValueError(
+            f"dims is {dims} and x ends in {tuple(shape[-3:])}; give dims=2 for (height, width, channels), and dims=1 for "
+            "signals, (length, 1, channels)."
+        )
+
+
+def to_patches(x: Float[Array, "*batch h w c"], side: int, dims: int = 2) -> Float[Array, "*batch h2 w2 c2"]:
+    """Turn each square of side x side pixels into one pixel of side^2 as many channels; ValueError if they do not fit.
+
+    dims: 2, or 1 for signals, whose `side` samples in a row become one.
+    """
     *batch, h, w, c = x.shape
-    if side < 1 or h % side or w % side:
-        raise ValueError(f"an image of {h}x{w} cannot be cut into squares of {side}x{side}; give another patch.")
-    x = x.reshape(*batch, h // side, side, w // side, side, c)
-    return jnp.moveaxis(x, -4, -3).reshape(*batch, h // side, w // side, side * side * c)
+    rows, columns = along(side, dims)
+    if side < 1 or h % rows or w % columns:
+        raise ValueError(f"an image of {h}x{w} cannot be cut into squares of {rows}x{columns}; give another patch.")
+    x = x.reshape(*batch, h // rows, rows, w // columns, columns, c)
+    return jnp.moveaxis(x, -4, -3).reshape(*batch, h // rows, w // columns, rows * columns * c)
 
 
-def from_patches(x: Float[Array, "*batch h2 w2 c2"], side: int) -> Float[Array, "*batch h w c"]:
+def from_patches(x: Float[Array, "*batch h2 w2 c2"], side: int, dims: int = 2) -> Float[Array, "*batch h w c"]:
     """The inverse of `to_patches`."""
     *batch, h, w, c = x.shape
-    x = jnp.moveaxis(x.reshape(*batch, h, w, side, side, c // side**2), -4, -3)
-    return x.reshape(*batch, h * side, w * side, c // side**2)
+    rows, columns = along(side, dims)
+    x = jnp.moveaxis(x.reshape(*batch, h, w, rows, columns, c // (rows * columns)), -4, -3)
+    return x.reshape(*batch, h * rows, w * columns, c // (rows * columns))
 
 
 def per_example(value: Any, batch: tuple[int, ...], name: str) -> Array:
@@ -85,6 +114,7 @@ def residual(net: Any, name: str, channels: int, resample: Direction | None = No
         num_groups=net.num_groups,
         dtype=net.dtype,
         plain_convolution=net.plain_convolution,
+        dims=net.dims,
         name=name,
     )
 
@@ -93,7 +123,7 @@ def resampler(net: Any, name: str, channels: int, direction: Direction) -> ResBl
     """Return a block that doubles or halves the size: a ResBlock if `net.resblock_updown`, else a bare Resample."""
     if net.resblock_updown:
         return residual(net, name, channels, direction)
-    return Resample(direction, net.conv_resample, net.dtype, net.plain_convolution, name=name)
+    return Resample(direction, net.conv_resample, net.dtype, net.plain_convolution, net.dims, name=name)
 
 
 def attention(net: Any, name: str, channels: int, num_heads: int) -> AttentionBlock:
@@ -126,10 +156,11 @@ def encode(
     net: Any, x: Float[Array, "*batch h w c"], emb: Float[Array, "*batch e"], keys: Keys
 ) -> list[Float[Array, "..."]]:
     """Return the outputs of all blocks on the way down, with that of the first convolution; the last is the deepest."""
-    x = to_patches(x, net.patch)
-    check_image_size((x.shape[-3], x.shape[-2]), net.channel_mult)
-    first = widths(net)[0]
-    h = conv3x3(x.astype(net.dtype), first, "input_blocks_0_0", dtype=net.dtype, plain=net.plain_convolution)
+    check_dims(net.dims, x.shape)
+    x = to_patches(x, net.patch, net.dims)
+    check_image_size(x.shape[-3:-1][: net.dims], net.channel_mult)
+    options: dict[str, Any] = {"dtype": net.dtype, "plain": net.plain_convolution, "dims": net.dims}
+    h = conv3x3(x.astype(net.dtype), widths(net)[0], "input_blocks_0_0", **options)
     outputs = [h]
     for level, channels in enumerate(widths(net)):
         for _ in range(net.num_res_blocks):

@@ -45,6 +45,7 @@ class UNet(nn.Module):
     attention_kernel: "plain", or JAX's own "xla" or "cudnn" (see `models.ops.attention`).
     perturb: replaces the softmax attention of `perturb_blocks` (see `models.perturbation`); the parameters stay.
         unet.clone(perturb=...) is the bad model of perturbed-attention guidance.
+    dims: 2, or 1 for signals (*batch, length, 1, channels): convolutions of 3x1, and halves of the length alone.
 
     A freshly initialised network returns exactly 0.
 
@@ -80,6 +81,7 @@ class UNet(nn.Module):
     attention_kernel: str = "plain"
     perturb: Any = None
     perturb_blocks: Sequence[str] = ("middle_block",)
+    dims: int = 2
 
     @nn.compact
     def __call__(
@@ -108,8 +110,9 @@ class UNet(nn.Module):
         h = middle(self, skips[-1], emb, dropout_keys)
         h = self._decode(h, skips, emb, dropout_keys).astype(jnp.float32)
         h = nn.silu(group_norm(h, self.num_groups, "out_0"))
-        channels = self.out_channels * self.patch**2
-        return from_patches(conv3x3(h, channels, "out_2", zero=True, plain=self.plain_convolution), self.patch)
+        channels = self.out_channels * self.patch**self.dims
+        h = conv3x3(h, channels, "out_2", zero=True, plain=self.plain_convolution, dims=self.dims)
+        return from_patches(h, self.patch, self.dims)
 
     def _embed_label(self, label: Any, batch: tuple[int, ...]) -> Array:
         if self.num_classes is None:
@@ -127,7 +130,7 @@ class UNet(nn.Module):
         """Return [x, low_res at the size of x] along the channels; ValueError when the weights expect other channels."""
         if low_res is not None:
             x = jnp.concatenate([x, resize_bilinear(low_res, (x.shape[-3], x.shape[-2])).astype(x.dtype)], axis=-1)
-        first, given = self.variables.get("params", {}).get("input_blocks_0_0"), x.shape[-1] * self.patch**2
+        first, given = self.variables.get("params", {}).get("input_blocks_0_0"), x.shape[-1] * self.patch**self.dims
         if first is not None and first["kernel"].shape[2] != given:
             raise ValueError(
                 f"the network's first layer takes {first['kernel'].shape[2]} channels and was given {given} "

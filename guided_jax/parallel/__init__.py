@@ -14,7 +14,7 @@ from guided_jax.parallel.processes import (
     single_process,
     stop_requested,
 )
-from guided_jax.parallel.replicated import as_global, data_parallel, parallel_map, place, replicate, shard
+from guided_jax.parallel.replicated import as_global, data_parallel, first_copy, parallel_map, place, replicate, shard
 from guided_jax.parallel.sharded import fully_sharded, init_sharded, leaf_sharding, sharded_map
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "data_parallel",
     "dividing_prefix",
     "exit_if_peer_lost",
+    "first_copy",
     "fully_sharded",
     "init_sharded",
     "join",

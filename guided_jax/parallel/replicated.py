@@ -20,7 +20,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from guided_jax.parallel.devices import local_devices
+from guided_jax.parallel.devices import compiler_options, local_devices
 from guided_jax.parallel.dispatch import make_step, scan_steps
 from guided_jax.parallel.processes import single_process
 
@@ -41,6 +41,20 @@ def place(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
 def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
     """Return the tree on every device of this process, for arguments that are never donated: it may share their memory."""
     return jax.device_put(tree, device_sharding(devices))
+
+
+def first_copy(tree: PyTree) -> PyTree:
+    """Return a placed tree on the first device of this process alone, without a copy; a divided one stays as it is.
+
+    What is then computed from it by `jax.jit` is computed once, and not in full on every device that has a copy. The
+    memory is that of the tree, which a step that donates it destroys.
+    """
+    leaves = jax.tree.leaves(tree)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree) if all(map(_is_whole, leaves)) else tree
+
+
+def _is_whole(leaf):
+    return leaf.is_fully_replicated
 
 
 def shard(tree: PyTree, count: int) -> PyTree:
@@ -96,12 +110,17 @@ def parallel_map(fn: Callable, devices: Sequence[jax.Device], in_axes: tuple[int
     """
     merge = functools.partial(jax.tree.map, lambda leaf: leaf.reshape(-1, *leaf.shape[2:]))
 
-    @functools.cache
-    def compiled(structure, example):
-        opened, constants = _without_constants(fn, *jax.tree.unflatten(structure, example))
-        axes = (None, *in_axes)
-        mapped = jax.pmap(jax.vmap(opened, in_axes=axes), axis_name=AXIS, in_axes=axes, devices=devices)
-        return functools.partial(mapped, replicate(constants, devices))
+    programs = {}
+
+    def compiled(structure, example, shares):
+        key = structure, example, tuple(leaf.shape for leaf in jax.tree.leaves(shares))
+        if key not in programs:
+            opened, constants = _without_constants(fn, *jax.tree.unflatten(structure, example))
+            constants, axes = replicate(constants, devices), (None, *in_axes)
+            mapped = jax.pmap(jax.vmap(opened, in_axes=axes), axis_name=AXIS, in_axes=axes, devices=devices)
+            program = mapped.lower(constants, *shares).compile(compiler_options(devices))
+            programs[key] = functools.partial(program, constants)
+        return programs[key]
 
     def call(*arguments):
         pairs = list(zip(arguments, in_axes, strict=True))
@@ -112,7 +131,7 @@ def parallel_map(fn: Callable, devices: Sequence[jax.Device], in_axes: tuple[int
             for a, axis in pairs
         ]
         shares = [jax.device_put(a, sharding) for a, sharding in put]
-        return merge(jax.device_get(compiled(structure, tuple(example))(*shares)))
+        return merge(jax.device_get(compiled(structure, tuple(example), shares)(*shares)))
 
     return call
 

@@ -35,10 +35,13 @@ def leaf_sharding(devices: Sequence[jax.Device]) -> Callable[[Any], NamedShardin
     return sharding
 
 
-def init_sharded(make: Callable[[], PyTree], devices: Sequence[jax.Device]) -> PyTree:
-    """Return make(), a part on each device, computed there: no device ever holds the whole."""
-    shardings = jax.tree.map(leaf_sharding(devices), jax.eval_shape(make))
-    return jax.jit(make, out_shardings=shardings)()
+def init_sharded(make: Callable[..., PyTree], devices: Sequence[jax.Device], *arguments: PyTree) -> PyTree:
+    """Return make(*arguments), a part on each device, computed there: no device ever holds the whole.
+
+    arguments: arrays, divided by `leaf_sharding` themselves where they are large.
+    """
+    shardings = jax.tree.map(leaf_sharding(devices), jax.eval_shape(make, *arguments))
+    return jax.jit(make, out_shardings=shardings)(*arguments)
 
 
 def fully_sharded(

@@ -1,6 +1,5 @@
 """Readers of files of weights, one tensor at a time; nothing in a file is ever executed."""
 
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from guided_jax import extras
+from guided_jax.storage import npz
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -48,17 +48,12 @@ def read_state_dict(path: str | Path) -> Mapping[str, np.ndarray]:
 
 
 def _npz(path: Path) -> Mapping[str, np.ndarray]:
-    try:
-        file = np.load(path, allow_pickle=False)
+    with npz.open_npz(path) as file:
         names = list(file.files)
-    except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
-        raise ValueError(f"{path} is not an .npz file of arrays ({error})") from None
 
     def read(name: str) -> np.ndarray:
-        try:
+        with npz.open_npz(path) as file:
             return file[name]
-        except (ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} holds no plain array under {name} ({error})") from None
 
     return Tensors(names, read)
 

@@ -256,6 +256,14 @@ def load_params(
                 raise
 
 
+def param_shapes(
+    directory: str | os.PathLike, which: Literal["ema", "params"] = "ema", step: int | None = None
+) -> PyTree:
+    """Return the jax.ShapeDtypeStruct of each parameter that `load_params` would read, without reading it."""
+    path, _ = _whole(directory, step)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), ocp.metadata(path).metadata[which])
+
+
 def _read_params(path, which, sharding):
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     tree = ocp.metadata(path).metadata

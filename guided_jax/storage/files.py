@@ -29,11 +29,15 @@ def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
 
 
-def answers(path: str | os.PathLike, asked: Any) -> bool:
-    """Return whether a JSON file of results was made for the request `asked`; False when it is missing or damaged."""
+def is_result_of(path: str | os.PathLike, request: Any) -> bool:
+    """Return whether a JSON file is of results of this request; False when it is missing or damaged.
+
+    The file holds the request under "asked", or is the request itself.
+    """
     try:
-        return json.loads(Path(path).read_text())["asked"] == asked
-    except (OSError, ValueError, KeyError, TypeError):
+        found = json.loads(Path(path).read_text())
+        return found.get("asked", found) == request
+    except (OSError, ValueError, AttributeError):
         return False
 
 

@@ -5,7 +5,6 @@ Arrays are numpy, (N, H, W, C) or (H, W, C); C is 1 (grey), 2 (grey, alpha), 3 (
 
 import math
 import os
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from guided_jax.storage import npz
 from guided_jax.storage.files import replacing
 
 
@@ -119,13 +119,9 @@ def load_npz(path: str | os.PathLike) -> tuple[UInt8[np.ndarray, "n h w c"], Int
 
     Raises ValueError in one sentence when the file does not hold that, OSError when it cannot be read.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            images, labels = file["arr_0"], file.get("arr_1")
-    except OSError as error:
-        raise OSError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} holds no samples: an npz file with uint8 images under arr_0 is expected") from error
+    images, labels = npz.read(path, ("arr_0", "arr_1")).values()
+    if images is None:
+        raise ValueError(f"{path} holds no samples: an npz file with uint8 images under arr_0 is expected")
     if images.dtype != np.uint8 or images.ndim != 4:
         raise ValueError(f"arr_0 of {path} is {images.dtype} {images.shape}, uint8 (N, H, W, C) is expected")
     if labels is not None and (labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer)):

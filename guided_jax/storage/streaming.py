@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,26 +27,37 @@ class Stream(NamedTuple):
 
     folder: Path
     request: Mapping[str, Any]
-    images: np.ndarray  # uint8 (N, H, W, C)
+    images: np.ndarray  # uint8 (N, H, W, C), or what was asked for
     labels: np.ndarray  # int64 (N,)
 
 
 @contextlib.contextmanager
 def opened(
-    target: Path, count: int, image_shape: tuple[int, ...], request: Mapping[str, Any]
+    target: Path,
+    count: int,
+    image_shape: tuple[int, ...],
+    request: Mapping[str, Any],
+    dtype: Any = np.uint8,
+    before_discard: Callable[[Any], None] = lambda request: None,
 ) -> Iterator[tuple[Stream, int]]:
-    """Yield (stream, rows done) for `count` images, of an interrupted run if it had the same request.
+    """Yield (stream, rows done) for `count` images of a dtype, of an interrupted run if it had the same request.
 
-    The unfinished rows of another request are discarded. The folder of `target` has one writer: ValueError names another
-    process that holds it. Raises OSError when there is no room, which is reserved before the first row.
+    The unfinished rows of another request are discarded, after `before_discard` was called with that request, which may
+    raise. The folder of `target` has one writer: ValueError names another process that holds it. Raises OSError when there
+    is no room, which is reserved before the first row.
     """
-    with lock.hold(target.parent):
-        yield _begin(target, count, image_shape, request)
-
-
-def _begin(target: Path, count: int, image_shape: tuple[int, ...], request: Mapping[str, Any]) -> tuple[Stream, int]:
     folder = target.with_name(f".{target.stem}.partial")
-    shapes = {IMAGES: (np.uint8, (count, *image_shape)), LABELS: (np.int64, (count,))}
+    with lock.hold(target.parent):
+        note = _note_of(folder)
+        if note and note["done"] and note["request"] != request:
+            before_discard(note["request"])
+        yield _begin(folder, count, image_shape, request, dtype)
+
+
+def _begin(
+    folder: Path, count: int, image_shape: tuple[int, ...], request: Mapping[str, Any], dtype: Any
+) -> tuple[Stream, int]:
+    shapes = {IMAGES: (dtype, (count, *image_shape)), LABELS: (np.int64, (count,))}
     done = _done(folder, request)
     if done is None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -91,10 +102,17 @@ def finish(stream: Stream, target: Path) -> None:
 
 
 def _done(folder: Path, request: Mapping[str, Any]) -> int | None:
+    """Return how many rows of the request are in the folder, None where it holds none of it that can be continued."""
+    note = _note_of(folder)
+    return note["done"] if note and note["request"] == request else None
+
+
+def _note_of(folder: Path) -> dict[str, Any] | None:
+    """Return {"done", "request"} of a folder with both arrays, None where something is missing or damaged."""
     try:
         note = json.loads((folder / "progress.json").read_text())
         whole = all((folder / name).is_file() for name in (IMAGES, LABELS))
-        return int(note["done"]) if whole and note["request"] == request else None
+        return {"done": int(note["done"]), "request": note["request"]} if whole else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

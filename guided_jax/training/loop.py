@@ -32,6 +32,8 @@ class Job(NamedTuple):
     hooks: (every, function), called with (steps done, state). Neither may keep the state, whose memory is reused.
     steps_per_dispatch: how many steps one call of `step` makes where nothing is due in between; its metrics are (k,).
     label: the name of the network, for messages.
+    start: () -> the state before the first step where it is not that of `init`, such as the weights of another training;
+      never called where a checkpoint is resumed, which `init` then only describes.
     """
 
     step: Callable
@@ -50,6 +52,7 @@ class Job(NamedTuple):
     hooks: Sequence[tuple[int, Hook]] = ()
     steps_per_dispatch: int = 1
     label: str = "training"
+    start: Callable[[], TrainState] | None = None
 
 
 def never() -> bool:
@@ -87,9 +90,9 @@ def fit(job: Job, stop: Callable[[], Any] = never) -> TrainState:
 
 def _resume(job: Job, saved: checkpoint.Checkpoints) -> TrainState:
     """Return the state of the last whole checkpoint, and put the data back to it; the initial state if there is none."""
-    state = job.init()
     if saved.last is None:
-        return state
+        return (job.start or job.init)()
+    state = job.init()
     found = checkpoint.restore(saved.directory, state, config=job.config, ignore=job.may_change)
     parallel.same_everywhere(found.step, f"checkpoints in {saved.directory}; it has to be one directory, shared")
     checkpoint.set_aside(saved, found.step)

@@ -1,13 +1,16 @@
 """`convert.py`: OpenAI's weights become a run, and sampling it is what its own loops recorded."""
 
+import dataclasses
 import json
 import pathlib
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from guided_jax import schedule
 from guided_jax.app import cli, convert, published
@@ -15,9 +18,11 @@ from guided_jax.app import run as runs
 from guided_jax.app.sample import checks, draw
 from guided_jax.app.sample import command as sample
 from guided_jax.app.sample.request import Method
+from guided_jax.app.train import init_from, networks
 from guided_jax.pretrained import adm
 from guided_jax.storage import images
 from tests.reverse.test_reverse import close, nhwc
+from tests.scripts import run_script
 
 LOOPS = np.load(pathlib.Path(__file__).parents[1] / "golden" / "net_loops.npz", allow_pickle=False)
 META = json.loads(str(LOOPS["meta"]))
@@ -153,3 +158,63 @@ def test_wrong_use_is_one_sentence(change, words, files, tmp_path, capsys):
     assert len(said.strip().splitlines()) == 1
     assert re.search(words, said)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schedule": "cosin"}, "schedule is 'cosin'; give linear or cosine"),
+        ({"num_steps": 0}, "num_steps is 0; give a number from 1 to"),
+        ({"num_steps": True}, "num_steps is True; give a number from 1 to"),
+        ({"low_res": "4"}, "low_res is '4'; give a number from 1 to"),
+        ({"unet": None}, "have to be arguments of the reference's constructors"),
+        ({"unet": {**CONFIG["unet"], "speed": 3}}, "arguments that the reference does not know: speed"),
+        ({"classifier": [3]}, "have to be arguments of the reference's constructors"),
+        ({"scale": 3}, "has to hold unet, and perhaps"),
+    ],
+)
+def test_a_config_that_describes_no_network_is_refused(change, words, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, **change}))
+    with pytest.raises(ValueError, match=re.escape(words)) as error:
+        published.read(tmp_path / "config.json")
+    assert str(error.value).startswith(str(tmp_path / "config.json"))
+
+
+def test_an_interrupted_conversion_is_finished_and_a_finished_one_is_refused_before_it_reads(
+    files, tmp_path, monkeypatch, capsys
+):
+    """Killed between the checkpoints and config.json, which says that the run is whole."""
+    words = arguments(files, tmp_path / "run", **{"--classifier-weights": None})
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "create", lambda *_: interrupt())
+        with pytest.raises(KeyboardInterrupt):
+            convert.main(words)
+    assert runs.checkpoint.latest(tmp_path / "run" / "diffusion" / "checkpoints") == 1
+    with pytest.raises(ValueError, match="is not a run"):
+        runs.load(tmp_path / "run")
+    other = published.read(files / "config.json")._replace(schedule="cosine")
+    with pytest.raises(ValueError, match="diffusion holds checkpoints of another model; give another --out"):
+        published.check_free(tmp_path / "run", other)
+    convert.main(words)
+    assert runs.params(tmp_path / "run", "diffusion")
+    with pytest.raises(ValueError, match="this run has no data of its own; name pictures in a file instead"):
+        runs.source(runs.load(tmp_path / "run"))
+    monkeypatch.setattr(adm, "read_state_dict", lambda *_: pytest.fail("the weights are read"))
+    code, _, err = run_script(convert.main, words, capsys)
+    assert (code, "run holds a run already; give another --out, or delete it" in err) == (2, True), err
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_training_starts_from_published_weights(converted):
+    """Fine-tuning for classifier-free guidance: a null label joins their classes, all else is theirs."""
+    run = runs.load(converted)
+    settings = dataclasses.replace(run.experiment.diffusion, num_steps=1, label_dropout=0.1, init_from=converted)
+    run = runs.assemble(dataclasses.replace(run.experiment, diffusion=settings), run.facts)
+    assert init_from.check(run, "diffusion", converted / "new").endswith("step 1; new: the null label")
+    given, theirs = init_from.load(run, "diffusion"), runs.params(converted, "diffusion")
+    chex.assert_trees_all_equal(given, traverse_util.flatten_dict(theirs, sep="/"))
+    shapes = jax.eval_shape(lambda: networks.init_state(run, "diffusion", given).params)
+    assert shapes["params"]["label_emb"]["embedding"].shape[0] == run.facts.num_classes + 1

@@ -31,7 +31,7 @@ def drawn(place, kind, scale, labels):
     devices = parallel.choose_devices(COUNT, 2)
     request = Method(guidance=kind, sampler="ddim")
     sample = draw.make_sampler(run, request, True, devices)
-    placed = draw.place(run, request, params, devices)
+    placed = draw.place(run, params, devices)
     return sample(placed, np.arange(COUNT), labels, np.full(COUNT, scale), 0).images
 
 
@@ -43,7 +43,7 @@ def test_guided_digits_are_recognised_new_and_varied(trained, kind):
     labels = np.arange(COUNT) % 10
     pictures = drawn(trained, kind, 3.0, labels)
     found = comparison.pixels(pictures)
-    assert (comparison.judge(source).predict(found) == labels).mean() >= 0.95
+    assert (comparison.fit_judge(comparison.everything(source)).predict(found) == labels).mean() >= 0.95
     known = comparison.pixels(comparison.everything(source)["image"])
     apart = lambda a, b: np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))  # noqa: E731
     # How near real digits come to each other: a copy would be far nearer than the nearest two scans of the same class.
@@ -65,6 +65,8 @@ def test_at_scale_0_the_labels_are_ignored(trained, kind):
     """All ask for a 3; what comes follows the data's class frequencies (chi-squared, 9 degrees: 99.9 % below 28)."""
     source = data.load("digits", "train", trained / "data")
     pictures = drawn(trained, kind, 0.0, np.full(COUNT, 3))
-    counts = np.bincount(comparison.judge(source).predict(comparison.pixels(pictures)), minlength=10)
+    counts = np.bincount(
+        comparison.fit_judge(comparison.everything(source)).predict(comparison.pixels(pictures)), minlength=10
+    )
     expected = COUNT * data.class_frequencies(source)
     assert ((counts - expected) ** 2 / expected).sum() < 40, counts

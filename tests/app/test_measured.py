@@ -1,5 +1,6 @@
 """What `sample.py` measures: the true pictures, the operators by name, the noise; and its guidances by name as formulas."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,9 +8,10 @@ import pytest
 from guided_jax import model, schedule
 from guided_jax.app import facts
 from guided_jax.app import run as runs
-from guided_jax.app.sample import guidances, inverse
+from guided_jax.app.sample import diagnostics, guidances, inverse
 from guided_jax.app.sample.parts import Parts
 from guided_jax.app.sample.request import Measurement, Method
+from guided_jax.app.sample.resolve import resolve
 from guided_jax.storage import images
 
 RANDOM = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 1), dtype=np.uint8)
@@ -27,7 +29,8 @@ def files(tmp_path):
 
 
 def look(files, **settings):
-    return inverse.make_measure(Measurement(files, **settings), RUN, 0)
+    measure = inverse.make_measure(Measurement(files, **settings), RUN, 0)
+    return lambda indices: measure(indices).y
 
 
 def test_pictures_of_all_files_are_taken_in_turn(files):
@@ -54,6 +57,26 @@ def test_holes(hole, rows, columns):
     np.testing.assert_array_equal(inverse.observed(hole, (4, 6, 1)), expected)
 
 
+def test_masks_are_taken_in_turn_and_white_is_the_hole(files, tmp_path):
+    masks = np.zeros((2, 4, 6, 3), np.uint8)
+    masks[0, :2], masks[0, 2:], masks[1, :, 4:] = 128, 127, 255
+    images.save_npz(tmp_path / "masks.npz", masks)  # of three channels, for grey pictures
+    settings = Measurement(files, mask=(str(tmp_path / "masks.npz"),), noise_std=0.1)
+    seen, known = inverse.make_measure(settings, RUN, 0)(np.arange(4))
+    assert known.shape == (4, 4, 6, 1)
+    np.testing.assert_array_equal(known[..., 0], np.tile(masks[..., 0] < 128, (2, 1, 1)))
+    noise = seen - known * images.from_uint8(RANDOM[np.arange(4) % 3])
+    assert (noise[known == 0] == 0).all()
+    assert 0.05 < noise[known == 1].std() < 0.2
+
+
+def test_a_mask_without_a_hole_is_refused(tmp_path):
+    """Zeros and ones in an npz file, which are all black, too."""
+    images.save_npz(tmp_path / "ones.npz", np.ones((1, 4, 6, 1), np.uint8))
+    with pytest.raises(ValueError, match="--mask has a picture without white, 128 or more"):
+        inverse.read_masks((str(tmp_path / "ones.npz"),), (4, 6, 1))
+
+
 def test_noise_is_of_the_index_and_never_in_the_hole(files):
     seen, clean = (look(files, noise_std=std)(np.arange(6)) for std in (0.1, 0.0))
     noise = (seen - clean)[:, :, :3]
@@ -65,7 +88,7 @@ def test_noise_is_of_the_index_and_never_in_the_hole(files):
 
 def test_what_was_seen_is_shown_at_the_size_of_the_pictures(files):
     seen = look(files, operator="super-resolution")(np.arange(3))
-    shown = inverse.picture(seen, (4, 6, 1))
+    shown = inverse.picture(seen, facts.Facts((4, 6, 1), 1, (1.0,)))
     means = RANDOM.reshape(3, 2, 2, 3, 2, 1).mean((2, 4)).repeat(2, 1).repeat(2, 2)
     np.testing.assert_allclose(shown, means, atol=1)
 
@@ -87,6 +110,41 @@ def test_compose_by_name_is_its_formula():
             u, *others = (getattr(prediction, view) for prediction in each)
             expected = u + sum(scale * (c - u) for scale, c in zip(scales, others, strict=True))
             np.testing.assert_allclose(getattr(found, view), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["classifier-free", "cfg++", "zero-star", "compose", "classifier-free+rescale+ramp"])
+def test_one_program_of_the_network_serves_both_conditions(name):
+    table = jnp.linspace(-1.0, 1.0, 12).reshape(4, 3)  # 3 is the null label
+    network = lambda params, x, t, label: jnp.tanh(params @ x + table[label])  # noqa: E731
+    run = runs.from_params(
+        model.Model(network, schedule.cosine(10), shape=(3,), null=3), RUN.facts, {"diffusion": None}
+    )
+    level, also = schedule.at(schedule.cosine(10), 5), (1,) if name == "compose" else ()
+
+    def guided(params, label, observed):
+        parts = Parts(run, Method(name, also=also), {"diffusion": params}, label, 2.0, observed=observed)
+        return guidances.guide(parts.request, parts)(jnp.ones(3), level)
+
+    weights = jnp.linspace(-1.0, 2.0, 9).reshape(3, 3)
+    found, separate = (jax.jit(lambda p, y, o=o: guided(p, y, o))(weights, 2) for o in (False, True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, separate)
+    calls = [str(jax.make_jaxpr(lambda p, y, o=o: guided(p, y, o))(weights, 2)).count("tanh") for o in (False, True)]
+    assert calls == ([2, 3] if also else [1, 2])
+
+
+@pytest.mark.parametrize("scale", [0.0, 2.0])
+def test_diagnostics_of_a_threshold_count_no_guidance_where_there_is_none(scale):
+    """What +dynamic does to both models is no guidance; at scale 0 both are the unguided one."""
+    network = lambda params, x, t, label: jnp.array([9.0, -3.0]) * (1 + label)  # noqa: E731
+    table = schedule.cosine(10)
+    own = model.Model(network, table, "x_0", shape=(2,), null=1)
+    run = runs.from_params(own, RUN.facts, {"diffusion": {}})
+    request = Method("classifier-free+dynamic", steps="3")
+    recipe, parts = resolve(request, run), Parts(run, request, {"diffusion": {}}, 0, scale)
+    level, x = schedule.at(table, 5), jnp.ones(2)
+    observe = diagnostics.observer(parts, request, False, recipe.clip)
+    seen = observe(x, recipe.guide(parts)(x, level), level)
+    assert (float(seen["guidance"]) == 0) == (scale == 0)
 
 
 def run_prediction(run, label, level):

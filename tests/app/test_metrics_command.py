@@ -115,7 +115,7 @@ def test_pictures_are_streamed_from_the_archive(tmp_path):
         ({"arr_0": np.ones((2, 3, 3), np.uint8)}, "uint8"),
         ({"arr_0": np.ones((2, 3, 3, 1))}, "uint8"),
         ({"arr_0": PICTURES, "arr_1": LABELS[:3]}, "30 integers are expected"),
-        ({"mu": np.array([{}], object)}, "not an npz file of arrays"),
+        ({"mu": np.array([{}], object)}, "no npz file of arrays"),
     ],
 )
 def test_files_that_are_not_right_are_refused(arrays, words, tmp_path):
@@ -234,7 +234,7 @@ def test_wrong_files_are_one_sentence(two, capsys):
     wrong = {
         "no such data set": (two[0], "nothing"),
         "cannot read": (two[0].with_name("none.npz"), two[1]),
-        "is not an npz file": (two[0].with_name("text.npz"), two[1]),
+        "no npz file of arrays": (two[0].with_name("text.npz"), two[1]),
         "has no pictures": (two[0].with_name("mine.npz"), two[1]),
         "statistics of mine features, and pixels": (two[0], two[0].with_name("mine.npz")),
         "(4 x 6 x 1) have 24 features and the reference 12 (2 x 6 x 1)": (two[0], two[0].with_name("small.npz")),

@@ -47,7 +47,7 @@ def test_the_command_says_and_writes_the_mean_of_every_picture(tiny, tmp_path, c
     # Untold the label the network says something else, and a picture's bits do not depend on those beside it.
     code, _, err = run_script(nll.main, [*asked, "--unlabelled"], capsys)
     assert code == 2
-    assert "holds the bits of something else; give another --out, or --overwrite" in err
+    assert "is of another request; give another --out, or --overwrite" in err
     np.testing.assert_array_equal(np.load(tmp_path / "terms.npz")["mse"], each["mse"])
     code, _, err = run_script(nll.main, [*asked, "--unlabelled", "--overwrite"], capsys)
     assert code == 0, err

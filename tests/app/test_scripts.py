@@ -22,6 +22,7 @@ from tests.scripts import NETWORKS, ROOT, SMALL, run_script
 
 def test_a_run_holds_everything(tiny):
     assert runs.load(tiny).experiment.diffusion.num_steps == 4
+    assert runs.load(tiny).facts.class_names == tuple("0123456789")
     for part, steps in (("diffusion", 4), ("classifier", 3)):
         assert checkpoint.latest(tiny / part / "checkpoints") == steps
         assert [row["step"] for row in log.read(tiny / part / "metrics.jsonl")] == list(range(1, steps + 1))
@@ -147,15 +148,22 @@ def test_the_rest_of_the_list(tiny, tmp_path, capsys, name):
 
 
 def test_what_was_seen_is_kept_and_shown(tiny, tmp_path, capsys):
-    """repaint ends on the known half itself; measured.png lies beside grid.png, picture for picture."""
-    arguments = ["--guidance", "repaint", "--measure", "held-out", "--hole", "left", "--repeats", 2, "--steps", 3]
+    """repaint ends on the known part itself, by two masks in turn; measured.png lies beside grid.png, row for row."""
+    holes = np.zeros((2, 8, 8, 1), np.uint8)
+    holes[0, :, :4], holes[1, 6:] = 255, 255
+    images.save_png(tmp_path / "left.png", holes[0])
+    images.save_npz(tmp_path / "bottom.npz", holes[1:])
+    masks = [tmp_path / "left.png", tmp_path / "bottom.npz"]
+    arguments = ["--guidance", "repaint", "--measure", "held-out", "--mask", *masks, "--repeats", 2, "--steps", 3]
     batch = ["--num-samples", 5, "--batch-size", 4]
     code, _, err = run_script(sample.main, [tiny, *arguments, *batch, "--out", tmp_path], capsys)
     assert code == 0, err
     truth = runs.load(tiny).experiment.data.make(held_out=True).read(np.arange(5))["image"]
     painted, labels = images.load_npz(tmp_path / "samples.npz")
-    assert np.abs(painted[:, :, 4:].astype(int) - truth[:, :, 4:]).max() <= 1  # to_uint8 truncates
-    assert (painted[:, :, :4] != truth[:, :, :4]).any()
+    far = np.abs(painted.astype(int) - truth)
+    for which, hole in ((slice(0, None, 2), holes[0] > 0), (slice(1, None, 2), holes[1] > 0)):
+        assert far[which][:, ~hole].max() <= 1  # to_uint8 truncates
+        assert far[which][:, hole].max() > 1
     assert (labels == -1).all()
     grid, seen = (np.asarray(Image.open(tmp_path / name)) for name in ("grid.png", "measured.png"))
     assert grid.shape == seen.shape
@@ -287,6 +295,10 @@ WRONG_TRAINING = {
     "no split 'validation'": ["digits", "--data.split", "validation"],
     "add --diffusion.num-steps 0": ["digits", "--diffusion.from", "somewhere"],
     "somewhere is not a run": ["digits", "--diffusion.from", "somewhere", "--diffusion.num-steps", "0"],
+    "elsewhere is not a run": ["digits", "--diffusion.init-from", "elsewhere"],
+    "nowhere has no effect with --classifier.num-steps 0": [
+        *("digits", "--classifier.init-from", "/nowhere", "--classifier.num-steps", "0")
+    ],
     "'folder'": ["digits", "--data.name", "folder"],
     "nowhere": ["digits", "--data.name", "folder:nowhere"],
     "nowhere.npz": ["digits", "--data.name", "npz:nowhere.npz"],
@@ -307,6 +319,11 @@ def test_wrong_training_is_told_in_one_sentence(words, arguments, tiny, tmp_path
 
 SEEN = ("--measure", "held-out")
 WRONG_SAMPLING = {
+    "there is no class 'cat'; there is 0, 1, 2, 3, 4, 5, 6, 7, ..., or give a number from 0 to 9": [
+        "--labels",
+        "3",
+        "cat",
+    ],
     "label 10 is out of range": ["--labels", "3", "10"],
     "label -1 is out of range": ["--labels", "-1"],
     "'strong'": ["--scale", "strong"],
@@ -336,6 +353,25 @@ WRONG_SAMPLING = {
     "cannot read nowhere.npz": ["--guidance", "pigdm", "--measure", "nowhere.npz"],
     "neither an npz file nor a picture": ["--guidance", "pigdm", "--measure", __file__],
     "the run draws (8, 8, 1)": ["--guidance", "pigdm", "--measure", str(ROOT / "docs/images/digits.png")],
+    "--image has pictures of (": ["--image", str(ROOT / "docs/images/digits.png")],
+    "--strength has no effect here; it goes with --image": ["--strength", "0.5"],
+    "--strength is 0.0; give a number above 0, up to 1": ["--image", "held-out", "--strength", "0"],
+    "--strength is 0.1, less than one of 5 steps; give a higher one, or more --steps": [
+        *("--image", "held-out", "--strength", "0.1")
+    ],
+    "--mask has pictures of (342, 758, 1), the run draws (8, 8, 1); give masks of that height and width": [
+        *("--guidance", "dps", *SEEN, "--mask", str(ROOT / "docs/images/digits.png"))
+    ],
+    "--mask stands in the place of --hole": ["--guidance", "dps", *SEEN, "--mask", "a.png", "--hole", "left"],
+    "--mask has no effect here; it goes with --operator mask": [
+        "--guidance",
+        "dps",
+        *SEEN,
+        "--operator",
+        "blur",
+        "--mask",
+        "a",
+    ],
     "--hole is 'middle'": ["--guidance", "dps", *SEEN, "--hole", "middle"],
     "within 8x8": ["--guidance", "dps", *SEEN, "--hole", "0:9,0:4"],
     "does not divide pictures of 8x8": ["--guidance", "dps", *SEEN, "--operator", "super-resolution", "--factor", "3"],
@@ -352,6 +388,7 @@ WRONG_SAMPLING = {
     "label 11 is out of range": ["--guidance", "classifier", "--any-of", "3", "11"],
     "in the place of --labels": ["--guidance", "classifier", "--any-of", "3", "--labels", "5"],
     "--bad RUN": ["--guidance", "autoguidance"],
+    "nowhere is not a run": ["--guidance", "autoguidance", "--bad", "nowhere"],
     "--negative is None": ["--guidance", "negative"],
     "--negative is 10": ["--guidance", "negative", "--negative", "10"],
     "'euler'": ["--sampler", "euler"],
@@ -404,7 +441,7 @@ def test_data_that_changed_since_the_run_began_is_refused(tmp_path):
         with pytest.raises(ValueError, match=rf"^the data is not what .* began with {words}; restore it, or"):
             runs.create(tmp_path, experiment, now)
     older = json.loads((tmp_path / "config.json").read_text())
-    del older["facts"]["num_examples"]
+    del older["facts"]["num_examples"], older["facts"]["class_names"]
     (tmp_path / "config.json").write_text(json.dumps(older))
     runs.create(tmp_path, experiment, known)  # a run from before it was written down
 
@@ -423,6 +460,37 @@ def test_a_classifier_alone_for_somebody_elses_diffusion_run(tiny, tmp_path, cap
     )
     draw = [tmp_path / "run", "--guidance", "classifier", "--steps", 3, "--num-samples", 2, "--out", tmp_path / "out"]
     assert run_script(sample.main, draw, capsys)[0] == 0
+
+
+def test_a_classifier_for_a_run_that_adopted_its_diffusion_model_itself(tiny, tmp_path, monkeypatch):
+    """The third run names the first, where the network is; runs of before named the second."""
+
+    def adopt(name, source):
+        settings = schema.Experiment(diffusion=schema.Diffusion(num_steps=0, from_run=source))
+        runs.create(tmp_path / name, runs.adopt(settings), runs.load(tiny).facts)
+        return runs.load(tmp_path / name).experiment.diffusion.from_run
+
+    with monkeypatch.context() as patch:  # whether it is there is seen without reading it
+        patch.setattr(runs.checkpoint, "load_params", lambda *_: pytest.fail("the parameters are read"))
+        assert adopt("second", tiny) == tiny
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_bytes((tiny / "config.json").read_bytes())
+    with pytest.raises(
+        ValueError, match=r"empty has no trained diffusion network; train it with --diffusion.num-steps"
+    ):
+        adopt("none", tmp_path / "empty")
+    assert adopt("third", tmp_path / "second") == tiny
+    config = json.loads((tmp_path / "third" / "config.json").read_text())
+    config["experiment"]["diffusion"]["from_run"] = str(tmp_path / "second")
+    (tmp_path / "third" / "config.json").write_text(json.dumps(config))
+    found = runs.params(tmp_path / "third", "diffusion")
+    jax.tree.map(np.testing.assert_array_equal, found, runs.params(tiny, "diffusion"))
+
+
+def test_the_first_of_several_processes_describes_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs.parallel, "primary", lambda: False)
+    runs.create(tmp_path, experiments.load("digits"), facts.Facts((8, 8, 1), 2, (0.5, 0.5), 100))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["digits", "--help"]])

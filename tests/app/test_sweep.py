@@ -1,6 +1,8 @@
 """sample.py --sweep: what it draws, measures and shows; the page in a browser where there is one."""
 
 import base64
+import contextlib
+import dataclasses
 import html
 import json
 import re
@@ -15,12 +17,12 @@ from guided_jax import metrics
 from guided_jax.app import judge
 from guided_jax.app import run as runs
 from guided_jax.app.sample import command as sample
-from guided_jax.app.sample.request import Method
+from guided_jax.app.sample.request import Method, Sweep
 from guided_jax.app.sweep import command as sweeping
-from guided_jax.app.sweep import scales
+from guided_jax.app.sweep import evaluate, scales
 from guided_jax.metrics import sets
 from guided_jax.metrics.judge import judge_features, load_judge
-from guided_jax.storage import images
+from guided_jax.storage import images, lock
 from tests.scripts import run_script
 
 ASKED = ["--guidance", "classifier-free", "--steps", "3", "--sweep", "scale=0,2", "--sweep-seeds", "2"]
@@ -108,8 +110,91 @@ def test_what_is_there_is_not_drawn_again_and_another_sweep_is_not_written_over(
     assert code == 0, err
     assert "| real |" in printed
     code, _, err = run_script(sample.main, [*words, "--seed", 5], capsys)
-    assert (code, "holds another sweep" in err) == (2, True)
+    assert (code, "is of another request" in err) == (2, True)
     assert (out / "scale-2" / "seed-1" / "samples.npz").exists()
+
+
+def folder(out):
+    return sorted(path for path in out.rglob("*") if path.is_file())
+
+
+REPLACED_BY_NOTHING = {
+    "nowhere is no trained judge": ["--judge", "nowhere"],
+    "has no diffusion checkpoint with": ["--checkpoint", "best"],
+    "is in use by process": [],
+}
+
+
+@pytest.mark.parametrize(("words", "arguments"), REPLACED_BY_NOTHING.items(), ids=REPLACED_BY_NOTHING)
+def test_a_sweep_is_replaced_when_nothing_can_be_refused_any_more(words, arguments, swept, tiny, tmp_path, capsys):
+    """Not before the judge and the weights are there, and never while another process writes to the folder."""
+    out, run = shutil.copytree(swept[0], tmp_path / "out"), tmp_path / "run"
+    config = json.loads((tiny / "config.json").read_text())
+    config["experiment"]["diffusion"]["keep_best_by"] = "samples_fd"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "diffusion").symlink_to(tiny / "diffusion")
+    before = folder(out)
+    other = [run, *ASKED, "--judge", swept[1], "--seed", 5, "--out", out, "--overwrite", *arguments]
+    with lock.hold(out) if not arguments else contextlib.nullcontext():
+        code, _, err = run_script(sample.main, other, capsys)
+    assert (code, words in err) == (2, True), err
+    assert folder(out) == before
+
+
+def test_a_named_judge_is_never_trained(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(judge, "train", lambda *_: pytest.fail("trained"))
+    options = sample.Sampling(tiny, sweep=Sweep(judge=tmp_path / "jugde"))
+    with pytest.raises(ValueError, match="jugde is no trained judge"):
+        evaluate.choose_features(options, runs.load(tiny))
+
+
+def test_without_data_there_is_no_judge_to_train(tiny, swept, tmp_path):
+    run = runs.load(tiny)._replace(source=None)
+    options = sample.Sampling(tmp_path, Method(guidance="classifier"))
+    with pytest.raises(ValueError, match="no data to train a judge with; name one by --judge, or give --inception"):
+        evaluate.choose_features(options, run)
+    with pytest.raises(ValueError, match="this run has no data of its own; name pictures in a file instead"):
+        evaluate.real_pictures("held-out", run)
+    name = str(swept[0] / "scale-2" / "seed-0" / "samples.npz")
+    assert evaluate.real_pictures(name, run)[1] is None
+    named = dataclasses.replace(options, sweep=Sweep(judge=swept[1]))
+    assert evaluate.choose_features(named, run).judge is not None
+
+
+def test_devices_are_those_of_the_option(tiny, tmp_path, monkeypatch):
+    """As many of them as divide the batch of 64; the judge is trained on them too."""
+    devices = lambda count: len(evaluate.devices_for(64, sample.Sampling(tiny, devices=count)))  # noqa: E731
+    assert [devices(count) for count in (None, 1, 2, 3, 8)] == [8, 1, 2, 2, 8]
+    told = []
+    monkeypatch.setattr(judge, "train", lambda options, run: told.append(options.devices))
+    for count in (None, 2):
+        with pytest.raises(ValueError, match="no trained judge"):
+            evaluate.choose_features(sample.Sampling(tmp_path, devices=count), runs.load(tiny))
+    assert told == [None, 2]
+
+
+LABELS = {
+    "3 7, in turn": ({"labels": (3, 7)}, "classifier"),
+    "any of 3 5": ({"any_of": (3, 5)}, "classifier"),
+    "in the data's proportions": ({}, "classifier-free"),
+    "none": ({}, "self-attention"),
+}
+
+
+@pytest.mark.parametrize(("words", "asked"), LABELS.items(), ids=LABELS)
+def test_the_page_says_which_classes_were_asked_for(words, asked, tiny):
+    fields, name = asked
+    method = Method(name, any_of=fields.get("any_of", ()))
+    options = sample.Sampling(tiny, method, labels=fields.get("labels"))
+    assert sweeping.describe_labels(options, runs.load(tiny)) == words
+
+
+def test_a_network_without_a_null_label_is_always_given_one(tiny):
+    run = runs.load(tiny)
+    run = run._replace(model=run.model._replace(null=None))
+    options = sample.Sampling(tiny, Method("self-attention"))
+    assert sweeping.describe_labels(options, run) == "drawn by the data's frequencies"
 
 
 WRONG = {

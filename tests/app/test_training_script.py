@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from guided_jax import data, schedule
-from guided_jax.app import best_checkpoint, cli, experiments, judge, posthoc
+from guided_jax.app import best_checkpoint, cli, experiments, facts, judge, posthoc
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.train import checks, curves
@@ -298,11 +298,36 @@ def test_a_best_checkpoint_among_few_is_announced(settings, words):
     best_checkpoint.check("diffusion", diffusion(**settings), {"samples_fd"})
 
 
+@pytest.mark.parametrize("settings", [{"num_steps": 0}, {"keep_best": False}])
+def test_a_classifier_whose_best_is_not_kept_needs_no_metric_that_exists(settings):
+    """It has no samples to measure; kept nowhere, the metric is not looked for."""
+    classifier = schema.Classifier(keep_best_by="samples_fd", **settings)
+    assert best_checkpoint.note("classifier", classifier) is None
+
+
 def test_the_note_is_printed_at_the_start(place, capsys):
     code, out, _ = run_script(train.main, words(place, place / "run"), capsys)
     assert code == 0
     assert "note: the best classifier checkpoint is chosen among those with held_out_loss: the last step alone" in out
     assert "classifier is trained: step 6 of 6" in out
+
+
+def test_data_without_a_held_out_part_is_told_from_damaged_data(tmp_path):
+    """Of the first a judge has no accuracy; the second is an error, and the accuracy is not dropped in silence."""
+
+    def held_out(split="test"):
+        settings = schema.Data(name=f"npz:{tmp_path / 'set.npz'}", held_out=split)
+        known = facts.Facts((8, 8, 1), 2, (0.5, 0.5))
+        return judge.pictures_held_out(runs.assemble(schema.Experiment(data=settings), known))
+
+    np.savez(tmp_path / "set.npz", np.zeros((20, 8, 8, 1), np.uint8), np.arange(20) % 2)
+    assert len(held_out()) == 2
+    assert held_out("validation") is None
+    np.savez(tmp_path / "set.npz", np.zeros((18, 8, 8, 1), np.uint8), np.arange(18) % 2)
+    assert held_out() is None  # too few for one to be held out
+    (tmp_path / "set.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"set\.npz is damaged"):
+        held_out()
 
 
 @pytest.mark.slow

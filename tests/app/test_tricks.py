@@ -173,6 +173,25 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tricky, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, *(runs.params(place, "diffusion") for place in (tmp_path, tricky)))
 
 
+def test_averages_that_fail_leave_nothing_and_a_full_folder_is_refused_before_they_are_made(
+    tiny, tmp_path, monkeypatch, capsys
+):
+    calls = []
+    monkeypatch.setattr(posthoc, "reconstruct", lambda *_: calls.append(1) or (4, {"w": np.zeros(2)}))
+    monkeypatch.setattr(posthoc.checkpoint, "save", fail)
+    code, _, err = run_script(posthoc.main, [tiny, "--out", tmp_path / "a" / "run"], capsys)
+    assert (code, err, len(calls)) == (2, "error: no room\n", 1)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "mine.txt").write_text("mine")
+    code, _, err = run_script(posthoc.main, [tiny, "--out", tmp_path], capsys)
+    assert (code, f"{tmp_path} is not empty; give another --out" in err, len(calls)) == (2, True, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def fail(*_, **__):
+    raise OSError("no room")
+
+
 def test_a_damaged_snapshot_is_named(tricky, tmp_path):
     path = tmp_path / "4.npz"
     path.write_bytes((tricky / "diffusion" / "power_ema" / "4.npz").read_bytes()[:-300])

@@ -1,10 +1,12 @@
 """Grids: even in their variable, with the ends of the table, for every kind of schedule."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guided_jax import grid, schedule
+from guided_jax import forward, grid, reverse, sampler, schedule
+from guided_jax.analytic import GaussianMixture
 from tests.oracle import SCHEDULES
 
 TABLES = {
@@ -51,6 +53,27 @@ def test_levels_between_those_of_a_table_are_of_its_kind(kind, name):
     assert np.all(np.diff(levels.t) > 0)
 
 
+@pytest.mark.parametrize("x64", [False, True])
+def test_pure_noise_stays_pure_noise(x64):
+    with jax.enable_x64(x64):
+        table = schedule.NoiseLevel(*(np.asarray(column, np.float64) for column in TABLES["flow"]))
+        assert [float(grid.log_snr(table, n).alpha[-1]) for n in (1, 5)] == [0, 0]
+        for log_snr in (-np.inf, jnp.float32(-np.inf)):
+            assert float(schedule.interpolate(table, log_snr).alpha) == 0
+        assert float(schedule.interpolate(table, np.inf).sigma) == 0
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_traced_level_off_the_grid_is_the_concrete_one(name):
+    log_snr = np.linspace(-9, 9, 7, dtype=np.float32)
+    traced = jax.jit(schedule.interpolate)(TABLES[name], log_snr)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6),
+        traced,
+        schedule.interpolate(TABLES[name], log_snr),
+    )
+
+
 def test_a_respaced_table_is_a_custom_grid():
     table = schedule.cosine(1000)
     want = schedule.respace(table, 7)
@@ -83,6 +106,36 @@ def test_sigma_max_cuts_the_noisy_end(make):
 def test_impossible_grids_raise(call):
     with pytest.raises(ValueError, match=r"\d|noisy steps"):
         call(schedule.cosine(1000))
+
+
+OF_A_TABLE = {
+    **{name: lambda table, end, rho, make=make: make(table, 9) for name, (make, _) in MEASURES.items()},
+    "log_snr to the end": lambda table, end, rho: grid.log_snr(table, 9, end),
+    "karras to the end": lambda table, end, rho: grid.karras(table, 9, rho, end),
+    "by_time": lambda table, end, rho: grid.by_time(table, table.t[jnp.array([90, 3, 40, 7, 5, 99, 12, 13, 14])]),
+    "custom": lambda table, end, rho: grid.custom(table, [1.0, 5.0, -2.0, 0.0, 0.5, 0.7, 2.0, 2.5, 3.0]),
+    "respace": lambda table, end, rho: schedule.respace(table, "4,5"),
+}
+
+
+def test_a_grid_of_a_traced_table_is_that_of_the_table():
+    """In a compiled program, for a batch of tables of all kinds, and with numbers that are traced."""
+    zero = schedule.zero_terminal_snr(schedule.linear(100))
+    tables = [schedule.cosine(100), schedule.flow(100), zero, schedule.karras(100, 0.01, 20.0)]
+    stacked = jax.tree.map(lambda *columns: jnp.stack(columns), *tables)
+    of_all = jax.vmap(
+        lambda table, *ends: {name: make(table, *ends) for name, make in OF_A_TABLE.items()}, (0, None, None)
+    )
+    found, rescaled = jax.jit(lambda table, *given: (of_all(*given), schedule.zero_terminal_snr(table)))(
+        tables[0], stacked, 5.0, 3.0
+    )
+    for name, make in OF_A_TABLE.items():
+        for row, table in enumerate(tables):
+            got = np.stack(jax.tree.map(lambda column, row=row: column[row], found[name]))
+            np.testing.assert_allclose(
+                got, np.stack(make(table, 5.0, 3.0)), rtol=3e-4, atol=1e-6, err_msg=f"{name} {row}"
+            )
+    np.testing.assert_allclose(np.stack(rescaled), np.stack(schedule.zero_terminal_snr(tables[0])), rtol=3e-3)
 
 
 def test_interpolation_is_exact_between_the_levels_of_a_flow():
@@ -120,3 +173,53 @@ def test_the_sigmoid_schedule_is_symmetric_and_the_flow_is_straight():
     for call in (lambda: schedule.sigmoid(10, 3.0, -3.0), lambda: schedule.sigmoid(0), lambda: schedule.flow(0)):
         with pytest.raises(ValueError, match=r"\d"):
             call()
+
+
+MEAN, STD = jnp.array([1.0, -0.5]), 0.4
+NORMAL = GaussianMixture((1.0,), MEAN[None], (STD,))
+IMAGE = jnp.array([-0.8, 0.3])
+
+
+def start_from(image, eps, levels, strength):
+    """The level that a run starts at, and (eps) -> x_0 along the flow from there."""
+    part = grid.truncate(levels, strength)
+    level = schedule.at(part, -1)
+
+    def draw(eps):
+        x_t = forward.diffuse(image, eps, level)
+        return sampler.sample(jax.random.key(0), NORMAL.denoiser(), reverse.dpm_solver(2), x_t, part)
+
+    return level, jax.vmap(draw)(eps)
+
+
+@pytest.mark.parametrize("name", ["cosine", "karras", "zero terminal"])
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+def test_the_law_of_normal_data_after_starting_from_an_image(name, strength):
+    """x_0 = m + s (x_t - a m) / sqrt(a^2 s^2 + sigma^2) along the flow, and x_t = a image + sigma eps: a normal law."""
+    levels = grid.uniform(TABLES[name], 200)
+    level, found = start_from(IMAGE, jnp.array([[0.0, 0.0], [1.0, -2.0]]), levels, strength)
+    spread = STD / np.sqrt(level.alpha**2 * STD**2 + level.sigma**2)
+    mean = MEAN + spread * level.alpha * (IMAGE - MEAN)
+    expected = np.stack([mean, mean + spread * level.sigma * np.array([1.0, -2.0])])
+    np.testing.assert_allclose(found, expected, atol=5e-3)
+    np.testing.assert_allclose(level.t, levels.t[round(strength * 200)])
+
+
+def test_strength_1_is_a_start_from_noise_up_to_the_rest_of_alpha():
+    eps = jax.random.normal(jax.random.key(1), (4, 2))
+    for name, atol in (("zero terminal", 0), ("cosine", 1e-4)):
+        levels = grid.uniform(TABLES[name], 20)
+        (_, found), (_, noise) = (start_from(image, eps, levels, 1.0) for image in (IMAGE, jnp.zeros(2)))
+        np.testing.assert_allclose(found, noise, rtol=0, atol=atol)
+
+
+def test_a_strength_is_a_share_of_the_steps():
+    levels = grid.uniform(TABLES["cosine"], 100)
+    for strength, steps in ((0.29, 29), (0.999, 99), (0.01, 1), (1.0, 100)):  # 0.29 * 100 is below 29
+        part = grid.truncate(levels, strength)
+        np.testing.assert_array_equal(part.t, levels.t[: steps + 1])
+    for wrong in (0.0, -0.5, 1.01, float("nan")):
+        with pytest.raises(ValueError, match=f"^strength is {wrong}; give a number above 0, up to 1$"):
+            grid.truncate(levels, wrong)
+    with pytest.raises(ValueError, match="less than one of 100 steps; give a higher one, or more steps"):
+        grid.truncate(levels, 0.009)

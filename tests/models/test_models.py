@@ -348,3 +348,48 @@ def test_patches_are_squares_of_pixels_and_a_network_on_them_is_one_of_more_chan
     np.testing.assert_array_equal(judge.apply(params, X, T), plain.apply(params, small, T))
     with pytest.raises(ValueError, match=r"8x4 cannot be cut into squares of 3x3"):
         jax.eval_shape(unet(patch=3).init, jax.random.key(0), X, T)
+
+
+# --- signals ---------------------------------------------------------------------------------------------------------
+
+SIGNAL = jax.random.normal(jax.random.key(8), (4, 12, 1, 2))
+
+
+def test_a_network_for_signals_is_one_for_pictures_of_width_1_without_the_kernels_sides():
+    """3x1 kernels in the middle of 3x3 ones."""
+    flat, wide = (unet(dims=dims, out_channels=2, channel_mult=(1,), attention_resolutions=()) for dims in (1, 2))
+    params = random_params(flat, SIGNAL, T)
+    widened = jax.tree.map(lambda a: jnp.pad(a, ((0, 0), (1, 1), (0, 0), (0, 0))) if a.ndim == 4 else a, params)
+    assert params["params"]["input_blocks_0_0"]["kernel"].shape == (3, 1, 2, 8)
+    close(jax.jit(flat.apply)(params, SIGNAL, T), jax.jit(wide.apply)(widened, SIGNAL, T))
+
+
+@pytest.mark.parametrize("updown", [False, True])
+def test_signals_are_halved_and_doubled_along_their_length(updown):
+    x = jnp.arange(8.0).reshape(8, 1, 1)
+    np.testing.assert_array_equal(blocks.downsample(x, 1).ravel(), [0.5, 2.5, 4.5, 6.5])
+    np.testing.assert_array_equal(blocks.upsample(x[:2], 1).ravel(), [0, 0, 1, 1])
+    np.testing.assert_array_equal(encoder.to_patches(x, 2, 1)[1, 0], [2, 3])
+    np.testing.assert_array_equal(encoder.from_patches(encoder.to_patches(x, 2, 1), 2, 1), x)
+    module, judge = (make(dims=1, channel_mult=(1, 2, 2), resblock_updown=updown) for make in (unet, classifier))
+    for each, shape in ((module, (4, 12, 1, 1)), (judge, (4, 3))):
+        params = jax.eval_shape(each.init, jax.random.key(0), SIGNAL, T)
+        assert jax.eval_shape(each.apply, params, SIGNAL, T).shape == shape
+
+
+def test_a_signal_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match="a signal of 10 cannot be halved 2 times: lengths must be multiples of 4"):
+        jax.eval_shape(unet(dims=1, channel_mult=(1, 1, 1)).init, jax.random.key(0), SIGNAL[:, :10], T)
+    with pytest.raises(ValueError, match=r"dims is 1 and x ends in \(8, 4, 1\); give dims=2"):
+        jax.eval_shape(unet(dims=1).init, jax.random.key(0), X, T)
+
+
+def test_weight_gradients_of_signals_are_those_of_the_plain_convolution():
+    x = jnp.concatenate([SIGNAL, SIGNAL**2], axis=-1)
+    params = random_params(blocks.Resample("down", dims=1), x)
+
+    def gradient(plain):
+        module = blocks.Resample("down", plain_convolution=plain, dims=1)
+        return jax.jit(jax.grad(lambda p, x: jnp.sum(jnp.sin(module.apply(p, x))), (0, 1)))(params, x)
+
+    jax.tree.map(close, gradient(False), gradient(True))

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -7,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guided_jax import parallel, training
+from guided_jax import data, parallel, training
+from guided_jax.app.train import held_out
 from tests import tiny
 
 DEVICES = jax.devices()
@@ -153,3 +155,33 @@ def test_the_average_is_what_makes_replicated_results_true():
     for leaf in jax.tree.leaves((state.params, metrics)):
         shards = [np.asarray(part.data) for part in leaf.addressable_shards]
         assert all(np.array_equal(shards[0], other) for other in shards)
+
+
+def test_the_first_copy_of_a_replicated_tree_is_on_one_device():
+    tree = {"w": jnp.arange(8.0), "b": jnp.ones(3)}
+    placed = parallel.place(tree, jax.devices()[:4])
+    found = parallel.first_copy(placed)
+    for name, leaf in found.items():
+        assert leaf.devices() == {jax.devices()[0]}
+        np.testing.assert_array_equal(leaf, tree[name])
+    sharding = parallel.leaf_sharding(jax.devices()[:4])
+    divided = jax.tree.map(lambda leaf: jax.device_put(leaf, sharding(leaf)), tree)
+    # "b" is whole on every device: with the divided "w" it is computed with there.
+    assert all(parallel.first_copy(divided)[name] is leaf for name, leaf in divided.items())
+
+
+def test_held_out_metrics_are_computed_on_one_device(monkeypatch):
+    """Not in full on every device that has a copy of the parameters."""
+    source = data.in_memory(np.zeros((8, 2, 2, 1), np.uint8), np.arange(8) % 2, 2)
+    used = []
+
+    def loss(params, keys, batch):
+        used.append(params["w"].devices())
+        return params["w"].mean() * batch["image"].mean(), {}
+
+    monkeypatch.setattr(jax, "jit", lambda function: function)
+    evaluate = held_out.make_evaluation(loss, source, 8, 4, seed=0)
+    monkeypatch.undo()
+    state = SimpleNamespace(ema=parallel.place({"w": jnp.full(4, 0.5)}, jax.devices()[:4]))
+    assert evaluate(state) == {"held_out_loss": -0.5}
+    assert used == [{jax.devices()[0]}] * 2

@@ -216,7 +216,7 @@ def test_a_file_of_something_else_is_refused(kind, tmp_path):
         pytest.importorskip("torch")
     path = tmp_path / f"weights{kind}"
     path.write_bytes(b"not weights at all" * 20)
-    with pytest.raises(ValueError, match="is not a"):
+    with pytest.raises(ValueError, match=r"is not a|no npz file of arrays"):
         adm.read_state_dict(path)
     with pytest.raises(FileNotFoundError, match="there is no file"):
         adm.read_state_dict(tmp_path / f"missing{kind}")
@@ -232,7 +232,7 @@ class Hostile:
 def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("weights.npz", allow_pickle=True, harmless=np.ones(2), hostile=np.array([Hostile()], object))
-    with pytest.raises(ValueError, match="no plain array"):
+    with pytest.raises(ValueError, match="no npz file of arrays"):
         dict(adm.read_state_dict("weights.npz"))
     torch = pytest.importorskip("torch")
     torch.save({"weight": Hostile()}, "weights.pt")

@@ -258,3 +258,13 @@ def test_a_start_that_resumes_says_from_where(tmp_path, capsys):
     assert capsys.readouterr().out == "resuming judge from step 10 of 30\n"
     fit(tmp_path, 30, label="judge")
     assert capsys.readouterr().out == "judge is trained: step 30 of 30\n"
+
+
+def test_a_given_start_is_made_once_and_not_to_resume(whole, tmp_path):
+    """The other weights need not be there any more."""
+    fit(tmp_path, 10, start=lambda: parallel.place(tiny.state(seed=3), DEVICES))
+    fit(tmp_path, 30, start=lambda: 1 / 0)
+    fit(tmp_path / "other", start=lambda: parallel.place(tiny.state(seed=3), DEVICES))
+    undisturbed, given, other = (contents(place)[1] for place in (whole, tmp_path, tmp_path / "other"))
+    chex.assert_trees_all_equal(given, other)
+    assert np.any(given.params["params"]["kernel"] != undisturbed.params["params"]["kernel"])

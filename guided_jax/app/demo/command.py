@@ -49,16 +49,22 @@ def main(args: Sequence[str]) -> None:
     limits.check(options)
     announce(options)
     # After the announcement: these take seconds to import.
+    from guided_jax import parallel
+    from guided_jax.app import experiments
     from guided_jax.app import run as runs
     from guided_jax.app.demo import comparison
     from guided_jax.app.train import command as train
     from guided_jax.storage.files import replacing
 
+    parallel.use_cpu_devices()
+    experiment = experiments.load(options.experiment)
+    comparison.check(experiment, options.steps)
+    known, real = (comparison.everything(experiment.data.make(held_out)) for held_out in (False, True))
     train.main([options.experiment, "--out", str(options.out)])
     run = runs.load(options.out)
-    source, held_out = (run.experiment.data.make(held_out=which) for which in (False, True))
-    rows, samples = comparison.compare(options.num_samples, options.scales, options.steps, run, source, held_out)
-    text = comparison.table(rows, *comparison.real_row(options.num_samples, source, held_out))
+    count, judge = options.num_samples, comparison.fit_judge(known)
+    rows, samples = comparison.compare(count, options.scales, options.steps, run, judge, real["image"])
+    text = comparison.table(rows, *comparison.real_row(count, judge, known, real))
     path = comparison.save_picture(options.out / "demo" / "digits.png", samples, run)
     with replacing(options.out / "demo" / "table.md") as file:
         file.write(f"{text}\n".encode())

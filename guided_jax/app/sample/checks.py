@@ -1,9 +1,11 @@
 """What can be wrong with a request, each in one sentence, before anything is loaded or computed."""
 
-from guided_jax.app import limits
+import numpy as np
+
+from guided_jax.app import facts, limits
 from guided_jax.app import run as runs
 from guided_jax.app.sample import guidances, inverse, samplers
-from guided_jax.app.sample.request import Method, Sampling, flatten, option
+from guided_jax.app.sample.request import Measurement, Method, Sampling, flatten, option
 from guided_jax.app.sample.resolve import variance_of
 
 
@@ -12,7 +14,7 @@ def check(options: Sampling, run: runs.Run) -> None:
     limits.check(options)
     check_readers(options)
     _check_names(options.method, run)
-    _check_sweep(options)
+    _check_sweep(options, run)
     _check_labels(options, run)
     _check_needs(options, run)
     _check_clip(options.method)
@@ -35,7 +37,7 @@ def check_readers(options: Sampling) -> None:
 def _chosen(method: Method) -> set[str]:
     """Return all that may read an option, in the words of `_readers`."""
     first, rest = guidances.parse(method.guidance)
-    chosen = {
+    chosen: set[str] = {
         f"--guidance {first}",
         f"--sampler {samplers.name_of(method)}",
         f"--grid {samplers.grid_name(method)}",
@@ -43,15 +45,23 @@ def _chosen(method: Method) -> set[str]:
     }
     if guidances.shifts_mean(method):
         chosen.add("--guidance classifier --sampler ddpm")
-    measured = "measurement" in guidances.row_of(method).needs
-    return chosen | ({f"--operator {method.measurement.operator}"} if measured else set())
+    if "measurement" in guidances.row_of(method).needs:
+        chosen |= {f"--operator {method.measurement.operator}"}
+        chosen |= {f"--measure {name}" for name in method.measurement.measure}
+    if method.image:
+        chosen |= {"--image", *(f"--image {name}" for name in method.image)}
+    return chosen
 
 
 def _readers() -> dict[str, list[str]]:
     """Return option -> what reads it, for all options that only some methods read."""
     rows = (
         {f"--guidance {name}": row.reads for name, row in guidances.GUIDANCES.items()}
-        | {"--sweep": ("sweep_seeds", "reference", "judge", "inception")}
+        | {
+            "--sweep": ("sweep_seeds", "reference", "judge", "inception", "data_dir"),
+            **dict.fromkeys(("--measure held-out", "--image held-out"), ("data_dir",)),
+            "--image": ("strength",),
+        }
         | guidances.READERS
         | samplers.readers()
     )
@@ -75,9 +85,10 @@ def _check_names(method: Method, run: runs.Run) -> None:
     variance_of(run, method.variance)
 
 
-def _check_sweep(options: Sampling) -> None:
+def _check_sweep(options: Sampling, run: runs.Run) -> None:
     if options.sweep.sweep is None:
         return
+    facts.check_pictures(run.facts, "a sweep")
     first = guidances.parse(options.method.guidance)[0]
     if not guidances.row_of(options.method).scaled:
         raise ValueError(f"--sweep {options.sweep.sweep} has no effect with --guidance {first}; name a guidance")
@@ -89,7 +100,8 @@ def _check_sweep(options: Sampling) -> None:
 
 def _check_labels(options: Sampling, run: runs.Run) -> None:
     method, row, classes = options.method, guidances.row_of(options.method), run.facts.num_classes
-    wrong = [label for label in (*(options.labels or ()), *method.any_of, *method.also) if not 0 <= label < classes]
+    given = (*(options.labels or ()), *method.any_of, *method.also)
+    wrong = [label for label in given if label not in range(classes)]
     if wrong:
         raise ValueError(f"label {wrong[0]} is out of range; the run has the classes 0 to {classes - 1}")
     if "null" in row.needs and run.model.null is None:
@@ -107,8 +119,8 @@ def _check_labels(options: Sampling, run: runs.Run) -> None:
 def _check_needs(options: Sampling, run: runs.Run) -> None:
     """Check what the guidance cannot do without."""
     method, needs, classes = options.method, guidances.row_of(options.method).needs, run.facts.num_classes
-    if "bad" in needs and method.bad is None:
-        raise ValueError("autoguidance needs a second model; name its run with --bad RUN")
+    if "bad" in needs:
+        _check_bad(run)
     if "classifier" in needs and run.classifier is None:
         raise ValueError("this model has no classifier of noisy examples; use another guidance")
     if "variant" in needs and run.variant is None:
@@ -119,7 +131,7 @@ def _check_needs(options: Sampling, run: runs.Run) -> None:
         raise ValueError(
             f"--also has {len(method.also)} labels and --also-scale {len(method.also_scale)}; give as many"
         )
-    if "negative" in needs and not 0 <= (-1 if method.negative is None else method.negative) < classes:
+    if "negative" in needs and method.negative not in range(classes):
         raise ValueError(f"--negative is {method.negative}; name a class from 0 to {classes - 1} to go away from")
     if "measurement" in needs:
         _check_measurement(method, run)
@@ -128,11 +140,34 @@ def _check_needs(options: Sampling, run: runs.Run) -> None:
         raise ValueError(f"this run is {'no' if options.base_samples else 'an'} upsampler; {wanted} --base-samples")
 
 
+def _check_bad(run: runs.Run) -> None:
+    """Raise ValueError without a second model, and for one that does not denoise what the first one does."""
+    if run.bad is None:
+        raise ValueError("autoguidance needs a second model; name its run with --bad RUN")
+    mine, its = ((each.model.shape, each.low_res) for each in (run, run.bad))
+    if mine != its:
+        raise ValueError(
+            f"the run of --bad works on x of {_sizes(*its)}, and this one on {_sizes(*mine)}; give another"
+        )
+    classes, others = (each.facts.num_classes for each in (run, run.bad))
+    if run.bad.conditional and classes != others:
+        raise ValueError(f"the run of --bad has {others} classes, and this one {classes}; give another")
+    tables = zip(run.model.levels, run.bad.model.levels, strict=True)
+    if not all(np.array_equal(one, other) for one, other in tables):
+        raise ValueError("the run of --bad has other noise levels than this one; give one of the same --schedule")
+
+
+def _sizes(shape: tuple[int, ...], low_res: int | None) -> str:
+    return f"{shape}" + (f" from pictures of side {low_res}" if low_res else "")
+
+
 def _check_measurement(method: Method, run: runs.Run) -> None:
     if not method.measurement.measure:
         raise ValueError(f"{method.guidance} needs a measurement; name true pictures with --measure held-out or FILE")
     if "repeats" in guidances.row_of(method).reads and method.measurement.operator != "mask":
         raise ValueError(f"repaint fills holes only; use pigdm or dps for --operator {method.measurement.operator}")
+    if method.measurement.mask and method.measurement.hole != Measurement().hole:
+        raise ValueError("--mask stands in the place of --hole; give one of the two")
     if run.model.shape != run.facts.image_shape:
         raise ValueError(f"{method.guidance} measures pixels, and this model works on x of {run.model.shape}")
     inverse.make_operator(method.measurement, run.facts.image_shape)

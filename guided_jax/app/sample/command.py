@@ -1,5 +1,6 @@
 """Draw guided samples from a run into samples.npz and grid.png."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -11,13 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guided_jax import parallel, progress, sampler
-from guided_jax.app import cli, facts
+from guided_jax import data, parallel, progress, sampler
+from guided_jax.app import cli, facts, preview
 from guided_jax.app import run as runs
-from guided_jax.app.sample import checks, diagnostics, draw, guidances, inverse, samplers
+from guided_jax.app.results import check_free
+from guided_jax.app.sample import checks, diagnostics, draw, guidances, inverse, named_pictures, samplers
+from guided_jax.app.sample.labels import resolve_labels
+from guided_jax.app.sample.parts import Pictures
 from guided_jax.app.sample.request import Sampling, recorded
 from guided_jax.storage import images, streaming
-from guided_jax.storage.files import replacing, writable_directory
+from guided_jax.storage.files import is_result_of, replacing, writable_directory
 
 PAGE = """
 usage: guided-jax sample RUN [OPTIONS]
@@ -31,16 +35,19 @@ goes on from what is there.
   --list                  the guidances, samplers and grids that there are
   --guidance NAME         none (default), classifier, classifier-free, ...; +interval may follow
   --scale FLOAT ...       0 ignores the label, 1 is the conditional model (default)
-  --labels INT ...        classes, in turn over the samples; default: by the data's frequencies
+  --labels CLASS ...      numbers or names, in turn; default: by the data's frequencies
   --num-samples INT       default 64
   --sampler NAME          default dpm++
   --steps INT             default: the sampler's own number
   --checkpoint last|best  which weights
+  --image FILE ...        start from pictures; --strength 0.6: the share of the steps that is run
   --seed INT              with the index of a sample it determines the sample (default 0)
   --out FOLDER            default: a folder inside the run, named after the method
   --diagnose              also write what happened at each step, as curves
 """
 NUM_SAMPLES = 64  # without --num-samples
+RECORD = "samples.json"
+EXTRA = ("measured.png", "start.png", "diagnostics.npz", "diagnostics.png")  # beside the samples of some requests
 
 
 def main(args: Sequence[str]) -> None:
@@ -55,11 +62,18 @@ def main(args: Sequence[str]) -> None:
         sweep.sweep(options)
         return
     parallel.use_cpu_devices()
-    run = runs.load(options.run)
+    run = load_run(options)
+    options = resolve_labels(options, run.facts)
     checks.check(options, run)
     options = dataclasses.replace(options, num_samples=options.num_samples or NUM_SAMPLES)
     out = make_writer(options, run)(options)
     print(f"{out / 'samples.npz'} and {out / 'grid.png'}: {options.num_samples} images")
+
+
+def load_run(options: Sampling) -> runs.Run:
+    """Return the run of a request, with the run of --bad if there is one."""
+    run, bad = runs.load(options.run, options.data_dir), options.method.bad
+    return run if bad is None else run._replace(bad=runs.load(bad))
 
 
 def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
@@ -71,27 +85,27 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
     devices = parallel.choose_devices(options.batch_size, options.devices)
     params = load_params(options, run, parallel.leaf_sharding(devices) if options.shard_parameters else None)
     if not options.shard_parameters:
-        params = draw.place(run, options.method, params, devices)
-    count, labelled = options.num_samples or NUM_SAMPLES, bool(options.labels)
+        params = draw.place(run, params, devices)
+    count, labelled = options.num_samples or NUM_SAMPLES, given_labels(options, run) is not None
     sample = draw.make_sampler(run, options.method, labelled, devices, options.diagnose, options.shard_parameters)
     chunk, steps = parallel.chunk_size(count, options.batch_size, devices), trained_steps(options, run)
 
     def write(options: Sampling, reuse: bool = False, label: str = "sampling") -> Path:
-        measure = make_measure(options, run)
-        inputs, out = make_inputs(options, run, measure), destination(options)
+        inputs, out = make_inputs(options, run), destination(options)
         if reuse and is_complete(out, options):
             return out
-        begun = {**request(options), "steps": steps}  # other weights do not finish what these began
 
         def rows(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, draw.Drawn]:
             row = inputs(indices)
             return (
                 indices,
                 row.recorded,
-                sample(params, indices, row.labels, row.scales, options.seed, row.y, row.low_res),
+                sample(params, indices, row.labels, row.scales, options.seed, row.pictures),
             )
 
-        with streaming.opened(out / "samples.npz", count, run.facts.image_shape, begun) as (stream, done):
+        with open_stream(out, count, run, options, steps) as (stream, done):
+            for extra in () if done else EXTRA:
+                (out / extra).unlink(missing_ok=True)
             with progress.bar(count, label, "image", done) as bar:
                 for indices, labels, drawn in parallel.map_in_chunks(rows, count, chunk, done):
                     check_finite(indices, drawn.finite, options)
@@ -99,10 +113,27 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
                         diagnostics.save(out, drawn.observations, samplers.levels_of(options.method, run.model.levels))
                     streaming.put(stream, int(indices[0]), drawn.images, labels)
                     bar.update(len(indices))
-            save(stream, out, run, measure, request(options))
+            save(stream, out, run, inputs, request(options))
         return out
 
     return write
+
+
+def open_stream(
+    out: Path, count: int, run: runs.Run, options: Sampling, steps: dict[str, int | None]
+) -> contextlib.AbstractContextManager[tuple[streaming.Stream, int]]:
+    """Return `streaming.opened` for the samples of a request by networks trained so far.
+
+    Unfinished ones by other weights are drawn anew; those of another request raise ValueError without --overwrite.
+    """
+    begun = {**request(options), "steps": steps}
+
+    def check_unfinished(found: dict[str, Any]) -> None:
+        if not options.overwrite and {**found, "steps": steps} != begun:
+            raise ValueError(f"{out} holds unfinished samples of another request; give another --out, or --overwrite")
+
+    shape, dtype = run.facts.stored_shape, np.uint8 if run.facts.kind == "pictures" else np.float32
+    return streaming.opened(out / "samples.npz", count, shape, begun, dtype, check_unfinished)
 
 
 def check_finite(indices: np.ndarray, finite: np.ndarray, options: Sampling) -> None:
@@ -112,7 +143,7 @@ def check_finite(indices: np.ndarray, finite: np.ndarray, options: Sampling) -> 
         named = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
         raise ValueError(
             f"{len(wrong)} of {len(indices)} samples are not finite (number {named}); try a lower --scale or more --steps, "
-            "or keep them as black pictures with --allow-non-finite"
+            "or keep them, pictures as black ones, with --allow-non-finite"
         )
 
 
@@ -122,47 +153,56 @@ class Inputs(NamedTuple):
     labels: np.ndarray
     recorded: np.ndarray
     scales: np.ndarray
-    y: np.ndarray | None
-    low_res: np.ndarray | None
+    pictures: Pictures
 
 
-def make_inputs(options: Sampling, run: runs.Run, measure: inverse.Rows | None) -> Callable[[np.ndarray], Inputs]:
-    """Return indices -> `Inputs`."""
-    base = None if options.base_samples is None else load_base(options.base_samples, run)
+def make_inputs(options: Sampling, run: runs.Run) -> Callable[[np.ndarray], Inputs]:
+    """Return indices -> `Inputs`; ValueError for pictures that the run does not take."""
+    method = options.method
+    base = None if options.base_samples is None else load_base(options.base_samples, run)[0]
+    given = given_labels(options, run)
+    measured = "measurement" in guidances.row_of(method).needs
+    measure = inverse.make_measure(method.measurement, run, options.seed) if measured else None
+    image = named_pictures.read(method.image, run, "--image") if method.image else None
 
     def inputs(indices: np.ndarray) -> Inputs:
-        labels, low_res = labels_of(indices, options.labels, run.facts, options.seed), None
-        if base is not None:
-            rows = indices % len(base[0])
-            low_res = images.from_uint8(base[0][rows])
-            labels = labels if options.labels or base[1] is None else base[1][rows]
+        labels = labels_of(indices, given, run.facts, options.seed)
+        low_res = None if base is None else images.from_uint8(base[indices % len(base)])
         scales = np.asarray(options.scale)[indices // len(options.labels or (0,)) % len(options.scale)]
-        y = None if measure is None else measure(indices)
-        return Inputs(labels, recorded_labels(options, run, labels), scales, y, low_res)
+        start = None if image is None else data.scale(image(indices))
+        y, observed = (None, None) if measure is None else measure(indices)
+        pictures = Pictures(start, y, observed, low_res)
+        return Inputs(labels, recorded_labels(options, run, labels, given is not None), scales, pictures)
 
     return inputs
 
 
-def make_measure(options: Sampling, run: runs.Run) -> inverse.Rows | None:
-    """Return indices -> their measurements, None for a guidance that needs none."""
-    needed = "measurement" in guidances.row_of(options.method).needs
-    return inverse.make_measure(options.method.measurement, run, options.seed) if needed else None
+def given_labels(options: Sampling, run: runs.Run) -> np.ndarray | None:
+    """Return the labels that a request gives, in turn over the samples: --labels, or those of --base-samples.
+
+    None where it gives none, and for those of --base-samples where nothing reads a label.
+    """
+    if options.labels:
+        return np.asarray(options.labels)
+    if options.base_samples is None or not (run.conditional or guidances.row_of(options.method).labelled):
+        return None
+    return load_base(options.base_samples, run)[1]
 
 
-def labels_of(indices: np.ndarray, labels: Sequence[int] | None, known: facts.Facts, seed: int) -> np.ndarray:
+def labels_of(indices: np.ndarray, labels: np.ndarray | None, known: facts.Facts, seed: int) -> np.ndarray:
     """Return the class of each sample: the given ones in turn, or a draw by the data's frequencies from the index."""
-    if labels:
-        return np.asarray(labels)[indices % len(labels)]
+    if labels is not None:
+        return labels[indices % len(labels)]
     keys = sampler.keys(jax.random.fold_in(jax.random.key(seed), 1), indices)
     choose = jax.vmap(lambda key: jax.random.categorical(key, jnp.log(jnp.asarray(known.class_frequencies))))
     return np.asarray(choose(keys))
 
 
-def recorded_labels(options: Sampling, run: runs.Run, labels: np.ndarray) -> np.ndarray:
+def recorded_labels(options: Sampling, run: runs.Run, labels: np.ndarray, given: bool) -> np.ndarray:
     """Return the labels as the file has them: -1 where the model was given no class, or several."""
     method = options.method
-    given = options.labels or guidances.row_of(method).labelled or (run.conditional and run.model.null is None)
-    return labels if given and not method.any_of else np.full_like(labels, -1)
+    used = given or guidances.row_of(method).labelled or (run.conditional and run.model.null is None)
+    return labels if used and not method.any_of else np.full_like(labels, -1)
 
 
 def load_base(path: Path, run: runs.Run) -> tuple[np.ndarray, np.ndarray | None]:
@@ -185,13 +225,12 @@ def load_params(options: Sampling, run: runs.Run, sharding: Any = None) -> dict[
     shown = options.diagnose and run.classifier is not None and run.trained(which).get("classifier") is not None
     if "classifier" in guidances.row_of(method).needs or shown:
         found["classifier"] = run.params("classifier", sharding, which)
-    return {**found, "bad": runs.params(method.bad, "diffusion", sharding)} if method.bad else found
+    return {**found, "bad": run.bad.params("diffusion", sharding)} if run.bad else found
 
 
 def trained_steps(options: Sampling, run: runs.Run) -> dict[str, int | None]:
     """Return how far each network was trained whose weights draw the samples; None for one that there is not."""
-    bad = options.method.bad
-    return run.trained(options.checkpoint) | ({"bad": runs.step_of(bad, "diffusion", "last")} if bad else {})
+    return run.trained(options.checkpoint) | ({"bad": run.bad.trained("last").get("diffusion")} if run.bad else {})
 
 
 def request(options: Sampling) -> dict[str, Any]:
@@ -206,35 +245,30 @@ def destination(options: Sampling) -> Path:
     digest = hashlib.sha256(json.dumps(request(options)).encode()).hexdigest()[:6]  # of what the name leaves out
     name = f"{method.guidance}-{scale}-{samplers.step_name(method)}-seed{options.seed}-{digest}"
     out = writable_directory(options.out or options.run / "samples" / name)
-    same = is_recorded(out, options)
-    if (out / "samples.npz").exists() and not same and not options.overwrite:
-        raise ValueError(f"{out} holds other samples; give another --out, or --overwrite")
-    for stale in () if same else ("measured.png", "diagnostics.npz", "diagnostics.png"):
-        (out / stale).unlink(missing_ok=True)
+    check_free([out / "samples.npz"], out / RECORD, request(options), options.overwrite)
     return out
-
-
-def is_recorded(out: Path, options: Sampling) -> bool:
-    """Return whether the request beside the samples of a folder is this one."""
-    made = out / "samples.json"
-    return made.is_file() and made.read_text() == json.dumps(request(options), indent=2)
 
 
 def is_complete(out: Path, options: Sampling) -> bool:
     """Return whether a folder holds all samples of this request; unfinished ones lie beside in .samples.partial."""
     whole = (out / "samples.npz").exists() and not (out / ".samples.partial").exists()
-    return whole and is_recorded(out, options)
+    return whole and is_result_of(out / RECORD, request(options))
 
 
 def save(
-    stream: streaming.Stream, out: Path, run: runs.Run, measure: inverse.Rows | None, request: dict[str, Any]
+    stream: streaming.Stream,
+    out: Path,
+    run: runs.Run,
+    inputs: Callable[[np.ndarray], Inputs],
+    request: dict[str, Any],
 ) -> None:
-    """Write a grid of the first hundred, their measurements if any, the request, and last the samples."""
-    first, zoom = np.array(stream.images[:100]), facts.zoom(run.facts)
-    images.save_png(out / "grid.png", images.grid(first, columns=10, scale=zoom))
-    if measure is not None:
-        observed = inverse.picture(measure(np.arange(len(first))), run.facts.image_shape)
-        images.save_png(out / "measured.png", images.grid(observed, columns=10, scale=zoom))
-    with replacing(out / "samples.json") as file:
+    """Write a grid of the first hundred, of what they were drawn with, the request, and last the samples."""
+    first = np.array(stream.images[:100])
+    preview.save_grid(out / "grid.png", first, run.facts, columns=10)
+    given = inputs(np.arange(len(first))).pictures
+    for name, shown in {"measured.png": given.y, "start.png": given.image}.items():
+        if shown is not None:
+            preview.save_grid(out / name, inverse.picture(shown, run.facts), run.facts, columns=10)
+    with replacing(out / RECORD) as file:
         file.write(json.dumps(request, indent=2).encode())
     streaming.finish(stream, out / "samples.npz")

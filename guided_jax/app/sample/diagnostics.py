@@ -1,6 +1,6 @@
 """What `guided-jax sample --diagnose` writes: a few numbers of each sample at each step, and their curves."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from guided_jax import guidance, schedule
 from guided_jax.app.sample import guidances
 from guided_jax.app.sample.parts import Parts
 from guided_jax.app.sample.request import Method
+from guided_jax.denoiser import Denoiser
 from guided_jax.storage.files import replacing
 
 TITLES = {
@@ -21,15 +22,17 @@ TITLES = {
 }
 
 
-def observer(parts: Parts, request: Method, judged: bool) -> guidance.observe.Observe:
+def observer(
+    parts: Parts, request: Method, judged: bool, clip: Callable[[Denoiser], Denoiser] | None
+) -> guidance.observe.Observe:
     """Return the observer of {"clipped"}, with "guidance", "score", "cosine" where a prediction is guided, and "log_prob"
     where `judged`.
 
     The guidance is counted from the unguided model, clipped as the guided one is: what a clip does to both is no guidance.
-    Of algorithm 1, which guides the step, the same gradient is shown as algorithm 2 would use it.
+    Of algorithm 1, which guides the step, the same gradient is shown as algorithm 2 would use it. clip: as of `Recipe`.
     """
-    clip = guidance.clip if request.clip and parts.run.bounded else lambda denoise: denoise
-    observers = [guidance.observe.clipped()]
+    clip = clip or (lambda denoise: denoise)
+    observers = [guidance.observe.clipped(-parts.run.bound, parts.run.bound)]
     if guidances.row_of(request).step is None:
         observers.append(guidance.observe.guidance(clip(parts.base)))
     if judged:
@@ -55,7 +58,8 @@ def plot(path: Path, observations: Mapping[str, np.ndarray], t: np.ndarray) -> N
 
     shown = {name: title for name, title in TITLES.items() if name in observations}
     figure = Figure(figsize=(7, 2.2 * len(shown)), layout="constrained")
-    for axes, (name, title) in zip(figure.subplots(len(shown), sharex=True), shown.items(), strict=True):
+    panels = figure.subplots(len(shown), sharex=True, squeeze=False)
+    for axes, (name, title) in zip(panels.flat, shown.items(), strict=True):
         _panel(axes, t, observations[name])
         axes.set(title=title, xlim=(t[0], t[-1]), yscale="log" if name == "score" else "linear")
     axes.set(xlabel="t, noise on the left")

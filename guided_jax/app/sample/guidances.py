@@ -33,6 +33,7 @@ class Row(NamedTuple):
     labelled: bool = True  # whether it uses the label even where no --labels were given
     clips_inside: bool = False  # whether a clip of the result would undo it
     step: Callable[[Parts, reverse.ReverseStep], reverse.ReverseStep] | None = None  # guides the sampler's step
+    pair: bool = False  # whether it is a denoiser made of calls of parts.conditional and parts.unconditional
 
 
 def _of_clean(parts: Parts) -> Any:
@@ -124,6 +125,7 @@ GUIDANCES: dict[str, Row] = {
         "u + scale (c - u) [CFG 2207.12598]",
         lambda p: (p.conditional, lambda c: guidance.classifier_free(c, p.unconditional, p.scale)),
         ("null",),
+        pair=True,
     ),
     "negative": Row(
         "n + scale (c - n), n the model with the label of --negative [CFG 2207.12598]",
@@ -136,6 +138,7 @@ GUIDANCES: dict[str, Row] = {
         _compose,
         ("null", "also"),
         ("also", "also_scale"),
+        pair=True,
     ),
     "cfg++": Row(
         "x_0 guided, noise not; scale in 0..1 [CFG++ 2406.08070]",
@@ -143,6 +146,7 @@ GUIDANCES: dict[str, Row] = {
         ("null",),
         follow=("interval", "rescale", "ramp"),
         clips_inside=True,
+        pair=True,
     ),
     "projected": Row(
         "APG: the part of c - u across c only, with --momentum and --radius [APG 2410.02416]",
@@ -155,6 +159,7 @@ GUIDANCES: dict[str, Row] = {
         "CFG-Zero*: a u + scale (c - a u), a the best fit of u to c [CFG-Zero* 2503.18886]",
         lambda p: (p.conditional, lambda c: guidance.zero_star(c, p.unconditional, p.scale)),
         ("null",),
+        pair=True,
     ),
     "independent": Row(
         "r + scale (c - r), r the model with a random label: no null label needed [ICG 2407.02687]",
@@ -221,7 +226,7 @@ MODIFIERS: dict[str, str] = {
     "dynamic": "x_0 thresholded at its quantile instead of clipped [Imagen 2205.11487]",
 }
 
-OPERATORS = {"mask": ("hole",), "super-resolution": ("factor",), "blur": ("blur_std",)}
+OPERATORS = {"mask": ("hole", "mask"), "super-resolution": ("factor",), "blur": ("blur_std",)}
 # Who else reads an option: what is chosen -> the options that are read only then.
 READERS: dict[str, tuple[str, ...]] = {
     "--guidance classifier --sampler ddpm": ("at",),
@@ -263,11 +268,17 @@ def shifts_mean(request: Method) -> bool:
 def guide(request: Method, parts: Parts) -> Guided:
     """Return the guided denoiser of one example, its modifiers applied and not yet clipped."""
     first, rest = parse(request.guidance)
+
+    def guided(parts: Parts) -> Any:
+        base, guide = GUIDANCES[first].make(parts)
+        for word in rest:
+            guide = _modified(word, guide, request)
+        return guide(base)
+
     parts = ramped(request, parts)
-    base, guided = GUIDANCES[first].make(parts)
-    for word in rest:
-        guided = _modified(word, guided, request)
-    return guided(base)
+    # An interval calls the unconditional model only within it, and an observer calls it alone.
+    together = GUIDANCES[first].pair and "interval" not in rest and not parts.observed
+    return parts.paired(guided) if together else guided(parts)
 
 
 def ramped(request: Method, parts: Parts) -> Parts:

@@ -3,19 +3,30 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from guided_jax import data, operators, sampler
+from guided_jax.app import preview
 from guided_jax.app import run as runs
-from guided_jax.app.sample.request import HELD_OUT, Measurement
+from guided_jax.app.facts import Facts
+from guided_jax.app.sample import named_pictures
+from guided_jax.app.sample.named_pictures import Rows
+from guided_jax.app.sample.request import Measurement
 from guided_jax.data import pictures
-from guided_jax.storage import images
 
 Shape = tuple[int, int, int]
-Rows = Callable[[np.ndarray], np.ndarray]  # indices of samples -> a row for each
+WHITE = 128  # of a mask, and above
+
+
+class Measured(NamedTuple):
+    """Measurements, and where they are observed: 1 and 0 in the hole, (n, H, W, 1), or None if all share an operator."""
+
+    y: np.ndarray
+    observed: np.ndarray | None = None
 
 
 def observed(hole: str, shape: Shape) -> jax.Array:
@@ -28,7 +39,10 @@ def observed(hole: str, shape: Shape) -> jax.Array:
         "bottom": (height - height // 2, height, 0, width),
         "centre": (height // 4, height - height // 4, width // 4, width - width // 4),
     }
-    box = re.fullmatch(r"(\d+):(\d+),(\d+):(\d+)", hole)
+    if width == 1:  # a signal, which is shown from left to right
+        named |= {"left": named["top"], "right": named["bottom"]}
+    rows = re.fullmatch(r"\d+:\d+", hole)
+    box = re.fullmatch(r"(\d+):(\d+),(\d+):(\d+)", f"{hole},0:{width}" if rows else hole)
     top, bottom, left, right = named.get(hole) or (map(int, box.groups()) if box else (0, 0, 0, 0))
     if not (top < bottom <= height and left < right <= width):
         raise ValueError(f"--hole is {hole!r}; give {', '.join(named)}, or rows and columns within {height}x{width}")
@@ -47,51 +61,46 @@ def make_operator(settings: Measurement, shape: Shape) -> operators.Operator:
     return operators.average_pool(settings.factor)
 
 
-def make_measure(settings: Measurement, run: runs.Run, seed: int) -> Rows:
-    """Return indices -> y = A x_0 + noise of their true pictures; the noise depends on the seed and the index alone."""
+def make_measure(settings: Measurement, run: runs.Run, seed: int) -> Callable[[np.ndarray], Measured]:
+    """Return indices -> `Measured` of their true pictures; the noise depends on the seed and the index alone."""
     shape = run.facts.image_shape
-    operator = make_operator(settings, shape)
-    mask = observed(settings.hole, shape) if settings.operator == "mask" else 1.0
-    truth = _true_pictures(settings.measure, run)
+    common = make_operator(settings, shape)
+    known = observed(settings.hole, shape) if settings.operator == "mask" else 1.0
+    masks = read_masks(settings.mask, shape) if settings.mask else None
+    truth = named_pictures.read(settings.measure, run, "--measure")
 
     @jax.jit
     @jax.vmap
-    def measure(key: jax.Array, x_0: jax.Array) -> jax.Array:
+    def measure(key: jax.Array, x_0: jax.Array, mask: jax.Array | None) -> jax.Array:
+        operator, seen = (common, known) if mask is None else (operators.mask(mask), mask)
         y = operator.forward(x_0)
-        return y + settings.noise_std * mask * jax.random.normal(key, y.shape)
+        return y + settings.noise_std * seen * jax.random.normal(key, y.shape)
 
-    def rows(indices: np.ndarray) -> np.ndarray:
+    def rows(indices: np.ndarray) -> Measured:
         keys = sampler.keys(jax.random.fold_in(jax.random.key(seed), 2), indices)
-        return np.asarray(measure(keys, data.scale(truth(indices))))
+        mask = None if masks is None else masks(indices)
+        return Measured(np.asarray(measure(keys, data.scale(truth(indices)), mask)), mask)
 
     return rows
 
 
-def _true_pictures(names: tuple[str, ...], run: runs.Run) -> Rows:
-    """Return indices -> the true pictures, uint8, in turn; ValueError for pictures of another shape than the run draws."""
-    if names == (HELD_OUT,):
-        source = runs.source(run, held_out=True)
-        return lambda indices: source.read(indices % len(source))["image"]
-    found = [picture for name in names for picture in _read(Path(name), run.facts.image_shape[-1])]
-    wrong = next((picture.shape for picture in found if picture.shape != run.facts.image_shape), None)
+def read_masks(names: tuple[str, ...], shape: Shape) -> Rows:
+    """Return indices -> (n, H, W, 1), 0 where their mask is white, 1 where it is black; ValueError for other masks."""
+    found = [mask for name in names for mask in named_pictures.read_file(Path(name), 1, "--mask")]
+    wrong = next((mask.shape for mask in found if mask.shape[:2] != shape[:2]), None)
     if wrong or not found:
-        raise ValueError(f"--measure has pictures of {wrong or 'none'}, the run draws {run.facts.image_shape}")
-    stacked = np.stack(found)
-    return lambda indices: stacked[indices % len(stacked)]
+        raise ValueError(
+            f"--mask has pictures of {wrong or 'none'}, the run draws {shape}; give masks of that height and width"
+        )
+    white = np.stack([pictures.with_channels(mask, 1) for mask in found]) >= WHITE
+    if not white.any((1, 2, 3)).all():
+        raise ValueError(
+            f"--mask has a picture without white, {WHITE} or more, and so nothing to paint; white is the hole"
+        )
+    return lambda indices: 1 - white[indices % len(white)].astype(np.float32)
 
 
-def _read(path: Path, channels: int) -> list[np.ndarray]:
-    if path.suffix == ".npz":
-        return list(images.load_npz(path)[0])
-    try:
-        return [pictures.with_channels(pictures.decode(path.read_bytes(), str(path)), channels)]
-    except OSError as error:
-        raise OSError(f"cannot read {path}: {error.strerror or error}") from error
-    except pictures.Unreadable:
-        raise ValueError(f"--measure {path} is neither an npz file nor a picture that can be read") from None
-
-
-def picture(y: np.ndarray, shape: Shape) -> np.ndarray:
-    """Return measurements as pictures of the size of the samples: uint8, grey where nothing is observed."""
-    times = shape[0] // y.shape[1]
-    return images.to_uint8(y).repeat(times, 1).repeat(times, 2)
+def picture(y: np.ndarray, known: Facts) -> np.ndarray:
+    """Return measurements of the size of the samples, as `preview.stored` returns those; grey where nothing is observed."""
+    times = known.image_shape[0] // y.shape[1]
+    return preview.stored(y.repeat(times, 1).repeat(times, 2), known)

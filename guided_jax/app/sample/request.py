@@ -10,7 +10,10 @@ from guided_jax.app.run import Which
 from guided_jax.app.settings import to_dict
 
 Variance = Literal["small", "large", "learned"]  # of a step of ddpm
+Label = int | str  # a class by its number, or by its name until `labels.resolve_labels` has replaced it
 HELD_OUT, TRAIN = "held-out", "train"  # the run's own data
+
+DataDir = Annotated[Path | None, tyro.conf.arg(name="data.dir")]  # as `guided-jax train` spells it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +26,11 @@ class Measurement:
     operator: Literal["mask", "super-resolution", "blur"] = "mask"
     """What is observed of them: all but --hole, means over --factor pixels, or a blur of --blur-std."""
     hole: str = "right"
-    """mask: what is hidden: the left, right, top or bottom half, the centre, or rows and columns such as 2:6,0:4."""
+    """mask: what is hidden: the left, right, top or bottom half, the centre, rows and columns such as 2:6,0:4, or rows
+    such as 2:6, which of signals are samples."""
+    mask: tuple[str, ...] = ()
+    """mask: picture files, or npz files of pictures, in the place of --hole, in turn over the samples: white (128 or more)
+    is the hole, which is painted anew, as in diffusers; black is observed."""
     factor: int = 2
     """super-resolution: the pixels a side that are averaged into one."""
     blur_std: float = 1.0
@@ -70,11 +77,11 @@ class Method:
     """Clip the (guided) predicted clean image to [-1, 1]."""
     clip_base: bool = False
     """Clip the network's own prediction instead, before the guidance, which is ADM's order."""
-    any_of: tuple[int, ...] = ()
+    any_of: tuple[Label, ...] = ()
     """classifier, off-the-shelf, universal: draw any of these labels, instead of --labels."""
     temperature: float = 1.0
     """classifier, off-the-shelf, universal: what the classifier's logits are divided by."""
-    also: tuple[int, ...] = ()
+    also: tuple[Label, ...] = ()
     """compose: further labels, each with its --also-scale: AND above 0, NOT below."""
     also_scale: tuple[float, ...] = ()
     """compose: the strength of each label of --also. Default: --scale for all."""
@@ -84,7 +91,7 @@ class Method:
     """+interval: guide up to this sigma / alpha."""
     rescale_mix: float = 0.7
     """+rescale: 0 changes nothing, 1 rescales in full."""
-    negative: int | None = None
+    negative: Label | None = None
     """negative: the label to go away from."""
     momentum: float = -0.5
     """projected: of the direction, over the steps."""
@@ -95,6 +102,10 @@ class Method:
     bad: Path | None = None
     """autoguidance: the run of a smaller or less trained model."""
     measurement: tyro.conf.OmitArgPrefixes[Measurement] = dataclasses.field(default_factory=Measurement)
+    image: tuple[str, ...] = ()
+    """Start from these pictures instead of noise, in turn over the samples: named as --measure names pictures."""
+    strength: float = 0.6
+    """--image: the share of the steps that are run, as in diffusers; the pictures are noised to where these begin."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +135,8 @@ class Sampling:
     scale: tuple[float, ...] = (1.0,)
     """Guidance strength: 0 ignores the label, 1 is the exact conditional, above 1 is sharper. Several: one for each
     round of the labels, in turn."""
-    labels: tuple[int, ...] | None = None
-    """Classes, in turn over the samples. Default: drawn by the data's frequencies."""
+    labels: tuple[Label, ...] | None = None
+    """Classes, by number or by name, in turn over the samples. Default: drawn by the data's frequencies."""
     base_samples: Path | None = None
     """For an upsampler: the samples.npz of low-resolution pictures, in turn; their labels too, without --labels."""
     num_samples: int | None = None
@@ -149,19 +160,31 @@ class Sampling:
     """Divide the parameters over the devices, for networks that do not fit on one."""
     allow_non_finite: bool = False
     """Keep samples that are not finite, as black pictures, instead of ending with exit code 2."""
+    data_dir: DataDir = None
+    """--measure held-out, sweeps: the folder that holds the data of the run, if it was moved since the run was trained."""
 
 
 # Change nothing about the samples but their rounding, and so are not part of what is recorded beside them.
-NOT_RECORDED = ("out", "overwrite", "devices", "batch_size", "shard_parameters", "allow_non_finite")
+NOT_RECORDED = ("out", "overwrite", "devices", "batch_size", "shard_parameters", "allow_non_finite", "data_dir")
+
+
+# Recorded only where they are not the default: older requests were written when there was no other choice.
+NEWER = ("checkpoint", "image", "strength", "mask")
 
 
 def recorded(options: Sampling) -> dict[str, Any]:
-    """Return what determines the samples, as JSON holds it.
+    """Return what determines the samples, as JSON holds it."""
+    found, defaults = to_dict(options), to_dict(Sampling(options.run))
+    return _without_new_defaults({name: value for name, value in found.items() if name not in NOT_RECORDED}, defaults)
 
-    The last checkpoint is not named: older requests were written when there was no other.
-    """
-    left_out = {*NOT_RECORDED, *(("checkpoint",) if options.checkpoint == "last" else ())}
-    return {name: value for name, value in to_dict(options).items() if name not in left_out}
+
+def _without_new_defaults(found: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings, and those of each section, without the NEWER ones that are at their default."""
+    kept = {name: value for name, value in found.items() if name not in NEWER or value != defaults[name]}
+    return {
+        name: _without_new_defaults(value, defaults[name]) if isinstance(value, dict) else value
+        for name, value in kept.items()
+    }
 
 
 def flatten(settings: Any) -> dict[str, Any]:
@@ -174,4 +197,4 @@ def flatten(settings: Any) -> dict[str, Any]:
 
 def option(name: str) -> str:
     """Return the option of a field: --num-samples of num_samples."""
-    return f"--{name.replace('_', '-')}"
+    return "--data.dir" if name == "data_dir" else f"--{name.replace('_', '-')}"

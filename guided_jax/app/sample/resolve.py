@@ -1,6 +1,7 @@
 """From a request, which is words and numbers, to a recipe, which is functions: resolved once, before anything is drawn."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from guided_jax.app.sample import guidances, samplers
 from guided_jax.app.sample.guidances import Guided
 from guided_jax.app.sample.parts import Parts
 from guided_jax.app.sample.request import Method, Variance
+from guided_jax.denoiser import Denoiser
 from guided_jax.schedule import NoiseLevel
 
 
@@ -17,13 +19,15 @@ class Recipe(NamedTuple):
     """How every example is drawn.
 
     guide: parts of an example -> its guided denoiser. step: parts -> the reverse step, which calls no network of its own.
-    levels: the levels that a run visits. clips_inside: whether the network's own predictions are clipped.
+    levels: the levels that a run visits. clips_inside: whether the network's own predictions are clipped. clip: what
+    clips the guided denoiser, None for nothing.
     """
 
     guide: Callable[[Parts], Guided]
     step: Callable[[Parts], reverse.ReverseStep]
     levels: NoiseLevel
     clips_inside: bool
+    clip: Callable[[Denoiser], Denoiser] | None = None
 
 
 def resolve(request: Method, run: runs.Run) -> Recipe:
@@ -32,14 +36,18 @@ def resolve(request: Method, run: runs.Run) -> Recipe:
     row, sampler = guidances.row_of(request), samplers.row_of(request).make(request, run.model.levels)
     clips = request.clip and run.bounded
     clips_inside = clips and (row.clips_inside or request.clip_base)
+    clip: Callable[[Denoiser], Denoiser] | None = None
+    if clips and not clips_inside:
+        clip = functools.partial(guidance.clip, low=-run.bound, high=run.bound)
+        if guidances.is_dynamic(request):
+            clip = functools.partial(guidance.dynamic_threshold, limit=run.bound)
 
     def guide(parts: Parts) -> Guided:
         guided = parts.base if guidances.shifts_mean(request) else guidances.guide(request, parts)
         # Guided first, then clipped, unlike [ADM]'s code: where alpha is 5e-5 a learned classifier's gradient, which is
         # not quite 0 there, shifts x_0 by thousands, and a few steps of ddim never come back from that.
-        if not clips or clips_inside:
+        if clip is None:
             return guided
-        clip = guidance.dynamic_threshold if guidances.is_dynamic(request) else guidance.clip
         return stateful.lift(clip, guided) if isinstance(guided, stateful.Stateful) else clip(guided)
 
     def step(parts: Parts) -> reverse.ReverseStep:
@@ -47,7 +55,7 @@ def resolve(request: Method, run: runs.Run) -> Recipe:
             return reverse.classifier_ddpm(parts.log_prob, parts.scale, request.at, request.variance or "small")
         return sampler if row.step is None else row.step(guidances.ramped(request, parts), sampler)
 
-    return Recipe(guide, step, samplers.levels_of(request, run.model.levels), clips_inside)
+    return Recipe(guide, step, samplers.levels_of(request, run.model.levels), clips_inside, clip)
 
 
 def variance_of(run: runs.Run, asked: Variance | None) -> Variance:

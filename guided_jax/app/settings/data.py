@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from guided_jax import data
-from guided_jax.app.translate import translated
+from guided_jax.app.translate import translate_errors
 
+NO_DATA = "none"  # the name of the data of a run that has none
 CHANNELS = {"as-is": None, "grey": 1, "grey-alpha": 2, "rgb": 3, "rgba": 4}
 # Phrase of the library's messages -> what the command calls it.
 OPTIONS = {
@@ -17,6 +18,7 @@ OPTIONS = {
     "image_size is": "--data.image-size is",
     "give image_size": "give --data.image-size",
     "data_dir": "--data.dir",
+    "signals=True": "--data.signals",
     "without held-out data": "without held-out data (--diffusion.eval-every 0 --classifier.eval-every 0)",
 }
 
@@ -26,7 +28,8 @@ class Data:
     """Where the examples come from."""
 
     name: str = "digits"
-    """Data set: digits (scikit-learn's 8x8 scans, embedded), tfds:NAME, folder:PATH, npz:PATH or idx:PATH."""
+    """Data set: digits (scikit-learn's 8x8 scans, embedded), tfds:NAME, folder:PATH, npz:PATH or idx:PATH. A converted
+    run has none."""
     dir: Path | None = None
     """Folder of prepared data, and of relative paths; that of TensorFlow Datasets if not given."""
     split: str = "train"
@@ -47,11 +50,33 @@ class Data:
     """Read the classes; if not, all pictures have one class."""
     corrupt: Literal["refuse", "skip"] = "refuse"
     """What to do with a damaged picture; skip reads all pictures once at the start."""
+    signals: bool = False
+    """The floats (N, length) or (N, length, channels) of an npz file are signals: networks work along their length."""
 
     def make(self, held_out: bool = False) -> data.Source:
         """Return the data to train with, or the held-out data, whose crops are never random."""
         split = self.held_out if held_out else self.split
         crop = "centre" if held_out and self.crop == "random" else self.crop
         picture = self.image_size, crop, CHANNELS[self.channels]
-        with translated(OPTIONS):
-            return data.load(self.name, split, self.dir, *picture, self.labelled, self.corrupt, self.background)
+        with translate_errors(OPTIONS):
+            return data.load(
+                self.name, split, self.dir, *picture, self.labelled, self.corrupt, self.background, self.signals
+            )
+
+    @property
+    def place(self) -> Path | None:
+        """Return the folder or file that holds the data; None for a set of TensorFlow Datasets and the digits."""
+        kind, _, place = self.name.partition(":")
+        return None if kind == "tfds" or not place else ((self.dir or Path()) / Path(place).expanduser()).absolute()
+
+    def moved(self, folder: Path) -> "Data":
+        """Return the same data where it lies now: by its own name in that folder, or the folder or file itself.
+
+        The name is the last part of an absolute path, or the whole of a relative one.
+        """
+        if self.place is None:
+            return dataclasses.replace(self, dir=folder)
+        kind, _, place = self.name.partition(":")
+        folder, name = folder.expanduser().absolute(), Path(place).expanduser()
+        inside = folder / (name.name if name.is_absolute() else name)
+        return dataclasses.replace(self, name=f"{kind}:{inside if inside.exists() else folder}")

@@ -54,6 +54,8 @@ class Training:
 
     num_steps: int = 1000
     """Training steps; 0 skips this network."""
+    init_from: Path | None = None
+    """Another run whose averaged weights of this network are those before the first step: fine-tuning."""
     batch_size: int = 128
     """Examples per step, over all devices."""
     checkpoint_every: int = 500

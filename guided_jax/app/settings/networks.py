@@ -52,9 +52,10 @@ class Network:
 class UNet(Network):
     """The network of the diffusion model."""
 
-    def make(self, out_channels: int, num_classes: int | None, null_label: bool) -> models.UNet:
-        """Return the module. num_classes: None for a network without labels."""
-        return models.UNet(out_channels=out_channels, num_classes=num_classes, null_label=null_label, **self.fields())
+    def make(self, out_channels: int, num_classes: int | None, null_label: bool, dims: int = 2) -> models.UNet:
+        """Return the module. num_classes: None for a network without labels. dims: 1 for signals."""
+        fields = {**self.fields(), "dims": dims}
+        return models.UNet(out_channels=out_channels, num_classes=num_classes, null_label=null_label, **fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,6 @@ class Encoder(Network):
     pool: Literal["attention", "adaptive", "spatial", "spatial_v2"] = "attention"
     """How the last features become logits, as in ADM."""
 
-    def make(self, num_classes: int) -> models.Classifier:
-        """Return the module."""
-        return models.Classifier(num_classes=num_classes, **self.fields())
+    def make(self, num_classes: int, dims: int = 2) -> models.Classifier:
+        """Return the module. dims: 1 for signals."""
+        return models.Classifier(num_classes=num_classes, dims=dims, **self.fields())

@@ -6,23 +6,24 @@ import itertools
 import json
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from guided_jax import data, metrics, parallel, progress
-from guided_jax.app import cli, judge
+from guided_jax import parallel
+from guided_jax.app import cli
 from guided_jax.app import run as runs
+from guided_jax.app.results import check_free
 from guided_jax.app.sample import checks, guidances, samplers
 from guided_jax.app.sample import command as sample
-from guided_jax.app.sample.request import HELD_OUT, NOT_RECORDED, TRAIN, Sampling, flatten, option, recorded
-from guided_jax.app.sweep import curves, page, scales
+from guided_jax.app.sample.labels import resolve_labels
+from guided_jax.app.sample.request import NOT_RECORDED, Label, Sampling, flatten, option, recorded
+from guided_jax.app.sweep import curves, evaluate, page, scales
 from guided_jax.metrics import evaluation, feature_space, sets
-from guided_jax.metrics.judge import is_trained
-from guided_jax.storage import images
-from guided_jax.storage.files import answers, replacing, writable_directory
+from guided_jax.storage import images, lock
+from guided_jax.storage.files import is_result_of, replacing
 
 PAGE = """
 usage: guided-jax sweep RUN --guidance NAME [--scales SCALES] [OPTIONS]
@@ -42,8 +43,8 @@ with the numbers, error bars, curves and pictures: sweep.html, sweep.png, sweep.
   and the options of guided-jax sample: --labels, --sampler, --steps, --seed, --out, ...
 """
 DEFAULT_SCALES = "0:8"
+RECORD, DRAWN = "sweep.json", "scale-*"  # in a sweep's folder: the request with its results, the folders of samples
 MOST_SAMPLES = 1000  # at each scale and seed, without --num-samples
-Metrics = dict[str, float]
 
 
 def main(args: Sequence[str]) -> None:
@@ -59,52 +60,35 @@ def sweep(options: Sampling) -> None:
     options = dataclasses.replace(options, sweep=dataclasses.replace(options.sweep, sweep=words))
     scales.parse(words)
     parallel.use_cpu_devices()
-    run = runs.load(options.run)
+    run = sample.load_run(options)
+    options = resolve_labels(options, run.facts)
     checks.check(options, run)
     sweep_run(options, run)
 
 
-class Reference(NamedTuple):
-    """What samples are measured against.
-
-    pictures: the reference, in the features of that name. others: real pictures beside the reference, measured like
-    samples. accuracy: the judge's on held-out pictures. prepared: the reference's statistics.
-    """
-
-    features: str
-    pictures: sets.PictureSet
-    others: data.Source | None
-    accuracy: Metrics
-    prepared: metrics.Reference
-
-
 def sweep_run(options: Sampling, run: runs.Run) -> Path:
-    """Draw, measure, and write sweep.json, sweep.png and sweep.html; return their folder."""
-    seeds = range(options.seed, options.seed + options.sweep.sweep_seeds)
-    pictures, others = real_pictures(options.sweep.reference, run)
+    """Draw, measure, and write sweep.json, sweep.png and sweep.html; return their folder.
+
+    What a folder holds is replaced, with --overwrite, when nothing can be refused any more.
+    """
+    pictures, others = evaluate.real_pictures(options.sweep.reference, run)
     count = options.num_samples or min(MOST_SAMPLES, pictures.size)
     options = dataclasses.replace(options, num_samples=count)
-    out, described = destination(options, run), options
-    options = dataclasses.replace(options, labels=labels_of(options, run))
-    space = choose_features(options, run)
-    batch = feature_space.BATCH_SIZE
-    extractors = feature_space.make_extractors(space, parallel.choose_devices(batch), batch)
-    summary = extractors.features(pictures)
-    prepared = metrics.prepare(metrics.statistics_of(summary, space.name), summary.features)
-    reference = Reference(space.name, pictures, others, accuracy_of(extractors, run), prepared)
-    drawn = list(draw_all(options, run, out, seeds))
-    rows = []
-    with progress.bar(len(drawn), "measuring", "set") as bar:
-        for scale, seed, folder in drawn:
-            rows.append({"scale": scale, "seed": seed, **of_file(folder, extractors, reference)})
-            bar.update()
-    real = [{"seed": seed, **of_real(seed, options, extractors, reference)} for seed in seeds] if others else []
-    found = {**describe(described, reference), "rows": rows, "real": real, "asked": request(described, run)}
-    save(out, found, grids_of(drawn, pictures))
+    out, mine = destination(options, run), request(options, run)
+    check_free([out / RECORD, *out.glob(DRAWN)], out / RECORD, mine, options.overwrite)
+    extractors, reference = evaluate.make_reference(options, run, pictures, others)
+    labelled = dataclasses.replace(options, labels=labels_of(options, run))
+    write, _ = sample.make_writer(labelled, run), sample.make_inputs(labelled, run)
+    with lock.hold(out):
+        claim(out, mine, options.overwrite)
+        drawn = list(draw_all(labelled, write, out))
+        measured = evaluate.evaluate(drawn, labelled, extractors, reference)
+        found = {**describe(options, run, reference), **measured, "asked": mine}
+        save(out, found, grids_of(drawn, pictures))
     return out
 
 
-def labels_of(options: Sampling, run: runs.Run) -> tuple[int, ...] | None:
+def labels_of(options: Sampling, run: runs.Run) -> tuple[Label, ...] | None:
     """Return the given classes, or, where the guidance uses a label, those of the data in the data's proportions.
 
     In turn and not at random: how often a class comes by chance would hide what the scale does.
@@ -119,68 +103,14 @@ def labels_of(options: Sampling, run: runs.Run) -> tuple[int, ...] | None:
     return tuple(found)
 
 
-def draw_all(options: Sampling, run: runs.Run, out: Path, seeds: Sequence[int]) -> Iterator[tuple[float, int, Path]]:
-    """Yield (scale, seed, the folder with its samples), drawn unless they are there."""
-    write = sample.make_writer(options, run)
+def draw_all(options: Sampling, write: Callable[..., Path], out: Path) -> Iterator[tuple[float, int, Path]]:
+    """Yield (scale, seed, the folder with its samples), drawn unless they are there. write: of `sample.make_writer`."""
     bare = dataclasses.replace(options.sweep, sweep=None)
     for scale in scales.parse(options.sweep.sweep or DEFAULT_SCALES):
-        for seed in seeds:
+        for seed in evaluate.seeds_of(options):
             folder = out / f"scale-{scale:g}" / f"seed-{seed}"
             one = dataclasses.replace(options, scale=(scale,), seed=seed, out=folder, sweep=bare)
             yield scale, seed, write(one, reuse=True, label=f"scale {scale:g}, seed {seed}")
-
-
-def real_pictures(name: str, run: runs.Run) -> tuple[sets.PictureSet, data.Source | None]:
-    """Return (the reference, real pictures to measure against it, if any); ValueError for pictures of another shape."""
-    if name == HELD_OUT:
-        return sets.from_source("held-out data", runs.source(run, held_out=True)), runs.source(run)
-    if name == TRAIN:
-        return sets.from_source("training data", runs.source(run)), judge.pictures_held_out(run)
-    found = sets.from_file(name)
-    if found is None or found.shape != run.facts.image_shape:
-        shape = None if found is None else found.shape
-        raise ValueError(f"--reference {name} has pictures of {shape}; the run draws {run.facts.image_shape}")
-    return found, runs.source(run)
-
-
-def choose_features(options: Sampling, run: runs.Run) -> feature_space.FeatureSpace:
-    """Return the features of the judge, trained if need be, or those of Inception if they are asked for."""
-    place = options.sweep.judge or options.run / "judge"
-    if not is_trained(place):
-        print(f"no trained judge in {place}: it is trained first, on the run's own clean pictures", flush=True)
-        judge.train(judge.Judging(options.run, out=place), run)
-    return feature_space.choose(place, options.sweep.inception)
-
-
-def accuracy_of(extractors: feature_space.Extractors, run: runs.Run) -> Metrics:
-    """Return the judge's accuracy on the run's held-out pictures, nothing where there are none: it learned the others."""
-    source = judge.pictures_held_out(run)
-    if source is None or extractors.judge is None:
-        return {}
-    return sets.accuracy(extractors.judge(sets.from_source("held-out data", source), quiet=True))
-
-
-def of_file(folder: Path, extractors: feature_space.Extractors, reference: Reference) -> Metrics:
-    """Return the metrics of samples.npz in a folder."""
-    found = sets.from_file(folder / "samples.npz")
-    assert found is not None
-    return feature_space.evaluate(extractors, found, reference.prepared)
-
-
-def of_real(seed: int, options: Sampling, extractors: feature_space.Extractors, reference: Reference) -> Metrics:
-    """Return the metrics of as many real pictures of the same classes beside the reference: about the best to be had."""
-    assert reference.others is not None
-    real = sets.from_source("real", reference.others)
-    order = np.random.default_rng(seed).permutation(real.size)
-    rows = order[: options.num_samples]
-    if options.labels and real.labels is not None:
-        wanted = np.resize(options.labels, options.num_samples or 0)
-        each = [order[real.labels[order] == label][: (wanted == label).sum()] for label in np.unique(wanted)]
-        rows = np.concatenate(each)
-    chosen = sets.from_source("real", reference.others, np.sort(rows))
-    found = feature_space.evaluate(extractors, chosen, reference.prepared)
-    found.pop("accuracy", None)
-    return {**found, **reference.accuracy}
 
 
 def request(options: Sampling, run: runs.Run) -> dict[str, Any]:
@@ -189,25 +119,26 @@ def request(options: Sampling, run: runs.Run) -> dict[str, Any]:
 
 
 def destination(options: Sampling, run: runs.Run) -> Path:
-    """Return the output folder, made; ValueError when it holds another sweep, which --overwrite removes."""
-    method, mine = options.method, request(options, run)
-    digest = hashlib.sha256(json.dumps(mine).encode()).hexdigest()[:6]
-    step = samplers.step_name(method)
-    name = f"{method.guidance}-{options.sweep.sweep}-{step}-seed{options.seed}-{digest}"
-    out = writable_directory(options.out or options.run / "sweeps" / name.replace(":", "-"))
-    made, drawn = out / "sweep.json", list(out.glob("scale-*"))
-    if answers(made, mine):
-        return out
-    if (made.exists() or drawn) and not options.overwrite:
-        raise ValueError(f"{out} holds another sweep; give another --out, or --overwrite")
+    """Return the output folder."""
+    digest = hashlib.sha256(json.dumps(request(options, run)).encode()).hexdigest()[:6]
+    step = samplers.step_name(options.method)
+    name = f"{options.method.guidance}-{options.sweep.sweep}-{step}-seed{options.seed}-{digest}"
+    return (options.out or options.run / "sweeps" / name.replace(":", "-")).expanduser().absolute()
+
+
+def claim(out: Path, mine: dict[str, Any], overwrite: bool) -> None:
+    """Make a folder that of this sweep: what another one drew is removed, with `overwrite`, or raises ValueError."""
+    made, drawn = out / RECORD, list(out.glob(DRAWN))
+    check_free([made, *drawn], made, mine, overwrite)
+    if is_result_of(made, mine):
+        return
     for stale in drawn:
         shutil.rmtree(stale)
     with replacing(made) as file:
         file.write(evaluation.as_json({"asked": mine}))
-    return out
 
 
-def describe(options: Sampling, reference: Reference) -> dict[str, Any]:
+def describe(options: Sampling, run: runs.Run, reference: evaluate.Reference) -> dict[str, Any]:
     """Return what the page says of how the metrics came about."""
     size, dimension = reference.pictures.size, len(reference.prepared.statistics.mean)
     count = options.num_samples or 0
@@ -217,7 +148,7 @@ def describe(options: Sampling, reference: Reference) -> dict[str, Any]:
         "guidance": options.method.guidance,
         "sampler": samplers.step_name(options.method),
         "num_samples": count,
-        "labels": f"{' '.join(map(str, options.labels))}, in turn" if options.labels else "in the data's proportions",
+        "labels": describe_labels(options, run),
         "features": reference.features,
         "dimension": dimension,
         "reference": reference.pictures.describe(),
@@ -225,6 +156,21 @@ def describe(options: Sampling, reference: Reference) -> dict[str, Any]:
         "notes": evaluation.notes(count, size, size, dimension),
         "command": command_line(options),
     }
+
+
+def describe_labels(options: Sampling, run: runs.Run) -> str:
+    """Return in words which classes the samples were asked for."""
+    method = options.method
+    if options.labels:
+        return f"{' '.join(map(str, options.labels))}, in turn"
+    if method.any_of:
+        return f"any of {' '.join(map(str, method.any_of))}"
+    if sample.given_labels(options, run) is not None:
+        return f"those of {options.base_samples}"
+    if guidances.row_of(method).labelled:
+        return "in the data's proportions" if options.base_samples is None else "drawn by the data's frequencies"
+    needed = run.conditional and run.model.null is None
+    return "drawn by the data's frequencies" if needed else "none"
 
 
 def command_line(options: Sampling) -> str:
@@ -241,7 +187,7 @@ def command_line(options: Sampling) -> str:
 
 def save(out: Path, found: dict[str, Any], grids: Mapping[str, np.ndarray]) -> None:
     """Write sweep.json, sweep.png and sweep.html, and print the table."""
-    with replacing(out / "sweep.json") as file:
+    with replacing(out / RECORD) as file:
         file.write(evaluation.as_json(found))
     with replacing(out / "sweep.png") as file:
         file.write(curves.picture(found))

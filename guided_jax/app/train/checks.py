@@ -7,11 +7,22 @@ from guided_jax.app import settings as schema
 def check(experiment: schema.Experiment) -> None:
     """Raise ValueError for a number out of its range, and for settings that exclude one another."""
     limits.check(experiment)
+    _check_signals(experiment)
     lengths = experiment.diffusion.power_ema
     if len(set(lengths)) < len(lengths):
         raise ValueError(f"--diffusion.power-ema is {' '.join(map(str, lengths))}; give each length once")
     if experiment.diffusion.num_steps and experiment.diffusion.parameterization == "eps":
         _check_eps(experiment)
+
+
+def _check_signals(experiment: schema.Experiment) -> None:
+    """Raise ValueError for an option of pictures beside --data.signals."""
+    data, usual = experiment.data, schema.Data()
+    names = [name for name in ("image_size", "crop", "channels", "flip") if getattr(data, name) != getattr(usual, name)]
+    options = [f"--data.{name.replace('_', '-')}" for name in names]
+    options += ["--diffusion.low-res"] if experiment.diffusion.low_res else []
+    if data.signals and options:
+        raise ValueError(f"{options[0]} is for pictures; leave it out with --data.signals")
 
 
 def _check_eps(experiment: schema.Experiment) -> None:

@@ -13,6 +13,7 @@ Train every network of an experiment; the same command again resumes from the la
   --diffusion.batch-size N                   examples per step
   --diffusion.optimizer.learning-rate R      of AdamW, after the warm-up
   --diffusion.checkpoint-every N             steps between checkpoints
+  --diffusion.init-from RUN                  start from the weights of another run: fine-tuning
   --diffusion.network.model-channels N       width of the network
   --devices N                                how many (as many as divide the batch)
 """
@@ -32,7 +33,7 @@ from guided_jax import data, parallel
 from guided_jax.app import best_checkpoint, cli, experiments, facts, limits, posthoc, signals
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
-from guided_jax.app.train import checks, curves, folder, grids, job, networks, sample_metrics
+from guided_jax.app.train import checks, curves, folder, grids, init_from, job, networks, sample_metrics
 from guided_jax.training import loop
 
 
@@ -66,7 +67,7 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
     Raises ValueError for settings or data that cannot be trained with, and when another process writes to the folder.
     """
     checks.check(experiment)
-    experiment = runs.adopt(experiment)
+    experiment = init_from.located(runs.adopt(experiment))
     sources = functools.cache(lambda held_out: experiment.data.make(held_out))
     known = facts.of_source(sources(False), data.class_frequencies(sources(False)))
     run, parts = runs.assemble(experiment, known), networks.trained_parts(experiment)
@@ -74,9 +75,10 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
     for part in parts:
         names = measured.names if measured and part == "diffusion" else ()
         best_checkpoint.check(part, getattr(experiment, part), names)
+    starts = [init_from.check(run, part, out) for part in networks.PARTS]
     with folder.exclusive(out):
         runs.create(out, experiment, known)
-        _announce(experiment, measured)
+        _announce(experiment, measured, [facts.describe(known), *starts])
         return all(_fit(run, part, sources, out, stop, measured) for part in parts)
 
 
@@ -104,10 +106,12 @@ def _fit(
     return int(state.step) >= settings.num_steps
 
 
-def _announce(experiment: schema.Experiment, measured: sample_metrics.SampleMetrics | None) -> None:
-    """Print what is measured of samples, and a note where the best checkpoint is chosen among few."""
-    notes = [best_checkpoint.note(part, getattr(experiment, part)) for part in networks.PARTS]
-    for line in [measured.description if measured else None, *notes]:
+def _announce(
+    experiment: schema.Experiment, measured: sample_metrics.SampleMetrics | None, others: Sequence[str | None]
+) -> None:
+    """Print what is measured of samples, a note where the best checkpoint is chosen among few, and other sentences."""
+    notes = [best_checkpoint.note(part, getattr(experiment, part)) for part in networks.trained_parts(experiment)]
+    for line in [measured.description if measured else None, *notes, *others]:
         if line and parallel.primary():
             print(line, flush=True)
 

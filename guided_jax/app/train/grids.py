@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guided_jax import sampler
-from guided_jax.app import facts
+from guided_jax import parallel, sampler
+from guided_jax.app import preview
 from guided_jax.app import run as runs
 from guided_jax.app.sample import draw
 from guided_jax.app.sample.request import Method
@@ -48,12 +48,9 @@ def make_hooks(run: runs.Run, out: Path) -> list[tuple[int, loop.Hook]]:
     def save_grid(done: int, state: Any) -> None:
         indices = np.arange(ROWS * classes)
         keys = sampler.keys(jax.random.key(run.experiment.seed), indices)
-        # Replicated parameters from the host, or every device would draw the same; divided ones stay where they are.
-        params = {"diffusion": state.ema if run.experiment.shard_parameters else jax.device_get(state.ema)}
-        samples = draw_grid(params, keys, jnp.asarray(indices % classes), 2.0)
+        samples = draw_grid({"diffusion": parallel.first_copy(state.ema)}, keys, jnp.asarray(indices % classes), 2.0)
         warn_non_finite(done, len(images.non_finite(samples)), len(samples))
-        pictures = images.to_uint8(samples, allow_non_finite=True)
         path = out / "diffusion" / f"samples-{done:06d}.png"
-        images.save_png(path, images.grid(pictures, columns=classes, scale=facts.zoom(run.facts)))
+        preview.save_grid(path, preview.stored(samples, run.facts), run.facts, columns=classes)
 
     return [(settings.sample_every, save_grid)]

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from guided_jax import data, sampler, training
+from guided_jax import data, parallel, sampler, training
 
 Loss = Callable[[Any, Any, Any], tuple[Any, dict[str, Any]]]  # (params, keys, batch) -> (mean loss, metrics)
 
@@ -14,7 +14,8 @@ Loss = Callable[[Any, Any, Any], tuple[Any, dict[str, Any]]]  # (params, keys, b
 def make_evaluation(
     loss: Loss, source: data.Source, examples: int, batch_size: int, seed: int
 ) -> Callable[[Any], dict[str, float]]:
-    """Return the function state -> {"held_out_loss": ..., ...} of its averaged parameters.
+    """Return the function state -> {"held_out_loss": ..., ...} of its averaged parameters, computed on one device
+    unless they are divided over several.
 
     Example i always gets the same noise, so the metrics change with the parameters only. examples: how many of the source
     at most. seed: of the noise.
@@ -31,7 +32,8 @@ def make_evaluation(
         return jax.device_get({"loss": value, **metrics})
 
     def evaluate(state: Any) -> dict[str, float]:
-        values = [evaluate_chunk(state.ema, rows[:size]) for rows in chunks]
+        params = parallel.first_copy(state.ema)
+        values = [evaluate_chunk(params, rows[:size]) for rows in chunks]
         means = jax.tree.map(lambda *leaves: float(np.mean(leaves)), *values)
         return {f"held_out_{name}": value for name, value in training.numbers(means).items()}
 

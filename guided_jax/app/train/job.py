@@ -13,21 +13,24 @@ from guided_jax.app import settings as schema
 from guided_jax.app.train import held_out, objective
 from guided_jax.training import loop
 
+Init = Callable[[], training.TrainState]
+
 
 class Task(NamedTuple):
     """What a network is trained on, whichever it is.
 
     label: the name of the network. loss: (params, keys, batch) -> (mean loss, metrics). plain_loss: the loss on held-out
-    data, without augmentation, dropout and weighting. init: () -> the state before the first step. source, test: the data
-    to train with, and the held-out data or None. seed: of the order of the data and of the held-out noise. flip: mirror
-    half of the images. devices: how many, None for as many as divide the batch. shard_parameters: divide the state over
-    the devices. config, may_change: as in `loop.Job`.
+    data, without augmentation, dropout and weighting. init: (weights to start from, if any) -> the state before the first
+    step. source, test: the data to train with, and the held-out data or None. seed: of the order of the data and of the
+    held-out noise. flip: mirror half of the images. devices: how many, None for as many as divide the batch.
+    shard_parameters: divide the state over the devices. config, may_change: as in `loop.Job`. given: sharding -> the
+    weights to start from, None for random ones.
     """
 
     label: str
     loss: held_out.Loss
     plain_loss: held_out.Loss
-    init: Callable[[], training.TrainState]
+    init: Callable[..., training.TrainState]
     source: data.Source
     test: data.Source | None
     seed: int
@@ -36,6 +39,7 @@ class Task(NamedTuple):
     shard_parameters: bool = False
     config: Mapping[str, Any] | None = None
     may_change: tuple[str, ...] = ()
+    given: Callable[[Any], Any] | None = None
 
 
 def prepare(task: Task, settings: schema.Training, directory: Path) -> loop.Job:
@@ -43,10 +47,11 @@ def prepare(task: Task, settings: schema.Training, directory: Path) -> loop.Job:
 
     Raises ValueError when the batch does not divide over the devices.
     """
-    step, init = _compile(task, settings)
+    devices = parallel.choose_devices(settings.batch_size, task.devices)
+    init, start = _initial(task, devices)
     batches = data.loader(task.source, settings.batch_size, task.seed, flip=task.flip, share=parallel.share())
     return loop.Job(
-        step,
+        _compile(task, settings, devices),
         init,
         batches,
         settings.num_steps,
@@ -61,12 +66,12 @@ def prepare(task: Task, settings: schema.Training, directory: Path) -> loop.Job:
         evaluations=_evaluations(task, settings),
         steps_per_dispatch=settings.steps_per_dispatch,
         label=task.label,
+        start=start,
     )
 
 
-def _compile(task: Task, settings: schema.Training) -> tuple[Callable[..., Any], Callable[[], training.TrainState]]:
-    """Return the compiled step, and a function that returns the initial state on its devices."""
-    devices = parallel.choose_devices(settings.batch_size, task.devices)
+def _compile(task: Task, settings: schema.Training, devices: list[jax.Device]) -> Callable[..., Any]:
+    """Return the compiled step."""
     step: Callable[..., Any] = functools.partial(
         training.train_step,
         loss=task.loss,
@@ -76,9 +81,20 @@ def _compile(task: Task, settings: schema.Training) -> tuple[Callable[..., Any],
         learning_rate=settings.optimizer.schedule(settings.num_steps),
     )
     step = objective.with_indices(step, settings)
-    if task.shard_parameters:
-        return parallel.fully_sharded(step, devices), functools.partial(parallel.init_sharded, task.init, devices)
-    return parallel.data_parallel(step, devices), lambda: parallel.place(task.init(), devices)
+    return (parallel.fully_sharded if task.shard_parameters else parallel.data_parallel)(step, devices)
+
+
+def _initial(task: Task, devices: list[jax.Device]) -> tuple[Init, Init | None]:
+    """Return (init, start) of `loop.Job`: the initial state on its devices, with random and with the given weights."""
+    sharding = parallel.leaf_sharding(devices) if task.shard_parameters else None
+
+    def place(*given: Any) -> training.TrainState:
+        if task.shard_parameters:
+            return parallel.init_sharded(task.init, devices, *given)
+        return parallel.place(task.init(*given), devices)
+
+    load = task.given
+    return place, None if load is None else lambda: place(load(sharding))
 
 
 def _evaluations(task: Task, settings: schema.Training) -> list[tuple[int, loop.Evaluation]]:

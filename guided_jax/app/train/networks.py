@@ -1,7 +1,8 @@
 """The two networks of a run as training tasks: "diffusion" and "classifier"."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 
@@ -9,9 +10,9 @@ from guided_jax import data, training
 from guided_jax.app import pixel_model
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
-from guided_jax.app.train import job, objective
+from guided_jax.app.train import init_from, job, objective
 
-PARTS = ("diffusion", "classifier")
+PARTS = runs.PARTS
 Sources = Callable[[bool], data.Source]  # held_out -> the data to train with, or the held-out data
 
 
@@ -36,11 +37,18 @@ def make_task(run: runs.Run, part: str, sources: Sources) -> job.Task:
         experiment.shard_parameters,
         schema.to_dict(experiment),
         schema.MAY_CHANGE,
+        functools.partial(init_from.load, run, part) if settings.init_from else None,
     )
 
 
-def init_state(run: runs.Run, part: str) -> training.TrainState:
-    """Return the state of a network before its first step, a function of the run's seed alone."""
+def init_state(run: runs.Run, part: str, given: Mapping[str, Any] | None = None) -> training.TrainState:
+    """Return the state of a network before its first step, a function of the run's seed and the given weights.
+
+    given: by name, as `init_from.load` returns them; those that are not there are random.
+    """
     key = jax.random.fold_in(jax.random.key(run.experiment.seed), PARTS.index(part))
-    init = functools.partial(pixel_model.init, run.experiment, run.facts, run.networks, part)
-    return job.init_state(key, init, getattr(run.experiment, part).make_optimizer())
+
+    def init_params(key: jax.Array) -> Any:
+        return init_from.merge(pixel_model.init(run.experiment, run.facts, run.networks, part, key), given or {})
+
+    return job.init_state(key, init_params, getattr(run.experiment, part).make_optimizer())

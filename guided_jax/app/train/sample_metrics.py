@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guided_jax import data, metrics, parallel
-from guided_jax.app import best_checkpoint
+from guided_jax.app import best_checkpoint, facts
 from guided_jax.app import run as runs
 from guided_jax.app.sample import draw
 from guided_jax.app.train import grids
@@ -50,6 +50,7 @@ def make(run: runs.Run, held_out: Callable[[], data.Source]) -> SampleMetrics | 
 
 def _check(run: runs.Run, held_out: int) -> None:
     settings = run.experiment.diffusion
+    facts.check_pictures(run.facts, "--diffusion.measure-every")
     if min(settings.measure_samples, held_out) < MIN_PICTURES:
         raise ValueError(
             f"{settings.measure_samples} samples and {held_out} held-out pictures are too few to be measured; give "
@@ -143,7 +144,7 @@ def _make_sampler(run: runs.Run, devices: list[jax.Device]) -> Callable[[Any], d
     chunk = parallel.chunk_size(len(labels), settings.batch_size, devices)
 
     def sample(ema: Any) -> draw.Drawn:
-        params = {"diffusion": ema if sharded else parallel.place(jax.device_get(ema), devices)}
+        params = {"diffusion": ema if sharded else parallel.place(parallel.first_copy(ema), devices)}
         rows = lambda i: draw_rows(params, i, labels[i], scales[i], experiment.seed)  # noqa: E731
         chunks = list(parallel.map_in_chunks(rows, len(labels), chunk))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
