@@ -104,6 +104,7 @@ SLIPS = (
             "return level.alpha * prediction.eps - level.sigma * prediction.x_0",
             "return level.sigma * prediction.eps - level.alpha * prediction.x_0",
         ),
+        ("return prediction.eps - prediction.x_0", "return prediction.x_0 - prediction.eps"),
     ),
     *slips(
         "denoiser",
@@ -205,7 +206,6 @@ SLIPS = (
         ("ratio(jnp.sum(c * u), jnp.sum(jnp.square(u))) * u", "ratio(jnp.sum(c * u), jnp.sum(jnp.square(c))) * u"),
         ("level.t >= zero_from", "level.t <= zero_from"),
         ("level.t >= zero_from", "level.t > zero_from"),
-        ("return prediction.eps - prediction.x_0", "return prediction.x_0 - prediction.eps"),
         only="zero_star or CFG",
     ),
     *slips(
@@ -421,7 +421,7 @@ SLIPS = (
         ("1 - j * ratio(exact[-1], h)", "1 - ratio(exact[-1], h)"),
         ("(-1) ** n * math.factorial(j)", "math.factorial(j)"),
         ("up - nodes[j] * same", "up + nodes[j] * same"),
-        ("[jnp.clip(known, 1, count) - 1]", "[count - 1 + 0 * known]"),
+        ("[jnp.clip(count, 1, n) - 1]", "[n - 1 + 0 * count]"),
         ("return log_snr_of(level) / 2", "return log_snr_of(level)"),
         ("jnp.asarray(1 / (j + 1))", "jnp.asarray(1 / (j + 2))"),
         ("[value.astype(history.values.dtype)[None], history.values])[:-1]", "[history.values, value[None]])[1:]"),
