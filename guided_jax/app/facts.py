@@ -1,5 +1,6 @@
 """What the data of a run tells: sampling needs it and has no data."""
 
+import reprlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,16 +25,28 @@ def of_source(source: Any, frequencies: np.ndarray) -> Facts:
     return Facts((height, width, channels), int(source.num_classes), shares, len(source), source.class_names)
 
 
-def of_json(saved: dict[str, Any]) -> Facts:
-    """Return the facts that config.json holds."""
-    height, width, channels = saved["image_shape"]
-    return Facts(
-        (height, width, channels),
-        saved["num_classes"],
-        tuple(saved["class_frequencies"]),
-        saved.get("num_examples"),
-        tuple(saved["class_names"]) if saved.get("class_names") else None,
-    )
+def of_json(saved: Any) -> Facts:
+    """Return the facts that config.json holds; KeyError for one that is missing, TypeError for one that cannot be."""
+    if not isinstance(saved, dict):
+        raise TypeError(f"facts is {reprlib.repr(saved)}")
+    shape, classes, shares = (saved[name] for name in Facts._fields[:3])
+    examples, names = (saved.get(name) for name in Facts._fields[3:])
+    right = {
+        "image_shape": _all(int, shape, 3) and min(shape) > 0,
+        "num_classes": type(classes) is int and classes > 0,
+        "class_frequencies": _all((int, float), shares, classes),
+        "num_examples": examples is None or type(examples) is int,
+        "class_names": names is None or _all(str, names, classes),
+    }
+    wrong = next((name for name, is_right in right.items() if not is_right), None)
+    if wrong:
+        raise TypeError(f"{wrong} is {reprlib.repr(saved[wrong])}")
+    return Facts(tuple(shape), classes, tuple(shares), examples, None if names is None else tuple(names))
+
+
+def _all(kind: Any, values: Any, count: int) -> bool:
+    """Return whether this is a list of so many values of a type."""
+    return isinstance(values, list | tuple) and len(values) == count and all(isinstance(each, kind) for each in values)
 
 
 def zoom(facts: Facts) -> int:
