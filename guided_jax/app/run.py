@@ -157,24 +157,23 @@ def create(directory: Path, experiment: settings.Experiment, known: Facts) -> No
     path = writable_directory(directory) / "config.json"
     config = {"experiment": settings.to_dict(experiment), "facts": known._asdict()}
     if path.exists():
-        found = _read(path)
-        saved = settings.to_dict(
-            settings.from_dict(found["experiment"])
-        )  # settings of newer versions at their defaults
-        differing = compare.differences(saved, config["experiment"], settings.MAY_CHANGE)
+        saved, began = _read(path)
+        # Settings that are newer than the run are there at their defaults.
+        differing = compare.differences(settings.to_dict(saved), config["experiment"], settings.MAY_CHANGE)
         if differing:
             raise ValueError(f"{directory} holds another run ({'; '.join(differing)}); give another --out")
-        _check_data(directory, found["facts"], known)
+        _check_data(directory, began, known)
     if parallel.primary():
         with replacing(path) as file:
             file.write(json.dumps(config, indent=2).encode())
 
 
-def _check_data(directory: Path, saved: dict[str, Any], known: Facts) -> None:
+def _check_data(directory: Path, began: Facts, known: Facts) -> None:
     """Raise ValueError when examples came or went since the run began: the position in the data would be another."""
-    unknown = [name for name in Facts._fields if saved.get(name) is None]
-    if compare.differences(saved, known._asdict(), unknown):
-        named = compare.differences(saved, known._asdict(), [*unknown, "class_frequencies", "class_names"])
+    saved, found = began._asdict(), known._asdict()
+    unknown = [name for name, value in saved.items() if value is None]
+    if compare.differences(saved, found, unknown):
+        named = compare.differences(saved, found, [*unknown, "class_frequencies", "class_names"])
         what = "; ".join(named) or "as many examples, of other classes"
         raise ValueError(f"the data is not what {directory} began with ({what}); restore it, or give another --out")
 
@@ -187,8 +186,7 @@ def load(directory: Path, data_dir: Path | None = None) -> Run:
     path = directory / "config.json"
     if not path.is_file():
         raise ValueError(f"{directory} is not a run: it has no config.json; train one with 'guided-jax train digits'")
-    found = _read(path)
-    experiment, known = settings.from_dict(found["experiment"]), facts.of_json(found["facts"])
+    experiment, known = _read(path)
     read = own_data.make_reader(experiment.data, known, directory, data_dir)
     return assemble(experiment, known, directory)._replace(source=read)
 
@@ -241,40 +239,19 @@ def step_of(directory: Path, part: str, which: Which) -> int | None:
     return _step_of(directory, _experiment(directory), part, which)
 
 
-def _step_of(directory: Path, experiment: settings.Experiment, part: str, which: Which) -> int | None:
-    home, own = _home(directory, experiment, part)
-    if which == "last":
-        return checkpoint.latest(_checkpoints(home, part))
-    return checkpoint.best(_checkpoints(home, part), own.keep_best_by, best_checkpoint.highest(own.keep_best_by))
+        _check_data(directory, began, known)
+    if parallel.primary():
+        with replacing(path) as file:
+            file.write(json.dumps(config, indent=2).encode())
 
 
-def _steps(directory: Path | None, experiment: settings.Experiment, which: Which) -> dict[str, int | None]:
-    """Return how far each network was trained; None for one that there is not."""
-    return {part: _step_of(directory, experiment, part, which) for part in PARTS} if directory else {}
-
-
-def _checkpoints(directory: Path, part: str) -> Path:
-    return directory / part / "checkpoints"
-
-
-def _home(directory: Path, experiment: settings.Experiment, part: str) -> tuple[Path, Any]:
-    """Return where that network was trained, and with which settings.
-
-    A diffusion model may have been adopted from another run, which may have adopted it in its turn.
-    """
-    source = experiment.diffusion.from_run
-    if part != "diffusion" or source is None or source == directory.absolute():
-        return directory, getattr(experiment, part)
-    return _home(source, _experiment(source), part)
-
-
-def _experiment(directory: Path) -> settings.Experiment:
-    return settings.from_dict(_read(directory / "config.json")["experiment"])
-
-
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[settings.Experiment, Facts]:
+    """Return what config.json holds; ValueError for a damaged one."""
     try:
-        found = json.loads(path.read_text())
-        return {"experiment": found["experiment"], "facts": found["facts"]}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); restore it, or train again with another --out") from None
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise TypeError("it is not an object")
+        return settings.from_dict(found["experiment"]), facts.of_json(found["facts"])
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} is damaged ({reason}); restore it, or train again with another --out") from None
