@@ -6,7 +6,7 @@ sigma / alpha; between two levels of the table t is fractional. Grids are comput
 noisiest level has alpha = 0, the grid keeps that level, and spaces the other n - 1 if the variable is infinite there.
 
 Sources: [EDM] Karras et al. 2206.00364 eq. 5, [DDIM] Song et al. 2010.02502 appendix D.2, [DPM] Lu et al. 2206.00927
-section 5.
+section 5, [SDEdit] Meng et al. 2108.01073.
 """
 
 import math
@@ -99,6 +99,31 @@ def custom(levels: NoiseLevel, log_snr: Sequence[float] | np.ndarray) -> NoiseLe
     columns = (np.append(clean, column) for clean, column in zip((0, 1, 0), noisy, strict=True))
     with jax.ensure_compile_time_eval():
         return NoiseLevel(*(jnp.asarray(column, jnp.float32) for column in columns))
+
+
+def truncate(levels: NoiseLevel, strength: float) -> NoiseLevel:
+    """Return the levels of the last floor(strength T) of T steps: to start from an image x_0 and not from noise ([SDEdit]).
+
+    The run starts at the last of them, x_t = alpha x_0 + sigma eps (`forward.diffuse`).
+
+    levels: those that a whole run visits, T + 1 of them.
+    strength: the share of the steps that are run, as in diffusers; in (0, 1]. 1 keeps all levels: then x_t is noise, up to
+        alpha_T x_0.
+    Raises ValueError for a strength outside (0, 1], and for one of less than a step.
+
+    >>> levels = gj.grid.truncate(gj.schedule.respace(gj.schedule.cosine(1000), 5), 0.6)
+    >>> [int(t) for t in levels.t]
+    [0, 1, 251, 501]
+    """
+    num_steps = len(levels.t) - 1
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength is {strength}; give a number above 0, up to 1")
+    count = math.floor(strength * num_steps + 1e-6)  # 0.29 * 100 is 28.999999999999996
+    if count < 1:
+        raise ValueError(
+            f"strength is {strength}, less than one of {num_steps} steps; give a higher one, or more steps"
+        )
+    return NoiseLevel(*(jnp.asarray(column)[: count + 1] for column in levels))
 
 
 def _spread(levels: NoiseLevel, num_steps: int, sigma_max: float, variable, inverse) -> NoiseLevel:

@@ -28,7 +28,8 @@ def sample(
 ) -> Any:
     """x_T -> x_0, one example, by one step from each level to the one below; (x_0, observations) when `observe` is given.
 
-    key: a JAX key, of this example; each step folds in its position.
+    key: a JAX key, of this example; each step folds in its position. With keys of `keys`, of JAX's default implementation,
+        an example does not depend on those beside it.
     denoise: (x_t, level) -> Prediction, guided or not.
     step: of `reverse`.
     x_T: (*shape), noise at the last level: levels.sigma[-1] * normal.

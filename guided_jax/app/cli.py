@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from guided_jax.app import compilation_cache, errors
+from guided_jax.app import ambient, compilation_cache, errors
 
 T = TypeVar("T")
 Main = Callable[[Sequence[str]], None]
@@ -71,6 +71,7 @@ def dispatch(name: str, args: Sequence[str]) -> None:
         raise ValueError(f"there is no command {name!r}; there is {', '.join(COMMANDS)}")
     cache, rest = compilation_cache.take_option(args)
     compilation_cache.enable(cache)
+    ambient.ignore()
     importlib.import_module(f"guided_jax.app.{COMMANDS[name][0]}").main(rest)
 
 

@@ -62,6 +62,7 @@ RANGES: dict[str, Range] = {
         "scales": Range(nonempty=True),
         "also_scale": ANY,
         "eta": SHARE,
+        "strength": Range(0, 1, above=True),
         "rescale_mix": SHARE,
         "momentum": Range(-1, 1),
     },

@@ -12,7 +12,7 @@ class ReverseStep(NamedTuple):
     init: (x_T) -> memory, a pytree of arrays of fixed shapes and types; () for a method without memory.
     step: (key, denoise, x_t, memory, now, then) -> (x_s, memory); `now` is the level of x_t, `then` that of x_s. A
         method may call the denoiser once or several times, and keep its predictions in the memory. The key is for this
-        step alone.
+        step alone: under vmap its noise depends on the batch for JAX's "rbg" keys, and not for the default ones.
     """
 
     init: Callable[[Array], Any]

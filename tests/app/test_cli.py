@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from guided_jax import extras
-from guided_jax.app import cli, compilation_cache, errors
+from guided_jax.app import ambient, cli, compilation_cache, errors
 from tests.scripts import ROOT, alone
 
 JAX_VARIABLES = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
@@ -147,6 +147,67 @@ def test_the_second_process_loads_what_the_first_compiled(tmp_path):
     settings = {"GUIDED_JAX_CACHE": str(tmp_path / "compiled"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     assert command(["-c", COMPILE], **settings).stdout.split() == ["0"]
     assert int(command(["-c", COMPILE], **settings).stdout) >= 1
+
+
+DRAW = """
+import sys, types
+from guided_jax.app import cli
+
+def draw(args):
+    import jax, jax.numpy as jnp
+    key = jax.random.key(3)
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(2))
+    print(jax.vmap(jax.random.normal)(keys).tolist(), jax.random.categorical(key, jnp.zeros(9)), jnp.arange(3.0).dtype)
+
+sys.modules["guided_jax.app.drawing"] = types.SimpleNamespace(main=draw)
+cli.COMMANDS["draw"] = ("drawing", "")
+cli.main(["draw"])
+"""
+
+
+def test_what_the_environment_says_of_jax_changes_no_number():
+    bare = dict.fromkeys(ambient.DEFAULTS, "")
+    plain, other = command(["-c", DRAW], **bare), command(["-c", DRAW], **OTHER_JAX)
+    assert plain.stdout == other.stdout != ""
+    assert plain.stderr == ""
+    ignored = ", ".join(f"{name}={OTHER_JAX[name]}" for name in ambient.DEFAULTS)
+    assert other.stderr == f"note: ignoring {ignored}, so that a seed means the same numbers everywhere\n"
+
+
+OTHER_JAX = {
+    "JAX_DEFAULT_PRNG_IMPL": "rbg",
+    "JAX_THREEFRY_PARTITIONABLE": "0",
+    "JAX_RANDOM_SEED_OFFSET": "7",
+    "JAX_HIGH_DYNAMIC_RANGE_GUMBEL": "on",
+    "JAX_ENABLE_X64": "True",
+    "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+}
+
+
+@pytest.mark.parametrize("name", ambient.DEFAULTS)
+def test_a_setting_that_jax_has_read_already_is_set_back(name, monkeypatch, capsys):
+    import jax
+
+    assert set(OTHER_JAX) == set(ambient.DEFAULTS)
+    before = getattr(jax.config, name.lower())
+    monkeypatch.setenv(name, OTHER_JAX[name])
+    try:
+        changed = OTHER_JAX[name] in ("on", "True") if isinstance(before, bool) else OTHER_JAX[name]
+        jax.config.update(name.lower(), 7 if changed == "7" else changed)
+        ambient.ignore()
+        assert getattr(jax.config, name.lower()) == before
+    finally:
+        jax.config.update(name.lower(), before)
+    assert name not in os.environ
+    assert capsys.readouterr().err.count(name) == 1
+
+
+def test_a_setting_at_its_default_is_not_worth_a_note(monkeypatch, capsys):
+    for name, text in (("JAX_ENABLE_X64", "0"), ("JAX_THREEFRY_PARTITIONABLE", "Yes"), ("JAX_RANDOM_SEED_OFFSET", "0")):
+        monkeypatch.setenv(name, text)
+    monkeypatch.setenv("JAX_DEFAULT_PRNG_IMPL", "threefry2x32")
+    ambient.ignore()
+    assert capsys.readouterr().err == ""
 
 
 def failing(error):

@@ -27,7 +27,8 @@ def files(tmp_path):
 
 
 def look(files, **settings):
-    return inverse.make_measure(Measurement(files, **settings), RUN, 0)
+    measure = inverse.make_measure(Measurement(files, **settings), RUN, 0)
+    return lambda indices: measure(indices).y
 
 
 def test_pictures_of_all_files_are_taken_in_turn(files):
@@ -52,6 +53,26 @@ def test_holes(hole, rows, columns):
     expected = np.ones((4, 6, 1))
     expected[rows, columns] = 0
     np.testing.assert_array_equal(inverse.observed(hole, (4, 6, 1)), expected)
+
+
+def test_masks_are_taken_in_turn_and_white_is_the_hole(files, tmp_path):
+    masks = np.zeros((2, 4, 6, 3), np.uint8)
+    masks[0, :2], masks[0, 2:], masks[1, :, 4:] = 128, 127, 255
+    images.save_npz(tmp_path / "masks.npz", masks)  # of three channels, for grey pictures
+    settings = Measurement(files, mask=(str(tmp_path / "masks.npz"),), noise_std=0.1)
+    seen, known = inverse.make_measure(settings, RUN, 0)(np.arange(4))
+    assert known.shape == (4, 4, 6, 1)
+    np.testing.assert_array_equal(known[..., 0], np.tile(masks[..., 0] < 128, (2, 1, 1)))
+    noise = seen - known * images.from_uint8(RANDOM[np.arange(4) % 3])
+    assert (noise[known == 0] == 0).all()
+    assert 0.05 < noise[known == 1].std() < 0.2
+
+
+def test_a_mask_without_a_hole_is_refused(tmp_path):
+    """Zeros and ones in an npz file, which are all black, too."""
+    images.save_npz(tmp_path / "ones.npz", np.ones((1, 4, 6, 1), np.uint8))
+    with pytest.raises(ValueError, match="--mask has a picture without white, 128 or more"):
+        inverse.read_masks((str(tmp_path / "ones.npz"),), (4, 6, 1))
 
 
 def test_noise_is_of_the_index_and_never_in_the_hole(files):

@@ -148,15 +148,22 @@ def test_the_rest_of_the_list(tiny, tmp_path, capsys, name):
 
 
 def test_what_was_seen_is_kept_and_shown(tiny, tmp_path, capsys):
-    """repaint ends on the known half itself; measured.png lies beside grid.png, picture for picture."""
-    arguments = ["--guidance", "repaint", "--measure", "held-out", "--hole", "left", "--repeats", 2, "--steps", 3]
+    """repaint ends on the known part itself, by two masks in turn; measured.png lies beside grid.png, row for row."""
+    holes = np.zeros((2, 8, 8, 1), np.uint8)
+    holes[0, :, :4], holes[1, 6:] = 255, 255
+    images.save_png(tmp_path / "left.png", holes[0])
+    images.save_npz(tmp_path / "bottom.npz", holes[1:])
+    masks = [tmp_path / "left.png", tmp_path / "bottom.npz"]
+    arguments = ["--guidance", "repaint", "--measure", "held-out", "--mask", *masks, "--repeats", 2, "--steps", 3]
     batch = ["--num-samples", 5, "--batch-size", 4]
     code, _, err = run_script(sample.main, [tiny, *arguments, *batch, "--out", tmp_path], capsys)
     assert code == 0, err
     truth = runs.load(tiny).experiment.data.make(held_out=True).read(np.arange(5))["image"]
     painted, labels = images.load_npz(tmp_path / "samples.npz")
-    assert np.abs(painted[:, :, 4:].astype(int) - truth[:, :, 4:]).max() <= 1  # to_uint8 truncates
-    assert (painted[:, :, :4] != truth[:, :, :4]).any()
+    far = np.abs(painted.astype(int) - truth)
+    for which, hole in ((slice(0, None, 2), holes[0] > 0), (slice(1, None, 2), holes[1] > 0)):
+        assert far[which][:, ~hole].max() <= 1  # to_uint8 truncates
+        assert far[which][:, hole].max() > 1
     assert (labels == -1).all()
     grid, seen = (np.asarray(Image.open(tmp_path / name)) for name in ("grid.png", "measured.png"))
     assert grid.shape == seen.shape
@@ -346,6 +353,25 @@ WRONG_SAMPLING = {
     "cannot read nowhere.npz": ["--guidance", "pigdm", "--measure", "nowhere.npz"],
     "neither an npz file nor a picture": ["--guidance", "pigdm", "--measure", __file__],
     "the run draws (8, 8, 1)": ["--guidance", "pigdm", "--measure", str(ROOT / "docs/images/digits.png")],
+    "--image has pictures of (": ["--image", str(ROOT / "docs/images/digits.png")],
+    "--strength has no effect here; it goes with --image": ["--strength", "0.5"],
+    "--strength is 0.0; give a number above 0, up to 1": ["--image", "held-out", "--strength", "0"],
+    "--strength is 0.1, less than one of 5 steps; give a higher one, or more --steps": [
+        *("--image", "held-out", "--strength", "0.1")
+    ],
+    "--mask has pictures of (342, 758, 1), the run draws (8, 8, 1); give masks of that height and width": [
+        *("--guidance", "dps", *SEEN, "--mask", str(ROOT / "docs/images/digits.png"))
+    ],
+    "--mask stands in the place of --hole": ["--guidance", "dps", *SEEN, "--mask", "a.png", "--hole", "left"],
+    "--mask has no effect here; it goes with --operator mask": [
+        "--guidance",
+        "dps",
+        *SEEN,
+        "--operator",
+        "blur",
+        "--mask",
+        "a",
+    ],
     "--hole is 'middle'": ["--guidance", "dps", *SEEN, "--hole", "middle"],
     "within 8x8": ["--guidance", "dps", *SEEN, "--hole", "0:9,0:4"],
     "does not divide pictures of 8x8": ["--guidance", "dps", *SEEN, "--operator", "super-resolution", "--factor", "3"],

@@ -1,10 +1,12 @@
 """Grids: even in their variable, with the ends of the table, for every kind of schedule."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guided_jax import grid, schedule
+from guided_jax import forward, grid, reverse, sampler, schedule
+from guided_jax.analytic import GaussianMixture
 from tests.oracle import SCHEDULES
 
 TABLES = {
@@ -120,3 +122,53 @@ def test_the_sigmoid_schedule_is_symmetric_and_the_flow_is_straight():
     for call in (lambda: schedule.sigmoid(10, 3.0, -3.0), lambda: schedule.sigmoid(0), lambda: schedule.flow(0)):
         with pytest.raises(ValueError, match=r"\d"):
             call()
+
+
+MEAN, STD = jnp.array([1.0, -0.5]), 0.4
+NORMAL = GaussianMixture((1.0,), MEAN[None], (STD,))
+IMAGE = jnp.array([-0.8, 0.3])
+
+
+def start_from(image, eps, levels, strength):
+    """The level that a run starts at, and (eps) -> x_0 along the flow from there."""
+    part = grid.truncate(levels, strength)
+    level = schedule.at(part, -1)
+
+    def draw(eps):
+        x_t = forward.diffuse(image, eps, level)
+        return sampler.sample(jax.random.key(0), NORMAL.denoiser(), reverse.dpm_solver(2), x_t, part)
+
+    return level, jax.vmap(draw)(eps)
+
+
+@pytest.mark.parametrize("name", ["cosine", "karras", "zero terminal"])
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+def test_the_law_of_normal_data_after_starting_from_an_image(name, strength):
+    """x_0 = m + s (x_t - a m) / sqrt(a^2 s^2 + sigma^2) along the flow, and x_t = a image + sigma eps: a normal law."""
+    levels = grid.uniform(TABLES[name], 200)
+    level, found = start_from(IMAGE, jnp.array([[0.0, 0.0], [1.0, -2.0]]), levels, strength)
+    spread = STD / np.sqrt(level.alpha**2 * STD**2 + level.sigma**2)
+    mean = MEAN + spread * level.alpha * (IMAGE - MEAN)
+    expected = np.stack([mean, mean + spread * level.sigma * np.array([1.0, -2.0])])
+    np.testing.assert_allclose(found, expected, atol=5e-3)
+    np.testing.assert_allclose(level.t, levels.t[round(strength * 200)])
+
+
+def test_strength_1_is_a_start_from_noise_up_to_the_rest_of_alpha():
+    eps = jax.random.normal(jax.random.key(1), (4, 2))
+    for name, atol in (("zero terminal", 0), ("cosine", 1e-4)):
+        levels = grid.uniform(TABLES[name], 20)
+        (_, found), (_, noise) = (start_from(image, eps, levels, 1.0) for image in (IMAGE, jnp.zeros(2)))
+        np.testing.assert_allclose(found, noise, rtol=0, atol=atol)
+
+
+def test_a_strength_is_a_share_of_the_steps():
+    levels = grid.uniform(TABLES["cosine"], 100)
+    for strength, steps in ((0.29, 29), (0.999, 99), (0.01, 1), (1.0, 100)):  # 0.29 * 100 is below 29
+        part = grid.truncate(levels, strength)
+        np.testing.assert_array_equal(part.t, levels.t[: steps + 1])
+    for wrong in (0.0, -0.5, 1.01, float("nan")):
+        with pytest.raises(ValueError, match=f"^strength is {wrong}; give a number above 0, up to 1$"):
+            grid.truncate(levels, wrong)
+    with pytest.raises(ValueError, match="less than one of 100 steps; give a higher one, or more steps"):
+        grid.truncate(levels, 0.009)

@@ -3,7 +3,7 @@
 from guided_jax.app import facts, limits
 from guided_jax.app import run as runs
 from guided_jax.app.sample import guidances, inverse, samplers
-from guided_jax.app.sample.request import Method, Sampling, flatten, option
+from guided_jax.app.sample.request import Measurement, Method, Sampling, flatten, option
 from guided_jax.app.sample.resolve import variance_of
 
 
@@ -44,10 +44,10 @@ def _chosen(method: Method) -> set[str]:
     if guidances.shifts_mean(method):
         chosen.add("--guidance classifier --sampler ddpm")
     if "measurement" in guidances.row_of(method).needs:
-        chosen |= {
-            f"--operator {method.measurement.operator}",
-            *(f"--measure {name}" for name in method.measurement.measure),
-        }
+        chosen |= {f"--operator {method.measurement.operator}"}
+        chosen |= {f"--measure {name}" for name in method.measurement.measure}
+    if method.image:
+        chosen |= {"--image", *(f"--image {name}" for name in method.image)}
     return chosen
 
 
@@ -57,7 +57,8 @@ def _readers() -> dict[str, list[str]]:
         {f"--guidance {name}": row.reads for name, row in guidances.GUIDANCES.items()}
         | {
             "--sweep": ("sweep_seeds", "reference", "judge", "inception", "data_dir"),
-            "--measure held-out": ("data_dir",),
+            **dict.fromkeys(("--measure held-out", "--image held-out"), ("data_dir",)),
+            "--image": ("strength",),
         }
         | guidances.READERS
         | samplers.readers()
@@ -142,6 +143,8 @@ def _check_measurement(method: Method, run: runs.Run) -> None:
         raise ValueError(f"{method.guidance} needs a measurement; name true pictures with --measure held-out or FILE")
     if "repeats" in guidances.row_of(method).reads and method.measurement.operator != "mask":
         raise ValueError(f"repaint fills holes only; use pigdm or dps for --operator {method.measurement.operator}")
+    if method.measurement.mask and method.measurement.hole != Measurement().hole:
+        raise ValueError("--mask stands in the place of --hole; give one of the two")
     if run.model.shape != run.facts.image_shape:
         raise ValueError(f"{method.guidance} measures pixels, and this model works on x of {run.model.shape}")
     inverse.make_operator(method.measurement, run.facts.image_shape)

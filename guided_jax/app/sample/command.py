@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guided_jax import parallel, progress, sampler
+from guided_jax import data, parallel, progress, sampler
 from guided_jax.app import cli, facts, preview
 from guided_jax.app import run as runs
-from guided_jax.app.sample import checks, diagnostics, draw, guidances, inverse, samplers
+from guided_jax.app.sample import checks, diagnostics, draw, guidances, inverse, named_pictures, samplers
 from guided_jax.app.sample.labels import resolve_labels
+from guided_jax.app.sample.parts import Pictures
 from guided_jax.app.sample.request import Label, Sampling, recorded
 from guided_jax.storage import images, streaming
 from guided_jax.storage.files import replacing, writable_directory
@@ -37,6 +38,7 @@ goes on from what is there.
   --sampler NAME          default dpm++
   --steps INT             default: the sampler's own number
   --checkpoint last|best  which weights
+  --image FILE ...        start from pictures; --strength 0.6: the share of the steps that is run
   --seed INT              with the index of a sample it determines the sample (default 0)
   --out FOLDER            default: a folder inside the run, named after the method
   --diagnose              also write what happened at each step, as curves
@@ -79,8 +81,7 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
     chunk, steps = parallel.chunk_size(count, options.batch_size, devices), trained_steps(options, run)
 
     def write(options: Sampling, reuse: bool = False, label: str = "sampling") -> Path:
-        measure = make_measure(options, run)
-        inputs, out = make_inputs(options, run, measure), destination(options)
+        inputs, out = make_inputs(options, run), destination(options)
         if reuse and is_complete(out, options):
             return out
         begun = {**request(options), "steps": steps}  # other weights do not finish what these began
@@ -90,7 +91,7 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
             return (
                 indices,
                 row.recorded,
-                sample(params, indices, row.labels, row.scales, options.seed, row.y, row.low_res),
+                sample(params, indices, row.labels, row.scales, options.seed, row.pictures),
             )
 
         known = run.facts
@@ -103,7 +104,7 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
                         diagnostics.save(out, drawn.observations, samplers.levels_of(options.method, run.model.levels))
                     streaming.put(stream, int(indices[0]), drawn.images, labels)
                     bar.update(len(indices))
-            save(stream, out, run, measure, request(options))
+            save(stream, out, run, inputs, request(options))
         return out
 
     return write
@@ -126,13 +127,16 @@ class Inputs(NamedTuple):
     labels: np.ndarray
     recorded: np.ndarray
     scales: np.ndarray
-    y: np.ndarray | None
-    low_res: np.ndarray | None
+    pictures: Pictures
 
 
-def make_inputs(options: Sampling, run: runs.Run, measure: inverse.Rows | None) -> Callable[[np.ndarray], Inputs]:
-    """Return indices -> `Inputs`."""
+def make_inputs(options: Sampling, run: runs.Run) -> Callable[[np.ndarray], Inputs]:
+    """Return indices -> `Inputs`; ValueError for pictures that the run does not take."""
+    method = options.method
     base = None if options.base_samples is None else load_base(options.base_samples, run)
+    measured = "measurement" in guidances.row_of(method).needs
+    measure = inverse.make_measure(method.measurement, run, options.seed) if measured else None
+    image = named_pictures.read(method.image, run, "--image") if method.image else None
 
     def inputs(indices: np.ndarray) -> Inputs:
         labels, low_res = labels_of(indices, options.labels, run.facts, options.seed), None
@@ -141,16 +145,12 @@ def make_inputs(options: Sampling, run: runs.Run, measure: inverse.Rows | None) 
             low_res = images.from_uint8(base[0][rows])
             labels = labels if options.labels or base[1] is None else base[1][rows]
         scales = np.asarray(options.scale)[indices // len(options.labels or (0,)) % len(options.scale)]
-        y = None if measure is None else measure(indices)
-        return Inputs(labels, recorded_labels(options, run, labels), scales, y, low_res)
+        start = None if image is None else data.scale(image(indices))
+        y, observed = (None, None) if measure is None else measure(indices)
+        pictures = Pictures(start, y, observed, low_res)
+        return Inputs(labels, recorded_labels(options, run, labels), scales, pictures)
 
     return inputs
-
-
-def make_measure(options: Sampling, run: runs.Run) -> inverse.Rows | None:
-    """Return indices -> their measurements, None for a guidance that needs none."""
-    needed = "measurement" in guidances.row_of(options.method).needs
-    return inverse.make_measure(options.method.measurement, run, options.seed) if needed else None
 
 
 def labels_of(indices: np.ndarray, labels: Sequence[Label] | None, known: facts.Facts, seed: int) -> np.ndarray:
@@ -213,7 +213,7 @@ def destination(options: Sampling) -> Path:
     same = is_recorded(out, options)
     if (out / "samples.npz").exists() and not same and not options.overwrite:
         raise ValueError(f"{out} holds other samples; give another --out, or --overwrite")
-    for stale in () if same else ("measured.png", "diagnostics.npz", "diagnostics.png"):
+    for stale in () if same else ("measured.png", "start.png", "diagnostics.npz", "diagnostics.png"):
         (out / stale).unlink(missing_ok=True)
     return out
 
@@ -231,14 +231,19 @@ def is_complete(out: Path, options: Sampling) -> bool:
 
 
 def save(
-    stream: streaming.Stream, out: Path, run: runs.Run, measure: inverse.Rows | None, request: dict[str, Any]
+    stream: streaming.Stream,
+    out: Path,
+    run: runs.Run,
+    inputs: Callable[[np.ndarray], Inputs],
+    request: dict[str, Any],
 ) -> None:
-    """Write a grid of the first hundred, their measurements if any, the request, and last the samples."""
+    """Write a grid of the first hundred, of what they were drawn with, the request, and last the samples."""
     first = np.array(stream.images[:100])
     preview.save_grid(out / "grid.png", first, run.facts, columns=10)
-    if measure is not None:
-        observed = inverse.picture(measure(np.arange(len(first))), run.facts)
-        preview.save_grid(out / "measured.png", observed, run.facts, columns=10)
+    given = inputs(np.arange(len(first))).pictures
+    for name, shown in {"measured.png": given.y, "start.png": given.image}.items():
+        if shown is not None:
+            preview.save_grid(out / name, inverse.picture(shown, run.facts), run.facts, columns=10)
     with replacing(out / "samples.json") as file:
         file.write(json.dumps(request, indent=2).encode())
     streaming.finish(stream, out / "samples.npz")

@@ -7,39 +7,49 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from guided_jax import guidance, parallel, reverse, sampler, schedule
+from guided_jax import forward, guidance, operators, parallel, reverse, sampler, schedule
 from guided_jax.app import preview
 from guided_jax.app import run as runs
 from guided_jax.app.sample import diagnostics, guidances, inverse
-from guided_jax.app.sample.parts import Parts
+from guided_jax.app.sample.parts import Parts, Pictures
 from guided_jax.app.sample.request import Method
 from guided_jax.app.sample.resolve import Recipe, resolve
 
-Draw = Callable[..., Any]  # (params, key, label, scale, y=None, low_res=None) -> image
+Draw = Callable[..., Any]  # (params, key, label, scale, pictures=NONE) -> image
+NONE = Pictures()
 
 
 def make_draw(run: runs.Run, request: Method, labelled: bool, diagnose: bool = False) -> Draw:
-    """Return (params, key, label, scale, y, low_res) -> one image (H, W, C), a picture in [-1, 1].
+    """Return (params, key, label, scale, pictures) -> one image (H, W, C), a picture in [-1, 1].
 
-    params: by name, "diffusion" and perhaps "classifier" and "bad". y: the measurement of this example, for a guidance by
-    one. low_res: the picture that an upsampler starts from. labelled: whether the label counts for a guidance that needs
-    none. With `diagnose` the function returns (image, observations).
+    params: by name, "diffusion" and perhaps "classifier" and "bad". labelled: whether the label counts for a guidance that
+    needs none. With `diagnose` the function returns (image, observations).
     """
     recipe, common = resolve(request, run), _common(run, request, labelled)
 
-    def draw(params: Any, key: Any, label: Any, scale: Any, y: Any = None, low_res: Any = None) -> Any:
+    def draw(params: Any, key: Any, label: Any, scale: Any, pictures: Pictures = NONE) -> Any:
         key_noise, key_run, key_method = jax.random.split(key, 3)
         parts = common._replace(params=prepare(run, common.bad, params), label=label, scale=scale, key=key_method)
-        parts = parts._replace(y=y, low_res=low_res, clips_inside=recipe.clips_inside)
+        parts = parts._replace(y=pictures.y, low_res=pictures.low_res, clips_inside=recipe.clips_inside)
+        if pictures.observed is not None:
+            parts = parts._replace(operator=operators.mask(pictures.observed))
         denoise, step = _guided(recipe, parts)
         observe = _observer(recipe, parts, request) if diagnose else None
-        x_T = schedule.at(recipe.levels, -1).sigma * jax.random.normal(key_noise, run.model.shape)
+        x_T = start(run, params["diffusion"], key_noise, schedule.at(recipe.levels, -1), pictures.image)
         drawn = sampler.sample(key_run, denoise, step, x_T, recipe.levels, observe)
         x_0, *observations = drawn if diagnose else (drawn,)
         image = run.model.decode(params["diffusion"], x_0)
         return (image, *observations) if diagnose else image
 
     return draw
+
+
+def start(run: runs.Run, params: Any, key: Any, level: schedule.NoiseLevel, image: Any = None) -> Any:
+    """Return x_T = sigma eps of the level, or x_t = alpha x_0 + sigma eps where x_0 is an image that the run encodes."""
+    eps = jax.random.normal(key, run.model.shape)
+    if image is None:
+        return level.sigma * eps
+    return forward.diffuse(run.model.encode(params, jax.random.fold_in(key, 1), image), eps, level)
 
 
 def _common(run: runs.Run, request: Method, labelled: bool) -> Parts:
@@ -95,20 +105,18 @@ def make_sampler(
     diagnose: bool = False,
     sharded: bool = False,
 ) -> Callable[..., Drawn]:
-    """Return (params, indices, labels, scales, seed, y=None, low_res=None) -> `Drawn`, compiled once for a chunk.
+    """Return (params, indices, labels, scales, seed, pictures=NONE) -> `Drawn`, compiled once for a chunk.
 
     The params have to be on the devices, as `place` puts them. sharded: every device has a part of the params, as
     `parallel.leaf_sharding` says.
     """
     draw = make_draw(run, request, labelled, diagnose)
     mapped = parallel.sharded_map if sharded else parallel.parallel_map
-    compiled = mapped(draw, devices, in_axes=(None, 0, 0, 0, 0, 0))
+    compiled = mapped(draw, devices, in_axes=(None, 0, 0, 0, 0))
 
-    def call(
-        params: Any, indices: Any, labels: Any, scales: Any, seed: int, y: Any = None, low_res: Any = None
-    ) -> Drawn:
+    def call(params: Any, indices: Any, labels: Any, scales: Any, seed: int, pictures: Pictures = NONE) -> Drawn:
         keys = _keys(np.uint32(seed), indices)  # one program, and not one for each of its operations
-        found = compiled(params, keys, labels.astype(np.int32), scales.astype(np.float32), y, low_res)
+        found = compiled(params, keys, labels.astype(np.int32), scales.astype(np.float32), pictures)
         x, observations = found if diagnose else (found, None)
         finite = np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
         return Drawn(preview.stored(x, run.facts, finite), finite, observations)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +13,20 @@ from guided_jax import data, operators, sampler
 from guided_jax.app import preview
 from guided_jax.app import run as runs
 from guided_jax.app.facts import Facts
-from guided_jax.app.sample.request import HELD_OUT, Measurement
-from guided_jax.data import arrays, pictures
-from guided_jax.storage import images
+from guided_jax.app.sample import named_pictures
+from guided_jax.app.sample.named_pictures import Rows
+from guided_jax.app.sample.request import Measurement
+from guided_jax.data import pictures
 
 Shape = tuple[int, int, int]
-Rows = Callable[[np.ndarray], np.ndarray]  # indices of samples -> a row for each
+WHITE = 128  # of a mask, and above
+
+
+class Measured(NamedTuple):
+    """Measurements, and where they are observed: 1 and 0 in the hole, (n, H, W, 1), or None if all share an operator."""
+
+    y: np.ndarray
+    observed: np.ndarray | None = None
 
 
 def observed(hole: str, shape: Shape) -> jax.Array:
@@ -52,52 +61,43 @@ def make_operator(settings: Measurement, shape: Shape) -> operators.Operator:
     return operators.average_pool(settings.factor)
 
 
-def make_measure(settings: Measurement, run: runs.Run, seed: int) -> Rows:
-    """Return indices -> y = A x_0 + noise of their true pictures; the noise depends on the seed and the index alone."""
+def make_measure(settings: Measurement, run: runs.Run, seed: int) -> Callable[[np.ndarray], Measured]:
+    """Return indices -> `Measured` of their true pictures; the noise depends on the seed and the index alone."""
     shape = run.facts.image_shape
-    operator = make_operator(settings, shape)
-    mask = observed(settings.hole, shape) if settings.operator == "mask" else 1.0
-    truth = _true_pictures(settings.measure, run)
+    common = make_operator(settings, shape)
+    known = observed(settings.hole, shape) if settings.operator == "mask" else 1.0
+    masks = read_masks(settings.mask, shape) if settings.mask else None
+    truth = named_pictures.read(settings.measure, run, "--measure")
 
     @jax.jit
     @jax.vmap
-    def measure(key: jax.Array, x_0: jax.Array) -> jax.Array:
+    def measure(key: jax.Array, x_0: jax.Array, mask: jax.Array | None) -> jax.Array:
+        operator, seen = (common, known) if mask is None else (operators.mask(mask), mask)
         y = operator.forward(x_0)
-        return y + settings.noise_std * mask * jax.random.normal(key, y.shape)
+        return y + settings.noise_std * seen * jax.random.normal(key, y.shape)
 
-    def rows(indices: np.ndarray) -> np.ndarray:
+    def rows(indices: np.ndarray) -> Measured:
         keys = sampler.keys(jax.random.fold_in(jax.random.key(seed), 2), indices)
-        return np.asarray(measure(keys, data.scale(truth(indices))))
+        mask = None if masks is None else masks(indices)
+        return Measured(np.asarray(measure(keys, data.scale(truth(indices)), mask)), mask)
 
     return rows
 
 
-def _true_pictures(names: tuple[str, ...], run: runs.Run) -> Rows:
-    """Return indices -> the true pictures, uint8, in turn; ValueError for pictures of another shape than the run draws."""
-    if names == (HELD_OUT,):
-        source = runs.source(run, held_out=True)
-        return lambda indices: source.read(indices % len(source))["image"]
-    found = [picture for name in names for picture in _read(Path(name), run.facts)]
-    wrong = next((picture.shape for picture in found if picture.shape != run.facts.image_shape), None)
+def read_masks(names: tuple[str, ...], shape: Shape) -> Rows:
+    """Return indices -> (n, H, W, 1), 0 where their mask is white, 1 where it is black; ValueError for other masks."""
+    found = [mask for name in names for mask in named_pictures.read_file(Path(name), 1, "--mask")]
+    wrong = next((mask.shape for mask in found if mask.shape[:2] != shape[:2]), None)
     if wrong or not found:
-        raise ValueError(f"--measure has pictures of {wrong or 'none'}, the run draws {run.facts.image_shape}")
-    stacked = np.stack(found)
-    return lambda indices: stacked[indices % len(stacked)]
-
-
-def _read(path: Path, known: Facts) -> list[np.ndarray]:
-    if known.kind != "pictures":
-        found, _ = arrays.read_npz(path, signals=known.kind == "signals")
-        assert found is not None
-        return list(found)
-    if path.suffix == ".npz":
-        return list(images.load_npz(path)[0])
-    try:
-        return [pictures.with_channels(pictures.decode(path.read_bytes(), str(path)), known.image_shape[-1])]
-    except OSError as error:
-        raise OSError(f"cannot read {path}: {error.strerror or error}") from error
-    except pictures.Unreadable:
-        raise ValueError(f"--measure {path} is neither an npz file nor a picture that can be read") from None
+        raise ValueError(
+            f"--mask has pictures of {wrong or 'none'}, the run draws {shape}; give masks of that height and width"
+        )
+    white = np.stack([pictures.with_channels(mask, 1) for mask in found]) >= WHITE
+    if not white.any((1, 2, 3)).all():
+        raise ValueError(
+            f"--mask has a picture without white, {WHITE} or more, and so nothing to paint; white is the hole"
+        )
+    return lambda indices: 1 - white[indices % len(white)].astype(np.float32)
 
 
 def picture(y: np.ndarray, known: Facts) -> np.ndarray:

@@ -13,6 +13,19 @@ from guided_jax.guidance import LogProb
 from guided_jax.operators import Operator
 
 
+class Pictures(NamedTuple):
+    """The pictures that an example is drawn with; each None where the request has none.
+
+    image: a clean one in [-1, 1] to start from, instead of noise. y: a measurement. observed: 1 where y is known, 0 in its
+    hole, where these differ among the examples. low_res: what an upsampler starts from.
+    """
+
+    image: Any = None
+    y: Any = None
+    observed: Any = None
+    low_res: Any = None
+
+
 class Parts(NamedTuple):
     """One example: the networks' parameters by name, the label, the strength, and a key for methods that draw.
 

@@ -28,6 +28,9 @@ class Measurement:
     hole: str = "right"
     """mask: what is hidden: the left, right, top or bottom half, the centre, rows and columns such as 2:6,0:4, or rows
     such as 2:6, which of signals are samples."""
+    mask: tuple[str, ...] = ()
+    """mask: picture files, or npz files of pictures, in the place of --hole, in turn over the samples: white (128 or more)
+    is the hole, which is painted anew, as in diffusers; black is observed."""
     factor: int = 2
     """super-resolution: the pixels a side that are averaged into one."""
     blur_std: float = 1.0
@@ -99,6 +102,10 @@ class Method:
     bad: Path | None = None
     """autoguidance: the run of a smaller or less trained model."""
     measurement: tyro.conf.OmitArgPrefixes[Measurement] = dataclasses.field(default_factory=Measurement)
+    image: tuple[str, ...] = ()
+    """Start from these pictures instead of noise, in turn over the samples: named as --measure names pictures."""
+    strength: float = 0.6
+    """--image: the share of the steps that are run, as in diffusers; the pictures are noised to where these begin."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,13 +168,23 @@ class Sampling:
 NOT_RECORDED = ("out", "overwrite", "devices", "batch_size", "shard_parameters", "allow_non_finite", "data_dir")
 
 
-def recorded(options: Sampling) -> dict[str, Any]:
-    """Return what determines the samples, as JSON holds it.
+# Recorded only where they are not the default: older requests were written when there was no other choice.
+NEWER = ("checkpoint", "image", "strength", "mask")
 
-    The last checkpoint is not named: older requests were written when there was no other.
-    """
-    left_out = {*NOT_RECORDED, *(("checkpoint",) if options.checkpoint == "last" else ())}
-    return {name: value for name, value in to_dict(options).items() if name not in left_out}
+
+def recorded(options: Sampling) -> dict[str, Any]:
+    """Return what determines the samples, as JSON holds it."""
+    found, defaults = to_dict(options), to_dict(Sampling(options.run))
+    return _without_new_defaults({name: value for name, value in found.items() if name not in NOT_RECORDED}, defaults)
+
+
+def _without_new_defaults(found: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings, and those of each section, without the NEWER ones that are at their default."""
+    kept = {name: value for name, value in found.items() if name not in NEWER or value != defaults[name]}
+    return {
+        name: _without_new_defaults(value, defaults[name]) if isinstance(value, dict) else value
+        for name, value in kept.items()
+    }
 
 
 def flatten(settings: Any) -> dict[str, Any]:

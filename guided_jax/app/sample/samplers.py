@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from guided_jax import grid, reverse, schedule
 from guided_jax.app.sample import guidances
 from guided_jax.app.sample.request import Method
+from guided_jax.app.translate import translated
 from guided_jax.schedule import NoiseLevel
 
 
@@ -156,7 +157,17 @@ def grid_name(request: Method) -> str:
 
 
 def levels_of(request: Method, table: NoiseLevel) -> NoiseLevel:
-    """Return the levels that a run visits; ValueError for steps or a grid that do not fit the table.
+    """Return the levels that a run visits, --strength of them where it starts from an image.
+
+    Raises ValueError for steps, a grid or a strength that do not fit the table.
+    """
+    levels = _whole(request, table)
+    with translated({"strength is": "--strength is", "more steps": "more --steps"}):
+        return grid.truncate(levels, request.strength) if request.image else levels
+
+
+def _whole(request: Method, table: NoiseLevel) -> NoiseLevel:
+    """Return the levels of a run that starts from noise.
 
     A table that ends in pure noise is always begun there: x_T is noise, and x of any other level is not.
     """
