@@ -239,10 +239,35 @@ def step_of(directory: Path, part: str, which: Which) -> int | None:
     return _step_of(directory, _experiment(directory), part, which)
 
 
-        _check_data(directory, began, known)
-    if parallel.primary():
-        with replacing(path) as file:
-            file.write(json.dumps(config, indent=2).encode())
+def _step_of(directory: Path, experiment: settings.Experiment, part: str, which: Which) -> int | None:
+    home, own = _home(directory, experiment, part)
+    if which == "last":
+        return checkpoint.latest(_checkpoints(home, part))
+    return checkpoint.best(_checkpoints(home, part), own.keep_best_by, best_checkpoint.highest(own.keep_best_by))
+
+
+def _steps(directory: Path | None, experiment: settings.Experiment, which: Which) -> dict[str, int | None]:
+    """Return how far each network was trained; None for one that there is not."""
+    return {part: _step_of(directory, experiment, part, which) for part in PARTS} if directory else {}
+
+
+def _checkpoints(directory: Path, part: str) -> Path:
+    return directory / part / "checkpoints"
+
+
+def _home(directory: Path, experiment: settings.Experiment, part: str) -> tuple[Path, Any]:
+    """Return where that network was trained, and with which settings.
+
+    A diffusion model may have been adopted from another run, which may have adopted it in its turn.
+    """
+    source = experiment.diffusion.from_run
+    if part != "diffusion" or source is None or source == directory.absolute():
+        return directory, getattr(experiment, part)
+    return _home(source, _experiment(source), part)
+
+
+def _experiment(directory: Path) -> settings.Experiment:
+    return _read(directory / "config.json")[0]
 
 
 def _read(path: Path) -> tuple[settings.Experiment, Facts]:
