@@ -42,10 +42,11 @@ def from_network(
     """Prediction(x_t) = from_<parameterization>(network(x_t, time(level))).
 
     network: (x_t, time) -> output, one example, closing over its (traced) parameters and label.
-    parameterization: what the output is: "eps", "x_0", "v", "score" or "flow".
+    parameterization: what the output is: "eps", "x_0", "v", "score" or "flow". A score is as large as 1 / sigma: let the
+        network compute numbers of size 1, and return them divided by sigma, which time=lambda level: level gives it.
     learned_variance: whether the network returns twice the channels (last axis); the second half v in [-1, 1] becomes
         variance_fraction = (v + 1) / 2 ([iDDPM] eq. 15).
-    time: level -> the network's time; t - 1 by default.
+    time: level -> the network's time, any pytree; t - 1 by default.
     Returns a denoiser.
     Raises ValueError for an unknown parameterization, and for an output that is not one array of the shape of x_t.
 

@@ -105,7 +105,7 @@ def assemble(experiment: settings.Experiment, known: Facts, directory: Path | No
         known,
         functools.partial(params, directory),
         conditional=diffusion.conditional,
-        classifier=pixel_model.make_logits(networks.classifier),
+        classifier=pixel_model.make_logits(experiment, networks.classifier),
         variant=functools.partial(pixel_model.make_network, diffusion, networks.unet),
         low_res=diffusion.low_res,
         self_conditioning=diffusion.self_conditioning,
