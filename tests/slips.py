@@ -116,6 +116,12 @@ SLIPS = (
         ("prediction if x is x_t and at is level else", "prediction if at is level else"),
     ),
     *slips(
+        "denoiser",
+        "tree",
+        ("jnp.split(leaf, 2, axis=-1)[half]", "jnp.split(leaf, 2, axis=-1)[1 - half]"),
+        ("jnp.split(x, ends[:-1])", "jnp.split(x, ends[:-1])[::-1]"),
+    ),
+    *slips(
         "guidance/shift",
         "guidance guidance_algebra guidance_methods",
         ("prediction.eps - level.sigma * gradient", "prediction.eps + level.sigma * gradient"),

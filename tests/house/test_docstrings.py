@@ -38,7 +38,7 @@ EXAMPLES = """
     reverse.ddim reverse.ddpm reverse.classifier_ddpm reverse.dpm_solver reverse.heun reverse.with_state reverse.chain
     reverse.repaint sampler.sample sampler.run sampler.keys sampler.encode analytic.GaussianMixture
     analytic.GaussianMixture.denoiser analytic.GaussianMixture.log_prob likelihood.variational_bound likelihood.log_density
-    losses.denoising losses.corrupt operators.mask model.Model model.denoiser
+    losses.denoising losses.corrupt operators.mask model.Model model.denoiser denoiser.from_tree
 """.split()  # noqa: SIM905
 NAMES = {"gj": gj, "jax": jax, "jnp": jnp}  # what an example may use without importing it
 
