@@ -109,7 +109,7 @@ def assemble(experiment: settings.Experiment, known: Facts, directory: Path | No
         known,
         functools.partial(_load_params, directory, experiment),
         conditional=diffusion.conditional,
-        classifier=pixel_model.make_logits(networks.classifier),
+        classifier=pixel_model.make_logits(experiment, networks.classifier),
         variant=functools.partial(pixel_model.make_network, diffusion, networks.unet),
         bound=known.bound or 1.0,
         low_res=diffusion.low_res,
