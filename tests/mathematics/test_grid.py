@@ -60,6 +60,8 @@ def test_pure_noise_stays_pure_noise(x64):
         assert [float(grid.log_snr(table, n).alpha[-1]) for n in (1, 5)] == [0, 0]
         for log_snr in (-np.inf, jnp.float32(-np.inf)):
             assert float(schedule.interpolate(table, log_snr).alpha) == 0
+        # The square of the float32 root of 1000 is below 1000.
+        assert float(jax.jit(lambda table: grid.quadratic(table, 4))(schedule.flow(1000)).alpha[-1]) == 0
         assert float(schedule.interpolate(table, np.inf).sigma) == 0
 
 
