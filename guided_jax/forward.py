@@ -86,6 +86,7 @@ def kept_share(now: NoiseLevel, then: NoiseLevel) -> Float[Array, ""]:
 def posterior_variance(level: NoiseLevel, data_std: ArrayLike) -> Float[Array, ""]:
     """V = s^2 sigma^2 / (alpha^2 s^2 + sigma^2): Var(x_0 | x_t) for normal data of standard deviation s.
 
+    Not the "posterior variance" of the samplers, which is that of x_s given x_t and x_0: `posterior(...).variance`.
     level: of x_t.
     data_std: s, a number or traced value.
     """

@@ -44,7 +44,8 @@ def quadratic(levels: NoiseLevel, num_steps: int) -> NoiseLevel:
     Returns num_steps + 1 levels.
     """
     xp, (first, last) = _module(levels), _ends(levels, num_steps)
-    return by_time(levels, xp.linspace(xp.sqrt(first), xp.sqrt(last), num_steps)[::-1] ** 2)
+    t = xp.linspace(xp.sqrt(first), xp.sqrt(last), num_steps)[::-1] ** 2
+    return by_time(levels, xp.append(last, t[1:]) if num_steps > 1 else t)  # sqrt(T)^2 is not always T
 
 
 def log_snr(levels: NoiseLevel, num_steps: int, sigma_max: float | Array = math.inf) -> NoiseLevel:

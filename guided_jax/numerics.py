@@ -10,8 +10,8 @@ from jaxtyping import Array, ArrayLike, Float
 def ratio(numerator, denominator, at_zero: float = 0.0) -> Float[Array, "..."]:
     """numerator / denominator, and at_zero where the denominator is 0; finite in its gradient too.
 
-    An array over a scalar is multiplied by the reciprocal. XLA makes that change by itself where a divisor has a single
-    use, and counts the uses at another moment on one device than on several: the last bit of an image would differ.
+    An array over a scalar is multiplied by the reciprocal. XLA makes that rewrite only when the divisor has one use, and
+    whether it has may differ between one device and several, so results would differ in the last bit.
     """
     zero = jnp.asarray(denominator) == 0
     divisor = jnp.where(zero, 1.0, denominator)

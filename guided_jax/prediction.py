@@ -117,6 +117,11 @@ def v(prediction: Prediction, level: NoiseLevel) -> Float[Array, "*shape"]:
     return level.alpha * prediction.eps - level.sigma * prediction.x_0
 
 
+def flow(prediction: Prediction) -> Float[Array, "*shape"]:
+    """u = eps - x_0, (*shape), the velocity of flow matching ([FM]). prediction: of x_t."""
+    return prediction.eps - prediction.x_0
+
+
 def _zero_if_clean(eps: Float[Array, "*shape"], level: NoiseLevel) -> Float[Array, "*shape"]:
     return jnp.where(is_clean(level), 0.0, eps)
 

@@ -129,8 +129,8 @@ def keys(key, indices: Int[ArrayLike, " n"]):
 
     key: a JAX key.
     indices: (n,), ints, of the examples among all, not in their batch: an example then never depends on batch, device
-        or restart. For every key implementation the keys themselves do not; of the numbers drawn from them that holds
-        for "threefry2x32", JAX's default. Under jax.vmap "rbg" and "unsafe_rbg" draw by the batch.
+        or restart. Keys depend on the index alone for every implementation. Numbers drawn from them do so for
+        "threefry2x32", JAX's default; under jax.vmap those of "rbg" and "unsafe_rbg" depend on the batch.
     Returns (n,) keys.
     Raises ValueError for a key that is a number.
 

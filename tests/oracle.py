@@ -32,7 +32,7 @@ def network_of(denoise, parameterization, level):
             "x_0": lambda: exact.x_0,
             "v": lambda: prediction.v(exact, level),
             "score": lambda: prediction.score(exact, level),
-            "flow": lambda: exact.eps - exact.x_0,
+            "flow": lambda: prediction.flow(exact),
         }[parameterization]()
 
     return network

@@ -104,6 +104,7 @@ SLIPS = (
             "return level.alpha * prediction.eps - level.sigma * prediction.x_0",
             "return level.sigma * prediction.eps - level.alpha * prediction.x_0",
         ),
+        ("return prediction.eps - prediction.x_0", "return prediction.x_0 - prediction.eps"),
     ),
     *slips(
         "denoiser",
@@ -115,6 +116,12 @@ SLIPS = (
         ("- jnp.log(jnp.maximum(alpha, tiny))) / 4", "- jnp.log(jnp.maximum(alpha, tiny))) / 2"),
         ("prediction if x is x_t and at is level else", "prediction if x is x_t else"),
         ("prediction if x is x_t and at is level else", "prediction if at is level else"),
+    ),
+    *slips(
+        "denoiser",
+        "tree",
+        ("jnp.split(leaf, 2, axis=-1)[half]", "jnp.split(leaf, 2, axis=-1)[1 - half]"),
+        ("jnp.split(x, ends[:-1])", "jnp.split(x, ends[:-1])[::-1]"),
     ),
     *slips(
         "guidance/shift",
@@ -205,7 +212,6 @@ SLIPS = (
         ("ratio(jnp.sum(c * u), jnp.sum(jnp.square(u))) * u", "ratio(jnp.sum(c * u), jnp.sum(jnp.square(c))) * u"),
         ("level.t >= zero_from", "level.t <= zero_from"),
         ("level.t >= zero_from", "level.t > zero_from"),
-        ("return prediction.eps - prediction.x_0", "return prediction.x_0 - prediction.eps"),
         only="zero_star or CFG",
     ),
     *slips(
@@ -421,7 +427,7 @@ SLIPS = (
         ("1 - j * ratio(exact[-1], h)", "1 - ratio(exact[-1], h)"),
         ("(-1) ** n * math.factorial(j)", "math.factorial(j)"),
         ("up - nodes[j] * same", "up + nodes[j] * same"),
-        ("[jnp.clip(known, 1, count) - 1]", "[count - 1 + 0 * known]"),
+        ("[jnp.clip(count, 1, n) - 1]", "[n - 1 + 0 * count]"),
         ("return log_snr_of(level) / 2", "return log_snr_of(level)"),
         ("jnp.asarray(1 / (j + 1))", "jnp.asarray(1 / (j + 2))"),
         ("[value.astype(history.values.dtype)[None], history.values])[:-1]", "[history.values, value[None]])[1:]"),
@@ -551,6 +557,8 @@ SLIPS = (
         ('"eps": lambda truth, level: truth.eps', '"eps": lambda truth, level: -truth.eps'),
         ("return -of_label", "return of_label"),
         ("jnp.mean(jnp.square(error)", "jnp.sum(jnp.square(error)"),
+        ("truth.eps - truth.x_0", "truth.x_0 - truth.eps"),
+        ("level.sigma * plain if", "plain if"),
         ("jax.random.bernoulli(_streams(key)[3], rate)", "jax.random.bernoulli(_streams(key)[3], 1 - rate)"),
         ("jax.random.bernoulli(_streams(key)[3], rate)", "jax.random.bernoulli(_streams(key)[0], rate)"),
     ),
@@ -581,6 +589,7 @@ SLIPS = (
         ('"eps": lambda level: -log_snr_of(level)', '"eps": lambda level: log_snr_of(level)'),
         ("_positive(level.sigma) / _power(level)", "_positive(level.alpha) / _power(level)"),
         ("_positive(level.sigma) / _power(level)", "_positive(level.sigma)"),
+        ("/ (level.alpha + level.sigma)", "/ (level.alpha - level.sigma)"),
         (
             "jnp.minimum(log_weight(log_snr_of(level)) + LOG_FACTORS[target](level), MOST)",
             "log_weight(log_snr_of(level))",

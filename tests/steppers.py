@@ -54,7 +54,7 @@ STEPPERS = {
     "deis-2": Stepper(lambda table: reverse.deis(2), 2, steps=100),
     "deis-3": Stepper(lambda table: reverse.deis(3), 3, lambda n: n + 1, steps=100),
     "reverse-sde": Stepper(lambda table: reverse.reverse_sde(), None, steps=400, noisy=True),
-    "reverse-sde-0": Stepper(lambda table: reverse.reverse_sde(0.0), 1, steps=600, noisy=True, tilted=False),
+    "reverse-sde-0": Stepper(lambda table: reverse.reverse_sde(0.0), 1, steps=600, tilted=False),
     "annealed-langevin": Stepper(
         lambda table: reverse.annealed_langevin(0.2, 8), None, lambda n: 8 * n + 1, steps=100, noisy=True, tilted=False
     ),

@@ -5,7 +5,6 @@ schedule alpha is 5e-5, and x_0 computed from eps would have a rounding error of
 is not linear (`rescale`, `projected`, `zero_star`, the thresholds) names the view that it is defined on.
 """
 
-from guided_jax import operators
 from guided_jax.guidance import observe
 from guided_jax.guidance.call_once import batched, call_once
 from guided_jax.guidance.cfg_plus_plus import cfg_plus_plus
@@ -53,7 +52,6 @@ __all__ = [
     "linear_ramp",
     "observe",
     "off_the_shelf",
-    "operators",
     "pigdm",
     "projected",
     "push",

@@ -5,7 +5,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.denoiser import Denoiser
 from guided_jax.numerics import ratio
-from guided_jax.prediction import Prediction, from_flow
+from guided_jax.prediction import Prediction, flow, from_flow
 from guided_jax.schedule import NoiseLevel
 from guided_jax.strength import Scale, strength
 
@@ -23,13 +23,9 @@ def zero_star(conditional: Denoiser, unconditional: Denoiser, scale: Scale, zero
 
     def guided(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
         first = conditional(x_t, level)
-        c, u = _velocity(first), _velocity(unconditional(x_t, level))
+        c, u = flow(first), flow(unconditional(x_t, level))
         fitted = ratio(jnp.sum(c * u), jnp.sum(jnp.square(u))) * u
         velocity = jnp.where(level.t >= zero_from, 0.0, fitted + strength(scale, level) * (c - fitted))
         return from_flow(velocity, x_t, level)._replace(variance_fraction=first.variance_fraction)
 
     return guided
-
-
-def _velocity(prediction: Prediction) -> Array:
-    return prediction.eps - prediction.x_0

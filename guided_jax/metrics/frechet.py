@@ -49,12 +49,17 @@ def merge(one: Moments, other: Moments) -> Moments:
     return Moments(size, mean, one.scatter + other.scatter + between)
 
 
+def add(total: Moments | None, features: Num[np.ndarray, "n d"]) -> Moments:
+    """Return the moments with those of further points (n, d). total: None for none so far."""
+    found = Moments.of(features)
+    return found if total is None else merge(total, found)
+
+
 def accumulate(chunks: Iterable[Num[np.ndarray, "_ d"]]) -> Moments:
     """Return the moments of all chunks (_, d), in the memory of one. ValueError when there is none."""
     total = None
     for chunk in chunks:
-        part = Moments.of(chunk)
-        total = part if total is None else merge(total, part)
+        total = add(total, chunk)
     if total is None:
         raise ValueError("there are no features to accumulate")
     return total

@@ -29,19 +29,14 @@ def summarize(chunks: Iterable[Features], labels: Int[np.ndarray, " n"] | None =
     pool, logits, moments, spatial = [], [], None, None
     for chunk in chunks:
         pool.append(chunk.pool)
-        moments = _more(moments, chunk.pool)
+        moments = frechet.add(moments, chunk.pool)
         if chunk.spatial is not None:
-            spatial = _more(spatial, chunk.spatial)
+            spatial = frechet.add(spatial, chunk.spatial)
         if chunk.logits is not None:
             logits.append(chunk.logits)
     if moments is None:
         raise ValueError("there are no pictures to measure")
     return Summary(np.concatenate(pool), moments, spatial, np.concatenate(logits) if logits else None, labels)
-
-
-def _more(moments, features):
-    found = Moments.of(features)
-    return found if moments is None else frechet.merge(moments, found)
 
 
 class MeanStd(NamedTuple):

@@ -13,11 +13,9 @@ from guided_jax.reverse.sde import reverse_sde
 from guided_jax.reverse.stateful import with_state
 from guided_jax.reverse.step import ReverseStep
 from guided_jax.reverse.unipc import unipc
-from guided_jax.stateful import Stateful
 
 __all__ = [
     "ReverseStep",
-    "Stateful",
     "annealed_langevin",
     "chain",
     "churned",

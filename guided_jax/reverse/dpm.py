@@ -20,8 +20,8 @@ from jaxtyping import Array, ArrayLike, Float
 from guided_jax.checks import check_number
 from guided_jax.denoiser import Denoiser
 from guided_jax.numerics import narrow, ratio, root
-from guided_jax.reverse.multistep import check_order, empty, exponential_moments, half_log_snr, mix, remember
-from guided_jax.reverse.step import ReverseStep, no_memory
+from guided_jax.reverse.multistep import check_order, empty, exponential_moments, half_log_snr, mix, nodes_of, remember
+from guided_jax.reverse.step import ReverseStep, is_stochastic, no_memory
 from guided_jax.schedule import NoiseLevel, interpolate, is_clean
 
 
@@ -42,11 +42,6 @@ def leg(now: NoiseLevel, then: NoiseLevel, eta: ArrayLike = 0.0) -> Leg:
     kept = ratio(then.sigma, now.sigma, at_zero=1.0) * jnp.exp(-noise)
     std = then.sigma * root(-jnp.expm1(-2 * noise))
     return Leg(kept, jnp.asarray(then.alpha), std, h, h + noise)
-
-
-def nodes_of(places: Float[Array, " n"], now: Float[Array, ""], h: Float[Array, ""]) -> Float[Array, " n"]:
-    """(places - now) / h: the places in units of the step, 0 where it starts, 1 where it ends."""
-    return ratio(places - now, h)
 
 
 def dpm_solver(order: int = 2, eta: ArrayLike = 0.0) -> ReverseStep:
@@ -77,7 +72,7 @@ def dpm_solver(order: int = 2, eta: ArrayLike = 0.0) -> ReverseStep:
         target = mix(history.values, nodes_of(history.places, history.places[0], way.h), moments, history.made)
         if order == 3:
             target = first_step_twice(denoise, x_t, x_0, target, way, then, history.made == 1)
-        noise = jax.random.normal(key, x_t.shape, x_t.dtype) if _stochastic(eta) else 0.0
+        noise = jax.random.normal(key, x_t.shape, x_t.dtype) if is_stochastic(eta) else 0.0
         x_s = way.kept * x_t + way.gain * jnp.where(is_clean(then), x_0, target) + way.std * noise
         return x_s, history
 
@@ -113,7 +108,7 @@ def dpm_solver_2s(levels: NoiseLevel, eta: ArrayLike = 0.0) -> ReverseStep:
 
     def step(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
         x_0 = denoise(x_t, now).x_0
-        noise, more = _two_noises(key, x_t) if _stochastic(eta) else (0.0, 0.0)
+        noise, more = _two_noises(key, x_t) if is_stochastic(eta) else (0.0, 0.0)
 
         def halfway(x_0: Array) -> Array:
             middle = narrow(interpolate(levels, half_log_snr(now) + half_log_snr(then)), x_t.dtype)
@@ -130,8 +125,3 @@ def dpm_solver_2s(levels: NoiseLevel, eta: ArrayLike = 0.0) -> ReverseStep:
 def _two_noises(key, x_t: Array) -> tuple[Array, Array]:
     first, second = jax.random.split(key)
     return jax.random.normal(first, x_t.shape, x_t.dtype), jax.random.normal(second, x_t.shape, x_t.dtype)
-
-
-def _stochastic(eta: ArrayLike) -> bool:
-    """Return whether noise has to be drawn: not for an eta that is the number 0."""
-    return not (isinstance(eta, (int, float)) and eta == 0)

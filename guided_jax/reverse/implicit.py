@@ -11,7 +11,7 @@ from guided_jax.checks import check_number
 from guided_jax.denoiser import Denoiser
 from guided_jax.forward import posterior
 from guided_jax.numerics import root
-from guided_jax.reverse.step import ReverseStep, no_memory
+from guided_jax.reverse.step import ReverseStep, is_stochastic, no_memory
 from guided_jax.schedule import NoiseLevel
 
 
@@ -30,11 +30,10 @@ def ddim(eta: ArrayLike = 0.0) -> ReverseStep:
     [1.0, -2.0]
     """
     check_number("eta", eta)
-    deterministic = isinstance(eta, (int, float)) and eta == 0  # no noise is drawn only to be multiplied by 0
 
     def step(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
         prediction = denoise(x_t, now)
-        if deterministic:
+        if not is_stochastic(eta):
             return then.alpha * prediction.x_0 + then.sigma * prediction.eps, memory
         std = eta * root(posterior(x_t, prediction.x_0, now, then).variance)
         direction = root(jnp.square(then.sigma) - jnp.square(std))

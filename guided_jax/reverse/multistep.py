@@ -46,17 +46,22 @@ def remember(history: History, value: Float[Array, "*shape"], place: Float[Array
     return History(values, places, history.made + 1)
 
 
+def nodes_of(places: Float[Array, " n"], now: Float[Array, ""], h: Float[Array, ""]) -> Float[Array, " n"]:
+    """(places - now) / h: the places in units of the step, 0 where it starts, 1 where it ends."""
+    return ratio(places - now, h)
+
+
 def mix(
-    values: Float[Array, "n *shape"], nodes: Float[Array, " n"], moments: list[Array], known: Int[ArrayLike, ""]
+    values: Float[Array, "n *shape"], nodes: Float[Array, " n"], moments: list[Array], count: Int[ArrayLike, ""]
 ) -> Float[Array, "*shape"]:
-    """The integral of the polynomial through the first min(known, n) values, at the nodes, in units of the step.
+    """The integral of the polynomial through the first min(count, n) values, at the nodes, in units of the step.
 
     moments: int_0^1 kernel(u) u^j du for j = 0 .. n - 1.
-    known: the number of predictions so far, traced.
+    count: the number of predictions so far, traced.
     """
-    count = len(values)
-    rows = [jnp.pad(jnp.stack(weights(nodes[:size], moments)), (0, count - size)) for size in range(1, count + 1)]
-    chosen = jnp.stack(rows)[jnp.clip(known, 1, count) - 1]
+    n = len(values)
+    rows = [jnp.pad(jnp.stack(weights(nodes[:size], moments)), (0, n - size)) for size in range(1, n + 1)]
+    chosen = jnp.stack(rows)[jnp.clip(count, 1, n) - 1]
     return jnp.tensordot(chosen, values, 1)
 
 

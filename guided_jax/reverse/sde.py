@@ -9,7 +9,7 @@ from guided_jax.denoiser import Denoiser
 from guided_jax.forward import kept_share, step_beta
 from guided_jax.numerics import root
 from guided_jax.prediction import score
-from guided_jax.reverse.step import ReverseStep, no_memory
+from guided_jax.reverse.step import ReverseStep, is_stochastic, no_memory
 from guided_jax.schedule import NoiseLevel, is_clean
 
 
@@ -17,7 +17,8 @@ def reverse_sde(eta: ArrayLike = 1.0) -> ReverseStep:
     """x_s = (2 - a) x_t + (1 + eta^2) / 2 beta score + eta sqrt(beta) noise, a = alpha_t / alpha_s ([SDE] eq. 46, 47).
 
     The reverse diffusion sampler of [SDE]: an Euler-Maruyama step in the discretization of the forward process. For
-    small steps only; `ddpm` and `dpm_solver(eta=1)` are exact in more. The last step returns the predicted x_0.
+    small steps only, and down only, not for `sampler.encode`; `ddpm` and `dpm_solver(eta=1)` are exact in more. The last
+    step returns the predicted x_0.
     eta: number or traced value; 0 is the probability flow.
     Returns a ReverseStep without memory.
     """
@@ -26,8 +27,9 @@ def reverse_sde(eta: ArrayLike = 1.0) -> ReverseStep:
     def step(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
         prediction, beta = denoise(x_t, now), step_beta(now, then)
         drift = (1 + jnp.square(eta)) / 2 * beta * score(prediction, now)
-        noise = eta * root(beta) * jax.random.normal(key, x_t.shape, x_t.dtype)
-        x_s = (2 - kept_share(now, then)) * x_t + drift + noise
+        x_s = (2 - kept_share(now, then)) * x_t + drift
+        if is_stochastic(eta):
+            x_s = x_s + eta * root(beta) * jax.random.normal(key, x_t.shape, x_t.dtype)
         return jnp.where(is_clean(then), prediction.x_0, x_s), memory
 
     return ReverseStep(no_memory, step)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 
 class ReverseStep(NamedTuple):
@@ -17,6 +17,11 @@ class ReverseStep(NamedTuple):
 
     init: Callable[[Array], Any]
     step: Callable[..., tuple[Array, Any]]
+
+
+def is_stochastic(eta: ArrayLike) -> bool:
+    """Return whether noise has to be drawn: not for an eta that is the number 0, whose noise would be multiplied by 0."""
+    return not (isinstance(eta, (int, float)) and eta == 0)
 
 
 def no_memory(x_T: Array) -> tuple[()]:

@@ -9,8 +9,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from guided_jax.denoiser import Denoiser
-from guided_jax.reverse.dpm import leg, nodes_of
-from guided_jax.reverse.multistep import History, check_order, empty, exponential_moments, half_log_snr, mix, remember
+from guided_jax.reverse.dpm import leg
+from guided_jax.reverse.multistep import (
+    History,
+    check_order,
+    empty,
+    exponential_moments,
+    half_log_snr,
+    mix,
+    nodes_of,
+    remember,
+)
 from guided_jax.reverse.step import ReverseStep
 from guided_jax.schedule import NoiseLevel, is_clean
 

@@ -34,11 +34,12 @@ METRICS = {"fd", "kid", "precision", "recall", "density", "coverage", "accuracy"
 
 
 def arguments_of(tiny, out, place):
-    """The command line of a run of four steps whose samples are measured at the second and the fourth."""
+    """The command line of four steps of score matching, whose samples are measured at the second and the fourth."""
     by = ["--diffusion.measure-judge", place / "judge", "--diffusion.keep-best-by", "samples_fd"]
     often = ["--diffusion.measure-every", 2, "--diffusion.measure-samples", COUNT, "--diffusion.sample-every", 2]
     data = ["--out", out, "--data.dir", tiny.parent / "data", "--devices", 1]
-    return ["digits", *data, *SMALL, *often, *by, "--classifier.num-steps", 0]
+    score = ["--diffusion.parameterization", "score", "--schedule.name", "geometric"]
+    return ["digits", *data, *SMALL, *often, *by, *score, "--classifier.num-steps", 0]
 
 
 def make_judge(place, shape):

@@ -340,7 +340,6 @@ def test_the_table_names_every_guidance():
         "lift",
         "likelihood",
         "observe",
-        "operators",
         "self_conditioned",  # of networks that take their own last answer: tests/guidance/test_self_conditioning.py
         "stateless",
         "strength",

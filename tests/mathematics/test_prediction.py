@@ -39,6 +39,7 @@ def test_round_trip(parameterization, level):
     np.testing.assert_allclose(found.eps, EPS, atol=loss / float(level.sigma))
     np.testing.assert_allclose(prediction.score(found, level), -found.eps / level.sigma, rtol=1e-6)
     odds = float(level.sigma / level.alpha)
+    np.testing.assert_allclose(prediction.flow(found), EPS - X_0, atol=loss * (1 / level.alpha + 1 / level.sigma))
     np.testing.assert_allclose(prediction.v(found, level), output("v", X_0, EPS, level), atol=loss * (odds + 1 / odds))
 
 

@@ -115,7 +115,7 @@ class Diffusion(Training):
     makes one of any length."""
     snapshot_every: int = 100
     """With power_ema: steps between stored averages, which are stored at the end too and all kept."""
-    parameterization: Literal["eps", "x_0", "v"] = "eps"
+    parameterization: Literal["eps", "x_0", "v", "score", "flow"] = "eps"
     """What the network predicts."""
     weighting: Weighting = dataclasses.field(default_factory=Weighting)
     times: Times = dataclasses.field(default_factory=Times)

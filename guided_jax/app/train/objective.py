@@ -43,13 +43,14 @@ def diffusion_loss(run: runs.Run, plain: bool = False) -> Loss:
         noisy = losses.corrupt(keys, batch["image"], run.model.levels, law, strata)
         estimate = None
         if run.self_conditioning:
-            estimate = losses.first_estimate(call(None), keys, noisy, label, target)
+            estimate = losses.first_estimate(call(None), keys, noisy, label, target, run.model.time)
         each = losses.denoising(
             call(estimate),
             noisy,
             label,
             run.model.levels,
             target,
+            run.model.time,
             learned_variance=run.model.learned_variance,
             weight=weight,
         )
@@ -68,8 +69,9 @@ def classifier_loss(run: runs.Run, plain: bool = False) -> Loss:
         def network(x: Any, t: Any, keys: Any) -> Any:
             return classifier(params, x, t, keys)
 
-        each, right = losses.classification(network, keys, batch["image"], batch["label"], run.model.levels)
-        level, last = losses.corrupt(keys, batch["image"], run.model.levels).level, run.model.levels.t.size - 1
+        levels = run.model.levels
+        each, right = losses.classification(network, keys, batch["image"], batch["label"], levels, run.model.time)
+        level, last = losses.corrupt(keys, batch["image"], levels).level, levels.t.size - 1
         quarters = {**by_quarter("loss", each, level, last), **by_quarter("accuracy", right, level, last)}
         return each.mean(), {"accuracy": right.mean(), **quarters}
 
