@@ -32,7 +32,7 @@ class Stream(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened(
+def open_stream(
     target: Path,
     count: int,
     image_shape: tuple[int, ...],
