@@ -53,3 +53,23 @@ def check_output(output: Any, shape: tuple[int, ...], hint: str = "") -> None:
         raise ValueError(f"the network returned a {kind}; it has to return one array, of shape {tuple(shape)}")
     if tuple(output.shape) != tuple(shape):
         raise ValueError(f"the network returned shape {output.shape} where {tuple(shape)} was expected{hint}")
+
+
+def check_tree(output: Any, example: Any, channels: int = 1) -> None:
+    """Raise ValueError unless the output of a network is a pytree of arrays like `example`.
+
+    example: a pytree of arrays, or of what has a shape.
+    channels: how many times the channels (last axis) of the example each array has.
+    """
+
+    def wanted(leaf: Any) -> Any:
+        return leaf.shape if channels == 1 else (*leaf.shape[:-1], channels * leaf.shape[-1])
+
+    def found(leaf: Any) -> Any:
+        return getattr(leaf, "shape", type(leaf).__name__)
+
+    leaves, structure = jax.tree.flatten(output)
+    own: Any = jax.tree.structure(example)
+    if own != structure or [*map(found, leaves)] != [*map(wanted, jax.tree.leaves(example))]:
+        said, want = jax.tree.map(found, output), jax.tree.map(wanted, example)
+        raise ValueError(f"the network returned {said} where {want} was expected")

@@ -4,12 +4,15 @@ Sources: [EDM] Karras et al. 2206.00364, [iDDPM] Nichol & Dhariwal 2102.09672.
 """
 
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from guided_jax import prediction
-from guided_jax.checks import check_output
+from guided_jax.checks import check_output, check_tree
 from guided_jax.numerics import narrow, widen
 from guided_jax.prediction import Prediction
 from guided_jax.schedule import NoiseLevel
@@ -42,10 +45,11 @@ def from_network(
     """Prediction(x_t) = from_<parameterization>(network(x_t, time(level))).
 
     network: (x_t, time) -> output, one example, closing over its (traced) parameters and label.
-    parameterization: what the output is: "eps", "x_0", "v", "score" or "flow".
+    parameterization: what the output is: "eps", "x_0", "v", "score" or "flow". A score is as large as 1 / sigma: let the
+        network compute numbers of size 1, and return them divided by sigma, which time=lambda level: level gives it.
     learned_variance: whether the network returns twice the channels (last axis); the second half v in [-1, 1] becomes
         variance_fraction = (v + 1) / 2 ([iDDPM] eq. 15).
-    time: level -> the network's time; t - 1 by default.
+    time: level -> the network's time, any pytree; t - 1 by default.
     Returns a denoiser, of predictions in float32 at least: guidance would multiply the rounding of a half-precision output.
     Raises ValueError for an unknown parameterization, and for an output that is not one array of the shape of x_t.
 
@@ -145,3 +149,53 @@ def from_batched(network: Callable[..., Array]) -> Callable[..., Array]:
         return output[0]
 
     return single
+
+
+def from_tree(network: Callable[..., PyTree], example: PyTree, learned_variance: bool = False) -> Callable[..., Array]:
+    """ravel(network(unravel(x), ...)): a network whose x is a pytree of arrays, called on one vector.
+
+    Guidance and samplers then work on the vector, log_prob(unravel(x_t, example), level) guides by any of its parts, and
+    unravel(x_0, example) is the sample.
+    network: (x, time, ...) -> output, pytrees of the structure and shapes of `example`, such as {"image": (H, W, C) array,
+        "sound": (N, C) array}.
+    example: a pytree of arrays, or of `jax.ShapeDtypeStruct`.
+    learned_variance: whether each array of the output has twice the channels (last axis): of the vector the second half
+        is the variance too.
+    Returns a network of a vector (D,) of all the elements.
+    Raises ValueError for an output of another structure or other shapes.
+
+    >>> example = {"image": jnp.zeros((2, 2, 1)), "sound": jnp.zeros(3)}
+    >>> network = lambda x, time: {"image": 2 * x["image"], "sound": x["sound"] + time}
+    >>> flat = gj.denoiser.from_tree(network, example)
+    >>> gj.denoiser.unravel(flat(jnp.ones(7), 5.0), example)["sound"].tolist()
+    [6.0, 6.0, 6.0]
+    """
+
+    def flat(x: Float[Array, " D"], *args: Any) -> Float[Array, " n"]:
+        output = network(unravel(x, example), *args)
+        check_tree(output, example, channels=1 + learned_variance)
+        if not learned_variance:
+            return ravel(output)
+        halves = [jax.tree.map(lambda leaf, half=half: jnp.split(leaf, 2, axis=-1)[half], output) for half in (0, 1)]
+        return jnp.concatenate([ravel(half) for half in halves])
+
+    return flat
+
+
+def ravel(tree: PyTree) -> Float[Array, " D"]:
+    """Return all the elements of a pytree of arrays as one vector (D,), in the order of `jax.tree.leaves(tree)`."""
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def unravel(x: Float[Array, " D"], example: PyTree) -> PyTree:
+    """Return the pytree of which `ravel` makes the vector x: in the structure and the shapes of `example`, the type of x.
+
+    x: (D,). example: a pytree of arrays, or of `jax.ShapeDtypeStruct`.
+    Raises ValueError for a vector of another length.
+    """
+    leaves, structure = jax.tree.flatten(example)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    if x.shape != (ends[-1],):
+        raise ValueError(f"x has shape {x.shape}; it has to be a vector of the {ends[-1]} elements of the pytree")
+    parts = jnp.split(x, ends[:-1])
+    return jax.tree.unflatten(structure, [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)])

@@ -118,6 +118,12 @@ SLIPS = (
         ("prediction if x is x_t and at is level else", "prediction if at is level else"),
     ),
     *slips(
+        "denoiser",
+        "tree",
+        ("jnp.split(leaf, 2, axis=-1)[half]", "jnp.split(leaf, 2, axis=-1)[1 - half]"),
+        ("jnp.split(x, ends[:-1])", "jnp.split(x, ends[:-1])[::-1]"),
+    ),
+    *slips(
         "guidance/shift",
         "guidance guidance_algebra guidance_methods",
         ("prediction.eps - level.sigma * gradient", "prediction.eps + level.sigma * gradient"),
@@ -551,6 +557,8 @@ SLIPS = (
         ('"eps": lambda truth, level: truth.eps', '"eps": lambda truth, level: -truth.eps'),
         ("return -of_label", "return of_label"),
         ("jnp.mean(jnp.square(error)", "jnp.sum(jnp.square(error)"),
+        ("truth.eps - truth.x_0", "truth.x_0 - truth.eps"),
+        ("level.sigma * plain if", "plain if"),
         ("jax.random.bernoulli(_streams(key)[3], rate)", "jax.random.bernoulli(_streams(key)[3], 1 - rate)"),
         ("jax.random.bernoulli(_streams(key)[3], rate)", "jax.random.bernoulli(_streams(key)[0], rate)"),
     ),
@@ -581,6 +589,7 @@ SLIPS = (
         ('"eps": lambda level: -log_snr_of(level)', '"eps": lambda level: log_snr_of(level)'),
         ("_positive(level.sigma) / _power(level)", "_positive(level.alpha) / _power(level)"),
         ("_positive(level.sigma) / _power(level)", "_positive(level.sigma)"),
+        ("/ (level.alpha + level.sigma)", "/ (level.alpha - level.sigma)"),
         (
             "jnp.minimum(log_weight(log_snr_of(level)) + LOG_FACTORS[target](level), MOST)",
             "log_weight(log_snr_of(level))",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from guided_jax.app import ambient, compilation_cache, errors
+from guided_jax.app import ambient, compilation_cache, errors, limits
 
 T = TypeVar("T")
 Main = Callable[[Sequence[str]], None]
@@ -97,8 +97,8 @@ def open_streams() -> None:
 def parse(kind: type[T], prog: str, args: Sequence[str], default: Any = None, description: str = "") -> T:
     """Return the dataclass that a command line describes.
 
-    --help prints `description`, the command's page, and exits; --help-all prints every option. Wrong arguments raise
-    ValueError in one sentence.
+    --help prints `description`, the command's page, and exits; --help-all prints every option. Wrong arguments, and numbers
+    out of their range, raise ValueError in one sentence.
     """
     import tyro
 
@@ -111,11 +111,13 @@ def parse(kind: type[T], prog: str, args: Sequence[str], default: Any = None, de
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, prog=prog, args=words, description=f"{page}\n{EVERYWHERE}", **settings)
+            options = tyro.cli(kind, prog=prog, args=words, description=f"{page}\n{EVERYWHERE}", **settings)
     except SystemExit as stop:
         if not stop.code:
             raise
         raise ValueError(f"{_sentence(complaint.getvalue())}; see {prog} --help") from None
+    limits.check(options)
+    return options
 
 
 def _sentence(box: str) -> str:

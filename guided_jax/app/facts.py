@@ -1,6 +1,7 @@
 """What the data of a run tells: sampling needs it and has no data."""
 
-from typing import Any, Literal, NamedTuple
+import reprlib
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -34,10 +35,10 @@ class Facts(NamedTuple):
         return (length, channels) if self.kind == "signals" else self.image_shape
 
 
-def of_source(source: Any, frequencies: np.ndarray) -> Facts:
-    """Return the facts of a data source, whose classes have these frequencies."""
+def of_source(source: data.Source) -> Facts:
+    """Return the facts of a data source; the labels of all its examples are read."""
     height, width, channels = (int(size) for size in source.image_shape)
-    shares = tuple(float(share) for share in frequencies)
+    shares = tuple(float(share) for share in data.class_frequencies(source))
     shape, classes, names = (height, width, channels), int(source.num_classes), source.class_names
     if source.dtype == np.uint8:
         return Facts(shape, classes, shares, len(source), names)
@@ -45,18 +46,32 @@ def of_source(source: Any, frequencies: np.ndarray) -> Facts:
     return Facts(shape, classes, shares, len(source), names, kind, data.largest(source))
 
 
-def of_json(saved: dict[str, Any]) -> Facts:
-    """Return the facts that config.json holds."""
-    height, width, channels = saved["image_shape"]
-    return Facts(
-        (height, width, channels),
-        saved["num_classes"],
-        tuple(saved["class_frequencies"]),
-        saved.get("num_examples"),
-        tuple(saved["class_names"]) if saved.get("class_names") else None,
-        saved.get("kind", "pictures"),
-        saved.get("bound"),
-    )
+def of_json(saved: Any) -> Facts:
+    """Return the facts that config.json holds; KeyError for one that is missing, TypeError for one that cannot be."""
+    if not isinstance(saved, dict):
+        raise TypeError(f"facts is {reprlib.repr(saved)}")
+    shape, classes, shares = (saved[name] for name in Facts._fields[:3])
+    examples, names, bound = (saved.get(name) for name in ("num_examples", "class_names", "bound"))
+    kind = saved.get("kind", "pictures")
+    right = {
+        "image_shape": _all(int, shape, 3) and min(shape) > 0,
+        "num_classes": type(classes) is int and classes > 0,
+        "class_frequencies": _all((int, float), shares, classes),
+        "num_examples": examples is None or type(examples) is int,
+        "class_names": names is None or _all(str, names, classes),
+        "kind": kind in get_args(Kind),
+        "bound": bound is None or isinstance(bound, (int, float)),
+    }
+    wrong = next((name for name, is_right in right.items() if not is_right), None)
+    if wrong:
+        raise TypeError(f"{wrong} is {reprlib.repr(saved[wrong])}")
+    names = None if names is None else tuple(names)
+    return Facts(tuple(shape), classes, tuple(shares), examples, names, kind, bound)
+
+
+def _all(kind: Any, values: Any, count: int) -> bool:
+    """Return whether this is a list of so many values of a type."""
+    return isinstance(values, list | tuple) and len(values) == count and all(isinstance(each, kind) for each in values)
 
 
 def describe(facts: Facts) -> str | None:

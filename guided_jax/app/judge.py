@@ -1,20 +1,4 @@
-"""usage: guided-jax judge RUN [OPTIONS]
-
-Train the judge of a run: a classifier of clean pictures that measures samples and guides none.
-
-  guided-jax judge runs/digits
-  guided-jax metrics out/samples.npz digits --judge runs/digits/judge
-
-  RUN                  folder of the run, whose training data the judge learns from
-  --out DIR            folder of the judge (RUN/judge)
-  --num-steps N        training steps (1000)
-  --batch-size N       examples per step (128)
-  --learning-rate R    at the start; it decays to 0 (2e-3)
-  --channels N ...     width of each pair of convolutions (32 64 64)
-  --seed N             of weights, order of the data and shifts (0)
-  --devices N          how many (as many as divide the batch)
-  --data.dir DIR       folder of the run's data, if it was moved
-"""
+"""Train the judge of a run: a classifier of clean pictures, which measures samples and guides none."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -39,6 +23,23 @@ from guided_jax.models.judge import Judge
 from guided_jax.storage import log
 from guided_jax.training import loop
 
+PAGE = """usage: guided-jax judge RUN [OPTIONS]
+
+Train the judge of a run: a classifier of clean pictures that measures samples and guides none.
+
+  guided-jax judge runs/digits
+  guided-jax metrics out/samples.npz digits --judge runs/digits/judge
+
+  RUN                  folder of the run, whose training data the judge learns from
+  --out DIR            folder of the judge (RUN/judge)
+  --num-steps N        training steps (1000)
+  --batch-size N       examples per step (128)
+  --learning-rate R    at the start; it decays to 0 (2e-3)
+  --channels N ...     width of each pair of convolutions (32 64 64)
+  --seed N             of weights, order of the data and shifts (0)
+  --devices N          how many (as many as divide the batch)
+  --data.dir DIR       folder of the run's data, if it was moved
+"""
 EVERY = 250  # steps between checkpoints, each with its accuracy on held-out data
 
 
@@ -134,15 +135,15 @@ def _task(options: Judging, run: runs.Run, network: Judge) -> job.Task:
         return job.init_state(jax.random.key(options.seed), lambda key: jax.jit(network.init)(key, example), optimizer)
 
     return job.Task(
-        "judge",
-        make_loss(network),
-        make_loss(network, augment=False),
-        init,
-        source,
-        pictures_held_out(run),
-        options.seed,
-        run.flip,
-        options.devices,
+        label="judge",
+        loss=make_loss(network),
+        plain_loss=make_loss(network, augment=False),
+        init=init,
+        source=source,
+        test=pictures_held_out(run),
+        seed=options.seed,
+        flip=run.flip,
+        devices=options.devices,
         config=_config(options, settings, source),
         may_change=("data.dir", "data.corrupt", "data.held_out"),
     )
@@ -150,7 +151,7 @@ def _task(options: Judging, run: runs.Run, network: Judge) -> job.Task:
 
 def _config(options: Judging, settings: schema.Data | None, source: data.Source) -> dict[str, Any]:
     """Return what a checkpoint is saved with: a start with another rate or other data does not resume it."""
-    known = facts.of_source(source, data.class_frequencies(source))
+    known = facts.of_source(source)
     named = {name: getattr(options, name) for name in ("learning_rate", "batch_size", "seed")}
     newer = ("class_names", "kind", "bound")  # not in the checkpoints of older judges
     shown = {name: value for name, value in known._asdict().items() if name not in newer}
@@ -159,8 +160,7 @@ def _config(options: Judging, settings: schema.Data | None, source: data.Source)
 
 def main(args: Sequence[str]) -> None:
     """Train the judge and print its accuracy on held-out pictures."""
-    options = cli.parse(Judging, "guided-jax judge", args, description=__doc__ or "")
-    limits.check(options)
+    options = cli.parse(Judging, "guided-jax judge", args, description=PAGE)
     parallel.use_cpu_devices()
     out = train(options, runs.load(options.run, options.data_dir))
     accuracies = [row["held_out_accuracy"] for row in log.read(out / "metrics.jsonl") if "held_out_accuracy" in row]

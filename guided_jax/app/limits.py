@@ -46,6 +46,7 @@ def _text(number: int | float) -> str:
 
 ANY, POSITIVE, NOT_NEGATIVE, SHARE = Range(), Range(0, above=True), Range(0), Range(0, 1)
 COUNT = Range(1)
+SIGMA = Range(1e-6, 1e6)  # of a training level; float32 has its square
 POWER = Range(0, 0.2886, above=True)  # sigma_rel: up to 12^-1/2, the plain mean of all steps
 LARGEST_SIDE = 8192  # pixels
 MOST_LEVELS = 1_000_000
@@ -70,6 +71,7 @@ RANGES: dict[str, Range] = {
     **{"probes": COUNT, "Judging.num_steps": COUNT, "sigma_rel": POWER, "step": COUNT},
     # train: data and schedule
     **{"image_size": Range(1, LARGEST_SIDE), "background": Range(0, 255), "Schedule.num_steps": Range(1, MOST_LEVELS)},
+    **{"Schedule.sigma_min": SIGMA, "Schedule.sigma_max": SIGMA, "rho": Range(1, 100)},
     # train: processes
     **{"num_processes": COUNT, "process_id": NOT_NEGATIVE},
     # train: all `*_every` settings, and counts

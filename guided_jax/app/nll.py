@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from guided_jax import data, grid, guidance, likelihood, parallel, progress, sampler, schedule
-from guided_jax.app import cli, facts, limits, settings
+from guided_jax.app import cli, facts, settings
 from guided_jax.app import run as runs
 from guided_jax.app.results import check_free
 from guided_jax.app.sample.request import HELD_OUT, NOT_RECORDED, TRAIN, DataDir, Variance
@@ -81,7 +81,6 @@ class Nll:
 
 def check(options: Nll, run: runs.Run) -> None:
     """Raise ValueError for the first thing that is wrong with a request to a run."""
-    limits.check(options)
     variance_of(run, options.variance)
     if options.unlabelled and run.model.null is None:
         raise ValueError("--unlabelled needs a run with label dropout; leave it out")

@@ -37,11 +37,6 @@ def make_networks(experiment: Experiment, facts: Facts) -> Networks:
     return Networks(unet, experiment.classifier.network.make(facts.num_classes, dims))
 
 
-def null_label(experiment: Experiment, facts: Facts) -> int | None:
-    """Return the label that stands for no label, None for a network without one."""
-    return facts.num_classes if experiment.diffusion.null_label else None
-
-
 def make_model(experiment: Experiment, facts: Facts, unet: models.UNet) -> Model:
     """Return the diffusion model of the settings; its raw condition is the label."""
     diffusion = experiment.diffusion
@@ -50,9 +45,51 @@ def make_model(experiment: Experiment, facts: Facts, unet: models.UNet) -> Model
         experiment.schedule.make(),
         diffusion.parameterization,
         diffusion.learned_variance,
+        make_time(experiment),
         shape=facts.image_shape,
-        null=null_label(experiment, facts),
+        null=facts.num_classes if diffusion.null_label else None,
     )
+
+
+def make_time(experiment: Experiment) -> Callable[[NoiseLevel], Any]:
+    """Return level -> what the networks of an experiment take as their time, as `Model.time`.
+
+    It is t - 1, the number of the noisy step counted from 0, of a flow network too: the embedding of the U-Net was made
+    for numbers up to 1000. It is the level itself where what goes into the U-Net or comes out of it is scaled by the
+    level: see `scale_input` and `scale_output`.
+    """
+    scaled = experiment.schedule.exploding or experiment.diffusion.parameterization == "score"
+    return _whole_level if scaled else denoiser.network_time
+
+
+def _whole_level(level: NoiseLevel) -> NoiseLevel:
+    return level
+
+
+def scale_input(x: Any, time: Any) -> tuple[Any, Any]:
+    """(x / sqrt(alpha^2 + sigma^2), t - 1) where the time is a level, else (x, time).
+
+    So a network sees numbers of size 1 where a VE schedule makes x_t as large as sigma.
+    """
+    if not isinstance(time, NoiseLevel):
+        return x, time
+    return x / _like(jnp.hypot(time.alpha, time.sigma), x), denoiser.network_time(time)
+
+
+def scale_output(diffusion: Diffusion, output: Any, time: Any) -> Any:
+    """score = output / sigma of a U-Net whose numbers are of size 1; the output itself for any other parameterization.
+
+    The score is as large as 1 / sigma, too much for a network; its error times sigma is what `losses.denoising` squares.
+    """
+    if diffusion.parameterization != "score":
+        return output
+    score, *variance = jnp.split(output, 1 + diffusion.learned_variance, axis=-1)
+    return jnp.concatenate([score / _like(time.sigma, output), *variance], axis=-1)
+
+
+def _like(column: Any, x: Any) -> Any:
+    """Return a number of each example, (*batch,), with as many axes as x has."""
+    return jnp.reshape(column, jnp.shape(column) + (1,) * (x.ndim - jnp.ndim(column)))
 
 
 def make_network(
@@ -67,7 +104,10 @@ def make_network(
 
     def network(params: Any, x: Any, t: Any, label: Any) -> Any:
         given = label if diffusion.conditional else None
-        return module.apply(params, with_estimate(diffusion, x, estimate), t, given, low_res)
+        x, step = scale_input(x, t)
+        return scale_output(
+            diffusion, module.apply(params, with_estimate(diffusion, x, estimate), step, given, low_res), t
+        )
 
     return network
 
@@ -85,8 +125,10 @@ def make_training_network(diffusion: Diffusion, unet: models.UNet, dropout: bool
     drops = dropout and bool(diffusion.network.dropout)
 
     def network(params: Any, x: Any, t: Any, label: Any, low_res: Any, estimate: Any, keys: Any) -> Any:
+        x, step = scale_input(x, t)
         x = with_estimate(diffusion, x, estimate)
-        return module.apply(params, x, t, label, low_res, dropout_keys=keys if drops else None)
+        output = module.apply(params, x, step, label, low_res, dropout_keys=keys if drops else None)
+        return scale_output(diffusion, output, t)
 
     return network
 
@@ -95,12 +137,13 @@ def make_training_classifier(settings: Classifier, classifier: models.Classifier
     """Return (params, x_t, t, keys) -> logits of a batch; the keys are of its dropout."""
     module = classifier.clone(remat=settings.remat, remat_keep=settings.remat_keep)
     drops = dropout and bool(settings.network.dropout)
-    return lambda params, x, t, keys: module.apply(params, x, t, dropout_keys=keys if drops else None)
+    return lambda params, x, t, keys: module.apply(params, *scale_input(x, t), dropout_keys=keys if drops else None)
 
 
-def make_logits(classifier: models.Classifier) -> Callable[[Any, Any, NoiseLevel], Any]:
+def make_logits(experiment: Experiment, classifier: models.Classifier) -> Callable[[Any, Any, NoiseLevel], Any]:
     """Return (params, x_t, level) -> the logits of the noisy classifier."""
-    return lambda params, x, level: classifier.apply(params, x, denoiser.network_time(level))
+    time = make_time(experiment)
+    return lambda params, x, level: classifier.apply(params, *scale_input(x, time(level)))
 
 
 def example(experiment: Experiment, facts: Facts, part: str) -> tuple[Any, ...]:

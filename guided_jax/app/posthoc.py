@@ -1,16 +1,4 @@
-"""usage: guided-jax posthoc RUN [OPTIONS]
-
-Make averaged weights of another length, after training, from the averages that a run stored.
-
-  guided-jax train digits --out runs/lengths --diffusion.power-ema 0.05 0.1
-  guided-jax posthoc runs/lengths --sigma-rel 0.15
-  guided-jax sample runs/lengths/posthoc/sigma-0.15
-
-  RUN              folder of the run, trained with --diffusion.power-ema
-  --sigma-rel R    length of the average, as a share of the training: above 0, up to 0.288 (0.1)
-  --step N         training step at which the average ends (the last that was stored)
-  --out DIR        folder of the new run (RUN/posthoc/sigma-R)
-"""
+"""Make averaged weights of another length, after training, from the averages that a run stored."""
 
 import contextlib
 import dataclasses
@@ -25,7 +13,7 @@ import numpy as np
 import tyro
 from flax import traverse_util
 
-from guided_jax.app import cli, limits
+from guided_jax.app import cli
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.train import folder
@@ -33,6 +21,19 @@ from guided_jax.storage import checkpoint, lock, npz
 from guided_jax.storage.files import replacing
 from guided_jax.training import averaging, loop
 
+PAGE = """usage: guided-jax posthoc RUN [OPTIONS]
+
+Make averaged weights of another length, after training, from the averages that a run stored.
+
+  guided-jax train digits --out runs/lengths --diffusion.power-ema 0.05 0.1
+  guided-jax posthoc runs/lengths --sigma-rel 0.15
+  guided-jax sample runs/lengths/posthoc/sigma-0.15
+
+  RUN              folder of the run, trained with --diffusion.power-ema
+  --sigma-rel R    length of the average, as a share of the training: above 0, up to 0.288 (0.1)
+  --step N         training step at which the average ends (the last that was stored)
+  --out DIR        folder of the new run (RUN/posthoc/sigma-R)
+"""
 SNAPSHOTS = "power_ema"  # the folder of a network's stored averages, a file a step
 
 
@@ -171,7 +172,6 @@ def write(options: Reconstructing) -> Path:
 
 def main(args: Sequence[str]) -> None:
     """Make the run and print how to draw from it."""
-    options = cli.parse(Reconstructing, "guided-jax posthoc", args, description=__doc__ or "")
-    limits.check(options)
+    options = cli.parse(Reconstructing, "guided-jax posthoc", args, description=PAGE)
     out = write(options)
     print(f"{out}: the average of sigma_rel {options.sigma_rel:g}; now draw: guided-jax sample {out} --help")

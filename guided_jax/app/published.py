@@ -9,21 +9,20 @@ from typing import Any, Literal, NamedTuple
 from guided_jax.app import facts, limits, settings
 from guided_jax.app import run as runs
 from guided_jax.app.train import folder
-from guided_jax.app.train.networks import PARTS
 from guided_jax.pretrained import adm
 from guided_jax.storage import checkpoint, manifest
 
-OPTIONAL = {"schedule": "linear", "num_steps": 1000, "classifier": None, "low_res": None}
+OPTIONAL = ("schedule", "num_steps", "classifier", "low_res")  # beside unet in a JSON file
 
 
 class Architecture(NamedTuple):
     """What the weights belong to, and how their authors sampled them."""
 
     unet: dict[str, Any]  # the reference constructor's arguments, as its classifier's
-    classifier: dict[str, Any] | None
-    schedule: Literal["linear", "cosine"]
-    num_steps: int
-    low_res: int | None  # the side of what an upsampler starts from
+    classifier: dict[str, Any] | None = None
+    schedule: Literal["linear", "cosine"] = "linear"
+    num_steps: int = 1000
+    low_res: int | None = None  # the side of what an upsampler starts from
     scale: float = 1.0  # what its authors guided it with
     steps: int = 250
 
@@ -57,7 +56,7 @@ def read(path: Path) -> Architecture:
         unknown = set(found) - {"unet", *OPTIONAL}
         if unknown or "unet" not in found:
             raise ValueError(f"{path} has to hold unet, and perhaps {', '.join(OPTIONAL)}; it holds {', '.join(found)}")
-        model = Architecture(**{**OPTIONAL, **found})
+        model = Architecture(**found)
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
     except (json.JSONDecodeError, TypeError) as error:
@@ -152,4 +151,4 @@ def _checkpoints(out: Path, part: str) -> Path:
 
 def _saved(out: Path) -> list[tuple[str, int]]:
     """Return (part, step) of every checkpoint in a folder."""
-    return [(part, step) for part in PARTS for step in checkpoint.steps(_checkpoints(out, part))]
+    return [(part, step) for part in runs.PARTS for step in checkpoint.steps(_checkpoints(out, part))]

@@ -19,7 +19,7 @@ from guided_jax.storage import checkpoint, compare
 from guided_jax.storage.files import replacing, writable_directory
 
 Which = Literal["last", "best"]  # of the checkpoints of a network
-PARTS = ("diffusion", "classifier")  # the networks of a run that is trained here
+PARTS = settings.PARTS
 
 
 def _same(value: Any) -> Any:
@@ -109,7 +109,7 @@ def assemble(experiment: settings.Experiment, known: Facts, directory: Path | No
         known,
         functools.partial(_load_params, directory, experiment),
         conditional=diffusion.conditional,
-        classifier=pixel_model.make_logits(networks.classifier),
+        classifier=pixel_model.make_logits(experiment, networks.classifier),
         variant=functools.partial(pixel_model.make_network, diffusion, networks.unet),
         bound=known.bound or 1.0,
         low_res=diffusion.low_res,
@@ -157,24 +157,23 @@ def create(directory: Path, experiment: settings.Experiment, known: Facts) -> No
     path = writable_directory(directory) / "config.json"
     config = {"experiment": settings.to_dict(experiment), "facts": known._asdict()}
     if path.exists():
-        found = _read(path)
-        saved = settings.to_dict(
-            settings.from_dict(found["experiment"])
-        )  # settings of newer versions at their defaults
-        differing = compare.differences(saved, config["experiment"], settings.MAY_CHANGE)
+        saved, began = _read(path)
+        # Settings that are newer than the run are there at their defaults.
+        differing = compare.differences(settings.to_dict(saved), config["experiment"], settings.MAY_CHANGE)
         if differing:
             raise ValueError(f"{directory} holds another run ({'; '.join(differing)}); give another --out")
-        _check_data(directory, found["facts"], known)
+        _check_data(directory, began, known)
     if parallel.primary():
         with replacing(path) as file:
             file.write(json.dumps(config, indent=2).encode())
 
 
-def _check_data(directory: Path, saved: dict[str, Any], known: Facts) -> None:
+def _check_data(directory: Path, began: Facts, known: Facts) -> None:
     """Raise ValueError when examples came or went since the run began: the position in the data would be another."""
-    unknown = [name for name in Facts._fields if saved.get(name) is None]
-    if compare.differences(saved, known._asdict(), unknown):
-        named = compare.differences(saved, known._asdict(), [*unknown, "class_frequencies", "class_names"])
+    saved, found = began._asdict(), known._asdict()
+    unknown = [name for name, value in saved.items() if value is None]
+    if compare.differences(saved, found, unknown):
+        named = compare.differences(saved, found, [*unknown, "class_frequencies", "class_names"])
         what = "; ".join(named) or "as many examples, of other classes"
         raise ValueError(f"the data is not what {directory} began with ({what}); restore it, or give another --out")
 
@@ -187,8 +186,7 @@ def load(directory: Path, data_dir: Path | None = None) -> Run:
     path = directory / "config.json"
     if not path.is_file():
         raise ValueError(f"{directory} is not a run: it has no config.json; train one with 'guided-jax train digits'")
-    found = _read(path)
-    experiment, known = settings.from_dict(found["experiment"]), facts.of_json(found["facts"])
+    experiment, known = _read(path)
     read = own_data.make_reader(experiment.data, known, directory, data_dir)
     return assemble(experiment, known, directory)._replace(source=read)
 
@@ -269,12 +267,16 @@ def _home(directory: Path, experiment: settings.Experiment, part: str) -> tuple[
 
 
 def _experiment(directory: Path) -> settings.Experiment:
-    return settings.from_dict(_read(directory / "config.json")["experiment"])
+    return _read(directory / "config.json")[0]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[settings.Experiment, Facts]:
+    """Return what config.json holds; ValueError for a damaged one."""
     try:
-        found = json.loads(path.read_text())
-        return {"experiment": found["experiment"], "facts": found["facts"]}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); restore it, or train again with another --out") from None
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise TypeError("it is not an object")
+        return settings.from_dict(found["experiment"]), facts.of_json(found["facts"])
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} is damaged ({reason}); restore it, or train again with another --out") from None

@@ -5,7 +5,8 @@ has one for each example. All randomness comes from the example's own key, so a 
 order.
 
 Sources: [DDPM] Ho et al. 2006.11239, [PD] Salimans & Ho 2202.00512, [CFG] Ho & Salimans 2207.12598, [ADM] Dhariwal &
-Nichol 2105.05233 section 4, [iDDPM] Nichol & Dhariwal 2102.09672, [BitD] Chen et al. 2208.04202.
+Nichol 2105.05233 section 4, [iDDPM] Nichol & Dhariwal 2102.09672, [BitD] Chen et al. 2208.04202, [SDE] Song et al.
+2011.13456, [FM] Lipman et al. 2210.02747.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from guided_jax.forward import diffuse
 from guided_jax.likelihood import bits_per_dim, step_bound
 from guided_jax.losses import times
 from guided_jax.losses.weighting import Weight
-from guided_jax.prediction import Prediction, v
+from guided_jax.prediction import Prediction, score, v
 from guided_jax.schedule import NoiseLevel, at
 
 Network = Callable[[Array, Array, PyTree, Array], Array]  # (x_t, times, condition, keys) -> output, on the batch
@@ -30,6 +31,8 @@ TARGETS: dict[str, Callable[[Prediction, NoiseLevel], Array]] = {
     "eps": lambda truth, level: truth.eps,
     "x_0": lambda truth, level: truth.x_0,
     "v": v,
+    "score": score,
+    "flow": lambda truth, level: truth.eps - truth.x_0,
 }
 
 
@@ -121,8 +124,11 @@ def denoising(
     noisy: as `corrupt` returns it.
     condition: a pytree of (B, ...) leaves, such as labels, or None.
     levels: the table.
-    target: "eps", "x_0" or "v" ([PD] appendix D): the `parameterization` of the network in `denoiser.from_network`.
-    time: level -> the network's time; t - 1 by default.
+    target: "eps", "x_0", "v" ([PD] appendix D), "score" = -eps / sigma, or "flow" = eps - x_0 ([FM]): the
+        `parameterization` of the network in `denoiser.from_network`. An error of a score is multiplied by sigma, which
+        makes the loss that of its eps at every level ([SDE] eq. 7 with lambda = sigma^2); let the network compute numbers
+        of size 1 and return them divided by sigma.
+    time: level -> the network's time, any pytree; t - 1 by default.
     learned_variance: whether the network returns twice the channels, and the loss is `hybrid` ([iDDPM] eq. 16).
     weight: level -> weight of the squared error, such as `weighting.of_loss`; the bound of a learned variance is not
         weighted.
@@ -142,7 +148,7 @@ def denoising(
     if learned_variance:
         found = jax.vmap(lambda output, noisy: hybrid(output, noisy, levels, target))(output, noisy)
         return found.total if weight is None else weight(noisy.level) * found.mse + found.bits
-    error = output - jax.vmap(TARGETS[target])(noisy.truth, noisy.level)
+    error = jax.vmap(_error(target))(output, noisy.truth, noisy.level)
     each = jnp.mean(jnp.square(error), axis=tuple(range(1, error.ndim)))
     return each if weight is None else weight(noisy.level) * each
 
@@ -202,7 +208,7 @@ def hybrid(output: Float[Array, "*shape"], noisy: Noisy, levels: NoiseLevel, tar
     """
     _check_target(target)
     mean, variance = jnp.split(output, 2, axis=-1)
-    mse = jnp.mean(jnp.square(mean - TARGETS[target](noisy.truth, noisy.level)))
+    mse = jnp.mean(jnp.square(_error(target)(mean, noisy.truth, noisy.level)))
     return Hybrid(mse, bound_bits(jax.lax.stop_gradient(mean), variance, noisy, levels, target))
 
 
@@ -227,6 +233,16 @@ def bound_bits(
         prediction = prediction._replace(variance_fraction=(variance + 1) / 2)
     nats = step_bound(prediction, noisy.x_t, noisy.truth.x_0, noisy.position, levels, rule)
     return bits_per_dim(nats, noisy.x_t.size)
+
+
+def _error(target: str) -> Callable[[Array, Prediction, NoiseLevel], Array]:
+    """(output, truth, level) -> output - target, and sigma times that for a score: the error of an eps."""
+
+    def error(output: Array, truth: Prediction, level: NoiseLevel) -> Array:
+        plain = output - TARGETS[target](truth, level)
+        return level.sigma * plain if target == "score" else plain
+
+    return error
 
 
 def _check_target(target: str) -> None:

@@ -63,10 +63,12 @@ def edm(log_snr: Float[Array, "*levels"], sigma_data: float = 0.5) -> Float[Arra
 def of_loss(log_weight: LogWeight, level: NoiseLevel, target: str = "eps") -> Float[Array, "*levels"]:
     """Return the weight of (output - target)^2 that makes it w (x_0 - predicted x_0)^2.
 
-    An error d of x_0 is one of -alpha / sigma d in eps and of -(alpha^2 + sigma^2) / sigma d in v.
+    An error d of x_0 is one of -alpha / sigma d in eps, of -(alpha^2 + sigma^2) / sigma d in v and of -(alpha + sigma) /
+    sigma d in flow.
     log_weight: log SNR -> log w.
     level: one, or a table.
-    target: "eps", "x_0" or "v". Finite at both ends of every table, at most e^60.
+    target: "eps", "x_0", "v", "score" or "flow"; the weight of a score is that of the loss of its eps, which
+        `denoising` computes. Finite at both ends of every table, at most e^60.
     Raises ValueError for any other target.
     """
     if target not in LOG_FACTORS:
@@ -97,6 +99,8 @@ LOG_FACTORS: dict[str, Weight] = {
     "eps": lambda level: -log_snr_of(level),
     "x_0": lambda level: jnp.zeros_like(level.t),
     "v": lambda level: 2 * jnp.log(_positive(level.sigma) / _power(level)),
+    "score": lambda level: -log_snr_of(level),  # sigma (output - score) is the error of eps
+    "flow": lambda level: 2 * jnp.log(_positive(level.sigma) / (level.alpha + level.sigma)),
 }
 
 

@@ -123,6 +123,21 @@ def compare(
     return found
 
 
+def names(
+    samples: int, dimension: int, spatial: bool = False, logits: bool = False, features: bool = True
+) -> list[str]:
+    """Return the names of the metrics that `compare` computes of so many samples, without their standard deviations.
+
+    dimension: of the features. spatial: whether samples and reference have spatial features. logits: whether the samples
+    have logits. features: whether the reference has its features and not only their statistics.
+    """
+    found = {"fd"} | ({"kid", "precision", "recall", "density", "coverage"} if features else set())
+    found |= {"sfd"} if spatial else set()
+    found |= {"inception_score"} if logits else set()
+    found |= {"fd_infinity"} if has_extrapolated(samples, dimension) else set()
+    return [name for name in TITLES if name in found]
+
+
 def has_extrapolated(samples: int, dimension: int) -> bool:
     """Return whether there are enough samples for the extrapolated distance: 4 for each feature."""
     return samples >= 4 * dimension

@@ -3,7 +3,7 @@
 `replicated` keeps the whole state on each device, by `jax.pmap`; `sharded` a part of it, by `jax.jit`.
 """
 
-from guided_jax.parallel.chunks import chunk_size, map_in_chunks
+from guided_jax.parallel.chunks import chunk_size, map_in_chunks, padded_chunks
 from guided_jax.parallel.devices import choose_devices, dividing_prefix, local_devices, use_cpu_devices
 from guided_jax.parallel.processes import (
     exit_if_peer_lost,
@@ -31,6 +31,7 @@ __all__ = [
     "leaf_sharding",
     "local_devices",
     "map_in_chunks",
+    "padded_chunks",
     "parallel_map",
     "place",
     "primary",

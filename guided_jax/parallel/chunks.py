@@ -13,15 +13,22 @@ def chunk_size(count: int, batch_size: int, devices: Sequence[jax.Device]) -> in
     return min(batch_size, -(-count // len(devices)) * len(devices))
 
 
+def padded_chunks(count: int, chunk: int, start: int = 0) -> Iterator[tuple[Int[np.ndarray, " chunk"], slice]]:
+    """Yield (indices, rows): the example indices start .. count - 1, `chunk` at a time, and the slice of them that is new.
+
+    The last chunk is padded by repeating the last index, so a function of the indices is compiled once; rows leaves the
+    repeated ones out.
+    """
+    for first in range(start, count, chunk):
+        yield np.minimum(np.arange(first, first + chunk), count - 1), slice(min(chunk, count - first))
+
+
 def map_in_chunks(
     fn: Callable[[Int[np.ndarray, " chunk"]], Any], count: int, chunk: int, start: int = 0
 ) -> Iterator[Any]:
-    """Yield `fn(indices)` for the example indices start .. count - 1, `chunk` at a time, always with the same shape.
+    """Yield `fn(indices)` for `padded_chunks` of the example indices start .. count - 1.
 
-    The last chunk is padded by repeating the last index and trimmed afterwards, so `fn`, which returns a tree of arrays
-    (chunk, ...), is compiled once. The last tree yielded may have fewer than `chunk` rows.
+    fn: returns a tree of arrays (chunk, ...). The last tree yielded may have fewer than `chunk` rows.
     """
-    for first in range(start, count, chunk):
-        rows = min(chunk, count - first)
-        indices = np.minimum(np.arange(first, first + chunk), count - 1)
-        yield jax.tree.map(lambda leaf, rows=rows: leaf[:rows], fn(indices))
+    for indices, rows in padded_chunks(count, chunk, start):
+        yield jax.tree.map(lambda leaf, rows=rows: leaf[rows], fn(indices))

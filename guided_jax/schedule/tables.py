@@ -2,7 +2,7 @@
 
 Sources: [DDPM] Ho et al. 2006.11239, [iDDPM] Nichol & Dhariwal 2102.09672, [EDM] Karras et al. 2206.00364, [ADM]
 Dhariwal & Nichol 2105.05233, [FIT] Jabri et al. 2212.11972, [FM] Lipman et al. 2210.02747, [ZTSNR] Lin et al.
-2305.08891.
+2305.08891, [SDE] Song et al. 2011.13456.
 """
 
 from collections.abc import Sequence
@@ -115,19 +115,24 @@ def karras(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0)
     VE: the clean level and num_steps noisy ones, t = 0..num_steps; start from x_T = sigma_max * noise.
     num_steps: N.
     sigma_min, sigma_max: of the first and the last noisy level, 0 < sigma_min <= sigma_max.
-    rho: above 0, the larger the more levels near sigma_min.
+    rho: above 0, the larger the more levels near sigma_min; inf: evenly in log sigma, as the VE schedule of [SDE].
     Raises ValueError for other numbers.
 
     >>> gj.schedule.karras(3, 0.5, 8.0, rho=1.0).sigma.tolist()
     [0.0, 0.5, 4.25, 8.0]
+    >>> gj.schedule.karras(3, 0.5, 8.0, rho=jnp.inf).sigma.tolist()
+    [0.0, 0.5, 2.0, 8.0]
     """
     _check_steps(num_steps)
     if not (0 < sigma_min <= sigma_max and rho > 0):
         raise ValueError(f"sigma_min {sigma_min} and sigma_max {sigma_max} must be 0 < sigma_min <= sigma_max, rho > 0")
-    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     ramp = np.linspace(0, 1, num_steps) if num_steps > 1 else np.ones(1)  # a single step starts at sigma_max
-    sigma = np.append(0.0, (low + ramp * (high - low)) ** rho)
-    return _table(np.arange(num_steps + 1), np.ones(num_steps + 1), sigma)
+    if rho == np.inf:
+        sigma = sigma_min * (sigma_max / sigma_min) ** ramp
+    else:
+        low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+        sigma = (low + ramp * (high - low)) ** rho
+    return _table(np.arange(num_steps + 1), np.ones(num_steps + 1), np.append(0.0, sigma))
 
 
 def _check_steps(num_steps: int) -> None:

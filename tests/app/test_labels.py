@@ -61,8 +61,8 @@ def test_a_number_stays_a_number_where_classes_are_called_by_numbers(capsys):
 
 def test_a_run_keeps_the_names_of_its_data():
     source = data.in_memory(np.zeros((2, 4, 4, 1), np.uint8), np.arange(2), 2, ("cat", "dog"))
-    known = facts.of_source(source, np.array([0.5, 0.5]))
-    assert known.class_names == ("cat", "dog")
+    known = facts.of_source(source)
+    assert (known.class_names, known.class_frequencies) == (("cat", "dog"), (0.5, 0.5))
     saved = known._asdict()
     assert facts.of_json(saved) == known
     del saved["class_names"], saved["num_examples"]  # of an older run

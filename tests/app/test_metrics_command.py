@@ -11,7 +11,7 @@ from scipy import linalg
 from guided_jax import metrics
 from guided_jax.app import cli
 from guided_jax.app import metrics as metrics_command
-from guided_jax.metrics import sets
+from guided_jax.metrics import evaluation, sets
 from guided_jax.metrics.features import Features
 from guided_jax.storage import images
 
@@ -52,6 +52,23 @@ def test_the_spatial_distance_is_that_of_the_spatial_features():
     want = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c + d - 2 * linalg.sqrtm(c @ d).real)
     np.testing.assert_allclose(found["sfd"], want, rtol=1e-4)
     assert abs(found["fd"] / want - 1) > 0.1
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2, 3])
+def test_the_names_of_the_metrics_are_known_before_them(kept):
+    """With spatial features, logits and the reference's features, and without each of them."""
+    whole, count = extracted(1, 8), 30 if kept else 19
+    features = whole.features[:count]
+    few = metrics.Summary(features, metrics.Moments.of(features))
+    if kept != 1:
+        few = few._replace(spatial=whole.spatial)
+    if kept != 2:
+        few = few._replace(logits=whole.logits[:count])
+    reference = None if kept == 3 else whole.features
+    found = metrics.evaluate(few, metrics.statistics_of(whole, "seen"), reference)
+    names = evaluation.names(count, 5, few.spatial is not None, few.logits is not None, reference is not None)
+    assert [name for name in evaluation.TITLES if name in found] == names
+    assert ("fd_infinity" in names) == (count == 30)
 
 
 def test_any_function_of_a_picture_is_a_feature_function():

@@ -20,7 +20,8 @@ NORMAL = analytic.GaussianMixture((1.0,), np.zeros((1, *SHAPE)), (STD,))
 @pytest.mark.slow  # the density itself is held by tests/mathematics/test_likelihood.py
 def test_the_flow_has_a_normal_laws_entropy_in_bits(tiny):
     """Of grey values, which are narrow beside the law: E -log2 p + log2(127.5)."""
-    run = runs.load(tiny)._replace(levels=schedule.cosine(400))
+    run = runs.load(tiny)
+    run = run._replace(model=run.model._replace(levels=schedule.cosine(400)))
     options = nll.Nll(tiny, by="flow", steps="60", probes=4)
     one = nll.by_flow(options, run, lambda params, label, x_0: NORMAL.denoiser())
     keys = jax.random.split(jax.random.key(0), 64)

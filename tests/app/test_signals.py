@@ -42,8 +42,9 @@ def place(tmp_path_factory):
     classifier = dataclasses.replace(experiment.classifier, network=schema.Encoder(**SMALL))
     source = schema.Data(name=f"npz:{place}/signals.npz", signals=True)
     experiment = schema.Experiment(source, schema.Schedule(num_steps=20), diffusion, classifier)
-    known = facts.of_source(source.make(), data.class_frequencies(source.make()))
-    run = runs.create(place / "run", experiment, known)
+    known = facts.of_source(source.make())
+    runs.create(place / "run", experiment, known)
+    run = runs.load(place / "run")
     rng = np.random.default_rng(0)
     for part in runs.PARTS:
         shapes = jax.eval_shape(lambda part=part: networks.init_state(run, part).params)

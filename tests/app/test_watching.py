@@ -34,11 +34,12 @@ METRICS = {"fd", "kid", "precision", "recall", "density", "coverage", "accuracy"
 
 
 def arguments_of(tiny, out, place):
-    """The command line of a run of four steps whose samples are measured at the second and the fourth."""
+    """The command line of four steps of score matching, whose samples are measured at the second and the fourth."""
     by = ["--diffusion.measure-judge", place / "judge", "--diffusion.keep-best-by", "samples_fd"]
     often = ["--diffusion.measure-every", 2, "--diffusion.measure-samples", COUNT, "--diffusion.sample-every", 2]
     data = ["--out", out, "--data.dir", tiny.parent / "data", "--devices", 1]
-    return ["digits", *data, *SMALL, *often, *by, "--classifier.num-steps", 0]
+    score = ["--diffusion.parameterization", "score", "--schedule.name", "geometric"]
+    return ["digits", *data, *SMALL, *often, *by, *score, "--classifier.num-steps", 0]
 
 
 def make_judge(place, shape):
@@ -239,6 +240,17 @@ def test_the_curves_command_writes_the_same_files_from_the_rows(measured, tmp_pa
         14 * 120,
         6 * 3 * 120,
     )  # eleven panels: loss, rate, three norms, two distances, two pairs, accuracy, score
+
+
+def test_the_curves_of_a_step_are_drawn_once(tmp_path, monkeypatch):
+    """The last step may be one of a checkpoint, and is the end of the training too."""
+    drawn = []
+    monkeypatch.setattr(curves.log, "plot", lambda *_: drawn.append(1))
+    log.append(tmp_path / "metrics.jsonl", {"step": 2, "loss": 1.0})
+    save_curves = curves.make_hook(tmp_path, write_events=False)
+    for done in (2, 2, 4):
+        save_curves(done)
+    assert len(drawn) == 2
 
 
 def test_without_tensorboard_there_is_no_event_file(measured, tmp_path):

@@ -56,21 +56,47 @@ def test_targets_are_what_the_denoiser_reads(target):
     np.testing.assert_allclose(sigma * (found.eps - noisy.truth.eps), 0, atol=1e-5)
 
 
-def test_the_oracle_has_the_least_loss():
-    """E[eps | x_t] beats the same prediction of the other class, and any scaling of it."""
-    keys, x_0 = examples(4000)
+ONE = MIXTURE._replace(weights=jnp.ones(1), means=MIXTURE.means[1:2], stds=MIXTURE.stds[1:2], labels=None)
+# (d target / d x_0)^2: what the variance of x_0 given x_t is in the loss of each target. Of a score sigma^2 is in the loss.
+SHARES = {
+    "eps": lambda alpha, sigma: alpha**2 / sigma**2,
+    "x_0": lambda alpha, sigma: np.ones_like(alpha),
+    "v": lambda alpha, sigma: (alpha**2 + sigma**2) ** 2 / sigma**2,
+    "score": lambda alpha, sigma: alpha**2 / sigma**2,
+    "flow": lambda alpha, sigma: (alpha + sigma) ** 2 / sigma**2,
+}
 
-    def loss(factor, label):
-        def network(x, t, condition, keys):
-            levels = schedule.at(LEVELS, (t + 1).astype(int))
-            return factor * jax.vmap(lambda x, *level: MIXTURE.denoiser(label)(x, schedule.NoiseLevel(*level)).eps)(
-                x, *levels
-            )
 
-        return float(losses.diffusion(network, keys, x_0, None, LEVELS).mean())
+TABLES = {"VP": LEVELS, "flow": schedule.flow(100), "VE": schedule.karras(100, 0.01, 20.0)}
 
-    best = loss(1.0, None)
-    assert best < min(loss(0.95, None), loss(1.05, None), loss(1.0, 0))
+
+def test_the_exact_denoiser_of_a_normal_law_has_its_variance_as_loss_and_nothing_has_less():
+    """x_0 given x_t has the variance s^2 sigma^2 / (alpha^2 s^2 + sigma^2), and each target its share of that."""
+    keys, others = jax.random.split(jax.random.key(0), (2, 8000))
+
+    def loss(noisy, levels, target, factor):
+        def network(x_t, level, condition, keys):
+            exact = jax.vmap(ONE.denoiser())(x_t, level)
+            return factor * jax.vmap(losses.TARGETS[target])(exact, level)
+
+        return losses.denoising(network, noisy, None, levels, target, time=lambda level: level).mean()
+
+    @jax.jit
+    def all_of_them(levels):
+        noisy = losses.corrupt(keys, jax.vmap(ONE.sample)(others), levels)
+        factors = (1.0, 0.9, 1.1)
+        found = {target: [loss(noisy, levels, target, factor) for factor in factors] for target in losses.TARGETS}
+        return noisy.level, found
+
+    for name, levels in TABLES.items():
+        level, found = all_of_them(levels)
+        alpha, sigma = (np.asarray(column, np.float64) for column in (level.alpha, level.sigma))
+        power = float(ONE.stds[0]) ** 2
+        variance = power * sigma**2 / (alpha**2 * power + sigma**2)
+        for target, (exact, *scaled) in found.items():
+            want = (SHARES[target](alpha, sigma) * variance).mean()
+            np.testing.assert_allclose(exact, want, rtol=0.04, err_msg=f"{name} {target}")
+            assert exact < min(scaled), (name, target)
 
 
 def test_the_exact_classifier_has_the_entropy_of_its_posterior():
@@ -246,15 +272,14 @@ def test_a_network_that_learns_its_variance_finds_the_optimal_one():
     """Of one normal law, of one level: the bound's minimum in v is where the step's variance is the true one."""
     levels, position = schedule.respace(schedule.cosine(1000), 4), 3
     now, then = schedule.at(levels, position), schedule.at(levels, position - 1)
-    one = MIXTURE._replace(weights=jnp.ones(1), means=MIXTURE.means[1:2], stds=MIXTURE.stds[1:2], labels=None)
     fractions = jnp.linspace(-1, 1, 41)
 
     def bits(key, v):
         key_x, key_eps = jax.random.split(key)
-        x_0, eps = one.sample(key_x), jax.random.normal(key_eps, (2,))
+        x_0, eps = ONE.sample(key_x), jax.random.normal(key_eps, (2,))
         x_t = now.alpha * x_0 + now.sigma * eps
         noisy = losses.Noisy(x_t, Prediction(x_0, eps), now, key, jnp.int32(position))
-        return losses.bound_bits(one.denoiser()(x_t, now).x_0, jnp.full(2, v), noisy, levels, "x_0")
+        return losses.bound_bits(ONE.denoiser()(x_t, now).x_0, jnp.full(2, v), noisy, levels, "x_0")
 
     keys = jax.random.split(jax.random.key(0), 4000)
     mean = jax.jit(jax.vmap(lambda v: jax.vmap(lambda key: bits(key, v))(keys).mean()))(fractions)

@@ -49,16 +49,18 @@ def test_edms_weight_undoes_what_its_preconditioning_does_to_the_output():
     np.testing.assert_allclose(found * c_out**2, 1, rtol=2e-4)
 
 
-@pytest.mark.parametrize("table", ["VP", "VE"])
+@pytest.mark.parametrize("table", ["VP", "VE", "flow"])
 def test_the_loss_is_the_same_whatever_the_network_predicts(table):
-    """One wrong x_0, told as eps and as v: the same number from `losses.denoising` of each, by every weighting."""
-    levels = {"VP": LEVELS, "VE": VE}[table]
+    """One wrong x_0, told as each target: the same number from `losses.denoising` of each, by every weighting."""
+    levels = {"VP": LEVELS, "VE": VE, "flow": schedule.flow(25)}[table]
     position = jnp.array([2, 5, 9, 15, 18])
     level, rng = schedule.at(levels, position), np.random.default_rng(0)
     x_0, eps, error = (jnp.asarray(rng.normal(size=(5, 3)), jnp.float32) for _ in range(3))
     alpha, sigma = (np.asarray(column, np.float64)[:, None] for column in (level.alpha, level.sigma))
     outputs = {"x_0": x_0 + error, "eps": eps - alpha / sigma * error}
     outputs["v"] = alpha * outputs["eps"] - sigma * outputs["x_0"]
+    outputs |= {"score": -outputs["eps"] / sigma, "flow": outputs["eps"] - outputs["x_0"]}
+    assert outputs.keys() == losses.TARGETS.keys()
     keys = jax.random.split(jax.random.key(0), 5)
     noisy = losses.Noisy(
         level.alpha[:, None] * x_0 + level.sigma[:, None] * eps, Prediction(x_0, eps), level, keys, position
@@ -82,7 +84,7 @@ def test_the_loss_is_the_same_whatever_the_network_predicts(table):
 def test_at_both_ends_it_is_finite():
     """SNR is infinite at the clean level and 0 at the last one of a zero terminal SNR table."""
     ends = schedule.NoiseLevel(jnp.array([0.0, 9.0]), jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]))
-    tables = {"VP": schedule.zero_terminal_snr(LEVELS), "VE": VE, "ends": ends}
+    tables = {"VP": schedule.zero_terminal_snr(LEVELS), "VE": VE, "flow": schedule.flow(20), "ends": ends}
 
     @jax.jit
     def all_of_them():
@@ -94,17 +96,20 @@ def test_at_both_ends_it_is_finite():
         }
 
     found = jax.device_get(all_of_them())
-    assert len(found) == 5 * 3 * 3
+    assert len(found) == 5 * 5 * 4
     for case, weights in found.items():
         assert np.isfinite(weights).all(), case
         assert (weights >= 0).all(), case
     np.testing.assert_allclose(found["min-snr", "v", "ends"], 0, atol=1e-12)
     np.testing.assert_allclose(found["edm", "v", "ends"], [1, 4], rtol=1e-4)  # alpha^2 + sigma^2 / sigma_data^2
+    # (SNR + 1 / sigma_data^2) (sigma / (alpha + sigma))^2: bounded at every level of every table.
+    assert all(found["edm", "flow", table].max() <= 4.001 for table in tables)
+    np.testing.assert_allclose(found["edm", "flow", "ends"], [1, 4], rtol=1e-4)
 
 
 def test_other_targets_raise():
-    with pytest.raises(ValueError, match="'score'"):
-        weighting.of_loss(weighting.min_snr, LEVELS, "score")
+    with pytest.raises(ValueError, match="'noise'; choose one of eps, x_0, v, score, flow"):
+        weighting.of_loss(weighting.min_snr, LEVELS, "noise")
 
 
 def test_per_log_snr_is_the_slope_of_the_table():

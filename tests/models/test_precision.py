@@ -13,6 +13,7 @@ from guided_jax.app import facts
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.sample import draw
+from guided_jax.app.sample.parts import Pictures
 from guided_jax.app.sample.request import Method
 from guided_jax.app.train import networks, objective
 from guided_jax.models import UNet, blocks
@@ -166,11 +167,11 @@ def test_samples_of_a_bfloat16_network_are_float32():
 def test_a_drawing_rounds_its_weights_once_and_is_the_same(settings, monkeypatch):
     run = assembled("bfloat16", diffusion_only=settings)
     params = {"diffusion": params_in(run, "diffusion"), "classifier": params_of("classifier")}
-    low_res = jnp.ones((2, 2, 1)) if "low_res" in settings else None
+    pictures = Pictures(low_res=jnp.ones((2, 2, 1)) if "low_res" in settings else None)
 
     def once_more():
         sample = draw.make_draw(run, Method(guidance="classifier", steps="2"), True)
-        return jax.jit(sample)(params, jax.random.key(0), jnp.int32(3), jnp.float32(1), None, low_res)
+        return jax.jit(sample)(params, jax.random.key(0), jnp.int32(3), jnp.float32(1), pictures)
 
     once, seen = once_more(), []
     monkeypatch.setattr(models, "prepare_params", lambda network, params, *example: seen.append(network) or params)

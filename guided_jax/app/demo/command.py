@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from guided_jax.app import cli, limits
+from guided_jax.app import cli
 
 PAGE = """usage: guided-jax demo [OPTIONS]
 
@@ -46,7 +46,6 @@ class Demo:
 def main(args: Sequence[str]) -> None:
     """Train, or resume, or find it done; draw, judge, print."""
     start, options = time.monotonic(), cli.parse(Demo, "guided-jax demo", args, description=PAGE)
-    limits.check(options)
     announce(options)
     # After the announcement: these take seconds to import.
     from guided_jax import parallel

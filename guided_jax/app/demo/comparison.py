@@ -24,7 +24,7 @@ Samples = dict[tuple[str, float], np.ndarray]  # (guidance, scale) -> uint8 pict
 
 def check(experiment: settings.Experiment, steps: str) -> None:
     """Raise ValueError for an experiment that cannot be compared with both guidances, or for steps it does not have."""
-    trained = {part: getattr(experiment, part).num_steps for part in ("diffusion", "classifier")}
+    trained = {part: getattr(experiment, part).num_steps for part in runs.PARTS}
     missing = [part for part, num_steps in trained.items() if not num_steps]
     if missing:
         raise ValueError(
@@ -74,7 +74,7 @@ def compare(
     labels, rows, samples = np.arange(count) % run.facts.num_classes, [], {}
     devices = parallel.choose_devices(BATCH_SIZE)
     chunk = parallel.chunk_size(count, BATCH_SIZE, devices)
-    params = {part: run.params(part) for part in ("diffusion", "classifier")}
+    params = {part: run.params(part) for part in runs.PARTS}
     placed = draw.place(run, params, devices)
     with progress.bar(len(KINDS) * len(scales), "sampling", "scale") as bar:
         for kind in KINDS:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from guided_jax.app import facts, limits
+from guided_jax.app import facts
 from guided_jax.app import run as runs
 from guided_jax.app.sample import guidances, inverse, samplers
 from guided_jax.app.sample.request import Measurement, Method, Sampling, flatten, option
@@ -11,7 +11,6 @@ from guided_jax.app.sample.resolve import variance_of
 
 def check(options: Sampling, run: runs.Run) -> None:
     """Raise ValueError for the first thing that is wrong with a request to a run."""
-    limits.check(options)
     check_readers(options)
     _check_names(options.method, run)
     _check_sweep(options, run)

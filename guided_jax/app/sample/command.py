@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,7 +60,7 @@ def main(args: Sequence[str]) -> None:
     if options.sweep.sweep is not None:
         from guided_jax.app.sweep import command as sweep  # with all that measures, which drawing alone does not need
 
-        sweep.sweep(options)
+        sweep.sweep_run(*sweep.prepare(options))
         return
     parallel.use_cpu_devices()
     run = load_run(options)
@@ -95,19 +96,14 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
         if reuse and is_complete(out, options):
             return out
 
-        def rows(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, draw.Drawn]:
-            row = inputs(indices)
-            return (
-                indices,
-                row.recorded,
-                sample(params, indices, row.labels, row.scales, options.seed, row.pictures),
-            )
-
         with open_stream(out, count, run, options, steps) as (stream, done):
             for extra in () if done else EXTRA:
                 (out / extra).unlink(missing_ok=True)
             with progress.bar(count, label, "image", done) as bar:
-                for indices, labels, drawn in parallel.map_in_chunks(rows, count, chunk, done):
+                for indices, rows in parallel.padded_chunks(count, chunk, done):
+                    given = inputs(indices)
+                    drawn = sample(params, indices, given.labels, given.scales, options.seed, given.pictures)
+                    drawn, indices, labels = jax.tree.map(operator.itemgetter(rows), (drawn, indices, given.recorded))
                     check_finite(indices, drawn.finite, options)
                     if options.diagnose and indices[0] == 0:
                         diagnostics.save(out, drawn.observations, samplers.levels_of(options.method, run.model.levels))

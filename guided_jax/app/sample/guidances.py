@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from guided_jax import guidance, models, reverse
+from guided_jax import guidance, models, reverse, schedule
 from guided_jax.app.sample.parts import Parts
 from guided_jax.app.sample.request import Method
 from guided_jax.denoiser import Denoiser
@@ -38,7 +38,8 @@ class Row(NamedTuple):
 
 def _of_clean(parts: Parts) -> Any:
     """Return the noisy classifier as one of clean pictures: evaluated at the first level."""
-    return lambda x_0, level: parts.log_prob(x_0, level._replace(t=jnp.ones_like(level.t)))
+    first = schedule.at(parts.run.model.levels, 1)
+    return lambda x_0, level: parts.log_prob(x_0, first._replace(t=jnp.ones_like(level.t)))
 
 
 def _perturbed(parts: Parts, perturb: Any) -> tuple[Denoiser, Guide]:

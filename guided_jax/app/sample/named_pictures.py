@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from guided_jax.app import run as runs
+from guided_jax.app.facts import Facts
 from guided_jax.app.sample.request import HELD_OUT
 from guided_jax.data import arrays, pictures
 from guided_jax.storage import images
@@ -18,7 +19,7 @@ def read(names: tuple[str, ...], run: runs.Run, option: str) -> Rows:
     if names == (HELD_OUT,):
         source = runs.source(run, held_out=True)
         return lambda indices: source.read(indices % len(source))["image"]
-    found = [picture for name in names for picture in _read(Path(name), run, option)]
+    found = [picture for name in names for picture in _read(Path(name), run.facts, option)]
     wrong = next((picture.shape for picture in found if picture.shape != run.facts.image_shape), None)
     if wrong or not found:
         raise ValueError(
@@ -28,10 +29,11 @@ def read(names: tuple[str, ...], run: runs.Run, option: str) -> Rows:
     return lambda indices: stacked[indices % len(stacked)]
 
 
-def _read(path: Path, run: runs.Run, option: str) -> list[np.ndarray]:
-    if run.facts.kind == "pictures":
-        return read_file(path, run.facts.image_shape[-1], option)
-    found, _ = arrays.read_npz(path, signals=run.facts.kind == "signals")
+def _read(path: Path, known: Facts, option: str) -> list[np.ndarray]:
+    """Return what a file holds: pictures, or the arrays or signals that the run is of."""
+    if known.kind == "pictures":
+        return read_file(path, known.image_shape[-1], option)
+    found, _ = arrays.read_npz(path, signals=known.kind == "signals")
     assert found is not None
     return list(found)
 

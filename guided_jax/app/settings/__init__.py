@@ -1,7 +1,7 @@
 """The settings of an experiment: frozen dataclasses whose `make` methods return objects of the library."""
 
 from guided_jax.app.settings.data import NO_DATA, Data
-from guided_jax.app.settings.experiment import MAY_CHANGE, Classifier, Diffusion, Experiment, Optimizer, Training
+from guided_jax.app.settings.experiment import MAY_CHANGE, PARTS, Classifier, Diffusion, Experiment, Optimizer, Training
 from guided_jax.app.settings.networks import Encoder, Network, UNet
 from guided_jax.app.settings.noise import Schedule, Times, Weighting
 from guided_jax.app.settings.serial import from_dict, to_dict
@@ -9,6 +9,7 @@ from guided_jax.app.settings.serial import from_dict, to_dict
 __all__ = [
     "MAY_CHANGE",
     "NO_DATA",
+    "PARTS",
     "Classifier",
     "Data",
     "Diffusion",

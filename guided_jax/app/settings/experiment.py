@@ -115,7 +115,7 @@ class Diffusion(Training):
     makes one of any length."""
     snapshot_every: int = 100
     """With power_ema: steps between stored averages, which are stored at the end too and all kept."""
-    parameterization: Literal["eps", "x_0", "v"] = "eps"
+    parameterization: Literal["eps", "x_0", "v", "score", "flow"] = "eps"
     """What the network predicts."""
     weighting: Weighting = dataclasses.field(default_factory=Weighting)
     times: Times = dataclasses.field(default_factory=Times)
@@ -168,12 +168,14 @@ class Experiment:
     """Divide parameters and optimizer over the devices, for networks that do not fit on one; one process only."""
 
 
+PARTS = ("diffusion", "classifier")  # the networks of an experiment
+
 # Settings that may change between two starts of a run: they change neither the network nor what it has learned.
 MAY_CHANGE = (
     *("devices", "shard_parameters", "tensorboard", "data.dir", "data.corrupt", "data.held_out", "diffusion.from_run"),
     *(
         f"{part}.{name}"
-        for part in ("diffusion", "classifier")
+        for part in PARTS
         for name in (
             *("num_steps", "checkpoint_every", "log_every", "sample_every", "eval_every", "eval_examples"),
             *("measure_every", "measure_samples", "measure_scale", "measure_judge", "measure_inception"),

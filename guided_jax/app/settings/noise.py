@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Literal
 
 import jax.numpy as jnp
@@ -14,16 +15,39 @@ from guided_jax.losses import times, weighting
 class Schedule:
     """The noise levels, shared by both networks."""
 
-    name: Literal["linear", "cosine"] = "cosine"
+    name: Literal["linear", "cosine", "sigmoid", "flow", "karras", "geometric"] = "cosine"
+    """linear, cosine, sigmoid: alpha^2 + sigma^2 = 1. flow: alpha + sigma = 1, pure noise at the end; for flow, v and x_0.
+    karras, geometric: alpha = 1, sigma from sigma_min to sigma_max; for score, eps, flow and x_0."""
     num_steps: int = 1000
     """Noise levels from clean to noise."""
     zero_terminal_snr: bool = False
-    """Rescale so that the last level is pure noise; for x_0 and v, since an eps network says nothing of x_0 there."""
+    """Rescale so that the last level is pure noise; for x_0, v and flow, since an eps or score network says nothing of x_0
+    there."""
+    sigma_min: float = 0.002
+    """karras, geometric: sigma of the first noisy level."""
+    sigma_max: float = 80.0
+    """karras, geometric: sigma of the last level."""
+    rho: float = 7.0
+    """karras: sigma^(1 / rho) rises evenly; geometric: log sigma does."""
 
     def make(self) -> schedule.NoiseLevel:
         """Return the levels."""
-        levels = {"linear": schedule.linear, "cosine": schedule.cosine}[self.name](self.num_steps)
+        if self.exploding:
+            rho = math.inf if self.name == "geometric" else self.rho
+            return schedule.karras(self.num_steps, self.sigma_min, self.sigma_max, rho)
+        named = {
+            "linear": schedule.linear,
+            "cosine": schedule.cosine,
+            "sigmoid": schedule.sigmoid,
+            "flow": schedule.flow,
+        }
+        levels = named[self.name](self.num_steps)
         return schedule.zero_terminal_snr(levels) if self.zero_terminal_snr else levels
+
+    @property
+    def exploding(self) -> bool:
+        """Return whether alpha = 1 at every level, so that x_t is as large as sigma: VE."""
+        return self.name in ("karras", "geometric")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import itertools
 import json
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,21 +49,18 @@ MOST_SAMPLES = 1000  # at each scale and seed, without --num-samples
 
 def main(args: Sequence[str]) -> None:
     """Sweep over the scales that the command line names."""
-    options = cli.parse(Sampling, "guided-jax sweep", args, description=PAGE)
-    given = dataclasses.replace(options.sweep, sweep=options.sweep.sweep or DEFAULT_SCALES)
-    sweep(dataclasses.replace(options, sweep=given))
+    sweep_run(*prepare(cli.parse(Sampling, "guided-jax sweep", args, description=PAGE)))
 
 
-def sweep(options: Sampling) -> None:
-    """Sweep over the scales of the options, for the run directory that they name."""
+def prepare(options: Sampling) -> tuple[Sampling, runs.Run]:
+    """Return the options in full, checked, and the run that they name."""
     words = scales.spell(options.sweep.sweep or DEFAULT_SCALES)
     options = dataclasses.replace(options, sweep=dataclasses.replace(options.sweep, sweep=words))
-    scales.parse(words)
     parallel.use_cpu_devices()
     run = sample.load_run(options)
     options = resolve_labels(options, run.facts)
     checks.check(options, run)
-    sweep_run(options, run)
+    return options, run
 
 
 def sweep_run(options: Sampling, run: runs.Run) -> Path:
@@ -81,7 +78,9 @@ def sweep_run(options: Sampling, run: runs.Run) -> Path:
     write, _ = sample.make_writer(labelled, run), sample.make_inputs(labelled, run)
     with lock.hold(out):
         claim(out, mine, options.overwrite)
-        drawn = list(draw_all(labelled, write, out))
+        drawn = [
+            (*at, write(one, reuse=True, label="scale {:g}, seed {}".format(*at))) for at, one in plan(labelled, out)
+        ]
         measured = evaluate.evaluate(drawn, labelled, extractors, reference)
         found = {**describe(options, run, reference), **measured, "asked": mine}
         save(out, found, grids_of(drawn, pictures))
@@ -103,14 +102,13 @@ def labels_of(options: Sampling, run: runs.Run) -> tuple[Label, ...] | None:
     return tuple(found)
 
 
-def draw_all(options: Sampling, write: Callable[..., Path], out: Path) -> Iterator[tuple[float, int, Path]]:
-    """Yield (scale, seed, the folder with its samples), drawn unless they are there. write: of `sample.make_writer`."""
+def plan(options: Sampling, out: Path) -> Iterator[tuple[tuple[float, int], Sampling]]:
+    """Yield ((scale, seed), the request for their samples)."""
     bare = dataclasses.replace(options.sweep, sweep=None)
-    for scale in scales.parse(options.sweep.sweep or DEFAULT_SCALES):
+    for scale in scales.parse(options.sweep.sweep or ""):
         for seed in evaluate.seeds_of(options):
             folder = out / f"scale-{scale:g}" / f"seed-{seed}"
-            one = dataclasses.replace(options, scale=(scale,), seed=seed, out=folder, sweep=bare)
-            yield scale, seed, write(one, reuse=True, label=f"scale {scale:g}, seed {seed}")
+            yield (scale, seed), dataclasses.replace(options, scale=(scale,), seed=seed, out=folder, sweep=bare)
 
 
 def request(options: Sampling, run: runs.Run) -> dict[str, Any]:

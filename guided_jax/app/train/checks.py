@@ -3,6 +3,8 @@
 from guided_jax.app import limits
 from guided_jax.app import settings as schema
 
+READ_BY = {"sigma_min": ("karras", "geometric"), "sigma_max": ("karras", "geometric"), "rho": ("karras",)}
+
 
 def check(experiment: schema.Experiment) -> None:
     """Raise ValueError for a number out of its range, and for settings that exclude one another."""
@@ -11,8 +13,9 @@ def check(experiment: schema.Experiment) -> None:
     lengths = experiment.diffusion.power_ema
     if len(set(lengths)) < len(lengths):
         raise ValueError(f"--diffusion.power-ema is {' '.join(map(str, lengths))}; give each length once")
-    if experiment.diffusion.num_steps and experiment.diffusion.parameterization == "eps":
-        _check_eps(experiment)
+    _check_schedule(experiment.schedule)
+    if experiment.diffusion.num_steps:
+        _check_parameterization(experiment.schedule, experiment.diffusion)
 
 
 def _check_signals(experiment: schema.Experiment) -> None:
@@ -25,21 +28,54 @@ def _check_signals(experiment: schema.Experiment) -> None:
         raise ValueError(f"{options[0]} is for pictures; leave it out with --data.signals")
 
 
-def _check_eps(experiment: schema.Experiment) -> None:
-    """Raise ValueError for what an eps network cannot learn: at alpha = 0 its output says nothing of x_0."""
-    settings = experiment.schedule
+def _check_schedule(settings: schema.Schedule) -> None:
+    """Raise ValueError for settings that the chosen schedule ignores, or that make no schedule."""
+    for name, readers in READ_BY.items():
+        if settings.name not in readers and getattr(settings, name) != getattr(schema.Schedule(), name):
+            raise ValueError(
+                f"--schedule.{name.replace('_', '-')} has no effect with --schedule.name {settings.name}; it goes with "
+                f"{' or '.join(readers)}"
+            )
+    if settings.exploding and not settings.sigma_min < settings.sigma_max:
+        raise ValueError(
+            f"--schedule.sigma-min is {settings.sigma_min:g} and --schedule.sigma-max {settings.sigma_max:g}; give a first "
+            "level below the last one"
+        )
+    if settings.zero_terminal_snr and settings.name not in ("linear", "cosine", "sigmoid"):
+        raise ValueError(
+            f"--schedule.zero-terminal-snr rescales linear, cosine or sigmoid, and --schedule.name is {settings.name}; "
+            "leave it out"
+        )
+
+
+def _check_parameterization(settings: schema.Schedule, diffusion: schema.Diffusion) -> None:
+    """Raise ValueError for what a network cannot learn on the levels of a schedule."""
+    predicts = diffusion.parameterization
+    if predicts == "v" and settings.exploding:
+        raise ValueError(
+            f"--diffusion.parameterization is v, which is as large as sigma, up to {settings.sigma_max:g} with "
+            f"--schedule.name {settings.name}; use score, eps, flow or x_0"
+        )
+    if predicts not in ("eps", "score"):
+        return
+    network = f"{'an' if predicts == 'eps' else 'a'} {predicts} network"
     if settings.zero_terminal_snr:
         raise ValueError(
-            "--diffusion.parameterization is eps, which says nothing of x_0 at the end of --schedule.zero-terminal-snr; "
-            "use v or x_0"
+            f"--diffusion.parameterization is {predicts}, which says nothing of x_0 at the end of "
+            "--schedule.zero-terminal-snr; use v or x_0"
+        )
+    if settings.name == "flow":
+        raise ValueError(
+            f"--schedule.name flow ends at alpha = 0, where {network} says nothing of x_0; use "
+            "--diffusion.parameterization flow, v or x_0, or --schedule.name cosine"
         )
     if not float(settings.make().alpha[-1]):
         raise ValueError(
-            f"--schedule.name {settings.name} of {settings.num_steps} steps ends at alpha = 0, where an eps network says "
+            f"--schedule.name {settings.name} of {settings.num_steps} steps ends at alpha = 0, where {network} says "
             "nothing of x_0; use more --schedule.num-steps, --schedule.name cosine, or --diffusion.parameterization v"
         )
-    if experiment.diffusion.weighting.name == "edm":
+    if diffusion.weighting.name == "edm":
         raise ValueError(
-            "--diffusion.weighting.name edm grows without bound towards noise on the loss of an eps network; "
-            "use --diffusion.parameterization v"
+            f"--diffusion.weighting.name edm grows without bound towards noise on the loss of {network}; "
+            f"use --diffusion.parameterization {'flow' if settings.exploding else 'v'}"
         )

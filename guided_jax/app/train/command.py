@@ -1,4 +1,24 @@
-"""usage: guided-jax train EXPERIMENT [OPTIONS]
+"""Train every network of an experiment into the folder of a run."""
+
+import dataclasses
+import functools
+import signal
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from guided_jax import parallel
+from guided_jax.app import best_checkpoint, cli, experiments, facts, posthoc, signals
+from guided_jax.app import run as runs
+from guided_jax.app import settings as schema
+from guided_jax.app.train import checks, curves, folder, grids, init_from, job, networks, sample_metrics
+from guided_jax.training import loop
+
+PAGE = """usage: guided-jax train EXPERIMENT [OPTIONS]
 
 Train every network of an experiment; the same command again resumes from the last checkpoint.
 
@@ -17,24 +37,6 @@ Train every network of an experiment; the same command again resumes from the la
   --diffusion.network.model-channels N       width of the network
   --devices N                                how many (as many as divide the batch)
 """
-
-import dataclasses
-import functools
-import signal
-import textwrap
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
-
-from guided_jax import data, parallel
-from guided_jax.app import best_checkpoint, cli, experiments, facts, limits, posthoc, signals
-from guided_jax.app import run as runs
-from guided_jax.app import settings as schema
-from guided_jax.app.train import checks, curves, folder, grids, init_from, job, networks, sample_metrics
-from guided_jax.training import loop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +70,8 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
     """
     checks.check(experiment)
     experiment = init_from.located(runs.adopt(experiment))
-    sources = functools.cache(lambda held_out: experiment.data.make(held_out))
-    known = facts.of_source(sources(False), data.class_frequencies(sources(False)))
+    sources = functools.cache(experiment.data.make)
+    known = facts.of_source(sources(False))
     run, parts = runs.assemble(experiment, known), networks.trained_parts(experiment)
     measured = sample_metrics.make(run, functools.partial(sources, True))
     for part in parts:
@@ -123,8 +125,7 @@ def main(args: Sequence[str]) -> None:
         raise SystemExit(0 if args else 2)
     name, *rest = args
     default = Training(experiments.load(name))
-    options = cli.parse(Training, f"guided-jax train {name}", rest, default, description=__doc__ or "")
-    limits.check(options)
+    options = cli.parse(Training, f"guided-jax train {name}", rest, default, description=PAGE)
     parallel.use_cpu_devices()
     processes = options.distributed
     parallel.join(processes.coordinator, processes.num_processes, processes.process_id, processes.auto)
@@ -142,7 +143,7 @@ def main(args: Sequence[str]) -> None:
 
 def overview() -> str:
     """Return the page that lists the experiments."""
-    usage, what, *_ = (__doc__ or "").split("\n\n")
+    usage, what, *_ = PAGE.split("\n\n")
     known = textwrap.fill(f"experiments: {', '.join(experiments.names())},", 100)
     own = "or the path of a Python file that sets EXPERIMENT, such as ./my_experiment.py"
     more = "guided-jax train EXPERIMENT --help: the options used most; --help-all: every option"

@@ -1,12 +1,4 @@
-"""usage: guided-jax curves RUN
-
-Draw the curves of a run again, and write its TensorBoard files, from its metrics.jsonl.
-
-  guided-jax curves runs/digits
-  tensorboard --logdir runs
-
-  RUN    the folder that guided-jax train wrote; each network gets curves.png and an event file
-"""
+"""Draw the curves of a run, and write its TensorBoard files, from its rows of metrics."""
 
 import dataclasses
 import re
@@ -20,6 +12,15 @@ from guided_jax.app import best_checkpoint, cli
 from guided_jax.app import run as runs
 from guided_jax.storage import log, tensorboard
 
+PAGE = """usage: guided-jax curves RUN
+
+Draw the curves of a run again, and write its TensorBoard files, from its metrics.jsonl.
+
+  guided-jax curves runs/digits
+  tensorboard --logdir runs
+
+  RUN    the folder that guided-jax train wrote; each network gets curves.png and an event file
+"""
 # Metric -> the panel of curves.png that it shares with others; those of no panel here have one of their own.
 PANELS = {
     **dict.fromkeys(("samples_fd", "samples_fd_infinity"), "Fréchet distance of samples"),
@@ -39,18 +40,19 @@ PANELS = {
 def make_hook(directory: Path, write_events: bool) -> Callable[..., None]:
     """Return the hook (steps done, state=None) that writes curves.png and the event file of one network.
 
-    The first call writes the event file anew, since a killed run may have written later steps; the next ones append.
+    The first call writes the event file anew, since a killed run may have written later steps; the next ones append. A
+    second call at the same step does nothing.
     """
     written: list[int] = []
 
     def save_curves(done: int, state: Any = None) -> None:
         rows = log.read(directory / "metrics.jsonl")
-        if not rows:
+        if not rows or done in written:
             return
         log.plot(directory / "metrics.jsonl", directory / "curves.png", PANELS)
         if write_events:
             save_events(directory, rows, done, max(written, default=None))
-            written.append(done)
+        written.append(done)
 
     return save_curves
 
@@ -80,9 +82,9 @@ class Curves:
 
 def main(args: Sequence[str]) -> None:
     """Write curves.png and the event file of every network that has rows."""
-    options = cli.parse(Curves, "guided-jax curves", args, description=__doc__ or "")
+    options = cli.parse(Curves, "guided-jax curves", args, description=PAGE)
     runs.load(options.run)
-    for part in ("diffusion", "classifier"):
+    for part in runs.PARTS:
         directory = options.run / part
         if rows := log.read(directory / "metrics.jsonl"):
             make_hook(directory, write_events=True)(rows[-1]["step"])

@@ -80,7 +80,7 @@ def _compile(task: Task, settings: schema.Training, devices: list[jax.Device]) -
         microbatches=settings.microbatches,
         learning_rate=settings.optimizer.schedule(settings.num_steps),
     )
-    step = objective.with_indices(step, settings)
+    step = objective.with_indices(step)
     return (parallel.fully_sharded if task.shard_parameters else parallel.data_parallel)(step, devices)
 
 

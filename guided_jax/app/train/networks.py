@@ -25,19 +25,19 @@ def make_task(run: runs.Run, part: str, sources: Sources) -> job.Task:
     """Return what a network of the run is trained on."""
     experiment, settings = run.experiment, getattr(run.experiment, part)
     return job.Task(
-        part,
-        objective.LOSSES[part](run),
-        objective.LOSSES[part](run, plain=True),
-        functools.partial(init_state, run, part),
-        sources(False),
-        sources(True) if settings.eval_every else None,
-        experiment.seed,
-        experiment.data.flip,
-        experiment.devices,
-        experiment.shard_parameters,
-        schema.to_dict(experiment),
-        schema.MAY_CHANGE,
-        functools.partial(init_from.load, run, part) if settings.init_from else None,
+        label=part,
+        loss=objective.LOSSES[part](run),
+        plain_loss=objective.LOSSES[part](run, plain=True),
+        init=functools.partial(init_state, run, part),
+        source=sources(False),
+        test=sources(True) if settings.eval_every else None,
+        seed=experiment.seed,
+        flip=experiment.data.flip,
+        devices=experiment.devices,
+        shard_parameters=experiment.shard_parameters,
+        config=schema.to_dict(experiment),
+        may_change=schema.MAY_CHANGE,
+        given=functools.partial(init_from.load, run, part) if settings.init_from else None,
     )
 
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from guided_jax import losses, training
 from guided_jax.app import pixel_model
 from guided_jax.app import run as runs
-from guided_jax.app import settings as schema
 from guided_jax.app.train.held_out import Loss
 from guided_jax.losses import times
 from guided_jax.storage import images
@@ -44,13 +43,14 @@ def diffusion_loss(run: runs.Run, plain: bool = False) -> Loss:
         noisy = losses.corrupt(keys, batch["image"], run.model.levels, law, strata)
         estimate = None
         if run.self_conditioning:
-            estimate = losses.first_estimate(call(None), keys, noisy, label, target)
+            estimate = losses.first_estimate(call(None), keys, noisy, label, target, run.model.time)
         each = losses.denoising(
             call(estimate),
             noisy,
             label,
             run.model.levels,
             target,
+            run.model.time,
             learned_variance=run.model.learned_variance,
             weight=weight,
         )
@@ -69,8 +69,9 @@ def classifier_loss(run: runs.Run, plain: bool = False) -> Loss:
         def network(x: Any, t: Any, keys: Any) -> Any:
             return classifier(params, x, t, keys)
 
-        each, right = losses.classification(network, keys, batch["image"], batch["label"], run.model.levels)
-        level, last = losses.corrupt(keys, batch["image"], run.model.levels).level, run.model.levels.t.size - 1
+        levels = run.model.levels
+        each, right = losses.classification(network, keys, batch["image"], batch["label"], levels, run.model.time)
+        level, last = losses.corrupt(keys, batch["image"], levels).level, levels.t.size - 1
         quarters = {**by_quarter("loss", each, level, last), **by_quarter("accuracy", right, level, last)}
         return each.mean(), {"accuracy": right.mean(), **quarters}
 
@@ -80,10 +81,8 @@ def classifier_loss(run: runs.Run, plain: bool = False) -> Loss:
 LOSSES: Mapping[str, Callable[..., Loss]] = {"diffusion": diffusion_loss, "classifier": classifier_loss}
 
 
-def with_indices(step: Callable[..., Any], settings: Any) -> Callable[..., Any]:
-    """Return the train step with batch["index"], the position in the whole batch, where stratified times need it."""
-    if not (isinstance(settings, schema.Diffusion) and settings.times.stratified):
-        return step
+def with_indices(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the train step with batch["index"], the position in the whole batch, which stratified times need."""
 
     def call(state: Any, batch: Any, indices: Any, **options: Any) -> Any:
         return step(state, {**batch, "index": indices}, indices, **options)

@@ -72,14 +72,12 @@ def metric_names(space: feature_space.FeatureSpace, run: runs.Run) -> list[str]:
     """Return the metrics that a feature space gives; ValueError for pictures of a shape that it does not take."""
     settings, picture = run.experiment.diffusion, jax.ShapeDtypeStruct(run.facts.image_shape, jnp.uint8)
     features = jax.eval_shape(space.features, picture)
-    names = {"fd", "kid", "precision", "recall", "density", "coverage"}
-    names |= {"sfd"} if features.spatial is not None else set()
-    names |= {"inception_score"} if features.logits is not None else set()
-    names |= {"fd_infinity"} if evaluation.has_extrapolated(settings.measure_samples, features.pool.size) else set()
-    if space.judge is not None and run.conditional:
-        jax.eval_shape(space.judge, picture)
-        names.add("accuracy")
-    return [name for name in evaluation.TITLES if name in names]
+    has_spatial, has_logits = features.spatial is not None, features.logits is not None
+    names = evaluation.names(settings.measure_samples, features.pool.size, has_spatial, has_logits)
+    if space.judge is None or not run.conditional:
+        return names
+    jax.eval_shape(space.judge, picture)
+    return ["accuracy", *names]
 
 
 def _describe(run: runs.Run, space: feature_space.FeatureSpace, reference: sets.PictureSet) -> str:
