@@ -34,7 +34,7 @@ from guided_jax.app.train import command as train
 from guided_jax.metrics import feature_space, sets
 from guided_jax.metrics.judge import is_trained
 from guided_jax.storage import images, log
-from guided_jax.storage.files import answers, replacing, writable_directory
+from guided_jax.storage.files import is_result_of, replacing, writable_directory
 
 PAGE = Path(__file__).parent.parent / "docs" / "training.md"
 USUAL = "usual"  # the weights that sample.py draws from
@@ -253,7 +253,7 @@ def main(args: Sequence[str]) -> None:
     for seed in () if options.page else options.seeds:
         for name in options.variants:
             place, mine = place_of(options, name, seed), asked(options, name, seed)
-            if not answers(place, mine):
+            if not is_result_of(place, mine):
                 found = {"asked": mine, **measure(options, name, seed)}
                 with replacing(place) as file:
                     file.write(json.dumps(found, indent=1).encode())

@@ -26,9 +26,9 @@ def damage(place):
 def test_damaged_files_are_refused_by_name_or_skipped_and_counted(keep, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(data, "IN_MEMORY_BYTES", keep)
     name, first = make_folder(tmp_path), damage(tmp_path)
-    with pytest.raises(ValueError, match=r"is not a picture that can be read .*corrupt='skip'") as told:
+    with pytest.raises(ValueError, match=r"is not a picture that can be read .*corrupt='skip'") as error:
         list(data.loader(data.load(name, "train"), 9, seed=0, repeat=False))
-    assert str(told.value).startswith(f"{tmp_path}/set/a/") or "a/1" in str(told.value)
+    assert str(error.value).startswith(f"{tmp_path}/set/a/") or "a/1" in str(error.value)
     with caplog.at_level(logging.WARNING):
         found = data.load(name, "train", corrupt="skip")
         assert len(list(data.loader(found, 24, seed=0, repeat=False))) == 1
@@ -99,10 +99,10 @@ def test_npz_files_that_are_refused(words, spoil, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_npz(tmp_path)
     spoil(tmp_path / "set.npz")
-    with pytest.raises((ValueError, OSError), match=words) as told:
+    with pytest.raises((ValueError, OSError), match=words) as error:
         data.load("npz:set.npz", "train")
-    assert f"{tmp_path}/set.npz" in str(told.value)
-    assert "\n" not in str(told.value)
+    assert f"{tmp_path}/set.npz" in str(error.value)
+    assert "\n" not in str(error.value)
     assert not (tmp_path / "hacked").exists()
 
 
@@ -128,10 +128,10 @@ def test_idx_files_that_are_refused(words, spoiled, tmp_path):
     name = make_idx(tmp_path)
     file, content = spoiled
     (tmp_path / file).write_bytes(content)
-    with pytest.raises(ValueError, match=words) as told:
+    with pytest.raises(ValueError, match=words) as error:
         data.load(name, "train")
-    assert str(tmp_path) in str(told.value)
-    assert "\n" not in str(told.value)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_missing_idx_files(tmp_path):
@@ -174,20 +174,20 @@ class Broken(TensorTiles):
         raise RuntimeError("the quota is full\nand more")
 
 
-@pytest.mark.parametrize(("words", "asked"), TFDS.items(), ids=TFDS)
-def test_sets_that_are_refused(words, asked, tmp_path):
-    with pytest.raises((ValueError, OSError), match=words) as told:
-        data.load(f"tfds:{asked[0]}", asked[1], tmp_path)
-    assert "\n" not in str(told.value)
+@pytest.mark.parametrize(("words", "arguments"), TFDS.items(), ids=TFDS)
+def test_sets_that_are_refused(words, arguments, tmp_path):
+    with pytest.raises((ValueError, OSError), match=words) as error:
+        data.load(f"tfds:{arguments[0]}", arguments[1], tmp_path)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "imagenet2012"])
 def test_without_tensorflow_a_set_that_is_not_prepared_is_refused_at_once(name, tmp_path, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None if module == "tensorflow" else find(module))
-    with pytest.raises(ValueError, match=r"is not prepared in .*guided-jax\[tf\].*data_dir") as told:
+    with pytest.raises(ValueError, match=r"is not prepared in .*guided-jax\[tf\].*data_dir") as error:
         data.load(f"tfds:{name}", "train", tmp_path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 WRONG = {
@@ -206,11 +206,11 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("words", "asked"), WRONG.items(), ids=WRONG)
-def test_wrong_arguments_are_refused_in_one_sentence(words, asked, tmp_path):
+@pytest.mark.parametrize(("words", "arguments"), WRONG.items(), ids=WRONG)
+def test_wrong_arguments_are_refused_in_one_sentence(words, arguments, tmp_path):
     make_npz(tmp_path)
     (tmp_path / "empty").mkdir()
     write(tmp_path / "parts" / "a" / "1.png", png(noise(2, 2, 1)))
-    with pytest.raises(ValueError, match=words) as told:
-        data.load(**{"name": "npz:set.npz", "split": "train", "data_dir": tmp_path, **asked})
-    assert "\n" not in str(told.value)
+    with pytest.raises(ValueError, match=words) as error:
+        data.load(**{"name": "npz:set.npz", "split": "train", "data_dir": tmp_path, **arguments})
+    assert "\n" not in str(error.value)

@@ -139,9 +139,9 @@ def test_integers_of_any_type_become_pictures_and_floats_of_zero_and_one_stay():
 
 def test_float_arrays_are_neither_cropped_nor_converted(tmp_path):
     np.savez(tmp_path / "set.npz", np.zeros((30, 8, 8, 4), np.float32), LABELS)
-    for asked in ({"image_size": 6}, {"channels": 3}, {"image_size": 6, "crop": "random"}):
+    for options in ({"image_size": 6}, {"channels": 3}, {"image_size": 6, "crop": "random"}):
         with pytest.raises(ValueError, match=r"these are 8 x 8 x 4 .*leave out image_size, crop and channels"):
-            data.load(f"npz:{tmp_path}/set.npz", "train", **asked)
+            data.load(f"npz:{tmp_path}/set.npz", "train", **options)
 
 
 # Pixels.

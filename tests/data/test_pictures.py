@@ -64,21 +64,21 @@ def test_random_sizes_and_places_are_uniform():
     assert abs(counts - 100).max() < 5 * 10
 
 
-@pytest.mark.parametrize("asked", [1, 2, 3, 4])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("there", [1, 2, 3, 4])
-def test_any_channels_become_any(there, asked):
+def test_any_channels_become_any(there, channels):
     picture = noise(6, 5, there)
-    got = pictures.with_channels(picture, asked)
-    assert (got.shape, got.dtype) == ((6, 5, asked), np.uint8)
-    if asked in (2, 4):
+    got = pictures.with_channels(picture, channels)
+    assert (got.shape, got.dtype) == ((6, 5, channels), np.uint8)
+    if channels in (2, 4):
         np.testing.assert_array_equal(got[..., -1], picture[..., -1] if there in (2, 4) else 255)
-    colour, kept = picture[..., : there - 1 + there % 2], got[..., : asked - 1 + asked % 2]
-    if there in (2, 4) and asked in (1, 3):  # what is transparent shows a white background
+    colour, kept = picture[..., : there - 1 + there % 2], got[..., : channels - 1 + channels % 2]
+    if there in (2, 4) and channels in (1, 3):  # what is transparent shows a white background
         alpha = picture[..., -1:] / 255
         colour = np.round(alpha * colour + (1 - alpha) * 255).astype(np.uint8)
     if colour.shape == kept.shape:
         np.testing.assert_array_equal(kept, colour)
-    elif asked in (3, 4):
+    elif channels in (3, 4):
         np.testing.assert_array_equal(kept, np.repeat(colour, 3, axis=-1))
     else:
         luma = colour @ np.array([0.299, 0.587, 0.114])
@@ -133,9 +133,9 @@ DAMAGED = {
 
 @pytest.mark.parametrize(("words", "content"), DAMAGED.items(), ids=DAMAGED)
 def test_a_damaged_picture_is_named_with_the_reason_and_the_way_out(words, content):
-    with pytest.raises(pictures.Unreadable) as told:
+    with pytest.raises(pictures.Unreadable) as error:
         pictures.decode(content, "a/b.jpg")
-    message = str(told.value)
+    message = str(error.value)
     assert message.startswith("a/b.jpg is not a picture that can be read (")
     assert "corrupt='skip'" in message
     assert "\n" not in message

@@ -245,11 +245,11 @@ def test_an_interval_with_bounds_per_example_is_right():
 @pytest.mark.parametrize("x_0_of", ["classifier_free", "classifier"])
 def test_an_interval_skips_the_calls_outside_it(x_0_of):
     """The second network, or the classifier, is run at the levels inside and at no other; low is outside, high inside."""
-    levels, asked = schedule.karras(8, 0.05, 10.0), []
+    levels, times = schedule.karras(8, 0.05, 10.0), []
     low, high = levels.sigma[3], levels.sigma[6]
 
     def spy(level):
-        jax.debug.callback(lambda t: asked.append(float(t)), level.t)
+        jax.debug.callback(lambda t: times.append(float(t)), level.t)
 
     def unconditional(x, level):
         spy(level)
@@ -268,8 +268,8 @@ def test_an_interval_skips_the_calls_outside_it(x_0_of):
 
     jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(0), 4), jnp.ones((4, *SHAPE)), jnp.full(4, 2.0))
     jax.effects_barrier()
-    assert set(asked) == {4.0, 5.0, 6.0}
-    assert len(asked) in (3, 3 * 4)  # of an unbatched t the callback may speak once for the batch
+    assert set(times) == {4.0, 5.0, 6.0}
+    assert len(times) in (3, 3 * 4)  # of an unbatched t the callback may speak once for the batch
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -161,21 +161,21 @@ def test_off_the_shelf_takes_the_gradient_at_the_predicted_x_0():
     np.testing.assert_allclose(found.x_0 - x_0, 2 * variance * 3 * jnp.cos(3 * x_0), rtol=1e-3)
 
 
-@pytest.mark.parametrize("looked_at", [None, lambda x_t, level: jnp.array([[1.0, 0.0], [0.0, 1.0]])])
-def test_blurred_predicts_from_its_own_blurred_x_0(looked_at):
+@pytest.mark.parametrize("mask", [None, lambda x_t, level: jnp.array([[1.0, 0.0], [0.0, 1.0]])])
+def test_blurred_predicts_from_its_own_blurred_x_0(mask):
     square = MIXTURE._replace(means=jax.random.normal(jax.random.key(5), (4, 2, 2, 1)))
     x_t = jax.random.normal(jax.random.key(6), (2, 2, 1))
     first = square.denoiser()(x_t, LEVEL)
     near = np.exp(-1 / (2 * 0.8**2))
     rows = np.array([[1, near], [near, 1]]) / (1 + near)
     smooth = np.einsum("ij,jwc,vw->ivc", rows, first.x_0, rows)
-    if looked_at is not None:
+    if mask is not None:
         smooth = np.where(np.eye(2)[..., None] > 0, smooth, first.x_0)
     second = square.denoiser()(LEVEL.alpha * smooth + LEVEL.sigma * first.eps, LEVEL)
-    found = guidance.blurred(square.denoiser(), 0.8, looked_at)(x_t, LEVEL)
+    found = guidance.blurred(square.denoiser(), 0.8, mask)(x_t, LEVEL)
     np.testing.assert_allclose(found.eps, second.eps, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(LEVEL.alpha * found.x_0 + LEVEL.sigma * found.eps, x_t, rtol=1e-4, atol=1e-5)
-    whole = guidance.self_attention(square.denoiser(), 1.5, 0.8, looked_at)(x_t, LEVEL)
+    whole = guidance.self_attention(square.denoiser(), 1.5, 0.8, mask)(x_t, LEVEL)
     np.testing.assert_allclose(whole.eps, second.eps + 1.5 * (first.eps - second.eps), rtol=1e-3, atol=1e-4)
 
 
@@ -305,17 +305,17 @@ def test_an_independent_condition_is_drawn_from_the_key_and_the_level():
     net, draw = (lambda y: MIXTURE.denoiser(y)), (lambda key: jax.random.randint(key, (), 0, 2))
     x = jnp.array([0.4, -0.3])
 
-    def drawn(key, level):
+    def is_other(key, level):
         """1 if the other label was drawn: only then does the scale matter."""
         guided = guidance.independent(net, 1, draw, key, 3.0)
         return jnp.abs(guided(x, level).x_0 - net(1)(x, level).x_0).max() > 1e-4
 
-    others = jax.vmap(lambda key: drawn(key, LEVEL))(jax.random.split(jax.random.key(0), 200))
+    others = jax.vmap(lambda key: is_other(key, LEVEL))(jax.random.split(jax.random.key(0), 200))
     assert 0.35 < float(others.mean()) < 0.65
     levels = schedule.NoiseLevel(*(column[100:300] for column in COSINE))
-    along = jax.vmap(lambda level: drawn(jax.random.key(0), level))(levels)
+    along = jax.vmap(lambda level: is_other(jax.random.key(0), level))(levels)
     assert 0.35 < float(along.mean()) < 0.65
-    halves = jax.vmap(lambda t: drawn(jax.random.key(0), LEVEL._replace(t=t)))(400 + jnp.arange(200) / 256)
+    halves = jax.vmap(lambda t: is_other(jax.random.key(0), LEVEL._replace(t=t)))(400 + jnp.arange(200) / 256)
     assert 0.3 < float(halves.mean()) < 0.7  # off the grid each level draws too
 
 
@@ -399,19 +399,19 @@ def test_observers_run_along_a_sample():
 
 
 def test_cached_returns_the_prediction_for_the_same_objects_only():
-    asked = []
+    calls = []
 
     def denoise(x_t, level):
-        asked.append(x_t)
+        calls.append(x_t)
         return MIXTURE.denoiser()(x_t, level)
 
     x = jnp.array([0.4, -0.3])
     first = denoise(x, LEVEL)
     answer = denoiser.cached(first, x, LEVEL, denoise)
     assert answer(x, LEVEL) is first
-    assert len(asked) == 1
+    assert len(calls) == 1
     same(answer(x + 0, LEVEL), first)
     same(answer(x, schedule.at(COSINE, 400)), first)
     jacobian = jax.jacrev(lambda x: answer(x, LEVEL).x_0)(x)
-    assert len(asked) == 4
+    assert len(calls) == 4
     np.testing.assert_allclose(jacobian, jax.jacrev(lambda x: MIXTURE.denoiser()(x, LEVEL).x_0)(x), rtol=1e-5)

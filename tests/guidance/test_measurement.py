@@ -37,8 +37,8 @@ def matrix(operator):
 
 def measure(operator, noise=NOISE):
     y = operator.forward(TRUTH)
-    drawn = noise * jax.random.normal(jax.random.key(3), y.shape)
-    return y + (drawn * OBSERVED if operator is OPERATORS["mask"] else drawn)
+    error = noise * jax.random.normal(jax.random.key(3), y.shape)
+    return y + (error * OBSERVED if operator is OPERATORS["mask"] else error)
 
 
 def posterior(operator, y, noise, extra=None):

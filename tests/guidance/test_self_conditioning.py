@@ -12,8 +12,8 @@ LEVELS = schedule.respace(schedule.cosine(1000), 5)
 KEY, X_T = jax.random.key(0), jnp.array([0.5, -1.5])
 
 
-def told(estimate, pull=0.3):
-    """The mixture's denoiser, drawn towards what it is told."""
+def denoiser_of(estimate, pull=0.3):
+    """The mixture's denoiser, pulled towards an estimate."""
 
     def denoise(x_t, level):
         x_0 = MIXTURE.denoiser()(x_t, level).x_0
@@ -32,15 +32,15 @@ def by_hand(predict):
     return x
 
 
-def drawn(stateful):
+def sample(stateful):
     step = reverse.with_state(stateful, reverse.ddim())
     return sampler.sample(KEY, guidance.first_state(stateful), step, X_T, LEVELS)
 
 
 def test_a_run_carries_the_last_clipped_x_0_and_begins_with_zeros():
-    want = by_hand(lambda estimate, x, level: told(estimate)(x, level))
-    np.testing.assert_allclose(drawn(guidance.self_conditioned(told)), want, rtol=1e-4, atol=1e-5)
-    forgetful = by_hand(lambda estimate, x, level: told(jnp.zeros(2))(x, level))
+    want = by_hand(lambda estimate, x, level: denoiser_of(estimate)(x, level))
+    np.testing.assert_allclose(sample(guidance.self_conditioned(denoiser_of)), want, rtol=1e-4, atol=1e-5)
+    forgetful = by_hand(lambda estimate, x, level: denoiser_of(jnp.zeros(2))(x, level))
     assert np.abs(want - forgetful).max() > 0.01
 
 
@@ -55,10 +55,10 @@ def test_the_estimate_is_clipped_as_in_training():
 
 def test_both_of_a_classifier_free_pair_take_the_x_0_of_the_pair():
     def pair(estimate):
-        return guidance.classifier_free(told(estimate), told(estimate, 0.5), 2.0)
+        return guidance.classifier_free(denoiser_of(estimate), denoiser_of(estimate, 0.5), 2.0)
 
     want = by_hand(lambda estimate, x, level: pair(estimate)(x, level))
-    np.testing.assert_allclose(drawn(guidance.self_conditioned(pair)), want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(sample(guidance.self_conditioned(pair)), want, rtol=1e-4, atol=1e-5)
 
 
 def test_guidance_with_a_memory_keeps_it():
@@ -66,12 +66,12 @@ def test_guidance_with_a_memory_keeps_it():
 
     def pair(momentum):
         return lambda estimate: guidance.projected(
-            told(estimate), told(estimate, 0.5), 2.0, parallel=1.0, momentum=momentum
+            denoiser_of(estimate), denoiser_of(estimate, 0.5), 2.0, parallel=1.0, momentum=momentum
         )
 
-    free = lambda estimate: guidance.classifier_free(told(estimate), told(estimate, 0.5), 2.0)  # noqa: E731
-    plain, with_memory = drawn(guidance.self_conditioned(pair(0.0))), drawn(guidance.self_conditioned(pair(-0.9)))
-    np.testing.assert_allclose(plain, drawn(guidance.self_conditioned(free)), rtol=1e-3, atol=1e-4)
+    free = lambda estimate: guidance.classifier_free(denoiser_of(estimate), denoiser_of(estimate, 0.5), 2.0)  # noqa: E731
+    plain, with_memory = sample(guidance.self_conditioned(pair(0.0))), sample(guidance.self_conditioned(pair(-0.9)))
+    np.testing.assert_allclose(plain, sample(guidance.self_conditioned(free)), rtol=1e-3, atol=1e-4)
     assert np.abs(plain - with_memory).max() > 1e-3
 
 

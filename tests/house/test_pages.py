@@ -53,9 +53,9 @@ def test_every_table_has_one_place_in_its_page(place, names):
 
 def test_every_timing_of_the_page_is_one_that_the_benchmark_measures():
     text = (sampler_pages.PAGE.parent / speed.PAGE.name).read_text()
-    known = {f"{size}, {job}" for size in sizes.SIZES for job in sizes.jobs(sizes.SIZES[size])}
+    timings = {f"{size}, {job}" for size in sizes.SIZES for job in sizes.jobs(sizes.SIZES[size])}
     named = set(re.findall(r"<!-- measured: (.*) -->", text)) - set(PLACES[3][1])
-    assert named <= known
+    assert named <= timings
     assert len(named) >= 9
 
 

@@ -45,8 +45,8 @@ def smooth(size):
 
     def unet(params, x, t, y):
         y = jnp.asarray(y, jnp.float32)
-        told = 0.1 * y / size.num_classes + 1e-4 * jnp.asarray(t, jnp.float32)
-        return 0.5 * jnp.tanh(x) + told.reshape(told.shape + (1,) * (x.ndim - told.ndim))
+        shift = 0.1 * y / size.num_classes + 1e-4 * jnp.asarray(t, jnp.float32)
+        return 0.5 * jnp.tanh(x) + shift.reshape(shift.shape + (1,) * (x.ndim - shift.ndim))
 
     def classifier(params, x, t):
         means = x.mean(axis=(-3, -2, -1))

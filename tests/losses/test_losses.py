@@ -43,14 +43,14 @@ def test_targets_are_what_the_denoiser_reads(target):
     """A network that says the target exactly is, through `from_network`, a denoiser that says the truth exactly."""
     keys, x_0 = examples(64)
     noisy = losses.corrupt(keys, x_0, LEVELS)
-    said = jax.vmap(losses.TARGETS[target])(noisy.truth, noisy.level)
-    each = losses.diffusion(lambda x, t, condition, keys: said, keys, x_0, None, LEVELS, target)
+    output = jax.vmap(losses.TARGETS[target])(noisy.truth, noisy.level)
+    each = losses.diffusion(lambda x, t, condition, keys: output, keys, x_0, None, LEVELS, target)
     np.testing.assert_allclose(each, 0, atol=1e-10)
 
-    def read(said, x_t, level):
-        return denoiser.from_network(lambda x, t: said, target)(x_t, level)
+    def read(output, x_t, level):
+        return denoiser.from_network(lambda x, t: output, target)(x_t, level)
 
-    found = jax.vmap(read)(said, noisy.x_t, noisy.level)
+    found = jax.vmap(read)(output, noisy.x_t, noisy.level)
     alpha, sigma = noisy.level.alpha[:, None], noisy.level.sigma[:, None]
     np.testing.assert_allclose(alpha * (found.x_0 - x_0), 0, atol=1e-5)
     np.testing.assert_allclose(sigma * (found.eps - noisy.truth.eps), 0, atol=1e-5)
@@ -110,9 +110,9 @@ def test_the_exact_classifier_has_the_entropy_of_its_posterior():
         return jax.vmap(of)(x, *levels)
 
     nll, right = losses.classification(network, keys, x_0, labels, LEVELS)
-    said = jnp.exp(-nll)
+    probability = jnp.exp(-nll)
     np.testing.assert_allclose(
-        jnp.mean(right), jnp.mean(jnp.where(right == 1, said, 1 - said)), atol=0.02
+        jnp.mean(right), jnp.mean(jnp.where(right == 1, probability, 1 - probability)), atol=0.02
     )  # calibrated
     assert 0.3 < float(nll.mean()) < 0.6
     assert nll.shape == right.shape == (4000,)
@@ -170,9 +170,9 @@ def test_a_tiny_network_approaches_the_oracle():
         keys = jax.random.split(key_loss, count)
         labels = jax.random.bernoulli(key_label, 0.5, (count,)).astype(jnp.int32)
         x_0 = jax.vmap(MIXTURE.sample)(jax.random.split(key_data, count), labels)
-        told = losses.drop(keys, labels, jnp.int32(2), 0.3)
+        condition = losses.drop(keys, labels, jnp.int32(2), 0.3)
         network = lambda x, t, label, keys: net.apply(params, x, t, label)  # noqa: E731
-        return losses.diffusion(network, keys, x_0, told, LEVELS).mean()
+        return losses.diffusion(network, keys, x_0, condition, LEVELS).mean()
 
     def step(carry, key):
         params, state = carry

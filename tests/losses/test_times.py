@@ -31,11 +31,11 @@ def batches(law, strata, count, seeds):
 def test_logit_normal_steps_have_the_papers_density():
     """The density of [SD3] integrated over each tenth of the steps: Phi((logit(t / T) - mean) / std)."""
     for mean, std in ((0.0, 1.0), (-0.6, 0.8)):
-        drawn = positions(functools.partial(times.logit_normal, mean=mean, std=std))
+        samples = positions(functools.partial(times.logit_normal, mean=mean, std=std))
         edges = np.linspace(0, 1, 11)
         with np.errstate(divide="ignore"):
             want = np.diff(ndtr((logit(edges) - mean) / std))
-        got = np.histogram(drawn, 100 * edges + 0.5)[0] / len(drawn)
+        got = np.histogram(samples, 100 * edges + 0.5)[0] / len(samples)
         np.testing.assert_allclose(got, want, atol=0.012)
 
 

@@ -57,17 +57,17 @@ def test_the_loss_is_the_same_whatever_the_network_predicts(table):
     level, rng = schedule.at(levels, position), np.random.default_rng(0)
     x_0, eps, error = (jnp.asarray(rng.normal(size=(5, 3)), jnp.float32) for _ in range(3))
     alpha, sigma = (np.asarray(column, np.float64)[:, None] for column in (level.alpha, level.sigma))
-    said = {"x_0": x_0 + error, "eps": eps - alpha / sigma * error}
-    said["v"] = alpha * said["eps"] - sigma * said["x_0"]
-    said |= {"score": -said["eps"] / sigma, "flow": said["eps"] - said["x_0"]}
-    assert said.keys() == losses.TARGETS.keys()
+    outputs = {"x_0": x_0 + error, "eps": eps - alpha / sigma * error}
+    outputs["v"] = alpha * outputs["eps"] - sigma * outputs["x_0"]
+    outputs |= {"score": -outputs["eps"] / sigma, "flow": outputs["eps"] - outputs["x_0"]}
+    assert outputs.keys() == losses.TARGETS.keys()
     keys = jax.random.split(jax.random.key(0), 5)
     noisy = losses.Noisy(
         level.alpha[:, None] * x_0 + level.sigma[:, None] * eps, Prediction(x_0, eps), level, keys, position
     )
 
     def found(name, target):
-        network = lambda x, t, condition, keys: jnp.asarray(said[target], jnp.float32)  # noqa: E731
+        network = lambda x, t, condition, keys: jnp.asarray(outputs[target], jnp.float32)  # noqa: E731
         weight = lambda level: weighting.of_loss(WEIGHTINGS[name], level, target)  # noqa: E731
         return losses.denoising(network, noisy, None, levels, target, weight=weight)
 
@@ -75,7 +75,7 @@ def test_the_loss_is_the_same_whatever_the_network_predicts(table):
     def all_of_them():
         logs = schedule.log_snr_of(level)
         want = {name: jnp.exp(law(logs)) * jnp.mean(error**2, axis=1) for name, law in WEIGHTINGS.items()}
-        return {(name, target): (found(name, target), want[name]) for name in WEIGHTINGS for target in said}
+        return {(name, target): (found(name, target), want[name]) for name in WEIGHTINGS for target in outputs}
 
     for case, (got, want) in all_of_them().items():
         np.testing.assert_allclose(got, want, rtol=5e-3, err_msg=str(case))

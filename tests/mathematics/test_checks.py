@@ -81,18 +81,18 @@ from guided_jax import analytic, denoiser, guidance, likelihood, losses, reverse
 x, levels, keys = jnp.ones(3), schedule.cosine(10), jax.random.split(jax.random.key(0), 2)
 level, net = schedule.at(levels, 5), denoiser.from_network(lambda x, t: x)
 mixture = analytic.GaussianMixture(jnp.ones(2), jnp.zeros((2, 3)), jnp.ones(2))
-said = {}
+messages = {}
 for name, line in json.load(sys.stdin).items():
     try:
-        said[name] = ["nothing", str(eval(line))]
+        messages[name] = ["nothing", str(eval(line))]
     except Exception as error:
-        said[name] = [type(error).__name__, str(error)]
-print(json.dumps(said))
+        messages[name] = [type(error).__name__, str(error)]
+print(json.dumps(messages))
 """
 
 
 @pytest.fixture(scope="module")
-def said():
+def messages():
     lines = json.dumps({name: line for name, (line, _) in CASES.items()})
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT)]
     done = subprocess.run(command, input=lines, capture_output=True, text=True, env={**os.environ}, check=True)
@@ -100,8 +100,8 @@ def said():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_wrong_argument_raises_one_sentence(name, said):
-    kind, message = said[name]
+def test_a_wrong_argument_raises_one_sentence(name, messages):
+    kind, message = messages[name]
     assert kind == ("IndexError" if "position" in name else "ValueError"), message
     assert CASES[name][1] in message
     assert "\n" not in message

@@ -100,8 +100,8 @@ def test_perturbed_attention_guides_an_unconditional_network(params):
         good = denoiser.from_network(lambda x, t: UNET.apply(params, x, t))
         worse = UNET.clone(perturb=blurred_queries(std))
         bad = denoiser.from_network(lambda x, t: worse.apply(params, x, t))
-        looked_at = lambda x, level: attention_mass(UNET, params, x, level.t - 1) > 1  # noqa: E731
-        guided = [guidance.autoguidance(good, bad, scale), guidance.self_attention(good, scale, std, looked_at)]
+        mask = lambda x, level: attention_mass(UNET, params, x, level.t - 1) > 1  # noqa: E731
+        guided = [guidance.autoguidance(good, bad, scale), guidance.self_attention(good, scale, std, mask)]
         return [one(X, level).x_0 for one in (good, *guided)]
 
     stds = jnp.array([2.0, 2.0, 0.0, 1.0])

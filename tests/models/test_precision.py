@@ -13,6 +13,7 @@ from guided_jax.app import facts
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.sample import draw
+from guided_jax.app.sample.parts import Pictures
 from guided_jax.app.sample.request import Method
 from guided_jax.app.train import networks, objective
 from guided_jax.models import UNet, blocks
@@ -118,13 +119,13 @@ def test_a_network_attends_by_the_kernel_that_it_is_told(monkeypatch):
     net = UNet(1, **SMALL, attention_resolutions=(1,))
     x, t = jax.random.normal(jax.random.key(1), (2, 4, 4, 1)), jnp.zeros(2)
     params = jax.tree.map(lambda leaf: leaf + 0.1, jax.jit(net.init)(jax.random.key(2), x, t))
-    own, asked = jax.nn.dot_product_attention, []
-    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *a, **k: asked.append(k) or own(*a, **k))
+    own, calls = jax.nn.dot_product_attention, []
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *a, **k: calls.append(k) or own(*a, **k))
     want = jax.jit(net.apply)(params, x, t)
-    assert not asked
+    assert not calls
     by_kernel = jax.jit(net.clone(attention_kernel="xla").apply)(params, x, t)
     np.testing.assert_allclose(by_kernel, want, atol=1e-4)
-    assert len(asked) == 4  # down, middle, and two on the way up
+    assert len(calls) == 4  # down, middle, and two on the way up
     for name, words in (("flash", "there is no attention kernel 'flash'"), ("cudnn", "needs an NVIDIA GPU")):
         with pytest.raises(ValueError, match=words):
             net.clone(attention_kernel=name).apply(params, x, t)
@@ -156,9 +157,9 @@ def test_bfloat16_is_what_the_network_computes_in():
 
 
 def test_samples_of_a_bfloat16_network_are_float32():
-    drawn = draw.make_draw(assembled("bfloat16"), Method(steps="3"), True)
+    sample = draw.make_draw(assembled("bfloat16"), Method(steps="3"), True)
     params = {"diffusion": params_of("diffusion")}
-    image = jax.eval_shape(drawn, params, jax.random.key(0), jnp.int32(3), jnp.float32(1))
+    image = jax.eval_shape(sample, params, jax.random.key(0), jnp.int32(3), jnp.float32(1))
     assert image.dtype == jnp.float32
 
 
@@ -166,11 +167,11 @@ def test_samples_of_a_bfloat16_network_are_float32():
 def test_a_drawing_rounds_its_weights_once_and_is_the_same(settings, monkeypatch):
     run = assembled("bfloat16", diffusion_only=settings)
     params = {"diffusion": params_in(run, "diffusion"), "classifier": params_of("classifier")}
-    low_res = jnp.ones((2, 2, 1)) if "low_res" in settings else None
+    pictures = Pictures(low_res=jnp.ones((2, 2, 1)) if "low_res" in settings else None)
 
     def once_more():
-        drawn = draw.make_draw(run, Method(guidance="classifier", steps="2"), True)
-        return jax.jit(drawn)(params, jax.random.key(0), jnp.int32(3), jnp.float32(1), None, low_res)
+        sample = draw.make_draw(run, Method(guidance="classifier", steps="2"), True)
+        return jax.jit(sample)(params, jax.random.key(0), jnp.int32(3), jnp.float32(1), pictures)
 
     once, seen = once_more(), []
     monkeypatch.setattr(models, "prepare_params", lambda network, params, *example: seen.append(network) or params)

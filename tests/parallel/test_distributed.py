@@ -36,7 +36,7 @@ def finish(processes):
     """The last line of each; all have to end well."""
     ended = [(*process.communicate(timeout=120), process.returncode) for process in processes]
     assert [code for *_, code in ended] == [0] * len(processes), ended
-    return [said.splitlines()[-1] for said, *_ in ended]
+    return [out.splitlines()[-1] for out, *_ in ended]
 
 
 def wait_for(out, step):
@@ -111,12 +111,12 @@ def test_joining_takes_everything_or_nothing():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told", [0, 1])
-def test_all_processes_save_and_stop_when_one_is_stopped(whole, tmp_path, told):
+@pytest.mark.parametrize("index", [0, 1])
+def test_all_processes_save_and_stop_when_one_is_stopped(whole, tmp_path, index):
     out = tmp_path / "run"
     processes = start(out, whole / "data", 100_000, count=2)
     wait_for(out, 10)
-    processes[told].send_signal(signal.SIGTERM)
+    processes[index].send_signal(signal.SIGTERM)
     first, second = finish(processes)
     assert first == second == str(checkpoint.latest(out / "checkpoints"))
 

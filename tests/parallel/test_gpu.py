@@ -109,15 +109,15 @@ def test_gradients_of_a_convolution_are_those_of_xla(stride):
     ("kind", "how"), [("classifier", "plain"), ("classifier-free", "plain"), ("classifier-free", "fused")]
 )
 def test_guided_pictures_are_those_of_the_cpu(kind, how, monkeypatch):
-    drawn = []
+    samples = []
     for device in (jax.devices()[0], jax.devices("cpu")[0]):
         # The networks choose what is fast by the backend, while they are traced: each device is given its own form.
         monkeypatch.setattr(jax, "default_backend", lambda: device.platform)  # noqa: B023
         networks = (network.apply for network in sizes.networks(SMALL))
         draw = parallel.parallel_map(ours.drawing(SMALL, kind, how, *networks), [device], (None, 0, 0))
         prepared = ours.prepared(SMALL, sizes.parameters(SMALL))
-        drawn.append(draw(parallel.place(prepared, [device]), *ours.start(SMALL)))
-    assert away(*drawn) < 1e-4
+        samples.append(draw(parallel.place(prepared, [device]), *ours.start(SMALL)))
+    assert away(*samples) < 1e-4
 
 
 def test_weights_rounded_once_give_the_samples_of_weights_rounded_at_every_step():
@@ -160,8 +160,8 @@ def test_there_are_no_implicit_transfers_to_the_gpu():
     draw = parallel.parallel_map(ours.drawing(SMALL, "classifier", "plain", unet, classifier), gpus, (None, 0, 0))
     params, batch = parallel.place(sizes.parameters(SMALL), gpus), ours.training_batch(SMALL)
     state, _ = step(state, batch)  # what tracing makes of Python's constants goes there once
-    drawn = draw(params, *ours.start(SMALL))
+    samples = draw(params, *ours.start(SMALL))
     with jax.transfer_guard("disallow"):
         for _ in range(2):
             state, _ = step(state, batch)
-        assert away(draw(params, *ours.start(SMALL)), drawn) < 1e-5  # sums by atomics are not the same to the bit
+        assert away(draw(params, *ours.start(SMALL)), samples) < 1e-5  # sums by atomics are not the same to the bit

@@ -31,9 +31,9 @@ def test_a_step_on_parts_is_the_step_on_the_whole():
     assert on_device(parts, DEVICES[3]) < on_device(whole, DEVICES[3]) / 7
     steps = [make(dense.train_step, DEVICES) for make in (parallel.data_parallel, parallel.fully_sharded)]
     for _ in range(3):
-        (whole, said), before = steps[0](whole, BATCH), parts
+        (whole, values), before = steps[0](whole, BATCH), parts
         parts, also = steps[1](parts, BATCH)
-        chex.assert_trees_all_close(said, also, rtol=1e-5)
+        chex.assert_trees_all_close(values, also, rtol=1e-5)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before.params))
     assert jax.tree.map(lambda leaf: leaf.sharding, parts) == jax.tree.map(lambda leaf: leaf.sharding, before)
     chex.assert_trees_all_close(parts.params, whole.params, atol=1e-6)
@@ -78,15 +78,15 @@ def test_the_scripts_train_and_draw_on_parts(tiny, tmp_path, capsys):
     """A run that was begun whole goes on in parts, and what is drawn of it is the same."""
     out = shutil.copytree(tiny, tmp_path / "run")
     shutil.rmtree(out / "diffusion" / "checkpoints" / "4")  # back to step 2
-    asked = ["digits", "--out", out, "--data.dir", tiny.parent / "data", *SMALL, "--shard-parameters"]
-    code, _, err = run_script(train.main, asked, capsys)
+    words = ["digits", "--out", out, "--data.dir", tiny.parent / "data", *SMALL, "--shard-parameters"]
+    code, _, err = run_script(train.main, words, capsys)
     assert code == 0, err
     assert checkpoint.steps(out / "diffusion" / "checkpoints") == [2, 4]
     chex.assert_trees_all_close(*(runs.params(run, "diffusion") for run in (tiny, out)), atol=1e-5)
-    drawn = []
+    samples = []
     for divided in ([], ["--shard-parameters"]):
         ask = [out, "--guidance", "classifier-free", "--scale", 2, "--steps", 3, "--num-samples", 8, "--seed", 1]
         code, _, err = run_script(sample.main, [*ask, *divided, "--out", tmp_path / f"drawn{len(divided)}"], capsys)
         assert code == 0, err
-        drawn.append(images.load_npz(tmp_path / f"drawn{len(divided)}" / "samples.npz")[0].astype(int))
-    assert np.abs(drawn[0] - drawn[1]).max() <= 1
+        samples.append(images.load_npz(tmp_path / f"drawn{len(divided)}" / "samples.npz")[0].astype(int))
+    assert np.abs(samples[0] - samples[1]).max() <= 1

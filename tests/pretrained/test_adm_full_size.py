@@ -12,7 +12,7 @@ from guided_jax import denoiser, guidance, reverse, schedule
 from guided_jax.pretrained import adm
 
 
-def drawn(shapes, key):
+def random_weights(shapes, key):
     """Small random weights of these shapes, kernels of about the size that keeps activations in range."""
     leaves, structure = jax.tree.flatten(shapes)
     rng = np.random.default_rng(key)
@@ -30,8 +30,8 @@ def test_one_guided_step_of_imagenet_64(capsys):
     unet, classifier = adm.unet(model), adm.classifier(judge)
     start = time.time()
     params = {
-        "unet": drawn(adm.unet_shapes(unet, model), 0),
-        "classifier": drawn(adm.classifier_shapes(classifier, judge), 1),
+        "unet": random_weights(adm.unet_shapes(unet, model), 0),
+        "classifier": random_weights(adm.classifier_shapes(classifier, judge), 1),
     }
     made = time.time()
     levels = schedule.respace(schedule.cosine(1000), 250)

@@ -116,8 +116,10 @@ def test_encoding_is_adms_reverse_loop(networks):
 @pytest.mark.parametrize("case", json.loads(str(TIMES["meta"]))["cases"], ids=lambda case: case["key"])
 def test_the_times_of_the_network_are_adms(case):
     levels, time = levels_of(case), time_of(case)
-    told = np.asarray(time(schedule.NoiseLevel(*(column[1:] for column in levels))))
-    np.testing.assert_allclose(told[TIMES[f"{case['key']}/t"].astype(int)], TIMES[f"{case['key']}/model_ts"], rtol=1e-6)
+    times = np.asarray(time(schedule.NoiseLevel(*(column[1:] for column in levels))))
+    np.testing.assert_allclose(
+        times[TIMES[f"{case['key']}/t"].astype(int)], TIMES[f"{case['key']}/model_ts"], rtol=1e-6
+    )
 
 
 BASES = json.loads(str(STEPS["meta"]))["bases"]
@@ -143,12 +145,12 @@ def test_the_mean_and_the_variance_of_a_step_are_adms(base, mean, var):
         for name, wrap in options.items():
             view = {"epsilon": "eps", "start_x": "x_0"}[mean]
             net = denoiser.from_network(lambda x, t, o=output: o, view, learned_variance=var == "learned_range")
-            said = wrap(net)(x, now)
-            found, small = forward.posterior(x, said.x_0, now, then)
+            prediction = wrap(net)(x, now)
+            found, small = forward.posterior(x, prediction.x_0, now, then)
             want = lambda what, row=f"{key}/{mean}/{var}/{name}", i=item: nhwc(STEPS[f"{row}/{what}"][i])  # noqa: E731
-            close(said.x_0, want("pred_xstart"), 3e-4)
+            close(prediction.x_0, want("pred_xstart"), 3e-4)
             close(found, want("mean"), 3e-4)
-            variance = jnp.broadcast_to(rule(said, now, then, small, previous), x.shape)
+            variance = jnp.broadcast_to(rule(prediction, now, then, small, previous), x.shape)
             if t > 0:  # into the clean level no noise is drawn
                 np.testing.assert_allclose(variance, want("variance"), rtol=2e-3)
 

@@ -171,20 +171,20 @@ def test_guided_samplers_reach_the_closed_form_of_their_kind(name, monkeypatch):
 @every
 def test_the_number_of_network_calls_is_that_of_its_row(name):
     """Counted while it runs: the last step, into the clean level, is never made with a call at the clean level."""
-    stepper, asked, steps = STEPPERS[name], [], 6
+    stepper, times, steps = STEPPERS[name], [], 6
     levels = spread(TABLES["VP"], steps)
 
     def network(x, t):
-        jax.debug.callback(lambda t: asked.append(float(t)), t)
+        jax.debug.callback(lambda t: times.append(float(t)), t)
         return 0.1 * x
 
     run = jax.jit(lambda x: sampler.sample(jax.random.key(0), denoiser.from_network(network), step, x, levels))
     step = stepper.make(TABLES["VP"])
     run(jnp.ones(2)).block_until_ready()
     jax.effects_barrier()
-    assert len(asked) == stepper.calls(steps)
-    assert min(asked) >= 0
-    assert max(asked) <= 999.5
+    assert len(times) == stepper.calls(steps)
+    assert min(times) >= 0
+    assert max(times) <= 999.5
 
 
 @every
@@ -488,12 +488,12 @@ def test_the_two_noises_of_2s_are_one_of_the_whole_step(eta, monkeypatch):
     now, then, x = schedule.at(TABLES["VP"], 600), schedule.at(TABLES["VP"], 400), jnp.zeros(1)
     step = reverse.dpm_solver_2s(TABLES["VP"], eta)
 
-    def drawn(*noises):
+    def noise_of(*noises):
         left = iter(noises)
         monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype: jnp.full(shape, next(left), dtype))
-        said = lambda x_t, level: Prediction(jnp.zeros_like(x_t), jnp.zeros_like(x_t))  # noqa: E731
-        return float(step.step(jax.random.key(0), said, x, (), now, then)[0][0])
+        denoise = lambda x_t, level: Prediction(jnp.zeros_like(x_t), jnp.zeros_like(x_t))  # noqa: E731
+        return float(step.step(jax.random.key(0), denoise, x, (), now, then)[0][0])
 
     h = float(jnp.log(then.alpha / then.sigma) - jnp.log(now.alpha / now.sigma))
     want = float(then.sigma) ** 2 * -np.expm1(-2 * eta * h)
-    np.testing.assert_allclose(drawn(1.0, 0.0) ** 2 + drawn(0.0, 1.0) ** 2, want, rtol=1e-4)
+    np.testing.assert_allclose(noise_of(1.0, 0.0) ** 2 + noise_of(0.0, 1.0) ** 2, want, rtol=1e-4)

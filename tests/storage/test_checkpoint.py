@@ -107,8 +107,10 @@ def test_a_state_of_another_shape_is_refused_in_one_sentence(tmp_path):
     saved(tmp_path)
     state = tiny.state()
     wider = jax.tree.map(lambda leaf: np.zeros((*leaf.shape, 2)), state.params)
-    said = r"^the checkpoint .*/1 holds another network or optimizer: params.params.bias: \[64\] -> \[64, 2\]; [^\n]+$"
-    with pytest.raises(ValueError, match=said):
+    message = (
+        r"^the checkpoint .*/1 holds another network or optimizer: params.params.bias: \[64\] -> \[64, 2\]; [^\n]+$"
+    )
+    with pytest.raises(ValueError, match=message):
         checkpoint.restore(tmp_path, state._replace(params=wider))
     with pytest.raises(ValueError, match=r"; and 2 more$"):
         checkpoint.restore(tmp_path, state._replace(params={"other": wider, "more": wider}))

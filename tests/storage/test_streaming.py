@@ -78,6 +78,15 @@ def test_a_second_writer_is_refused_and_named_the_first(tmp_path):
     np.testing.assert_array_equal(images.load_npz(target)[0], PICTURES)
 
 
+def test_more_than_the_disk_has_is_refused_before_anything_is_written(tmp_path):
+    with (
+        pytest.raises(OSError, match=r"cannot reserve 953674316 MiB in .*: No space left on device"),
+        streaming.opened(tmp_path / "samples.npz", 10**12, (1000, 1), {}),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_room_is_reserved_before_the_first_row(tmp_path):
     with streaming.open_stream(tmp_path / "samples.npz", 4096, (8, 8, 1), {}) as (stream, _):
         blocks = (stream.folder / "arr_0.npy").stat().st_blocks

@@ -197,19 +197,19 @@ def with_bad_metric(name, at, value=jnp.nan):
 
 @pytest.mark.parametrize("dispatch", [1, 3])
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [("loss", jnp.nan, "the loss is nan"), ("grad_norm", jnp.inf, "the norm of the gradients is inf")],
 )
-def test_a_run_that_diverges_says_when_and_saves_nothing_bad(tmp_path, name, value, said, dispatch):
-    with pytest.raises(FloatingPointError, match=f"^{said} at step 3; no checkpoint was saved yet; try a lower"):
+def test_a_run_that_diverges_says_when_and_saves_nothing_bad(tmp_path, name, value, message, dispatch):
+    with pytest.raises(FloatingPointError, match=f"^{message} at step 3; no checkpoint was saved yet; try a lower"):
         fit(tmp_path / "early", 20, step=with_bad_metric(name, 3, value), steps_per_dispatch=dispatch)
     assert checkpoint.latest(tmp_path / "early" / "checkpoints") is None
-    with pytest.raises(FloatingPointError, match=rf"^{said} at step 17; the last good checkpoint is 10 in .*early/"):
+    with pytest.raises(FloatingPointError, match=rf"^{message} at step 17; the last good checkpoint is 10 in .*early/"):
         fit(tmp_path / "early", 20, step=with_bad_metric(name, 17, value), steps_per_dispatch=dispatch)
     assert checkpoint.steps(tmp_path / "early" / "checkpoints") == [10]
     assert [row["step"] for row in log.read(tmp_path / "early" / "metrics.jsonl")] == [4, 8, 12, 16]
     # At the step of a checkpoint: the metrics are checked before it is saved.
-    with pytest.raises(FloatingPointError, match=f"^{said} at step 20; the last good checkpoint is 10 "):
+    with pytest.raises(FloatingPointError, match=f"^{message} at step 20; the last good checkpoint is 10 "):
         fit(tmp_path / "early", 20, step=with_bad_metric(name, 20, value), steps_per_dispatch=dispatch)
     assert checkpoint.steps(tmp_path / "early" / "checkpoints") == [10]
 
