@@ -14,7 +14,8 @@ class Facts(NamedTuple):
 
     kind: pictures, which are uint8 in files and lie in [-1, 1] for the network; or float arrays, such as latents, which are
     drawn and stored as they are; or signals, float arrays (length, 1, channels), stored as (length, channels). bound: the
-    largest absolute value of arrays and signals.
+    largest absolute value of arrays and signals. labelling: one class an image; or several labels, of which there are
+    num_classes, each with its share; or a vector of num_classes numbers, without shares.
     """
 
     image_shape: tuple[int, int, int]
@@ -26,6 +27,13 @@ class Facts(NamedTuple):
     """In the order of their numbers; None where the data has none, and in runs that began before they were written down."""
     kind: Kind = "pictures"
     bound: float | None = None
+    labelling: data.Labelling = "class"
+
+    @property
+    def stored_label(self) -> tuple[type, tuple[int, ...]]:
+        """The type and shape of the label of an example in a file of samples."""
+        classes = () if self.labelling == "class" else (self.num_classes,)
+        return np.float32 if self.labelling == "vector" else np.int64, classes
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -38,11 +46,17 @@ def of_source(source: Any, frequencies: np.ndarray) -> Facts:
     """Return the facts of a data source, whose classes have these frequencies."""
     height, width, channels = (int(size) for size in source.image_shape)
     shares = tuple(float(share) for share in frequencies)
-    shape, classes, names = (height, width, channels), int(source.num_classes), source.class_names
-    if source.dtype == np.uint8:
-        return Facts(shape, classes, shares, len(source), names)
-    kind: Kind = "signals" if source.signals else "arrays"
-    return Facts(shape, classes, shares, len(source), names, kind, data.largest(source))
+    kind: Kind = "pictures" if source.dtype == np.uint8 else "signals" if source.signals else "arrays"
+    return Facts(
+        (height, width, channels),
+        int(source.num_classes),
+        shares,
+        len(source),
+        source.class_names,
+        kind,
+        None if kind == "pictures" else data.largest(source),
+        source.labelling,
+    )
 
 
 def of_json(saved: dict[str, Any]) -> Facts:
@@ -56,6 +70,7 @@ def of_json(saved: dict[str, Any]) -> Facts:
         tuple(saved["class_names"]) if saved.get("class_names") else None,
         saved.get("kind", "pictures"),
         saved.get("bound"),
+        saved.get("labelling", "class"),
     )
 
 
@@ -70,6 +85,32 @@ def describe(facts: Facts) -> str | None:
     )
     usual = 0.3 <= facts.bound <= 30
     return what if usual else f"{what}\nnote: networks learn best what has a standard deviation of about 1; scale them"
+
+
+def count_labels(facts: Facts) -> str:
+    """Return how many labels there are, in words."""
+    kinds = {"class": "{} classes", "labels": "{} labels at once", "vector": "vectors of {} numbers"}
+    return kinds[facts.labelling].format(facts.num_classes)
+
+
+def describe_labels(source: data.Source) -> str | None:
+    """Return a note where a number of the vectors that label a source is of an unusual size; None if none is."""
+    if source.labelling != "vector":
+        return None
+    labels = source.labels or (lambda rows: source.read(rows)["label"])
+    stds = np.nanstd(labels(np.arange(len(source))), axis=0)
+    unusual = [f"number {i} has {std:.3g}" for i, std in enumerate(stds) if not 0.1 <= std <= 10]
+    if not unusual:
+        return None
+    return f"note: networks learn best from labels of a standard deviation of about 1, {', '.join(unusual)}; scale them"
+
+
+def check_classes(facts: Facts, what: str, instead: str) -> None:
+    """Raise ValueError for a run whose images have several labels or a vector; what: needs one class each."""
+    if facts.labelling != "class":
+        raise ValueError(
+            f"{what} needs one class for each picture, and here they have {count_labels(facts)}; {instead}"
+        )
 
 
 def check_pictures(facts: Facts, what: str) -> None:

@@ -108,7 +108,8 @@ def assemble(experiment: settings.Experiment, known: Facts, directory: Path | No
         known,
         functools.partial(params, directory),
         conditional=diffusion.conditional,
-        classifier=pixel_model.make_logits(networks.classifier),
+        raw=functools.partial(pixel_model.raw, known),
+        classifier=pixel_model.make_logits(networks.classifier) if known.labelling == "class" else None,
         variant=functools.partial(pixel_model.make_network, diffusion, networks.unet),
         bound=known.bound or 1.0,
         low_res=diffusion.low_res,
@@ -140,6 +141,7 @@ def _check_fit(experiment: settings.Experiment, known: Facts) -> None:
     """Raise ValueError when the data is not what the adopted diffusion model was trained on."""
     if experiment.diffusion.from_run is not None:
         other = load(experiment.diffusion.from_run).facts
+        facts.check_classes(known, "a classifier", "leave out --diffusion.from")
         mine, its = ((each.image_shape, each.num_classes) for each in (known, other))
         if mine != its:
             raise ValueError(f"the data has shape and classes {mine}, {experiment.diffusion.from_run} has {its}")

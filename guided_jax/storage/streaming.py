@@ -28,27 +28,31 @@ class Stream(NamedTuple):
     folder: Path
     request: Mapping[str, Any]
     images: np.ndarray  # uint8 (N, H, W, C), or what was asked for
-    labels: np.ndarray  # int64 (N,)
+    labels: np.ndarray  # int64 (N,), or what was asked for
 
 
 @contextlib.contextmanager
 def opened(
-    target: Path, count: int, image_shape: tuple[int, ...], request: Mapping[str, Any], dtype: Any = np.uint8
+    target: Path,
+    count: int,
+    image_shape: tuple[int, ...],
+    request: Mapping[str, Any],
+    dtype: Any = np.uint8,
+    label: tuple[Any, tuple[int, ...]] = (np.int64, ()),
 ) -> Iterator[tuple[Stream, int]]:
-    """Yield (stream, rows done) for `count` images of a dtype, of an interrupted run if it had the same request.
+    """Yield (stream, rows done) for `count` images, of an interrupted run if it had the same request.
 
+    dtype: of the images. label: the type and shape of the label of an image.
     The unfinished rows of another request are discarded. The folder of `target` has one writer: ValueError names another
     process that holds it. Raises OSError when there is no room, which is reserved before the first row.
     """
     with lock.hold(target.parent):
-        yield _begin(target, count, image_shape, request, dtype)
+        shapes = {IMAGES: (dtype, (count, *image_shape)), LABELS: (label[0], (count, *label[1]))}
+        yield _begin(target, request, shapes)
 
 
-def _begin(
-    target: Path, count: int, image_shape: tuple[int, ...], request: Mapping[str, Any], dtype: Any
-) -> tuple[Stream, int]:
+def _begin(target: Path, request: Mapping[str, Any], shapes: Mapping[str, Any]) -> tuple[Stream, int]:
     folder = target.with_name(f".{target.stem}.partial")
-    shapes = {IMAGES: (dtype, (count, *image_shape)), LABELS: (np.int64, (count,))}
     done = _done(folder, request)
     if done is None:
         shutil.rmtree(folder, ignore_errors=True)

@@ -99,7 +99,7 @@ def _check_sweep(options: Sampling, run: runs.Run) -> None:
 def _check_labels(options: Sampling, run: runs.Run) -> None:
     method, row, classes = options.method, guidances.row_of(options.method), run.facts.num_classes
     given = (*(options.labels or ()), *method.any_of, *method.also)
-    wrong = [label for label in given if label not in range(classes)]
+    wrong = [label for label in given if label not in range(classes)] if run.facts.labelling == "class" else []
     if wrong:
         raise ValueError(f"label {wrong[0]} is out of range; the run has the classes 0 to {classes - 1}")
     if "null" in row.needs and run.model.null is None:
@@ -116,7 +116,9 @@ def _check_labels(options: Sampling, run: runs.Run) -> None:
 
 def _check_needs(options: Sampling, run: runs.Run) -> None:
     """Check what the guidance cannot do without."""
-    method, needs, classes = options.method, guidances.row_of(options.method).needs, run.facts.num_classes
+    method, needs, classes = options.method, set(guidances.row_of(options.method).needs), run.facts.num_classes
+    if needs & {"classifier", "classes"}:
+        facts.check_classes(run.facts, f"--guidance {method.guidance}", "use classifier-free")
     if "bad" in needs and method.bad is None:
         raise ValueError("autoguidance needs a second model; name its run with --bad RUN")
     if "classifier" in needs and run.classifier is None:
@@ -129,7 +131,9 @@ def _check_needs(options: Sampling, run: runs.Run) -> None:
         raise ValueError(
             f"--also has {len(method.also)} labels and --also-scale {len(method.also_scale)}; give as many"
         )
-    if "negative" in needs and method.negative not in range(classes):
+    if "negative" in needs and run.facts.labelling != "class" and method.negative is None:
+        raise ValueError("--negative is None; name the labels, or the vector, to go away from")
+    if "negative" in needs and run.facts.labelling == "class" and method.negative not in range(classes):
         raise ValueError(f"--negative is {method.negative}; name a class from 0 to {classes - 1} to go away from")
     if "measurement" in needs:
         _check_measurement(method, run)

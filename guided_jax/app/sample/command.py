@@ -7,17 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from guided_jax import data, parallel, progress, sampler
-from guided_jax.app import cli, facts, preview
+from guided_jax import data, parallel, progress
+from guided_jax.app import cli, preview
 from guided_jax.app import run as runs
-from guided_jax.app.sample import checks, diagnostics, draw, guidances, inverse, named_pictures, samplers
-from guided_jax.app.sample.labels import resolve_labels
+from guided_jax.app.sample import checks, diagnostics, draw, guidances, inverse, labels, named_pictures, samplers
 from guided_jax.app.sample.parts import Pictures
-from guided_jax.app.sample.request import Label, Sampling, recorded
+from guided_jax.app.sample.request import Sampling, recorded
 from guided_jax.storage import images, streaming
 from guided_jax.storage.files import replacing, writable_directory
 
@@ -59,7 +56,7 @@ def main(args: Sequence[str]) -> None:
         return
     parallel.use_cpu_devices()
     run = runs.load(options.run, options.data_dir)
-    options = resolve_labels(options, run.facts)
+    options = labels.resolve_labels(options, run.facts)
     checks.check(options, run)
     options = dataclasses.replace(options, num_samples=options.num_samples or NUM_SAMPLES)
     out = make_writer(options, run)(options)
@@ -96,13 +93,16 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
 
         known = run.facts
         dtype = np.uint8 if known.kind == "pictures" else np.float32
-        with streaming.opened(out / "samples.npz", count, known.stored_shape, begun, dtype) as (stream, done):
+        with streaming.opened(out / "samples.npz", count, known.stored_shape, begun, dtype, known.stored_label) as (
+            stream,
+            done,
+        ):
             with progress.bar(count, label, "image", done) as bar:
-                for indices, labels, drawn in parallel.map_in_chunks(rows, count, chunk, done):
+                for indices, given, drawn in parallel.map_in_chunks(rows, count, chunk, done):
                     check_finite(indices, drawn.finite, options)
                     if options.diagnose and indices[0] == 0:
                         diagnostics.save(out, drawn.observations, samplers.levels_of(options.method, run.model.levels))
-                    streaming.put(stream, int(indices[0]), drawn.images, labels)
+                    streaming.put(stream, int(indices[0]), drawn.images, given)
                     bar.update(len(indices))
             save(stream, out, run, inputs, request(options))
         return out
@@ -137,46 +137,30 @@ def make_inputs(options: Sampling, run: runs.Run) -> Callable[[np.ndarray], Inpu
     measured = "measurement" in guidances.row_of(method).needs
     measure = inverse.make_measure(method.measurement, run, options.seed) if measured else None
     image = named_pictures.read(method.image, run, "--image") if method.image else None
+    labels_of = labels.make_labels(options, run)
 
     def inputs(indices: np.ndarray) -> Inputs:
-        labels, low_res = labels_of(indices, options.labels, run.facts, options.seed), None
+        row, low_res = labels_of(indices), None
         if base is not None:
             rows = indices % len(base[0])
             low_res = images.from_uint8(base[0][rows])
-            labels = labels if options.labels or base[1] is None else base[1][rows]
+            row = row if options.labels or base[1] is None else base[1][rows]
         scales = np.asarray(options.scale)[indices // len(options.labels or (0,)) % len(options.scale)]
         start = None if image is None else data.scale(image(indices))
         y, observed = (None, None) if measure is None else measure(indices)
         pictures = Pictures(start, y, observed, low_res)
-        return Inputs(labels, recorded_labels(options, run, labels), scales, pictures)
+        return Inputs(row, labels.recorded(options, run, row), scales, pictures)
 
     return inputs
 
 
-def labels_of(indices: np.ndarray, labels: Sequence[Label] | None, known: facts.Facts, seed: int) -> np.ndarray:
-    """Return the class of each sample: the given ones in turn, or a draw by the data's frequencies from the index."""
-    if labels:
-        return np.asarray(labels)[indices % len(labels)]
-    keys = sampler.keys(jax.random.fold_in(jax.random.key(seed), 1), indices)
-    choose = jax.vmap(lambda key: jax.random.categorical(key, jnp.log(jnp.asarray(known.class_frequencies))))
-    return np.asarray(choose(keys))
-
-
-def recorded_labels(options: Sampling, run: runs.Run, labels: np.ndarray) -> np.ndarray:
-    """Return the labels as the file has them: -1 where the model was given no class, or several."""
-    method = options.method
-    given = options.labels or guidances.row_of(method).labelled or (run.conditional and run.model.null is None)
-    return labels if given and not method.any_of else np.full_like(labels, -1)
-
-
 def load_base(path: Path, run: runs.Run) -> tuple[np.ndarray, np.ndarray | None]:
     """Return (low-resolution pictures, their labels or None); ValueError for a size that the run does not start from."""
-    pictures, labels = images.load_npz(path)
-    side, classes = run.low_res, run.facts.num_classes
+    pictures, found = images.load_npz(path)
+    side = run.low_res
     if pictures.shape[1:] != (side, side, run.facts.image_shape[-1]):
         raise ValueError(f"{path} has pictures of {pictures.shape[1:]}; the run starts from {side}x{side}")
-    known = labels is not None and len(labels) and labels.min() >= 0 and labels.max() < classes
-    return pictures, labels if known else None
+    return pictures, labels.of_file(run.facts, found)
 
 
 def load_params(options: Sampling, run: runs.Run, sharding: Any = None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from guided_jax import data, metrics, parallel, progress
-from guided_jax.app import cli, judge
+from guided_jax.app import cli, facts, judge
 from guided_jax.app import run as runs
 from guided_jax.app.sample import checks, guidances, samplers
 from guided_jax.app.sample import command as sample
@@ -112,7 +112,8 @@ def labels_of(options: Sampling, run: runs.Run) -> tuple[Label, ...] | None:
     In turn and not at random: how often a class comes by chance would hide what the scale does.
     """
     method, frequencies = options.method, np.asarray(run.facts.class_frequencies)
-    if options.labels or method.any_of or options.base_samples or not guidances.row_of(method).labelled:
+    drawn = guidances.row_of(method).labelled and run.facts.labelling == "class"
+    if options.labels or method.any_of or options.base_samples or not drawn:
         return options.labels
     counts, found = np.zeros_like(frequencies), []
     for i in range(options.num_samples or 0):
@@ -147,6 +148,10 @@ def real_pictures(name: str, run: runs.Run) -> tuple[sets.PictureSet, data.Sourc
 
 def choose_features(options: Sampling, run: runs.Run) -> feature_space.FeatureSpace:
     """Return the features of the judge, trained if need be, or those of Inception if they are asked for."""
+    if run.facts.labelling != "class" and options.sweep.judge is None:  # no judge can be trained
+        if options.sweep.inception is None:
+            facts.check_classes(run.facts, "a judge", "measure by --inception WEIGHTS")
+        return feature_space.choose(None, options.sweep.inception)
     place = options.sweep.judge or options.run / "judge"
     if not is_trained(place):
         print(f"no trained judge in {place}: it is trained first, on the run's own clean pictures", flush=True)

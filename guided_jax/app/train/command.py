@@ -70,7 +70,9 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
     experiment = init_from.located(runs.adopt(experiment))
     sources = functools.cache(lambda held_out: experiment.data.make(held_out))
     known = facts.of_source(sources(False), data.class_frequencies(sources(False)))
-    run, parts = runs.assemble(experiment, known), networks.trained_parts(experiment)
+    run, parts = runs.assemble(experiment, known)._replace(source=sources), networks.trained_parts(experiment)
+    if "classifier" in parts:
+        facts.check_classes(known, f"--classifier.num-steps {experiment.classifier.num_steps}", "give 0")
     measured = sample_metrics.make(run, functools.partial(sources, True))
     for part in parts:
         names = measured.names if measured and part == "diffusion" else ()
@@ -78,7 +80,7 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
     starts = [init_from.check(run, part, out) for part in networks.PARTS]
     with folder.exclusive(out):
         runs.create(out, experiment, known)
-        _announce(experiment, measured, [facts.describe(known), *starts])
+        _announce(experiment, measured, [facts.describe(known), facts.describe_labels(sources(False)), *starts])
         return all(_fit(run, part, sources, out, stop, measured) for part in parts)
 
 
