@@ -8,6 +8,7 @@ the loop.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from guided_jax import denoiser as denoisers
@@ -28,6 +29,19 @@ def _same_encode(params: PyTree, key: Array, image: Array) -> Array:
 def _same_decode(params: PyTree, x: Array) -> Array:
     """image = x, for a model of pixels."""
     return x
+
+
+def known_values(params: PyTree, raw: Any) -> Array:
+    """condition = [value or 0, whether it is known], for a raw condition of K numbers of which NaN ones are not known.
+
+    params: ignored. raw: (..., K). Returns (..., 2 K); with all numbers NaN, no condition, it is 0.
+
+    >>> gj.model.known_values(None, jnp.array([0.5, jnp.nan])).tolist()
+    [0.5, 0.0, 1.0, 0.0]
+    """
+    raw = jnp.asarray(raw, jnp.float32)
+    known = ~jnp.isnan(raw)
+    return jnp.concatenate([jnp.where(known, raw, 0), known.astype(jnp.float32)], axis=-1)
 
 
 class Model(NamedTuple):

@@ -15,7 +15,8 @@ class Facts(NamedTuple):
 
     kind: pictures, which are uint8 in files and lie in [-1, 1] for the network; or float arrays, such as latents, which are
     drawn and stored as they are; or signals, float arrays (length, 1, channels), stored as (length, channels). bound: the
-    largest absolute value of arrays and signals.
+    largest absolute value of arrays and signals. labelling: one class an image; or several labels, of which there are
+    num_classes, each with its share; or a vector of num_classes numbers, without shares.
     """
 
     image_shape: tuple[int, int, int]
@@ -27,6 +28,13 @@ class Facts(NamedTuple):
     """In the order of their numbers; None where the data has none, and in runs that began before they were written down."""
     kind: Kind = "pictures"
     bound: float | None = None
+    labelling: data.Labelling = "class"
+
+    @property
+    def stored_label(self) -> tuple[type, tuple[int, ...]]:
+        """The type and shape of the label of an example in a file of samples."""
+        classes = () if self.labelling == "class" else (self.num_classes,)
+        return np.float32 if self.labelling == "vector" else np.int64, classes
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -40,10 +48,9 @@ def of_source(source: data.Source) -> Facts:
     height, width, channels = (int(size) for size in source.image_shape)
     shares = tuple(float(share) for share in data.class_frequencies(source))
     shape, classes, names = (height, width, channels), int(source.num_classes), source.class_names
-    if source.dtype == np.uint8:
-        return Facts(shape, classes, shares, len(source), names)
-    kind: Kind = "signals" if source.signals else "arrays"
-    return Facts(shape, classes, shares, len(source), names, kind, data.largest(source))
+    kind: Kind = "pictures" if source.dtype == np.uint8 else "signals" if source.signals else "arrays"
+    bound = None if kind == "pictures" else data.largest(source)
+    return Facts(shape, classes, shares, len(source), names, kind, bound, source.labelling)
 
 
 def of_json(saved: Any) -> Facts:
@@ -52,11 +59,12 @@ def of_json(saved: Any) -> Facts:
         raise TypeError(f"facts is {reprlib.repr(saved)}")
     shape, classes, shares = (saved[name] for name in Facts._fields[:3])
     examples, names, bound = (saved.get(name) for name in ("num_examples", "class_names", "bound"))
-    kind = saved.get("kind", "pictures")
+    kind, labelling = saved.get("kind", "pictures"), saved.get("labelling", "class")
     right = {
         "image_shape": _all(int, shape, 3) and min(shape) > 0,
         "num_classes": type(classes) is int and classes > 0,
-        "class_frequencies": _all((int, float), shares, classes),
+        "labelling": labelling in get_args(data.Labelling),
+        "class_frequencies": _all((int, float), shares, 0 if labelling == "vector" else classes),
         "num_examples": examples is None or type(examples) is int,
         "class_names": names is None or _all(str, names, classes),
         "kind": kind in get_args(Kind),
@@ -66,7 +74,7 @@ def of_json(saved: Any) -> Facts:
     if wrong:
         raise TypeError(f"{wrong} is {reprlib.repr(saved[wrong])}")
     names = None if names is None else tuple(names)
-    return Facts(tuple(shape), classes, tuple(shares), examples, names, kind, bound)
+    return Facts(tuple(shape), classes, tuple(shares), examples, names, kind, bound, labelling)
 
 
 def _all(kind: Any, values: Any, count: int) -> bool:
@@ -85,6 +93,32 @@ def describe(facts: Facts) -> str | None:
     )
     usual = 0.3 <= facts.bound <= 30
     return what if usual else f"{what}\nnote: networks learn best what has a standard deviation of about 1; scale them"
+
+
+def count_labels(facts: Facts | data.Source) -> str:
+    """Return how many labels there are, in words."""
+    kinds = {"class": "{} classes", "labels": "{} labels at once", "vector": "vectors of {} numbers"}
+    return kinds[facts.labelling].format(facts.num_classes)
+
+
+def describe_labels(source: data.Source) -> str | None:
+    """Return a note where a number of the vectors that label a source is of an unusual size; None if none is."""
+    if source.labelling != "vector":
+        return None
+    labels = source.labels or (lambda rows: source.read(rows)["label"])
+    stds = np.nanstd(labels(np.arange(len(source))), axis=0)
+    unusual = [f"number {i} has {std:.3g}" for i, std in enumerate(stds) if not 0.1 <= std <= 10]
+    if not unusual:
+        return None
+    return f"note: networks learn best from labels of a standard deviation of about 1, {', '.join(unusual)}; scale them"
+
+
+def check_classes(facts: Facts, what: str, instead: str) -> None:
+    """Raise ValueError for a run whose images have several labels or a vector; what: needs one class each."""
+    if facts.labelling != "class":
+        raise ValueError(
+            f"{what} needs one class for each picture, and here they have {count_labels(facts)}; {instead}"
+        )
 
 
 def check_pictures(facts: Facts, what: str) -> None:

@@ -103,6 +103,7 @@ def train(options: Judging, run: runs.Run) -> Path:
     """
     limits.check(options)
     facts.check_pictures(run.facts, "a judge")
+    facts.check_classes(run.facts, "a judge", "measure by --inception")
     out, shape = options.out or options.run / "judge", run.facts.image_shape
     network = Judge(run.facts.num_classes, options.channels)
     prepared = job.prepare(_task(options, run, network), _settings(options), out)
@@ -152,7 +153,7 @@ def _task(options: Judging, run: runs.Run, network: Judge) -> job.Task:
 def _config(options: Judging, settings: schema.Data | None, source: data.Source) -> dict[str, Any]:
     """Return what a checkpoint is saved with: a start with another rate or other data does not resume it."""
     named = {name: getattr(options, name) for name in ("learning_rate", "batch_size", "seed")}
-    newer = ("class_names", "kind", "bound")  # not in the checkpoints of older judges
+    newer = ("class_names", "kind", "bound", "labelling")  # not in the checkpoints of older judges
     shown = {name: value for name, value in facts.of_source(source)._asdict().items() if name not in newer}
     return {**named, "data": {**(schema.to_dict(settings) if settings else {}), **shown}}
 

@@ -16,6 +16,7 @@ from guided_jax.app import cli, facts, settings
 from guided_jax.app import run as runs
 from guided_jax.app.results import check_free
 from guided_jax.app.sample import draw
+from guided_jax.app.sample.labels import of_file
 from guided_jax.app.sample.request import HELD_OUT, NOT_RECORDED, TRAIN, DataDir, Variance
 from guided_jax.app.sample.resolve import variance_of
 from guided_jax.denoiser import Denoiser
@@ -115,12 +116,15 @@ def pictures_of(options: Nll, run: runs.Run) -> tuple[np.ndarray, np.ndarray]:
     if not len(found) or found.shape[1:] != run.facts.image_shape:
         raise ValueError(f"--pictures has {len(found)} of {found.shape[1:]}; the run draws {run.facts.image_shape}")
     needed = run.conditional and not options.unlabelled
-    if needed and (labels is None or labels.min() < 0 or labels.max() >= run.facts.num_classes):
+    fitting = of_file(run.facts, labels)
+    if needed and fitting is None:
         raise ValueError(
             f"{options.pictures} has no labels of the run's {run.facts.num_classes} classes, which its network needs"
         )
-    labels = np.zeros(len(found), np.int32) if labels is None else labels
-    return found[: options.num_samples], labels[: options.num_samples]
+    _, shape = run.facts.stored_label
+    given = np.zeros((len(found), *shape)) if fitting is None else fitting
+    rows = slice(options.num_samples)
+    return found[rows], given[rows].astype(np.int32 if run.facts.labelling == "class" else np.float32)
 
 
 Measure = Callable[..., dict[str, Any]]  # (params, key, picture in [-1, 1], label) -> numbers, one example
@@ -177,7 +181,7 @@ def measure(options: Nll, run: runs.Run, found: np.ndarray, labels: np.ndarray) 
 
     def rows(indices: np.ndarray) -> Any:
         keys = sampler.keys(jax.random.key(options.seed), indices)
-        return compiled(params, keys, data.scale(found[indices]), labels[indices].astype(np.int32))
+        return compiled(params, keys, data.scale(found[indices]), labels[indices])
 
     parts = []
     with progress.bar(len(found), "measuring", "image") as bar:

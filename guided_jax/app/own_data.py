@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from guided_jax import data
-from guided_jax.app.facts import Facts
+from guided_jax.app.facts import Facts, count_labels
 from guided_jax.app.settings import NO_DATA, Data
 
 DIGITS = (8, 8, 1)
@@ -41,12 +41,16 @@ def make_reader(
 
 def _difference(source: data.Source, facts: Facts) -> tuple[str, str] | None:
     """Return in words what the data has and what the run was trained on, None where both are the same."""
-    found, expected = (f"pictures of {each.image_shape} in {each.num_classes} classes" for each in (source, facts))
+    found, expected = (_words(each) for each in (source, facts))
     if found != expected:
         return found, expected
     if facts.class_names and source.class_names != facts.class_names:
         return f"the classes {_listed(source.class_names)}", _listed(facts.class_names)
     return None
+
+
+def _words(each: data.Source | Facts) -> str:
+    return f"pictures of {each.image_shape} {'in' if each.labelling == 'class' else 'with'} {count_labels(each)}"
 
 
 def _listed(names: tuple[str, ...] | None) -> str:

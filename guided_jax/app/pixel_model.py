@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from guided_jax import denoiser, models
+from guided_jax import denoiser, model, models
 from guided_jax.app.facts import Facts
 from guided_jax.app.settings import Classifier, Diffusion, Experiment
 from guided_jax.model import Model
@@ -30,25 +31,44 @@ class Networks(NamedTuple):
 def make_networks(experiment: Experiment, facts: Facts) -> Networks:
     """Return the modules that the settings and the data ask for."""
     diffusion = experiment.diffusion
-    classes = facts.num_classes if diffusion.conditional else None
+    of_classes = diffusion.conditional and facts.labelling == "class"
+    vector = 2 * facts.num_classes if diffusion.conditional and not of_classes else None
     channels = facts.image_shape[-1] * (2 if diffusion.learned_variance else 1)
     dims = 1 if facts.kind == "signals" else 2
-    unet = diffusion.network.make(channels, classes, diffusion.null_label, dims)
+    classes, null = (facts.num_classes, diffusion.null_label) if of_classes else (None, False)
+    unet = diffusion.network.make(channels, classes, null, dims, vector)
     return Networks(unet, experiment.classifier.network.make(facts.num_classes, dims))
 
 
+def null_label(experiment: Experiment, facts: Facts) -> Any:
+    """Return the label that stands for no label, None for a network without one: of numbers, that none is known."""
+    if not experiment.diffusion.null_label:
+        return None
+    return facts.num_classes if facts.labelling == "class" else np.full(facts.num_classes, np.nan, np.float32)
+
+
+def raw(facts: Facts, label: Any) -> Any:
+    """Return the raw condition of a label: of a tuple of labels 1 for each of them and 0 for the others, (K,)."""
+    if not isinstance(label, tuple):
+        return label
+    if facts.labelling == "vector":
+        return np.asarray(label, np.float32)
+    return np.isin(np.arange(facts.num_classes), label).astype(np.float32)
+
+
 def make_model(experiment: Experiment, facts: Facts, unet: models.UNet) -> Model:
-    """Return the diffusion model of the settings; its raw condition is the label."""
+    """Return the diffusion model of the settings; its raw condition is the label, a class or numbers."""
     diffusion = experiment.diffusion
-    return Model(
+    made = Model(
         make_network(diffusion, unet),
         experiment.schedule.make(),
         diffusion.parameterization,
         diffusion.learned_variance,
         make_time(experiment),
         shape=facts.image_shape,
-        null=facts.num_classes if diffusion.null_label else None,
+        null=null_label(experiment, facts),
     )
+    return made if unet.vector is None else made._replace(condition=model.known_values)
 
 
 def make_time(experiment: Experiment) -> Callable[[NoiseLevel], Any]:
@@ -151,7 +171,9 @@ def example(experiment: Experiment, facts: Facts, part: str) -> tuple[Any, ...]:
     x, t, diffusion = jnp.zeros((1, *facts.image_shape)), jnp.zeros(1), experiment.diffusion
     if part == "classifier":
         return x, t
-    label = jnp.zeros(1, jnp.int32) if diffusion.conditional else None
+    label = None
+    if diffusion.conditional:
+        label = jnp.zeros(1, jnp.int32) if facts.labelling == "class" else jnp.zeros((1, 2 * facts.num_classes))
     low_res = images.shrink(x, diffusion.low_res) if diffusion.low_res else None
     return with_estimate(diffusion, x), t, label, low_res
 

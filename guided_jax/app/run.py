@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from guided_jax import data, denoiser, model, parallel
 from guided_jax.app import best_checkpoint, own_data, pixel_model, settings
-from guided_jax.app.facts import Facts, of_json
+from guided_jax.app.facts import Facts, check_classes, of_json
 from guided_jax.model import Model
 from guided_jax.storage import checkpoint, compare
 from guided_jax.storage.files import replacing, writable_directory
@@ -109,7 +109,8 @@ def assemble(experiment: settings.Experiment, facts: Facts, directory: Path | No
         facts,
         functools.partial(_load_params, directory, experiment),
         conditional=diffusion.conditional,
-        classifier=pixel_model.make_logits(experiment, networks.classifier),
+        raw=functools.partial(pixel_model.raw, facts),
+        classifier=pixel_model.make_logits(experiment, networks.classifier) if facts.labelling == "class" else None,
         variant=functools.partial(pixel_model.make_network, diffusion, networks.unet),
         bound=facts.bound or 1.0,
         low_res=diffusion.low_res,
@@ -143,6 +144,7 @@ def _check_fit(experiment: settings.Experiment, facts: Facts) -> None:
     """Raise ValueError when the data is not what the adopted diffusion model was trained on."""
     if experiment.diffusion.from_run is not None:
         other = load(experiment.diffusion.from_run).facts
+        check_classes(facts, "a classifier", "leave out --diffusion.from")
         mine, its = ((each.image_shape, each.num_classes) for each in (facts, other))
         if mine != its:
             raise ValueError(f"the data has shape and classes {mine}, {experiment.diffusion.from_run} has {its}")

@@ -11,13 +11,24 @@ from typing import Any, Literal
 
 from guided_jax.data import arrays, folder
 from guided_jax.data.pipeline import ENDLESS, loader, scale
-from guided_jax.data.source import Batch, Crop, Examples, Source, class_frequencies, in_memory, largest, make_source
+from guided_jax.data.source import (
+    Batch,
+    Crop,
+    Examples,
+    Labelling,
+    Source,
+    class_frequencies,
+    in_memory,
+    largest,
+    make_source,
+)
 
 __all__ = [
     "ENDLESS",
     "Batch",
     "Crop",
     "Examples",
+    "Labelling",
     "Source",
     "class_frequencies",
     "in_memory",

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from guided_jax.data.source import Examples, checked
+from guided_jax.data.source import Examples
 from guided_jax.data.splits import divide, missing_split
+from guided_jax.data.values import checked, checked_labels
 from guided_jax.storage import npz
 
 # No compressed byte of a gzip file stands for more than about so many: a header that promises more lies.
@@ -60,6 +61,8 @@ def _examples(images, labels, other_labels, labelled, name):
         raise ValueError(f"{name} has no labels; leave them out with labelled=False")
     if len(labels) != len(images) or not len(images):
         raise ValueError(f"{name} has {len(images)} images and {len(labels)} labels; each image needs one")
+    if labels.ndim > 1:
+        return _examples_of_vectors(images, labels, other_labels, name)
     if labels.min() < 0:
         raise ValueError(
             f"{name} has the label {labels.min()}; labels count from 0, and labelled=False leaves them out"
@@ -79,8 +82,29 @@ def _examples(images, labels, other_labels, labelled, name):
     )
 
 
+def _examples_of_vectors(images, labels, other_labels, name):
+    """Return the examples with several labels, or a vector, each; of as many numbers in every split."""
+    labelling, labels = checked_labels(labels, f"the labels of {name}")
+    size = labels.shape[1]
+    for part in other_labels:
+        if part is not None and part.shape[1:] != (size,):
+            raise ValueError(f"{name} has {size} numbers for each image, and another split labels {part.shape}")
+    return Examples(
+        len(images),
+        size,
+        lambda rows: list(zip(images[rows], labels[rows], strict=True)),
+        lambda rows: labels[rows],
+        lambda index: f"image {index} of {name}",
+        images.shape[1:],
+        dtype=images.dtype,
+        labelling=labelling,
+    )
+
+
 def read_npz(path: Path, images: bool = True, signals: bool = False) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return (images (N, H, W, C), labels int (N,) or None): the arrays `arr_0` and `arr_1`, or `images` and `labels`.
+    """Return (images (N, H, W, C), labels or None): the arrays `arr_0` and `arr_1`, or `images` and `labels`.
+
+    Labels are int (N,); or (N, K), as `values.checked_labels` takes them.
 
     Images are uint8 pictures of 1 to 4 channels, or float32 of any number, such as latents; (N, H, W) gets one channel.
     With `signals=True` they are floats (N, length) or (N, length, channels), which become (N, length, 1, channels). With
@@ -90,8 +114,10 @@ def read_npz(path: Path, images: bool = True, signals: bool = False) -> tuple[np
     keys, image, label = _npz_arrays(path, images)
     if image is not None:
         image = (_as_signals if signals else _as_images)(image, f"{keys[0]} of {path}")
-    if label is not None and (label.ndim != 1 or not np.issubdtype(label.dtype, np.integer)):
-        raise ValueError(f"{keys[1]} of {path} is {label.dtype} {label.shape}; one integer an image is expected")
+    if label is not None and label.ndim != 2 and (label.ndim != 1 or not np.issubdtype(label.dtype, np.integer)):
+        raise ValueError(
+            f"{keys[1]} of {path} is {label.dtype} {label.shape}; one integer an image, or (N, K), is expected"
+        )
     return image, label
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from guided_jax.data import pictures
+from guided_jax.data.values import Labelling, checked, checked_labels
 
 Batch = dict[str, np.ndarray]
 Crop = Literal["centre", "random", "none"]
@@ -25,11 +26,12 @@ THREADS = min(16, os.cpu_count() or 2)
 class Source:
     """A split of a data set whose examples have one shape and are read by index.
 
-    `read(indices (B,))` returns {"image": (B, H, W, C), "label": int32 (B,)}; labels are 0 .. num_classes - 1. Images are
-    uint8 pictures, or, where `dtype` is float32, arrays in the network's own range, such as latents. With `random_crop` it
-    takes a second argument, the draws (B, 3) of `pictures.random_crop`; without it crops are central. `labels(indices)`
-    returns the labels alone, where that needs no pictures. `class_names` are in the order of the labels, None if unknown.
-    `signals`: whether the images are signals, (length, 1, channels).
+    `read(indices (B,))` returns {"image": (B, H, W, C), "label": int32 (B,)}; labels are 0 .. num_classes - 1. With the
+    `labelling` "labels", several at once, labels are float32 (B, num_classes) of 0 and 1; with "vector" they are any such
+    numbers, NaN where one is not known. Images are uint8 pictures, or, where `dtype` is float32, arrays in the network's
+    own range, such as latents; `signals` are (length, 1, channels). With `random_crop` it takes a second argument, the
+    draws (B, 3) of `pictures.random_crop`; without it crops are central. `labels(indices)` returns the labels alone, where
+    that needs no pictures. `class_names` are in the order of the labels, None if unknown.
     """
 
     size: int
@@ -41,6 +43,7 @@ class Source:
     class_names: tuple[str, ...] | None = None
     dtype: np.dtype = UINT8
     signals: bool = False
+    labelling: Labelling = "class"
 
     def __len__(self) -> int:
         return self.size
@@ -52,8 +55,8 @@ class Examples:
 
     `open(indices (B,))` returns B pictures (h, w, c) of `dtype`, uint8 or float32, with their labels, or raises
     `pictures.Unreadable`. `labels(indices)` returns the labels alone. `name(index)` is what error messages call a picture.
-    `shape` is given if all have the same. `refusal` is why some cannot be read, where that is known beforehand. `signals`:
-    as of `Source`.
+    `shape` is given if all have the same. `refusal` is why some cannot be read, where that is known beforehand. `signals`,
+    `labelling`: as of `Source`.
     """
 
     size: int
@@ -66,59 +69,51 @@ class Examples:
     dtype: np.dtype = UINT8
     refusal: str | None = None
     signals: bool = False
+    labelling: Labelling = "class"
 
 
 def in_memory(
     image: np.ndarray, label: np.ndarray, num_classes: int, class_names: tuple[str, ...] | None = None
 ) -> Source:
-    """Return a source over arrays: images (N, H, W, C) and integer labels (N,).
+    """Return a source over arrays: images (N, H, W, C) and integer labels (N,), or as `checked_labels` returns them.
 
     Integers from 0 to 255 become uint8 pictures. Floats become float32 and stay as they are, in the network's own range:
     for pictures that is [-1, 1]. ValueError for other values, see `checked`.
     """
-    image, label = checked(np.asarray(image), "the images"), np.asarray(label, np.int32)
+    image, label = checked(np.asarray(image), "the images"), np.asarray(label)
+    labelling: Labelling = "class"
+    if label.ndim > 1:
+        labelling, label = checked_labels(label, "the labels")
+    label = label.astype(np.int32 if labelling == "class" else np.float32)
 
     def read(rows):
         return {"image": image[rows], "label": label[rows]}
 
     return Source(
-        len(image), image.shape[1:], num_classes, read, lambda rows: label[rows], False, class_names, image.dtype
+        len(image),
+        image.shape[1:],
+        num_classes,
+        read,
+        lambda rows: label[rows],
+        class_names=class_names,
+        dtype=image.dtype,
+        labelling=labelling,
     )
 
 
-def checked(image: np.ndarray, name: str) -> np.ndarray:
-    """Return the array as uint8 if it holds integers, as float32 if it holds floats; no value changes but by rounding.
-
-    ValueError for integers outside 0..255, for floats that are not finite, and for floats that are the whole numbers of
-    uint8 pictures. name: what the message calls the array.
-    """
-    if image.dtype == np.uint8:
-        return image
-    low, high = (image.min(), image.max()) if image.size else (0, 0)
-    if np.issubdtype(image.dtype, np.integer):
-        if low < 0 or high > 255:
-            raise ValueError(f"{name} are {image.dtype} from {low} to {high}; integers from 0 to 255 are pictures")
-        return image.astype(np.uint8)
-    if not np.issubdtype(image.dtype, np.floating):
-        raise ValueError(f"{name} are {image.dtype}; integers from 0 to 255 or floats are images")
-    if not np.isfinite(image).all():
-        count = np.sum(~np.isfinite(image).reshape(len(image), -1).all(1))
-        raise ValueError(f"{count} of {name} are not finite; leave them out or repair them")
-    if low >= 0 and 1 < high <= 255 and not (image % 1).any():
-        raise ValueError(
-            f"{name} are {image.dtype}, whole numbers from {low:g} to {high:g}: convert pictures to uint8, or scale them "
-            "to [-1, 1]"
-        )
-    return image.astype(np.float32)
-
-
 def class_frequencies(source: Source) -> Float[np.ndarray, " num_classes"]:
-    """Return the share of each class among the examples, (num_classes,), summing to one."""
+    """Return the share of each class among the examples, (num_classes,), summing to one.
+
+    Of several labels each it is the share of the examples with the label, and of vectors there is none, (0,).
+    """
+    if source.labelling == "vector":
+        return np.zeros(0)
     labels = source.labels or (lambda rows: source.read(rows)["label"])
     counts = np.zeros(source.num_classes)
     for start in range(0, len(source), 1024):
-        counts += np.bincount(labels(np.arange(start, min(start + 1024, len(source)))), minlength=source.num_classes)
-    return counts / counts.sum()
+        rows = labels(np.arange(start, min(start + 1024, len(source))))
+        counts += rows.sum(0) if source.labelling == "labels" else np.bincount(rows, minlength=source.num_classes)
+    return counts / (len(source) if source.labelling == "labels" else counts.sum())
 
 
 def largest(source: Source) -> float:
@@ -164,13 +159,13 @@ def make_source(
         for index, picture in zip(indices, image, strict=True):
             if picture.shape != shape:
                 raise ValueError(_shape_mismatch(examples.name(int(index)), picture.shape, shape))
-        return {"image": np.stack(image), "label": np.asarray([label for _, label in found], np.int32)}
+        kind = np.int32 if examples.labelling == "class" else np.float32
+        return {"image": np.stack(image), "label": np.asarray([label for _, label in found], kind)}
 
     is_random = crop == "random"
     names, dtype = examples.class_names, examples.dtype
-    source = Source(
-        examples.size, shape, examples.num_classes, read, examples.labels, is_random, names, dtype, examples.signals
-    )
+    kept = is_random, names, dtype, examples.signals, examples.labelling
+    source = Source(examples.size, shape, examples.num_classes, read, examples.labels, *kept)
     fits = examples.size * int(np.prod(shape)) * dtype.itemsize <= max_bytes
     return _read_into_memory(source) if fits and not is_random else source
 
@@ -255,7 +250,7 @@ def _read_into_memory(source):
     batches = _in_threads(source.read, len(source))
     image, label = (np.concatenate([batch[key] for batch in batches]) for key in ("image", "label"))
     whole = in_memory(image, label, source.num_classes, source.class_names)
-    return dataclasses.replace(whole, signals=source.signals)
+    return dataclasses.replace(whole, signals=source.signals, labelling=source.labelling)
 
 
 def subset(examples: Examples, rows: Int[np.ndarray, " n"]) -> Examples:

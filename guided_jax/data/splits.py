@@ -33,7 +33,8 @@ def divide(examples: Examples, split: str, what: str) -> Examples:
     """
     if split not in ("train", "test"):
         raise missing_split(what, split, ("test", "train"))
-    held = held_out(examples.labels(np.arange(examples.size)))
+    labels = examples.labels(np.arange(examples.size))
+    held = held_out(labels if labels.ndim == 1 else np.zeros(len(labels), int))  # every tenth of all
     if split == "test" and not held.any():
         raise MissingSplit(
             f"no class of {what} has the ten pictures of which one would be held out; give more, divide them into train "

@@ -127,7 +127,7 @@ class Pictures(NamedTuple):
 
 
 def open_pictures(path: str | os.PathLike) -> Pictures | None:
-    """Return the pictures `arr_0` of a file and their labels `arr_1`, None if it has no pictures.
+    """Return the pictures `arr_0` of a file and their classes `arr_1`, None if it has no pictures.
 
     ValueError when they are not uint8 (N, H, W, C) and integers (N,), OSError when the file cannot be read.
     """
@@ -136,6 +136,9 @@ def open_pictures(path: str | os.PathLike) -> Pictures | None:
         if MEMBER not in archive.namelist():
             return None
     with _member(path) as (_, shape):
+        labels = (
+            None if labels is not None and labels.ndim == 2 else labels
+        )  # several labels or a vector each: no class
         if labels is not None and (labels.shape != shape[:1] or not np.issubdtype(labels.dtype, np.integer)):
             raise ValueError(f"arr_1 of {path} is {labels.dtype} {labels.shape}, {shape[0]} integers are expected")
         return Pictures(os.fspath(path), shape[0], shape[1:], labels)

@@ -5,10 +5,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, Num
+from jaxtyping import Array, Float, Key, Num
 
 from guided_jax.checks import check_index
-from guided_jax.models.blocks import conv3x3, resize_bilinear
+from guided_jax.models.blocks import conv3x3, dense, resize_bilinear
 from guided_jax.models.encoder import (
     attention,
     embed_time,
@@ -32,8 +32,10 @@ class UNet(nn.Module):
     attention_resolutions: downsampling factors (1, 2, 4, ...) of the levels with attention; the middle always has it.
     num_head_channels: channels of an attention head; None: `num_heads` heads whatever the width, and
         `num_heads_upsample` (None: as many) on the way up.
-    num_classes: None for an unconditional network. null_label: one more row, index num_classes, which means "no label"
+    num_classes: None for a network without classes. null_label: one more row, index num_classes, which means "no label"
         and makes one network both conditional and unconditional, for classifier-free guidance.
+    vector: the size of a vector that the network takes in the place of a label, such as 2 K numbers of
+        `model.known_values`; None for none.
     resblock_updown: resample within ResBlocks; else by a convolution (conv_resample) or without parameters.
     num_groups: of every group norm; it has to divide every width.
     patch: side of the squares of pixels that the network works on as one pixel of more channels: a network for half the
@@ -82,13 +84,14 @@ class UNet(nn.Module):
     perturb: Any = None
     perturb_blocks: Sequence[str] = ("middle_block",)
     dims: int = 2
+    vector: int | None = None
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "*batch h w c"],
         t: Num[Array, "..."] | float | int,
-        label: Int[Array, "..."] | int | None = None,
+        label: Num[Array, "..."] | int | None = None,
         low_res: Float[Array, "*batch h2 w2 c"] | None = None,
         *,
         dropout_keys: Key[Array, "*batch"] | None = None,
@@ -96,15 +99,17 @@ class UNet(nn.Module):
         """output = decoder(middle(encoder(x)), encoder(x)), all conditioned on the time and the label.
 
         x: any number of batch axes, none included. t: the network's own time, one per example or a scalar.
-        label: in [0, num_classes), one per example or a scalar; None is the null label. low_res: the same pictures at a
-        lower resolution, for a super-resolution network. dropout_keys: one key per example, for training; without
-        them nothing is dropped. ValueError for sizes, labels and shapes that do not fit.
+        label: in [0, num_classes), one per example or a scalar, None for the null label; or, (*batch, vector), a vector.
+        low_res: the same pictures at a lower resolution, for a super-resolution network. dropout_keys: one key per
+        example, for training; without them nothing is dropped. ValueError for sizes, labels and shapes that do not fit.
         """
         batch = x.shape[:-3]
         if self.perturb is not None:
             check_perturbed(self)
         emb = embed_time(self, per_example(t, batch, "t"))
-        if self.num_classes is not None or label is not None:
+        if self.vector is not None:
+            emb = emb + self._embed_vector(label, batch)
+        elif self.num_classes is not None or label is not None:
             emb = emb + self._embed_label(label, batch)
         skips = encode(self, self._with_low_res(x, low_res), emb, dropout_keys)
         h = middle(self, skips[-1], emb, dropout_keys)
@@ -125,6 +130,16 @@ class UNet(nn.Module):
         label = per_example(label, batch, "label")
         embed = nn.Embed(rows, 4 * self.model_channels, embedding_init=nn.initializers.normal(1.0), name="label_emb")
         return embed(label)
+
+    def _embed_vector(self, vector: Any, batch: tuple[int, ...]) -> Array:
+        shape = None if vector is None else jnp.shape(vector)
+        if shape not in ((self.vector,), (*batch, self.vector)):
+            raise ValueError(
+                f"the network takes a vector of {self.vector} numbers for each example, and was given "
+                f"{'none' if shape is None else f'shape {shape}'}."
+            )
+        vector = jnp.broadcast_to(jnp.asarray(vector, jnp.float32), (*batch, self.vector))
+        return dense(vector, 4 * self.model_channels, "label_emb")
 
     def _with_low_res(self, x: Array, low_res: Array | None) -> Array:
         """Return [x, low_res at the size of x] along the channels; ValueError when the weights expect other channels."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, UInt8
+from jaxtyping import Array, Float, Float32, Int, Num, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from guided_jax.storage import npz
@@ -114,8 +114,10 @@ def save_npz(
         np.savez(file, images, *(() if labels is None else (labels,)))
 
 
-def load_npz(path: str | os.PathLike) -> tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"] | None]:
-    """Return images (N, H, W, C) and labels (N,), or None, from a file in ADM's format; pickled objects are refused.
+def load_npz(path: str | os.PathLike) -> tuple[UInt8[np.ndarray, "n h w c"], Num[np.ndarray, "n *k"] | None]:
+    """Return images (N, H, W, C) and labels, or None, from a file in ADM's format; pickled objects are refused.
+
+    Labels are int (N,), or (N, K) where pictures have several labels or a vector each.
 
     Raises ValueError in one sentence when the file does not hold that, OSError when it cannot be read.
     """
@@ -124,6 +126,8 @@ def load_npz(path: str | os.PathLike) -> tuple[UInt8[np.ndarray, "n h w c"], Int
         raise ValueError(f"{path} holds no samples: an npz file with uint8 images under arr_0 is expected")
     if images.dtype != np.uint8 or images.ndim != 4:
         raise ValueError(f"arr_0 of {path} is {images.dtype} {images.shape}, uint8 (N, H, W, C) is expected")
-    if labels is not None and (labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer)):
-        raise ValueError(f"arr_1 of {path} is {labels.dtype} {labels.shape}, {len(images)} integers are expected")
+    if labels is not None:
+        classes = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
+        if labels.shape[:1] != images.shape[:1] or not (classes or labels.ndim == 2):
+            raise ValueError(f"arr_1 of {path} is {labels.dtype} {labels.shape}, {len(images)} integers are expected")
     return images, labels

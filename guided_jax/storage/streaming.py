@@ -29,7 +29,7 @@ class Stream(NamedTuple):
     folder: Path
     request: Mapping[str, Any]
     images: np.ndarray  # uint8 (N, H, W, C), or what was asked for
-    labels: np.ndarray  # int64 (N,)
+    labels: np.ndarray  # int64 (N,), or what was asked for
 
 
 @contextlib.contextmanager
@@ -40,25 +40,25 @@ def open_stream(
     request: Mapping[str, Any],
     dtype: Any = np.uint8,
     before_discard: Callable[[Any], None] = lambda request: None,
+    label: tuple[Any, tuple[int, ...]] = (np.int64, ()),
 ) -> Iterator[tuple[Stream, int]]:
-    """Yield (stream, rows done) for `count` images of a dtype, of an interrupted run if it had the same request.
+    """Yield (stream, rows done) for `count` images, of an interrupted run if it had the same request.
 
-    The unfinished rows of another request are discarded, after `before_discard` was called with that request, which may
-    raise. The folder of `target` has one writer: ValueError names another process that holds it. Raises OSError when there
-    is no room, which is reserved before the first row.
+    dtype: of the images. label: the type and shape of the label of an image. The unfinished rows of another request are
+    discarded, after `before_discard` was called with that request, which may raise. The folder of `target` has one writer:
+    ValueError names another process that holds it. Raises OSError when there is no room, which is reserved before the first
+    row.
     """
     folder = target.with_name(f".{target.stem}.partial")
     with lock.hold(target.parent):
         note = _note_of(folder)
         if note and note["done"] and note["request"] != request:
             before_discard(note["request"])
-        yield _begin(folder, count, image_shape, request, dtype)
+        shapes = {IMAGES: (dtype, (count, *image_shape)), LABELS: (label[0], (count, *label[1]))}
+        yield _begin(folder, request, shapes)
 
 
-def _begin(
-    folder: Path, count: int, image_shape: tuple[int, ...], request: Mapping[str, Any], dtype: Any
-) -> tuple[Stream, int]:
-    shapes = {IMAGES: (dtype, (count, *image_shape)), LABELS: (np.int64, (count,))}
+def _begin(folder: Path, request: Mapping[str, Any], shapes: Mapping[str, Any]) -> tuple[Stream, int]:
     done = _done(folder, request)
     if done is None:
         shutil.rmtree(folder, ignore_errors=True)

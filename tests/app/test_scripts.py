@@ -15,6 +15,7 @@ from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.sample import command as sample
 from guided_jax.app.sample import guidances
+from guided_jax.app.sample.labels import labels_of
 from guided_jax.app.train import command as train
 from guided_jax.storage import checkpoint, images, log
 from tests.scripts import NETWORKS, ROOT, SMALL, run_script
@@ -247,9 +248,9 @@ def test_a_killed_request_goes_on_without_repeating_or_losing_an_image(tiny, tmp
 
 def test_labels_follow_the_data_when_none_are_given():
     known = facts.Facts((8, 8, 1), 3, (0.5, 0.5, 0.0))
-    labels = sample.labels_of(np.arange(4000), None, known, 0)
+    labels = labels_of(np.arange(4000), None, known, 0)
     np.testing.assert_allclose(np.bincount(labels, minlength=3) / 4000, known.class_frequencies, atol=0.03)
-    np.testing.assert_array_equal(sample.labels_of(np.arange(7, 9), None, known, 0), labels[7:9])
+    np.testing.assert_array_equal(labels_of(np.arange(7, 9), None, known, 0), labels[7:9])
 
 
 def test_other_samples_are_not_overwritten(tiny, tmp_path, capsys):

@@ -18,18 +18,11 @@ from guided_jax.app.sample import inverse
 from guided_jax.app.sweep import command as sweep
 from guided_jax.app.train import command as train
 from guided_jax.app.train import networks, objective
-from guided_jax.storage import checkpoint
 from tests.scripts import run_script
+from tests.untrained import TINY, make_untrained
 
 SIGNALS = (2 * np.sin(np.arange(30)[:, None, None] + np.arange(16)[:, None] * [0.3, 0.6])).astype(np.float32)
 LABELS = np.arange(30) % 3
-SMALL = {
-    "model_channels": 8,
-    "channel_mult": (1,),
-    "num_groups": 4,
-    "num_head_channels": 8,
-    "attention_resolutions": (),
-}
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +31,10 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("signals")
     np.savez(place / "signals.npz", SIGNALS, LABELS)
     experiment = experiments.load("signals")
-    diffusion = dataclasses.replace(experiment.diffusion, network=schema.UNet(**SMALL))
-    classifier = dataclasses.replace(experiment.classifier, network=schema.Encoder(**SMALL))
+    diffusion = dataclasses.replace(experiment.diffusion, network=schema.UNet(**TINY))
+    classifier = dataclasses.replace(experiment.classifier, network=schema.Encoder(**TINY))
     source = schema.Data(name=f"npz:{place}/signals.npz", signals=True)
-    experiment = schema.Experiment(source, schema.Schedule(num_steps=20), diffusion, classifier)
-    known = facts.of_source(source.make())
-    runs.create(place / "run", experiment, known)
-    run = runs.load(place / "run")
-    rng = np.random.default_rng(0)
-    for part in runs.PARTS:
-        shapes = jax.eval_shape(lambda part=part: networks.init_state(run, part).params)
-        params = jax.tree.map(lambda leaf: jnp.asarray(0.1 * rng.standard_normal(leaf.shape), jnp.float32), shapes)
-        with checkpoint.opened(place / "run" / part / "checkpoints") as saved:
-            checkpoint.save(saved, 1, {"ema": params})
+    make_untrained(place / "run", schema.Experiment(source, schema.Schedule(num_steps=20), diffusion, classifier))
     return place
 
 
@@ -76,8 +60,9 @@ def test_a_run_knows_its_signals_and_their_largest_value(place):
     assert run.bound == run.facts.bound == np.abs(SIGNALS[:27]).max()
     assert run.networks.unet.dims == run.networks.classifier.dims == 1
     older = json.loads((place / "run" / "config.json").read_text())["facts"]
-    del older["kind"], older["bound"]  # a run from before they were written down, whose samples stay pictures
-    assert facts.of_json(older)[-2:] == ("pictures", None)
+    del older["kind"], older["bound"], older["labelling"]  # a run from before they were written down
+    then = facts.of_json(older)
+    assert (then.kind, then.bound, then.labelling) == ("pictures", None, "class")
 
 
 def test_both_losses_take_signals(place):

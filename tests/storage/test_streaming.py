@@ -81,7 +81,7 @@ def test_a_second_writer_is_refused_and_named_the_first(tmp_path):
 def test_more_than_the_disk_has_is_refused_before_anything_is_written(tmp_path):
     with (
         pytest.raises(OSError, match=r"cannot reserve 953674316 MiB in .*: No space left on device"),
-        streaming.opened(tmp_path / "samples.npz", 10**12, (1000, 1), {}),
+        streaming.open_stream(tmp_path / "samples.npz", 10**12, (1000, 1), {}),
     ):
         pass
     assert not list(tmp_path.iterdir())

@@ -106,7 +106,7 @@ def _check_sweep(options: Sampling, run: runs.Run) -> None:
 def _check_labels(options: Sampling, run: runs.Run) -> None:
     method, row, classes = options.method, guidances.row_of(options.method), run.facts.num_classes
     given = (*(options.labels or ()), *method.any_of, *method.also)
-    wrong = [label for label in given if label not in range(classes)]
+    wrong = [label for label in given if label not in range(classes)] if run.facts.labelling == "class" else []
     if wrong:
         raise ValueError(f"label {wrong[0]} is out of range; the run has the classes 0 to {classes - 1}")
     if "null" in row.needs and run.model.null is None:
@@ -126,6 +126,8 @@ def _check_needs(options: Sampling, run: runs.Run) -> None:
     method, needs, classes = options.method, guidances.row_of(options.method).needs, run.facts.num_classes
     if "bad" in needs:
         _check_bad(run)
+    if "classifier" in needs or "classes" in needs:
+        facts.check_classes(run.facts, f"--guidance {method.guidance}", "use classifier-free")
     if "classifier" in needs and run.classifier is None:
         raise ValueError("this model has no classifier of noisy examples; use another guidance")
     if "variant" in needs and run.variant is None:
@@ -136,7 +138,9 @@ def _check_needs(options: Sampling, run: runs.Run) -> None:
         raise ValueError(
             f"--also has {len(method.also)} labels and --also-scale {len(method.also_scale)}; give as many"
         )
-    if "negative" in needs and method.negative not in range(classes):
+    if "negative" in needs and run.facts.labelling != "class" and method.negative is None:
+        raise ValueError("--negative is None; name the labels, or the vector, to go away from")
+    if "negative" in needs and run.facts.labelling == "class" and method.negative not in range(classes):
         raise ValueError(f"--negative is {method.negative}; name a class from 0 to {classes - 1} to go away from")
     if "measurement" in needs:
         _check_measurement(method, run)
@@ -154,9 +158,9 @@ def _check_bad(run: runs.Run) -> None:
         raise ValueError(
             f"the run of --bad works on x of {_sizes(*its)}, and this one on {_sizes(*mine)}; give another"
         )
-    classes, others = (each.facts.num_classes for each in (run, run.bad))
-    if run.bad.conditional and classes != others:
-        raise ValueError(f"the run of --bad has {others} classes, and this one {classes}; give another")
+    here, there = (facts.count_labels(each.facts) for each in (run, run.bad))
+    if run.bad.conditional and here != there:
+        raise ValueError(f"the run of --bad has {there}, and this one {here}; give another")
     tables = zip(run.model.levels, run.bad.model.levels, strict=True)
     if not all(np.array_equal(one, other) for one, other in tables):
         raise ValueError("the run of --bad has other noise levels than this one; give one of the same --schedule")

@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from guided_jax import data, parallel, progress, sampler
+from guided_jax import data, parallel, progress
 from guided_jax.app import cli, preview
 from guided_jax.app import run as runs
-from guided_jax.app.facts import Facts
 from guided_jax.app.results import check_free
-from guided_jax.app.sample import checks, diagnostics, draw, guidances, inverse, named_pictures, samplers
-from guided_jax.app.sample.labels import resolve_labels
+from guided_jax.app.sample import checks, diagnostics, draw, guidances, inverse, labels, named_pictures, samplers
 from guided_jax.app.sample.parts import Pictures
 from guided_jax.app.sample.request import Sampling, recorded
 from guided_jax.storage import images, streaming
@@ -65,7 +62,7 @@ def main(args: Sequence[str]) -> None:
         return
     parallel.use_cpu_devices()
     run = load_run(options)
-    options = resolve_labels(options, run.facts)
+    options = labels.resolve_labels(options, run.facts)
     checks.check(options, run)
     options = dataclasses.replace(options, num_samples=options.num_samples or NUM_SAMPLES)
     out = make_writer(options, run)(options)
@@ -102,13 +99,13 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
                 (out / extra).unlink(missing_ok=True)
             with progress.bar(count, label, "image", done) as bar:
                 for indices, rows in parallel.padded_chunks(count, chunk, done):
-                    given = inputs(indices)
-                    drawn = sample(params, indices, given.labels, given.scales, options.seed, given.pictures)
-                    drawn, indices, labels = jax.tree.map(operator.itemgetter(rows), (drawn, indices, given.recorded))
+                    row = inputs(indices)
+                    drawn = sample(params, indices, row.labels, row.scales, options.seed, row.pictures)
+                    drawn, indices, given = jax.tree.map(operator.itemgetter(rows), (drawn, indices, row.recorded))
                     check_finite(indices, drawn.finite, options)
                     if options.diagnose and indices[0] == 0:
                         diagnostics.save(out, drawn.observations, samplers.levels_of(options.method, run.model.levels))
-                    streaming.put(stream, int(indices[0]), drawn.images, labels)
+                    streaming.put(stream, int(indices[0]), drawn.images, given)
                     bar.update(len(indices))
             save(stream, out, run, inputs, request(options))
         return out
@@ -130,7 +127,8 @@ def open_samples(
             raise ValueError(f"{out} holds unfinished samples of another request; give another --out, or --overwrite")
 
     shape, dtype = run.facts.stored_shape, np.uint8 if run.facts.kind == "pictures" else np.float32
-    return streaming.open_stream(out / "samples.npz", count, shape, begun, dtype, check_unfinished)
+    label = run.facts.stored_label
+    return streaming.open_stream(out / "samples.npz", count, shape, begun, dtype, check_unfinished, label)
 
 
 def check_finite(indices: np.ndarray, finite: np.ndarray, options: Sampling) -> None:
@@ -161,15 +159,16 @@ def make_inputs(options: Sampling, run: runs.Run) -> Callable[[np.ndarray], Inpu
     measured = "measurement" in guidances.row_of(method).needs
     measure = inverse.make_measure(method.measurement, run, options.seed) if measured else None
     image = named_pictures.read(method.image, run, "--image") if method.image else None
+    labels_of = labels.make_labels(options, run, given)
 
     def inputs(indices: np.ndarray) -> Inputs:
-        labels = labels_of(indices, given, run.facts, options.seed)
+        row = labels_of(indices)
         low_res = None if base is None else images.from_uint8(base[indices % len(base)])
         scales = np.asarray(options.scale)[indices // len(options.labels or (0,)) % len(options.scale)]
         start = None if image is None else data.scale(image(indices))
         y, observed = (None, None) if measure is None else measure(indices)
         pictures = Pictures(start, y, observed, low_res)
-        return Inputs(labels, recorded_labels(options, run, labels, given is not None), scales, pictures)
+        return Inputs(row, labels.recorded(options, run, row, given is not None), scales, pictures)
 
     return inputs
 
@@ -180,36 +179,20 @@ def given_labels(options: Sampling, run: runs.Run) -> np.ndarray | None:
     None where it gives none, and for those of --base-samples where nothing reads a label.
     """
     if options.labels:
-        return np.asarray(options.labels)
+        return labels.rows_of(options.labels, run)
     if options.base_samples is None or not (run.conditional or guidances.row_of(options.method).labelled):
         return None
-    return load_base(options.base_samples, run)[1]
-
-
-def labels_of(indices: np.ndarray, labels: np.ndarray | None, facts: Facts, seed: int) -> np.ndarray:
-    """Return the class of each sample: the given ones in turn, or a draw by the data's frequencies from the index."""
-    if labels is not None:
-        return labels[indices % len(labels)]
-    keys = sampler.keys(jax.random.fold_in(jax.random.key(seed), 1), indices)
-    choose = jax.vmap(lambda key: jax.random.categorical(key, jnp.log(jnp.asarray(facts.class_frequencies))))
-    return np.asarray(choose(keys))
-
-
-def recorded_labels(options: Sampling, run: runs.Run, labels: np.ndarray, given: bool) -> np.ndarray:
-    """Return the labels as the file has them: -1 where the model was given no class, or several."""
-    method = options.method
-    used = given or guidances.row_of(method).labelled or (run.conditional and run.model.null is None)
-    return labels if used and not method.any_of else np.full_like(labels, -1)
+    found = load_base(options.base_samples, run)[1]
+    return None if found is None or np.isnan(found).all() else found
 
 
 def load_base(path: Path, run: runs.Run) -> tuple[np.ndarray, np.ndarray | None]:
     """Return (low-resolution pictures, their labels or None); ValueError for a size that the run does not start from."""
-    pictures, labels = images.load_npz(path)
-    side, classes = run.low_res, run.facts.num_classes
+    pictures, found = images.load_npz(path)
+    side = run.low_res
     if pictures.shape[1:] != (side, side, run.facts.image_shape[-1]):
         raise ValueError(f"{path} has pictures of {pictures.shape[1:]}; the run starts from {side}x{side}")
-    known = labels is not None and len(labels) and labels.min() >= 0 and labels.max() < classes
-    return pictures, labels if known else None
+    return pictures, labels.of_file(run.facts, found)
 
 
 def load_params(options: Sampling, run: runs.Run, sharding: Any = None) -> dict[str, Any]:

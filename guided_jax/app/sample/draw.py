@@ -115,7 +115,8 @@ def make_sampler(
 
     def call(params: Any, indices: Any, labels: Any, scales: Any, seed: int, pictures: Pictures = NONE) -> Drawn:
         keys = _keys(np.uint32(seed), indices)  # one program, and not one for each of its operations
-        found = compiled(params, keys, labels.astype(np.int32), scales.astype(np.float32), pictures)
+        kind = np.int32 if run.facts.labelling == "class" else np.float32
+        found = compiled(params, keys, labels.astype(kind), scales.astype(np.float32), pictures)
         x, observations = found if diagnose else (found, None)
         finite = np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
         return Drawn(preview.stored(x, run.facts, finite), finite, observations)

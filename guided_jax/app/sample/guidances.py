@@ -26,7 +26,7 @@ class Row(NamedTuple):
     make: Callable[[Parts], tuple[Denoiser, Guide]]  # -> (the denoiser to guide, the guidance of it)
     needs: tuple[
         str, ...
-    ] = ()  # of "null", "classifier", "bad", "negative", "conditional", "also", "measurement", "variant"
+    ] = ()  # of "null", "classifier", "bad", "negative", "conditional", "classes", "also", "measurement", "variant"
     reads: tuple[str, ...] = ()  # its own options
     follow: tuple[str, ...] = ("interval", "rescale", "ramp", "dynamic")  # the MODIFIERS that change something
     scaled: bool = True  # whether it reads --scale
@@ -165,7 +165,7 @@ GUIDANCES: dict[str, Row] = {
     "independent": Row(
         "r + scale (c - r), r the model with a random label: no null label needed [ICG 2407.02687]",
         _independent,
-        ("conditional",),
+        ("conditional", "classes"),
     ),
     "autoguidance": Row(
         "bad + scale (good - bad), bad the run of --bad [AG 2406.02507]",

@@ -1,18 +1,32 @@
-"""Classes by number or by name: a request with the numbers that everything else works with."""
+"""The labels of a request: classes by number or by name, several labels, or vectors; and the row that each sample gets."""
 
 import dataclasses
 import functools
+import math
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from guided_jax import sampler
+from guided_jax.app import run as runs
 from guided_jax.app.facts import Facts
+from guided_jax.app.sample import guidances
 from guided_jax.app.sample.request import Label, Sampling
 
 SHOWN = 8  # names in an error message, at most
 
 
 def resolve_labels(options: Sampling, facts: Facts) -> Sampling:
-    """Return the request with the number of each class that it names; ValueError for a name that the run does not have."""
-    number, method = functools.partial(number_of, facts), options.method
+    """Return the request with the number of each class that it names; ValueError for a name that the run does not have.
+
+    Of a run with several labels an image, each becomes the tuple of their numbers; of one with vectors, of its numbers.
+    """
+    kinds: dict[str, Callable[[Facts, Label], Any]] = {"class": number_of, "labels": numbers_of, "vector": vector_of}
+    number, method = functools.partial(kinds[facts.labelling], facts), options.method
     labels = None if options.labels is None else tuple(map(number, options.labels))
     any_of, also = tuple(map(number, method.any_of)), tuple(map(number, method.also))
     negative = None if method.negative is None else number(method.negative)
@@ -32,6 +46,102 @@ def number_of(facts: Facts, label: Label) -> int:
         other = f"the class named '{label}' has the number {named}"
         print(f"note: label {label} is the number of class {names[label]!r}; {other}", file=sys.stderr)
     return label
+
+
+def numbers_of(facts: Facts, label: Label) -> tuple[int, ...]:
+    """Return the numbers of several labels, "3,7", by number or by name; "none" for no label."""
+    words = [] if label == "none" else str(label).split(",")
+    numbers = {number_of(facts, int(word) if word.strip().lstrip("-").isdecimal() else word.strip()) for word in words}
+    if wrong := [number for number in numbers if number not in range(facts.num_classes)]:
+        raise ValueError(f"label {wrong[0]} is out of range; the run has the labels 0 to {facts.num_classes - 1}")
+    return tuple(sorted(numbers))
+
+
+def vector_of(facts: Facts, label: Label) -> tuple[float, ...]:
+    """Return the numbers of a vector, "0.3,1.2"; nan for one that is not known."""
+    try:
+        numbers = tuple(float(word) for word in str(label).split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != facts.num_classes or any(math.isinf(number) for number in numbers):
+        example = ",".join(["0.5"] * facts.num_classes)
+        raise ValueError(
+            f"the label {label} is no vector of this run; give {facts.num_classes} numbers, such as {example}"
+        )
+    return numbers
+
+
+def rows_of(labels: Sequence[Any], run: runs.Run) -> np.ndarray:
+    """Return labels of a resolved request, a row each: int classes (n,), or float32 (n, K)."""
+    return np.asarray(labels) if run.facts.labelling == "class" else np.stack([run.raw(label) for label in labels])
+
+
+def spelled(label: Any) -> str:
+    """Return a label of a resolved request as a command line gives it."""
+    return ",".join(map(str, label)) or "none" if isinstance(label, tuple) else str(label)
+
+
+def takes_labels(options: Sampling, run: runs.Run) -> bool:
+    """Return whether the model is given a label, whatever was asked for: its guidance or network takes one."""
+    return guidances.row_of(options.method).labelled or (run.conditional and run.model.null is None)
+
+
+def make_labels(options: Sampling, run: runs.Run, given: np.ndarray | None) -> Callable[[np.ndarray], np.ndarray]:
+    """Return indices -> the label of each sample: the given ones in turn, or those of the data.
+
+    Classes are drawn by their frequencies, int (n,). Several labels and vectors, float32 (n, K), are those of training
+    examples, drawn at random, which have to be there; ValueError otherwise. NaN stands for no label.
+    """
+    facts, seed = run.facts, options.seed
+    if given is not None or facts.labelling == "class":
+        return lambda indices: labels_of(indices, given, facts, seed)
+    if not takes_labels(options, run):
+        return lambda indices: np.full((len(indices), facts.num_classes), np.nan, np.float32)
+    try:
+        source = runs.source(run)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"without --labels they are those of the training data: {error}; name some with --labels"
+        ) from error
+
+    def drawn(indices: np.ndarray) -> np.ndarray:
+        choose = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(source)))
+        rows = np.asarray(choose(_keys(seed, indices)))
+        return source.labels(rows) if source.labels else source.read(rows)["label"]
+
+    return drawn
+
+
+def labels_of(indices: np.ndarray, labels: np.ndarray | None, facts: Facts, seed: int) -> np.ndarray:
+    """Return the label of each sample: the given ones in turn, or classes drawn by their frequencies from the index."""
+    if labels is not None:
+        return labels[indices % len(labels)]
+    choose = jax.vmap(lambda key: jax.random.categorical(key, jnp.log(jnp.asarray(facts.class_frequencies))))
+    return np.asarray(choose(_keys(seed, indices)))
+
+
+def _keys(seed: int, indices: np.ndarray) -> jax.Array:
+    return sampler.keys(jax.random.fold_in(jax.random.key(seed), 1), indices)
+
+
+def recorded(options: Sampling, run: runs.Run, labels: np.ndarray, given: bool) -> np.ndarray:
+    """Return the labels as the file has them: -1, of vectors NaN, where the model was given none, or several classes."""
+    if not (given or takes_labels(options, run)) or options.method.any_of:
+        labels = np.full_like(labels, -1 if run.facts.labelling == "class" else np.nan)
+    return np.where(np.isnan(labels), -1, labels).astype(np.int64) if run.facts.labelling == "labels" else labels
+
+
+def of_file(facts: Facts, labels: np.ndarray | None) -> np.ndarray | None:
+    """Return the labels of a file of samples as the run takes them, None where they are not its."""
+    if labels is None or not len(labels):
+        return None
+    if facts.labelling == "class":
+        fit = labels.ndim == 1 and labels.min() >= 0 and labels.max() < facts.num_classes
+        return labels if fit else None
+    if labels.shape[1:] != (facts.num_classes,):
+        return None
+    labels = labels.astype(np.float32)
+    return np.where(labels < 0, np.nan, labels) if facts.labelling == "labels" else labels
 
 
 def _unknown(facts: Facts, label: str) -> str:

@@ -136,7 +136,8 @@ class Sampling:
     """Guidance strength: 0 ignores the label, 1 is the exact conditional, above 1 is sharper. Several: one for each
     round of the labels, in turn."""
     labels: tuple[Label, ...] | None = None
-    """Classes, by number or by name, in turn over the samples. Default: drawn by the data's frequencies."""
+    """Classes, by number or by name, in turn over the samples. Where pictures have several labels at once, 3,7 for each
+    sample, or none; where they have a vector, 0.3,1.2. Default: drawn by the data's frequencies."""
     base_samples: Path | None = None
     """For an upsampler: the samples.npz of low-resolution pictures, in turn; their labels too, without --labels."""
     num_samples: int | None = None

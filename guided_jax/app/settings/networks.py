@@ -52,9 +52,11 @@ class Network:
 class UNet(Network):
     """The network of the diffusion model."""
 
-    def make(self, out_channels: int, num_classes: int | None, null_label: bool, dims: int = 2) -> models.UNet:
-        """Return the module. num_classes: None for a network without labels. dims: 1 for signals."""
-        fields = {**self.fields(), "dims": dims}
+    def make(
+        self, out_channels: int, num_classes: int | None, null_label: bool, dims: int = 2, vector: int | None = None
+    ) -> models.UNet:
+        """Return the module. num_classes: None for a network without classes. dims, vector: as of `models.UNet`."""
+        fields = {**self.fields(), "dims": dims, "vector": vector}
         return models.UNet(out_channels=out_channels, num_classes=num_classes, null_label=null_label, **fields)
 
 

@@ -18,7 +18,7 @@ from guided_jax.app import run as runs
 from guided_jax.app.results import check_free
 from guided_jax.app.sample import checks, guidances, samplers
 from guided_jax.app.sample import command as sample
-from guided_jax.app.sample.labels import resolve_labels
+from guided_jax.app.sample.labels import resolve_labels, spelled, takes_labels
 from guided_jax.app.sample.request import NOT_RECORDED, Label, Sampling, flatten, option, recorded
 from guided_jax.app.sweep import curves, evaluate, page, scales
 from guided_jax.metrics import evaluation, feature_space, sets
@@ -92,7 +92,8 @@ def labels_of(options: Sampling, run: runs.Run) -> tuple[Label, ...] | None:
     In turn and not at random: how often a class comes by chance would hide what the scale does.
     """
     method, frequencies = options.method, np.asarray(run.facts.class_frequencies)
-    if options.labels or method.any_of or options.base_samples or not guidances.row_of(method).labelled:
+    drawn = guidances.row_of(method).labelled and run.facts.labelling == "class"
+    if options.labels or method.any_of or options.base_samples or not drawn:
         return options.labels
     counts, found = np.zeros_like(frequencies), []
     for i in range(options.num_samples or 0):
@@ -159,11 +160,13 @@ def describe_labels(options: Sampling, run: runs.Run) -> str:
     """Return in words which classes the samples were asked for."""
     method = options.method
     if options.labels:
-        return f"{' '.join(map(str, options.labels))}, in turn"
+        return f"{' '.join(map(spelled, options.labels))}, in turn"
     if method.any_of:
         return f"any of {' '.join(map(str, method.any_of))}"
     if sample.given_labels(options, run) is not None:
         return f"those of {options.base_samples}"
+    if run.facts.labelling != "class":
+        return "those of training pictures drawn at random" if takes_labels(options, run) else "none"
     if guidances.row_of(method).labelled:
         return "in the data's proportions" if options.base_samples is None else "drawn by the data's frequencies"
     needed = run.conditional and run.model.null is None
@@ -176,9 +179,9 @@ def command_line(options: Sampling) -> str:
     words = ["guided-jax", "sweep", str(options.run)]
     for name, value in given.items():
         if name not in ("run", *NOT_RECORDED) and value != defaults[name]:
-            each = value if isinstance(value, tuple) else (value,)
+            each = value if isinstance(value, tuple) and name != "negative" else (value,)
             words += [option(f"no_{name}") if value is False else option(name)]
-            words += [] if isinstance(value, bool) else map(str, each)
+            words += [] if isinstance(value, bool) else map(spelled, each)
     return shlex.join(words)
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from guided_jax import data, metrics, parallel, progress
-from guided_jax.app import judge
+from guided_jax.app import facts, judge
 from guided_jax.app import run as runs
 from guided_jax.app.sample.request import HELD_OUT, TRAIN, Sampling
 from guided_jax.app.translate import JUDGE, translate_errors
@@ -52,10 +52,11 @@ def choose_features(options: Sampling, run: runs.Run) -> feature_space.FeatureSp
     Raises ValueError where --judge names no trained judge, and where there is nothing to train one with.
     """
     given, inception = options.sweep.judge, options.sweep.inception
-    place = given or options.run / "judge"
+    place, trains = given or options.run / "judge", run.source is not None and run.facts.labelling == "class"
     if given is None and not is_trained(place):
-        if run.source is None and inception is not None:
+        if not trains and inception is not None:
             return feature_space.choose(None, inception)
+        facts.check_classes(run.facts, "a judge", "measure by --inception WEIGHTS")
         if run.source is None:
             raise ValueError("this run has no data to train a judge with; name one by --judge, or give --inception")
         print(f"no trained judge in {place}: it is trained first, on the run's own clean pictures", flush=True)

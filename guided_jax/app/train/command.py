@@ -15,6 +15,7 @@ from guided_jax import parallel
 from guided_jax.app import best_checkpoint, cli, experiments, posthoc, signals
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
+from guided_jax.app.facts import check_classes, describe_labels
 from guided_jax.app.facts import describe as describe_facts
 from guided_jax.app.facts import of_source as facts_of
 from guided_jax.app.train import checks, curves, folder, grids, init_from, job, networks, sample_metrics
@@ -74,7 +75,9 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
     experiment = init_from.located(runs.adopt(experiment))
     sources = functools.cache(experiment.data.make)
     facts = facts_of(sources(False))
-    run, parts = runs.assemble(experiment, facts), networks.trained_parts(experiment)
+    run, parts = runs.assemble(experiment, facts)._replace(source=sources), networks.trained_parts(experiment)
+    if "classifier" in parts:
+        check_classes(facts, f"--classifier.num-steps {experiment.classifier.num_steps}", "give 0")
     measured = sample_metrics.make(run, functools.partial(sources, True))
     for part in parts:
         names = measured.names if measured and part == "diffusion" else ()
@@ -82,7 +85,7 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
     starts = [init_from.check(run, part, out) for part in networks.PARTS]
     with folder.exclusive(out):
         runs.create(out, experiment, facts)
-        _announce(experiment, measured, [describe_facts(facts), *starts])
+        _announce(experiment, measured, [describe_facts(facts), describe_labels(sources(False)), *starts])
         return all(_fit(run, part, sources, out, stop, measured) for part in parts)
 
 

@@ -34,23 +34,33 @@ def warn_non_finite(step: int, wrong: int, count: int) -> None:
         print(f"warning: at step {step} {wrong} of {count} samples are not finite", file=sys.stderr, flush=True)
 
 
+def labels_of_columns(run: runs.Run) -> np.ndarray:
+    """Return the label of each column: the classes, or those of the first training examples where they are no classes."""
+    if run.facts.labelling == "class":
+        return np.arange(min(run.facts.num_classes, COLUMNS))
+    source = runs.source(run)
+    return source.read(np.arange(min(len(source), COLUMNS)))["label"]
+
+
 def make_hooks(run: runs.Run, out: Path) -> list[tuple[int, loop.Hook]]:
-    """Return the hook that writes diffusion/samples-STEP.png, a column a class, of the averaged weights.
+    """Return the hook that writes diffusion/samples-STEP.png, a column a label, of the averaged weights.
 
     There is none for an upsampler, which would need low-resolution pictures.
     """
-    settings, classes = run.experiment.diffusion, min(run.facts.num_classes, COLUMNS)
+    settings = run.experiment.diffusion
     if not settings.sample_every or run.low_res:
         return []
+    labels = labels_of_columns(run)
     method = default_method(run, 2.0, str(min(25, run.model.levels.t.size - 1)))
     draw_grid = jax.jit(jax.vmap(draw.make_draw(run, method, run.conditional), (None, 0, 0, None)))
 
     def save_grid(done: int, state: Any) -> None:
-        indices = np.arange(ROWS * classes)
+        indices = np.arange(ROWS * len(labels))
         keys = sampler.keys(jax.random.key(run.experiment.seed), indices)
-        samples = draw_grid({"diffusion": parallel.first_copy(state.ema)}, keys, jnp.asarray(indices % classes), 2.0)
+        params = {"diffusion": parallel.first_copy(state.ema)}
+        samples = draw_grid(params, keys, jnp.asarray(labels[indices % len(labels)]), 2.0)
         warn_non_finite(done, len(images.non_finite(samples)), len(samples))
         path = out / "diffusion" / f"samples-{done:06d}.png"
-        preview.save_grid(path, preview.stored(samples, run.facts), run.facts, columns=classes)
+        preview.save_grid(path, preview.stored(samples, run.facts), run.facts, columns=len(labels))
 
     return [(settings.sample_every, save_grid)]

@@ -12,7 +12,7 @@ import jax
 from flax import traverse_util
 from jaxtyping import PyTree
 
-from guided_jax.app import pixel_model
+from guided_jax.app import facts, pixel_model
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.storage import checkpoint, compare
@@ -42,11 +42,11 @@ class Pair(NamedTuple):
     @property
     def same_classes(self) -> bool:
         """Whether the classes are as many in both, of the same names where both know them."""
-        (count, names), (other_count, other_names) = (
-            (run.facts.num_classes, run.facts.class_names) for run in (self.here, self.there)
-        )
+        mine, theirs = self.here.facts, self.there.facts
         conditional = self.part == "classifier" or (self.here.conditional and self.there.conditional)
-        return conditional and count == other_count and (names == other_names or None in (names, other_names))
+        same = (mine.num_classes, mine.labelling) == (theirs.num_classes, theirs.labelling)
+        named = None not in (mine.class_names, theirs.class_names)
+        return conditional and same and not (named and mine.class_names != theirs.class_names)
 
 
 def located(experiment: schema.Experiment) -> schema.Experiment:
@@ -154,7 +154,9 @@ def _new(pair: Pair) -> str:
 
 
 def _classes(run: runs.Run, part: str) -> str:
-    return f"{run.facts.num_classes} classes" if part == "classifier" or run.conditional else "no classes"
+    if part == "diffusion" and not run.conditional:
+        return "no classes"
+    return facts.count_labels(run.facts)
 
 
 def _purpose(run: runs.Run, part: str) -> dict[str, Any]:

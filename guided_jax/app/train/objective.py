@@ -38,7 +38,9 @@ def diffusion_loss(run: runs.Run, plain: bool = False) -> Loss:
 
         label = batch["label"] if run.conditional else None
         if run.model.null is not None:
-            label = losses.drop(keys, label, jnp.int32(run.model.null), settings.label_dropout)
+            null = jnp.asarray(run.model.null, batch["label"].dtype)
+            label = losses.drop(keys, label, null, settings.label_dropout)
+        label = label if label is None else run.model.condition(params, label)
         strata = times.Strata(batch["index"], settings.batch_size) if stratified else None
         noisy = losses.corrupt(keys, batch["image"], run.model.levels, law, strata)
         estimate = None

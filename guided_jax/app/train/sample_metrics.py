@@ -76,7 +76,7 @@ def metric_names(space: feature_space.FeatureSpace, run: runs.Run) -> list[str]:
     features = jax.eval_shape(space.features, picture)
     has_spatial, has_logits = features.spatial is not None, features.logits is not None
     names = evaluation.names(settings.measure_samples, features.pool.size, has_spatial, has_logits)
-    if space.judge is None or not run.conditional:
+    if space.judge is None or not run.conditional or run.facts.labelling != "class":
         return names
     jax.eval_shape(space.judge, picture)
     return ["accuracy", *names]
@@ -86,9 +86,7 @@ def _describe(run: runs.Run, space: feature_space.FeatureSpace, reference: sets.
     """Return what is compared, and a note for each metric that needs more pictures."""
     count = run.experiment.diffusion.measure_samples
     size = jax.eval_shape(space.features, jax.ShapeDtypeStruct(run.facts.image_shape, jnp.uint8)).pool.size
-    what = (
-        f"measuring {count} samples ({metrics.balance(labels_of(run))}) against {reference.describe()}, by {space.name}"
-    )
+    what = f"measuring {count} samples ({metrics.balance(classes_of(run))}) against {reference.describe()}, by {space.name}"
     return "\n".join(
         [what, *(f"note: {note}" for note in evaluation.notes(count, reference.size, reference.size, size))]
     )
@@ -97,13 +95,21 @@ def _describe(run: runs.Run, space: feature_space.FeatureSpace, reference: sets.
 def labels_of(run: runs.Run) -> np.ndarray:
     """Return the label of each sample: classes in turn, or spread over all when there are fewer samples than classes.
 
-    -1 for a network without labels.
+    -1 for a network without labels. Where they are no classes they are those of the held-out examples, in turn.
     """
     count, classes = run.experiment.diffusion.measure_samples, run.facts.num_classes
     indices = np.arange(count)
     if not run.conditional:
         return np.full(count, -1)
+    if run.facts.labelling != "class":
+        source = runs.source(run, held_out=True)
+        return source.read(indices % len(source))["label"]
     return indices % classes if count >= classes else indices * classes // count
+
+
+def classes_of(run: runs.Run) -> np.ndarray | None:
+    """Return the class of each sample, None where labels are no classes."""
+    return labels_of(run) if run.facts.labelling == "class" or not run.conditional else None
 
 
 def _make_evaluation(
@@ -114,7 +120,7 @@ def _make_evaluation(
     devices: list[jax.Device],
 ) -> Callable[[Any], dict[str, float]]:
     """Return the function state -> metrics; the reference is computed at the first call."""
-    at_once, labels = feature_space.BATCH_SIZE, labels_of(run)
+    at_once, classes = feature_space.BATCH_SIZE, classes_of(run)
     extract = feature_space.make_extractors(space, parallel.dividing_prefix(devices, at_once), at_once)
 
     @functools.cache
@@ -125,9 +131,9 @@ def _make_evaluation(
     def evaluate(state: Any) -> dict[str, float]:
         drawn = sample(state.ema)
         if not drawn.finite.all():  # black pictures would have metrics too
-            grids.warn_non_finite(int(state.step), int((~drawn.finite).sum()), len(labels))
+            grids.warn_non_finite(int(state.step), int((~drawn.finite).sum()), len(drawn.finite))
             return {}
-        samples = sets.from_arrays("samples", drawn.images, labels)
+        samples = sets.from_arrays("samples", drawn.images, classes)
         values = feature_space.evaluate(extract, samples, reference())
         return {f"{best_checkpoint.SAMPLES}{name}": values[name] for name in evaluation.TITLES if name in values}
 

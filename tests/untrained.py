@@ -1,0 +1,25 @@
+"""Runs without training: what samples from a run, or starts from one, needs weights and not good ones."""
+
+import jax
+import numpy as np
+
+from guided_jax.app import facts
+from guided_jax.app import run as runs
+from guided_jax.app.train import networks
+from guided_jax.storage import checkpoint
+
+TINY = {"model_channels": 8, "channel_mult": (1,), "num_groups": 4, "num_head_channels": 8}
+
+
+def make_untrained(directory, experiment):
+    """Write a run of the experiment's data, whose weights are random numbers; return it."""
+    source = experiment.data.make()
+    runs.create(directory, experiment, facts.of_source(source))
+    run = runs.load(directory)
+    rng = np.random.default_rng(0)
+    for part in networks.trained_parts(experiment):
+        shapes = jax.eval_shape(lambda part=part: networks.init_state(run, part).params)
+        params = jax.tree.map(lambda leaf: (0.1 * rng.standard_normal(leaf.shape)).astype(np.float32), shapes)
+        with checkpoint.opened(directory / part / "checkpoints") as saved:
+            checkpoint.save(saved, 1, {"ema": jax.device_put(params)})
+    return run
