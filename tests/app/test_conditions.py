@@ -192,6 +192,24 @@ def test_a_file_of_samples_has_the_labels_that_it_was_given(run, place):
     assert labels.of_file(facts.Facts((8, 8, 1), 10, ()), recorded) is None
 
 
+def test_an_upsampler_takes_the_labels_of_its_base_samples(run, place, tmp_path):
+    upsampler, rows = run._replace(low_res=4), runs.source(run).read(np.arange(3))["label"]
+    options = Sampling(place, Method("none"), base_samples=tmp_path / "low.npz")
+    stored = labels.recorded(options, run, rows, True)
+    for given in (stored, np.full_like(stored, -1 if run.facts.labelling == "labels" else np.nan), stored[:, :1]):
+        np.savez(tmp_path / "low.npz", PICTURES[:3, ::2, ::2], given)
+        found = sample.given_labels(options, upsampler)
+        assert (found is not None) == (given is stored)
+        assert found is None or np.array_equal(labels_of(options, upsampler)(np.arange(4)), rows[[0, 1, 2, 0]])
+
+
+def test_the_command_of_a_sweep_has_the_labels_as_they_were_given(place):
+    method = Method("negative", negative=(0, 2))
+    command = sweep.command_line(Sampling(place, method, labels=((1,), (), (0, 1))))
+    assert command.endswith("--labels 1 none 0,1") or "--labels 1 none 0,1 " in command
+    assert "--negative 0,2" in command
+
+
 def test_vectors_are_composed_and_recorded(place, tmp_path, capsys):
     arguments = [place / "vector", "--guidance", "compose", "--labels", "0.5,-1", "-2,0", "--also", "1,1", "--scale", 2]
     arguments += ["--steps", 2, "--num-samples", 3, "--devices", 1, "--out", tmp_path]
