@@ -1,8 +1,6 @@
 """The door to `guided-jax train`: python train.py digits [--out runs/digits] [--diffusion.num-steps 500 ...]"""
 
-import sys
-
 from guided_jax.app import cli
 
 if __name__ == "__main__":
-    cli.main(["train", *sys.argv[1:]])
+    cli.main(command="train")

@@ -47,10 +47,16 @@ EVERYWHERE = """
 Every command takes --compilation-cache off|FOLDER: where compiled programs are kept for the next command."""
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command that the first word names with the words after it; `guided-jax` itself."""
+def main(argv: Sequence[str] | None = None, command: str | None = None) -> None:
+    """Run the command that the first word names with the words after it; `guided-jax` itself.
+
+    argv: the words; those of the process if None. command: the first of them, for a script that runs one command.
+    """
+    if argv is None:
+        use_utf8()
     open_streams()
-    name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    words = list(sys.argv[1:] if argv is None else argv)
+    name, *rest = ([command] if command else []) + words or ["--help"]
 
     def run(args: Sequence[str]) -> None:
         if name in ("-h", "--help"):
@@ -79,6 +85,15 @@ def overview() -> str:
     """Return the page that lists the commands."""
     width = max(map(len, COMMANDS))
     return OVERVIEW.format(commands="\n".join(f"  {name:{width}}  {line}" for name, (_, line) in COMMANDS.items()))
+
+
+def use_utf8() -> None:
+    """Start the process again in Python's UTF-8 mode where the locale is another, such as C without UTF-8.
+
+    There Python reads file names in a way that what is written in C++ (Orbax, tokenizers) does not.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode and sys.executable:
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def open_streams() -> None:
@@ -155,7 +170,8 @@ def script(run: Main, argv: Sequence[str] | None = None) -> None:
         message = errors.sentence(error, Path(inspect.getfile(inspect.unwrap(run))))
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # stderr may be on a full disk
+            print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

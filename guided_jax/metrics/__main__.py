@@ -1,8 +1,6 @@
 """python -m guided_jax.metrics samples.npz reference.npz: the same as `guided-jax metrics samples.npz reference.npz`."""
 
-import sys
-
 from guided_jax.app import cli
 
 if __name__ == "__main__":
-    cli.main(["metrics", *sys.argv[1:]])
+    cli.main(command="metrics")

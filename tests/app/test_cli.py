@@ -13,7 +13,7 @@ import pytest
 
 from guided_jax import extras
 from guided_jax.app import ambient, cli, compilation_cache, errors
-from tests.scripts import ROOT, alone
+from tests.scripts import ROOT, SMALL, alone
 
 JAX_VARIABLES = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
 LIMITS = ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES")
@@ -301,6 +301,7 @@ def shell(line, **settings):
 
 def test_closed_streams_change_nothing_but_what_is_seen():
     assert shell("guided_jax dream 2>&-").returncode == 2
+    assert shell("guided_jax dream 2>/dev/full").returncode == 2
     assert shell("guided_jax --help >&- 2>&-").returncode == 0
     assert "COMMAND" in shell("guided_jax --help 2>&-").stdout
 
@@ -321,6 +322,28 @@ def test_text_that_a_stream_cannot_encode_is_escaped(settings):
     assert "gr" in done.stderr
     code = "from guided_jax.app import cli; cli.open_streams(); print('größe')"
     assert command(["-c", code], PYTHONIOENCODING="ascii").stdout == "gr\\xf6\\xdfe\n"
+
+
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_names_of_files_are_utf_8_whatever_the_locale():
+    """Orbax and others, which are written in C++, take no other names."""
+    done = shell("guided_jax train ./größe.py", **C_LOCALE)
+    assert (done.returncode, done.stderr.startswith("error: there is no file größe.py; ")) == (2, True), done.stderr
+
+
+@pytest.mark.slow
+def test_a_whole_run_in_a_folder_with_such_a_name_under_a_c_locale(tmp_path):
+    place = tmp_path / "größe 猫"
+    place.mkdir()
+    small = " ".join(SMALL) + " --diffusion.num-steps 1 --classifier.num-steps 0 --diffusion.sample-every 0"
+    lines = f"""cd '{place}' && guided_jax train digits --out läufe --data.dir dätä {small} \
+      && guided_jax sample läufe --steps 2 --num-samples 2 --out übung && guided_jax nll läufe --num-samples 2 --steps 2"""
+    done = shell(lines, **C_LOCALE)
+    assert done.returncode == 0, done.stderr
+    assert {"läufe", "dätä", "übung"} <= {path.name for path in place.iterdir()}
+    assert "bits per dimension of 2 pictures" in done.stdout
 
 
 def test_the_demo_says_what_it_will_do_before_anything_slow_is_imported():
