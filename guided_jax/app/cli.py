@@ -152,10 +152,10 @@ def script(run: Main, argv: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
     except Exception as error:
-        told = errors.sentence(error, Path(inspect.getfile(inspect.unwrap(run))))
-        if told is None:
+        message = errors.sentence(error, Path(inspect.getfile(inspect.unwrap(run))))
+        if message is None:
             raise
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -1,6 +1,7 @@
 """Which errors are the user's to mend: each as one sentence. Every other error keeps its traceback."""
 
 import os
+import sys
 import traceback
 from pathlib import Path
 
@@ -28,8 +29,21 @@ def sentence(error: BaseException, own: Path) -> str | None:
         return str(error) if file.is_relative_to(PACKAGE) or file == own.resolve() else None
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return f"out of memory ({_first_line(error)}); make it smaller, for example with a smaller --batch-size"
-    if isinstance(error, (RuntimeError, AssertionError)) and _raised_in(error).name == "xla_bridge.py":
-        return _no_accelerator(error)
+    if isinstance(error, (RuntimeError, AssertionError)) and (failure := _device_failure()) is not None:
+        return _no_accelerator(failure)
+    return None
+
+
+def _device_failure() -> BaseException | None:
+    """Return the error with which JAX finds no device, None if it has one: JAX cuts its own frames out of tracebacks."""
+    if "jax" not in sys.modules:
+        return None
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        return error
     return None
 
 

@@ -151,10 +151,9 @@ def _task(options: Judging, run: runs.Run, network: Judge) -> job.Task:
 
 def _config(options: Judging, settings: schema.Data | None, source: data.Source) -> dict[str, Any]:
     """Return what a checkpoint is saved with: a start with another rate or other data does not resume it."""
-    known = facts.of_source(source)
     named = {name: getattr(options, name) for name in ("learning_rate", "batch_size", "seed")}
     newer = ("class_names", "kind", "bound")  # not in the checkpoints of older judges
-    shown = {name: value for name, value in known._asdict().items() if name not in newer}
+    shown = {name: value for name, value in facts.of_source(source)._asdict().items() if name not in newer}
     return {**named, "data": {**(schema.to_dict(settings) if settings else {}), **shown}}
 
 

@@ -50,10 +50,12 @@ SIGMA = Range(1e-6, 1e6)  # of a training level; float32 has its square
 POWER = Range(0, 0.2886, above=True)  # sigma_rel: up to 12^-1/2, the plain mean of all steps
 LARGEST_SIDE = 8192  # pixels
 MOST_LEVELS = 1_000_000
+MOST_SAMPLES = 2**31 - 1  # JAX numbers them by 32 bits: beyond, it would draw again what it has drawn
 # Field -> its range; Class.field where a name means different things in different commands.
 RANGES: dict[str, Range] = {
     # all commands. jax.random.key takes 32 bits of a seed: a larger one would draw what a smaller one draws.
-    **{"seed": Range(0, 2**32 - 1), "devices": COUNT, "batch_size": COUNT, "num_samples": COUNT},
+    **{"seed": Range(0, 2**32 - 1), "devices": COUNT, "batch_size": COUNT},
+    "num_samples": Range(1, MOST_SAMPLES),
     # sample and sweep
     **dict.fromkeys(("corrections", "factor", "repeats", "sweep_seeds"), COUNT),
     **dict.fromkeys(("temperature", "data_std", "langevin_size", "sigma_max", "radius"), POSITIVE),
@@ -76,9 +78,15 @@ RANGES: dict[str, Range] = {
     **{"num_processes": COUNT, "process_id": NOT_NEGATIVE},
     # train: all `*_every` settings, and counts
     **dict.fromkeys(("num_steps", "sample_every", "eval_every", "measure_every"), NOT_NEGATIVE),
-    **dict.fromkeys(("checkpoint_every", "log_every", "eval_examples", "measure_samples", "keep"), COUNT),
+    **dict.fromkeys(("checkpoint_every", "log_every", "eval_examples", "keep"), COUNT),
     **dict.fromkeys(("microbatches", "steps_per_dispatch", "snapshot_every", "low_res"), COUNT),
-    **{"measure_scale": ANY, "ema_decay": SHARE, "label_dropout": SHARE, "power_ema": POWER},
+    **{
+        "measure_samples": Range(1, MOST_SAMPLES),
+        "measure_scale": ANY,
+        "ema_decay": SHARE,
+        "label_dropout": SHARE,
+        "power_ema": POWER,
+    },
     # train: optimizer and objective
     **{"learning_rate": POSITIVE, "warmup_steps": NOT_NEGATIVE, "weight_decay": NOT_NEGATIVE, "clip_norm": POSITIVE},
     **dict.fromkeys(("min_snr_gamma", "p2_k", "sigma_data", "std"), POSITIVE),

@@ -12,7 +12,7 @@ import tyro
 from guided_jax import data, parallel
 from guided_jax.app import cli
 from guided_jax.app.results import check_free
-from guided_jax.app.translate import translate_errors
+from guided_jax.app.translate import JUDGE, translate_errors
 from guided_jax.metrics import evaluation, feature_space, sets
 from guided_jax.metrics.files import Statistics, load_statistics, save_statistics, statistics_of
 from guided_jax.storage.files import replacing
@@ -82,6 +82,8 @@ class Metrics:
 
 # Phrase of the library's messages -> what the command calls it.
 OPTIONS = {
+    **JUDGE,
+    "data_dir": "--data-dir",
     "features 'judge' need judge=...": "--features judge needs --judge",
     "features 'inception' need inception=...": "--features inception needs --inception",
     "inception=": "--inception ",
@@ -102,7 +104,8 @@ def record(options: Metrics) -> dict[str, str]:
 def open_set(place: str, split: str | None, data_dir: Path | None) -> sets.PictureSet | None:
     """Return the pictures of a file, None if it has only statistics, or those of a data set by its name."""
     if not _is_file(place):
-        return sets.from_source(f"{place}, {split or 'test'}", data.load(place, split or "test", data_dir))
+        with translate_errors(OPTIONS):
+            return sets.from_source(f"{place}, {split or 'test'}", data.load(place, split or "test", data_dir))
     if split or data_dir:
         raise ValueError(f"{place} is a file; --split and --data-dir are for data sets by their names")
     return sets.from_file(place)

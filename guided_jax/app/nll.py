@@ -15,6 +15,7 @@ from guided_jax import data, grid, guidance, likelihood, parallel, progress, sam
 from guided_jax.app import cli, facts, settings
 from guided_jax.app import run as runs
 from guided_jax.app.results import check_free
+from guided_jax.app.sample import draw
 from guided_jax.app.sample.request import HELD_OUT, NOT_RECORDED, TRAIN, DataDir, Variance
 from guided_jax.app.sample.resolve import variance_of
 from guided_jax.denoiser import Denoiser
@@ -171,7 +172,7 @@ def measure(options: Nll, run: runs.Run, found: np.ndarray, labels: np.ndarray) 
 
     one = {"bound": by_bound, "flow": by_flow}[options.by](options, run, denoiser_of)
     compiled = parallel.parallel_map(one, devices, in_axes=(None, 0, 0, 0))
-    params = parallel.place(run.params("diffusion"), devices)
+    params = draw.place(run, {"diffusion": run.params("diffusion")}, devices)["diffusion"]
     chunk = parallel.chunk_size(len(found), options.batch_size, devices)
 
     def rows(indices: np.ndarray) -> Any:

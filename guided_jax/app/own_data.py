@@ -12,7 +12,7 @@ DIGITS = (8, 8, 1)
 
 
 def make_reader(
-    settings: Data, known: Facts, directory: Path, moved_to: Path | None = None
+    settings: Data, facts: Facts, directory: Path, moved_to: Path | None = None
 ) -> Callable[[bool], data.Source] | None:
     """Return held_out -> the data of a run, from where it lay in training or, if given, from `moved_to`.
 
@@ -20,7 +20,7 @@ def make_reader(
     ValueError for other data than that of the run.
     """
     # Conversions of before wrote the default data, the digits.
-    if settings.name == NO_DATA or (settings == Data() and known.image_shape != DIGITS):
+    if settings.name == NO_DATA or (settings == Data() and facts.image_shape != DIGITS):
         return None
     now = settings if moved_to is None else settings.moved(moved_to)
 
@@ -31,7 +31,7 @@ def make_reader(
                 f"the data of {directory} is not there (no {now.place}); if it was moved, give its folder by --data.dir"
             )
         source = now.make(held_out)
-        if wrong := _difference(source, known):
+        if wrong := _difference(source, facts):
             what = f"the data {now.name}" if moved_to is None else f"the data in {now.place or now.dir}"
             raise ValueError(f"{what} has {wrong[0]}, {directory} was trained on {wrong[1]}; give another --data.dir")
         return source
@@ -39,13 +39,13 @@ def make_reader(
     return read
 
 
-def _difference(source: data.Source, known: Facts) -> tuple[str, str] | None:
+def _difference(source: data.Source, facts: Facts) -> tuple[str, str] | None:
     """Return in words what the data has and what the run was trained on, None where both are the same."""
-    found, expected = (f"pictures of {facts.image_shape} in {facts.num_classes} classes" for facts in (source, known))
+    found, expected = (f"pictures of {each.image_shape} in {each.num_classes} classes" for each in (source, facts))
     if found != expected:
         return found, expected
-    if known.class_names and source.class_names != known.class_names:
-        return f"the classes {_listed(source.class_names)}", _listed(known.class_names)
+    if facts.class_names and source.class_names != facts.class_names:
+        return f"the classes {_listed(source.class_names)}", _listed(facts.class_names)
     return None
 
 

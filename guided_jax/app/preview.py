@@ -10,25 +10,25 @@ from guided_jax.storage import images
 from guided_jax.storage.files import replacing
 
 
-def stored(x: np.ndarray, known: Facts, finite: np.ndarray | None = None) -> np.ndarray:
+def stored(x: np.ndarray, facts: Facts, finite: np.ndarray | None = None) -> np.ndarray:
     """Return samples (N, H, W, C) as they are stored: uint8 pictures, or floats, of signals (N, length, channels).
 
     finite: (N,), which pictures are not black; by default only values that are not finite are.
     """
-    if known.kind != "pictures":
-        return np.asarray(x, np.float32).reshape(len(x), *known.stored_shape)
+    if facts.kind != "pictures":
+        return np.asarray(x, np.float32).reshape(len(x), *facts.stored_shape)
     if finite is None:
         return images.to_uint8(x, allow_non_finite=True)
     return images.to_uint8(np.where(finite.reshape(-1, *(1,) * (x.ndim - 1)), x, -1.0))
 
 
-def save_grid(path: Path, samples: np.ndarray, known: Facts, columns: int) -> None:
+def save_grid(path: Path, samples: np.ndarray, facts: Facts, columns: int) -> None:
     """Write samples, as `stored` returns them, row by row as a PNG."""
-    if known.kind == "signals":
+    if facts.kind == "signals":
         _save_curves(path, samples, columns)
     else:
-        shown = samples if known.kind == "pictures" else _in_grey(samples)
-        images.save_png(path, images.grid(shown, columns=columns, scale=zoom(known)))
+        shown = samples if facts.kind == "pictures" else _in_grey(samples)
+        images.save_png(path, images.grid(shown, columns=columns, scale=zoom(facts)))
 
 
 def _in_grey(arrays: np.ndarray) -> np.ndarray:

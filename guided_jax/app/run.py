@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from guided_jax import data, denoiser, model, parallel
-from guided_jax.app import best_checkpoint, facts, own_data, pixel_model, settings
-from guided_jax.app.facts import Facts
+from guided_jax.app import best_checkpoint, own_data, pixel_model, settings
+from guided_jax.app.facts import Facts, of_json
 from guided_jax.model import Model
 from guided_jax.storage import checkpoint, compare
 from guided_jax.storage.files import replacing, writable_directory
@@ -66,7 +66,7 @@ class Run(NamedTuple):
     bad: Any = None
 
 
-def from_params(model: Model, known: Facts, given: Mapping[str, Any], **fields: Any) -> Run:
+def from_params(model: Model, facts: Facts, given: Mapping[str, Any], **fields: Any) -> Run:
     """Return the run of a model of your own, whose parameters are given: every command's function takes it.
 
     given: "diffusion" -> the parameters of the network, and "classifier" -> those of the classifier if there is one.
@@ -78,7 +78,7 @@ def from_params(model: Model, known: Facts, given: Mapping[str, Any], **fields: 
             raise ValueError(f"this model has no {part}; give from_params its parameters")
         return given[part]
 
-    return Run(model, known, params, **fields)
+    return Run(model, facts, params, **fields)
 
 
 def make_denoiser(
@@ -100,21 +100,21 @@ def source(run: Run, held_out: bool = False) -> data.Source:
     return run.source(held_out)
 
 
-def assemble(experiment: settings.Experiment, known: Facts, directory: Path | None = None) -> Run:
+def assemble(experiment: settings.Experiment, facts: Facts, directory: Path | None = None) -> Run:
     """Return the run that the settings and the data make; with its parameters if it is given its directory."""
-    networks = pixel_model.make_networks(experiment, known)
+    networks = pixel_model.make_networks(experiment, facts)
     diffusion = experiment.diffusion
     return Run(
-        pixel_model.make_model(experiment, known, networks.unet),
-        known,
+        pixel_model.make_model(experiment, facts, networks.unet),
+        facts,
         functools.partial(_load_params, directory, experiment),
         conditional=diffusion.conditional,
         classifier=pixel_model.make_logits(experiment, networks.classifier),
         variant=functools.partial(pixel_model.make_network, diffusion, networks.unet),
-        bound=known.bound or 1.0,
+        bound=facts.bound or 1.0,
         low_res=diffusion.low_res,
         self_conditioning=diffusion.self_conditioning,
-        prepare=functools.partial(pixel_model.prepare, experiment, known, networks),
+        prepare=functools.partial(pixel_model.prepare, experiment, facts, networks),
         source=None if experiment.data.name == settings.NO_DATA else functools.cache(experiment.data.make),
         flip=experiment.data.flip,
         trained=functools.partial(_steps, directory, experiment),
@@ -139,38 +139,38 @@ def adopt(experiment: settings.Experiment) -> settings.Experiment:
     return dataclasses.replace(experiment, schedule=other.schedule, diffusion=diffusion)
 
 
-def _check_fit(experiment: settings.Experiment, known: Facts) -> None:
+def _check_fit(experiment: settings.Experiment, facts: Facts) -> None:
     """Raise ValueError when the data is not what the adopted diffusion model was trained on."""
     if experiment.diffusion.from_run is not None:
         other = load(experiment.diffusion.from_run).facts
-        mine, its = ((each.image_shape, each.num_classes) for each in (known, other))
+        mine, its = ((each.image_shape, each.num_classes) for each in (facts, other))
         if mine != its:
             raise ValueError(f"the data has shape and classes {mine}, {experiment.diffusion.from_run} has {its}")
 
 
-def create(directory: Path, experiment: settings.Experiment, known: Facts) -> None:
+def create(directory: Path, experiment: settings.Experiment, facts: Facts) -> None:
     """Write config.json, or check it if it is there: ValueError names the fields in which another run differs.
 
     Of several processes the first writes it, which holds the folder's lock.
     """
-    _check_fit(experiment, known)
+    _check_fit(experiment, facts)
     path = writable_directory(directory) / "config.json"
-    config = {"experiment": settings.to_dict(experiment), "facts": known._asdict()}
+    config = {"experiment": settings.to_dict(experiment), "facts": facts._asdict()}
     if path.exists():
         saved, began = _read(path)
         # Settings that are newer than the run are there at their defaults.
         differing = compare.differences(settings.to_dict(saved), config["experiment"], settings.MAY_CHANGE)
         if differing:
             raise ValueError(f"{directory} holds another run ({'; '.join(differing)}); give another --out")
-        _check_data(directory, began, known)
+        _check_data(directory, began, facts)
     if parallel.primary():
         with replacing(path) as file:
             file.write(json.dumps(config, indent=2).encode())
 
 
-def _check_data(directory: Path, began: Facts, known: Facts) -> None:
+def _check_data(directory: Path, began: Facts, facts: Facts) -> None:
     """Raise ValueError when examples came or went since the run began: the position in the data would be another."""
-    saved, found = began._asdict(), known._asdict()
+    saved, found = began._asdict(), facts._asdict()
     unknown = [name for name, value in saved.items() if value is None]
     if compare.differences(saved, found, unknown):
         named = compare.differences(saved, found, [*unknown, "class_frequencies", "class_names"])
@@ -186,9 +186,9 @@ def load(directory: Path, data_dir: Path | None = None) -> Run:
     path = directory / "config.json"
     if not path.is_file():
         raise ValueError(f"{directory} is not a run: it has no config.json; train one with 'guided-jax train digits'")
-    experiment, known = _read(path)
-    read = own_data.make_reader(experiment.data, known, directory, data_dir)
-    return assemble(experiment, known, directory)._replace(source=read)
+    experiment, facts = _read(path)
+    read = own_data.make_reader(experiment.data, facts, directory, data_dir)
+    return assemble(experiment, facts, directory)._replace(source=read)
 
 
 def params(directory: Path, part: str, sharding: Any = None, which: Which = "last") -> Any:
@@ -276,7 +276,7 @@ def _read(path: Path) -> tuple[settings.Experiment, Facts]:
         found = json.loads(path.read_bytes())
         if not isinstance(found, dict):
             raise TypeError("it is not an object")
-        return settings.from_dict(found["experiment"]), facts.of_json(found["facts"])
+        return settings.from_dict(found["experiment"]), of_json(found["facts"])
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} is damaged ({reason}); restore it, or train again with another --out") from None

@@ -5,6 +5,9 @@ from collections.abc import Iterator, Mapping
 
 from guided_jax.data.splits import MissingSplit
 
+# What the commands add to a folder that is no judge.
+JUDGE = {"is no trained judge": "is no trained judge; train one with 'guided-jax judge RUN'"}
+
 
 @contextlib.contextmanager
 def translate_errors(options: Mapping[str, str]) -> Iterator[None]:

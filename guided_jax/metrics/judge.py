@@ -56,7 +56,7 @@ def _read(directory: Path) -> dict[str, Any]:
 def load_judge(directory: Path) -> TrainedJudge:
     """Return the judge of a folder, with its averaged weights. ValueError when none was trained to its end there."""
     if not is_trained(directory):
-        raise ValueError(f"{directory} is no trained judge; train one with 'guided-jax judge RUN'")
+        raise ValueError(f"{directory} is no trained judge")
     described = _read(directory)
     network = Judge(described["num_classes"], tuple(described["channels"]), described["num_groups"])
     params = checkpoint.load_params(directory / CHECKPOINTS, "ema")

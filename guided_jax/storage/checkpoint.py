@@ -152,8 +152,8 @@ def _write_errors(directory, step):
     except Exception as error:
         found = re.search(r": ([^:]+) \[os_error_code", str(error))
         reason = found[1] if found else getattr(error, "strerror", None) or str(error).splitlines()[0]
-        said = f"cannot write checkpoint {step} in {directory}: {reason}; those saved before are as they were"
-        raise OSError(said) from error
+        message = f"cannot write checkpoint {step} in {directory}: {reason}; those saved before are as they were"
+        raise OSError(message) from error
 
 
 @contextlib.contextmanager

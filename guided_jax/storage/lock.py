@@ -48,8 +48,8 @@ def _acquire(path: Path) -> IO[str]:
             file.seek(0)
             holder = file.read()
             file.close()
-            said = f"{path.parent} is in use{_describe(holder)}; wait for its end, or choose another folder"
-            raise ValueError(said) from None
+            message = f"{path.parent} is in use{_describe(holder)}; wait for its end, or choose another folder"
+            raise ValueError(message) from None
         if _is_same_file(file, path):
             break
         file.close()  # its holder removed it between the opening and the lock

@@ -5,6 +5,7 @@ of rows that are done and the request they belong to. At the end they become one
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -32,7 +33,7 @@ class Stream(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened(
+def open_stream(
     target: Path,
     count: int,
     image_shape: tuple[int, ...],
@@ -73,15 +74,17 @@ def _begin(
 
 def _reserve(path: Path, dtype: Any, shape: tuple[int, ...]) -> None:
     """Write the header of an array and reserve its room: a sparse file on a full disk would end the process later."""
+    needed = math.prod(shape) * np.dtype(dtype).itemsize
     try:
+        if needed > shutil.disk_usage(path.parent).free:  # reserving it would fill the disk before it fails
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         np.lib.format.open_memmap(path, "w+", dtype, shape)
         if hasattr(os, "posix_fallocate"):
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     except OSError as error:
         shutil.rmtree(path.parent, ignore_errors=True)
-        needed = math.prod(shape) * np.dtype(dtype).itemsize / 2**20
-        raise OSError(f"cannot reserve {needed:.0f} MiB in {path.parent}: {error.strerror or error}") from error
+        raise OSError(f"cannot reserve {needed / 2**20:.0f} MiB in {path.parent}: {error.strerror or error}") from error
 
 
 def put(stream: Stream, start: int, images: np.ndarray, labels: np.ndarray) -> None:

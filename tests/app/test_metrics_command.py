@@ -231,7 +231,7 @@ WRONG = {
     "--preprocessing 'pytorch-fid' is for --features inception": ["--preprocessing", "pytorch-fid"],
     "--split and --data-dir are for data sets": ["--split", "train"],
     "there is no file nowhere.pt": ["--inception", "nowhere.pt"],
-    "nowhere is no trained judge": ["--judge", "nowhere"],
+    "nowhere is no trained judge; train one with 'guided-jax judge RUN'": ["--judge", "nowhere"],
     "99 devices": ["--devices", "99"],
     "--batch-size is 0; give at least 1": ["--batch-size", "0"],
 }
@@ -251,6 +251,8 @@ def test_wrong_files_are_one_sentence(two, capsys):
     wrong = {
         "no such data set": (two[0], "nothing"),
         "cannot read": (two[0].with_name("none.npz"), two[1]),
+        "there is no folder": (two[0], "folder:typo"),
+        "a relative path begins at --data-dir": (two[0], "folder:typo"),
         "no npz file of arrays": (two[0].with_name("text.npz"), two[1]),
         "has no pictures": (two[0].with_name("mine.npz"), two[1]),
         "statistics of mine features, and pixels": (two[0], two[0].with_name("mine.npz")),

@@ -328,6 +328,10 @@ WRONG_SAMPLING = {
     "label -1 is out of range": ["--labels", "-1"],
     "'strong'": ["--scale", "strong"],
     "finite": ["--scale", "nan"],
+    "--num-samples is 1000000000000; give a number from 1 to 2147483647": ["--num-samples", "1000000000000"],
+    "--num-samples is 1000001; a sweep draws up to 1000000": [
+        *("--guidance", "classifier-free", "--sweep", "1", "--num-samples", "1000001")
+    ],
     "--num-samples is -5": ["--num-samples", "-5"],
     "--batch-size is 0": ["--batch-size", "0"],
     "--eta is -0.5": ["--eta", "-0.5"],

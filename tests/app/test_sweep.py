@@ -113,7 +113,7 @@ def test_what_is_there_is_not_drawn_again_and_another_sweep_is_not_written_over(
     def refuse(*arguments):
         raise AssertionError("drawn again")
 
-    monkeypatch.setattr(sample.streaming, "opened", refuse)
+    monkeypatch.setattr(sample.streaming, "open_stream", refuse)
     words = [tiny, *ASKED, "--judge", place, "--out", out]
     code, printed, err = run_script(sample.main, words, capsys)
     assert code == 0, err

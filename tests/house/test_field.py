@@ -31,8 +31,8 @@ def first_picture(root, **settings):
 
 def test_two_writers_of_one_file_do_not_mix(tmp_path):
     target = tmp_path / "samples.npz"
-    with streaming.opened(target, 4, (2, 2, 1), {"seed": 1}) as (stream, _):
-        with pytest.raises(ValueError, match="in use"), streaming.opened(target, 4, (2, 2, 1), {"seed": 2}):
+    with streaming.open_stream(target, 4, (2, 2, 1), {"seed": 1}) as (stream, _):
+        with pytest.raises(ValueError, match="in use"), streaming.open_stream(target, 4, (2, 2, 1), {"seed": 2}):
             pass
         streaming.put(stream, 0, np.full((4, 2, 2, 1), 7, np.uint8), np.zeros(4, int))
         streaming.finish(stream, target)
@@ -103,7 +103,7 @@ def test_an_eps_network_is_not_trained_on_a_schedule_that_ends_in_pure_noise():
 
 
 def test_the_room_of_samples_is_reserved(tmp_path):
-    with streaming.opened(tmp_path / "samples.npz", 4096, (8, 8, 1), {}) as (stream, _):
+    with streaming.open_stream(tmp_path / "samples.npz", 4096, (8, 8, 1), {}) as (stream, _):
         assert os.stat(stream.folder / "arr_0.npy").st_blocks * 512 >= 4096 * 64
 
 

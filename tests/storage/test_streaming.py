@@ -16,13 +16,13 @@ def put(stream, start, stop):
     streaming.put(stream, start, PICTURES[start:stop], LABELS[start:stop])
 
 
-def opened(target, seed=0):
-    return streaming.opened(target, 10, (4, 4, 1), {"seed": seed})
+def open_stream(target, seed=0):
+    return streaming.open_stream(target, 10, (4, 4, 1), {"seed": seed})
 
 
 def test_rows_become_adms_npz(tmp_path):
     target = tmp_path / "samples.npz"
-    with opened(target) as (stream, done):
+    with open_stream(target) as (stream, done):
         assert done == 0
         put(stream, 0, 6)
         assert not target.exists()
@@ -36,11 +36,11 @@ def test_rows_become_adms_npz(tmp_path):
 
 def test_an_interrupted_stream_resumes(tmp_path):
     target = tmp_path / "samples.npz"
-    with opened(target) as (stream, _):
+    with open_stream(target) as (stream, _):
         put(stream, 0, 6)
         stream.images[6:8] = 7  # a write that was under way, and never counted
     del stream
-    with opened(target) as (stream, done):
+    with open_stream(target) as (stream, done):
         assert done == 6
         put(stream, 6, 10)
         streaming.finish(stream, target)
@@ -50,7 +50,7 @@ def test_an_interrupted_stream_resumes(tmp_path):
 @pytest.mark.parametrize("damage", ["another request", "no note", "half a note", "no images"])
 def test_a_stream_of_another_request_or_damaged_starts_over(tmp_path, damage):
     target = tmp_path / "samples.npz"
-    with opened(target) as (stream, _):
+    with open_stream(target) as (stream, _):
         put(stream, 0, 6)
     note = stream.folder / "progress.json"
     if damage == "no note":
@@ -59,7 +59,7 @@ def test_a_stream_of_another_request_or_damaged_starts_over(tmp_path, damage):
         note.write_text(note.read_text()[:9])
     elif damage == "no images":
         (stream.folder / "arr_0.npy").unlink()
-    with opened(target, 1 if damage == "another request" else 0) as (stream, done):
+    with open_stream(target, 1 if damage == "another request" else 0) as (stream, done):
         assert done == 0
         assert not stream.images.any()
 
@@ -67,19 +67,28 @@ def test_a_stream_of_another_request_or_damaged_starts_over(tmp_path, damage):
 def test_a_second_writer_is_refused_and_named_the_first(tmp_path):
     """And the first one's file holds its rows alone."""
     target = tmp_path / "samples.npz"
-    with opened(target) as (stream, _):
+    with open_stream(target) as (stream, _):
         put(stream, 0, 10)
         with (
             pytest.raises(ValueError, match=rf"in use by process {os.getpid()} on .* since .*; wait for its end"),
-            opened(target, 1),
+            open_stream(target, 1),
         ):
             pass
         streaming.finish(stream, target)
     np.testing.assert_array_equal(images.load_npz(target)[0], PICTURES)
 
 
+def test_more_than_the_disk_has_is_refused_before_anything_is_written(tmp_path):
+    with (
+        pytest.raises(OSError, match=r"cannot reserve 953674316 MiB in .*: No space left on device"),
+        streaming.opened(tmp_path / "samples.npz", 10**12, (1000, 1), {}),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_room_is_reserved_before_the_first_row(tmp_path):
-    with streaming.opened(tmp_path / "samples.npz", 4096, (8, 8, 1), {}) as (stream, _):
+    with streaming.open_stream(tmp_path / "samples.npz", 4096, (8, 8, 1), {}) as (stream, _):
         blocks = (stream.folder / "arr_0.npy").stat().st_blocks
     assert blocks * 512 >= 4096 * 64
 
@@ -91,10 +100,10 @@ def test_a_full_disk_is_refused_before_the_first_row(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full)
     with (
         pytest.raises(OSError, match=r"cannot reserve \d+ MiB in .*: No space left on device"),
-        opened(tmp_path / "samples.npz"),
+        open_stream(tmp_path / "samples.npz"),
     ):
         pass
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
-    with opened(tmp_path / "samples.npz") as (_, done):
+    with open_stream(tmp_path / "samples.npz") as (_, done):
         assert done == 0

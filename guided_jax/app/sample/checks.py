@@ -8,6 +8,8 @@ from guided_jax.app.sample import guidances, inverse, samplers
 from guided_jax.app.sample.request import Measurement, Method, Sampling, flatten, option
 from guided_jax.app.sample.resolve import variance_of
 
+MOST_SWEPT = 1_000_000  # samples at each scale and seed
+
 
 def check(options: Sampling, run: runs.Run) -> None:
     """Raise ValueError for the first thing that is wrong with a request to a run."""
@@ -95,6 +97,10 @@ def _check_sweep(options: Sampling, run: runs.Run) -> None:
         raise ValueError("--sweep goes through several scales by itself; leave out --scale")
     if options.diagnose:
         raise ValueError("--diagnose is for one request; leave out --sweep")
+    if (options.num_samples or 0) > MOST_SWEPT:
+        raise ValueError(
+            f"--num-samples is {options.num_samples}; a sweep draws up to {MOST_SWEPT} at each scale and seed"
+        )
 
 
 def _check_labels(options: Sampling, run: runs.Run) -> None:

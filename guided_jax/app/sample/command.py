@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from guided_jax import data, parallel, progress, sampler
-from guided_jax.app import cli, facts, preview
+from guided_jax.app import cli, preview
 from guided_jax.app import run as runs
+from guided_jax.app.facts import Facts
 from guided_jax.app.results import check_free
 from guided_jax.app.sample import checks, diagnostics, draw, guidances, inverse, named_pictures, samplers
 from guided_jax.app.sample.labels import resolve_labels
@@ -96,7 +97,7 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
         if reuse and is_complete(out, options):
             return out
 
-        with open_stream(out, count, run, options, steps) as (stream, done):
+        with open_samples(out, count, run, options, steps) as (stream, done):
             for extra in () if done else EXTRA:
                 (out / extra).unlink(missing_ok=True)
             with progress.bar(count, label, "image", done) as bar:
@@ -115,10 +116,10 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
     return write
 
 
-def open_stream(
+def open_samples(
     out: Path, count: int, run: runs.Run, options: Sampling, steps: dict[str, int | None]
 ) -> contextlib.AbstractContextManager[tuple[streaming.Stream, int]]:
-    """Return `streaming.opened` for the samples of a request by networks trained so far.
+    """Return `streaming.open_stream` for the samples of a request by networks trained so far.
 
     Unfinished ones by other weights are drawn anew; those of another request raise ValueError without --overwrite.
     """
@@ -129,7 +130,7 @@ def open_stream(
             raise ValueError(f"{out} holds unfinished samples of another request; give another --out, or --overwrite")
 
     shape, dtype = run.facts.stored_shape, np.uint8 if run.facts.kind == "pictures" else np.float32
-    return streaming.opened(out / "samples.npz", count, shape, begun, dtype, check_unfinished)
+    return streaming.open_stream(out / "samples.npz", count, shape, begun, dtype, check_unfinished)
 
 
 def check_finite(indices: np.ndarray, finite: np.ndarray, options: Sampling) -> None:
@@ -185,12 +186,12 @@ def given_labels(options: Sampling, run: runs.Run) -> np.ndarray | None:
     return load_base(options.base_samples, run)[1]
 
 
-def labels_of(indices: np.ndarray, labels: np.ndarray | None, known: facts.Facts, seed: int) -> np.ndarray:
+def labels_of(indices: np.ndarray, labels: np.ndarray | None, facts: Facts, seed: int) -> np.ndarray:
     """Return the class of each sample: the given ones in turn, or a draw by the data's frequencies from the index."""
     if labels is not None:
         return labels[indices % len(labels)]
     keys = sampler.keys(jax.random.fold_in(jax.random.key(seed), 1), indices)
-    choose = jax.vmap(lambda key: jax.random.categorical(key, jnp.log(jnp.asarray(known.class_frequencies))))
+    choose = jax.vmap(lambda key: jax.random.categorical(key, jnp.log(jnp.asarray(facts.class_frequencies))))
     return np.asarray(choose(keys))
 
 

@@ -23,10 +23,10 @@ TITLES = {
 
 
 def observer(
-    parts: Parts, request: Method, judged: bool, clip: Callable[[Denoiser], Denoiser] | None
+    parts: Parts, request: Method, has_classifier: bool, clip: Callable[[Denoiser], Denoiser] | None
 ) -> guidance.observe.Observe:
     """Return the observer of {"clipped"}, with "guidance", "score", "cosine" where a prediction is guided, and "log_prob"
-    where `judged`.
+    where `has_classifier`.
 
     The guidance is counted from the unguided model, clipped as the guided one is: what a clip does to both is no guidance.
     Of algorithm 1, which guides the step, the same gradient is shown as algorithm 2 would use it. clip: as of `Recipe`.
@@ -35,7 +35,7 @@ def observer(
     observers = [guidance.observe.clipped(-parts.run.bound, parts.run.bound)]
     if guidances.row_of(request).step is None:
         observers.append(guidance.observe.guidance(clip(parts.base)))
-    if judged:
+    if has_classifier:
         observers.append(guidance.observe.log_prob(parts.log_prob))
     watch = guidance.observe.together(*observers)
     if not guidances.shifts_mean(request):

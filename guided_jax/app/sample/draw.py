@@ -71,8 +71,8 @@ def _guided(recipe: Recipe, parts: Parts) -> tuple[Any, reverse.ReverseStep]:
 
 
 def _observer(recipe: Recipe, parts: Parts, request: Method) -> sampler.Observe:
-    judged = "classifier" in parts.params and (parts.labelled or guidances.row_of(request).labelled)
-    return diagnostics.observer(parts, request, judged, recipe.clip)
+    has_classifier = "classifier" in parts.params and (parts.labelled or guidances.row_of(request).labelled)
+    return diagnostics.observer(parts, request, has_classifier, recipe.clip)
 
 
 def prepare(run: runs.Run, params: Any) -> Any:

@@ -100,7 +100,7 @@ def read_masks(names: tuple[str, ...], shape: Shape) -> Rows:
     return lambda indices: 1 - white[indices % len(white)].astype(np.float32)
 
 
-def picture(y: np.ndarray, known: Facts) -> np.ndarray:
+def picture(y: np.ndarray, facts: Facts) -> np.ndarray:
     """Return measurements of the size of the samples, as `preview.stored` returns those; grey where nothing is observed."""
-    times = known.image_shape[0] // y.shape[1]
-    return preview.stored(y.repeat(times, 1).repeat(times, 2), known)
+    times = facts.image_shape[0] // y.shape[1]
+    return preview.stored(y.repeat(times, 1).repeat(times, 2), facts)

@@ -29,11 +29,11 @@ def read(names: tuple[str, ...], run: runs.Run, option: str) -> Rows:
     return lambda indices: stacked[indices % len(stacked)]
 
 
-def _read(path: Path, known: Facts, option: str) -> list[np.ndarray]:
+def _read(path: Path, facts: Facts, option: str) -> list[np.ndarray]:
     """Return what a file holds: pictures, or the arrays or signals that the run is of."""
-    if known.kind == "pictures":
-        return read_file(path, known.image_shape[-1], option)
-    found, _ = arrays.read_npz(path, signals=known.kind == "signals")
+    if facts.kind == "pictures":
+        return read_file(path, facts.image_shape[-1], option)
+    found, _ = arrays.read_npz(path, signals=facts.kind == "signals")
     assert found is not None
     return list(found)
 

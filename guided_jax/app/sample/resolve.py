@@ -58,12 +58,12 @@ def resolve(request: Method, run: runs.Run) -> Recipe:
     return Recipe(guide, step, samplers.levels_of(request, run.model.levels), clips_inside, clip)
 
 
-def variance_of(run: runs.Run, asked: Variance | None) -> Variance:
+def variance_of(run: runs.Run, requested: Variance | None) -> Variance:
     """Return the step variance that a request names, else "learned" for a network that learned one, else "small".
 
     Raises ValueError for a learned one of a network that learned none.
     """
     learned = run.model.learned_variance
-    if asked == "learned" and not learned:
+    if requested == "learned" and not learned:
         raise ValueError("this run's network did not learn a variance; use --variance small or large")
-    return asked or ("learned" if learned else "small")
+    return requested or ("learned" if learned else "small")

@@ -72,15 +72,14 @@ def sweep_run(options: Sampling, run: runs.Run) -> Path:
     count = options.num_samples or min(MOST_SAMPLES, pictures.size)
     options = dataclasses.replace(options, num_samples=count)
     out, mine = destination(options, run), request(options, run)
+    labelled = dataclasses.replace(options, labels=labels_of(options, run))
+    planned = list(plan(labelled, out))
     check_free([out / RECORD, *out.glob(DRAWN)], out / RECORD, mine, options.overwrite)
     extractors, reference = evaluate.make_reference(options, run, pictures, others)
-    labelled = dataclasses.replace(options, labels=labels_of(options, run))
     write, _ = sample.make_writer(labelled, run), sample.make_inputs(labelled, run)
     with lock.hold(out):
         claim(out, mine, options.overwrite)
-        drawn = [
-            (*at, write(one, reuse=True, label="scale {:g}, seed {}".format(*at))) for at, one in plan(labelled, out)
-        ]
+        drawn = [(*at, write(one, reuse=True, label="scale {:g}, seed {}".format(*at))) for at, one in planned]
         measured = evaluate.evaluate(drawn, labelled, extractors, reference)
         found = {**describe(options, run, reference), **measured, "asked": mine}
         save(out, found, grids_of(drawn, pictures))

@@ -11,6 +11,7 @@ from guided_jax import data, metrics, parallel, progress
 from guided_jax.app import judge
 from guided_jax.app import run as runs
 from guided_jax.app.sample.request import HELD_OUT, TRAIN, Sampling
+from guided_jax.app.translate import JUDGE, translate_errors
 from guided_jax.metrics import feature_space, sets
 from guided_jax.metrics.judge import is_trained
 
@@ -60,7 +61,8 @@ def choose_features(options: Sampling, run: runs.Run) -> feature_space.FeatureSp
         print(f"no trained judge in {place}: it is trained first, on the run's own clean pictures", flush=True)
         devices = None if options.devices is None else len(devices_for(feature_space.BATCH_SIZE, options))
         judge.train(judge.Judging(options.run, out=place, devices=devices), run)
-    return feature_space.choose(place, inception)
+    with translate_errors(JUDGE):
+        return feature_space.choose(place, inception)
 
 
 def make_reference(

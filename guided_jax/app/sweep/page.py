@@ -38,7 +38,7 @@ ALTERNATIVES = {
 
 
 def table(found: Found) -> tuple[list[str], list[list[str]]]:
-    """(the names of the numbers, a row for each scale and one for real pictures), as text."""
+    """Return (the names of the numbers, a row for each scale and one for real pictures), as text."""
     means, others = averages(found), real(found)
     names = list(next(iter(means.values())))
     rows = [[f"{scale:g}", *(cell(each[name]) for name in names)] for scale, each in means.items()]
@@ -47,7 +47,7 @@ def table(found: Found) -> tuple[list[str], list[list[str]]]:
 
 
 def cell(spread: MeanStd | None) -> str:
-    """mean ± standard deviation, with two digits of the deviation; the mean alone where there is none."""
+    """Return mean ± standard deviation, with two digits of the deviation; the mean alone where there is none."""
     if spread is None:
         return ""
     if not spread.std > 0:
@@ -57,14 +57,14 @@ def cell(spread: MeanStd | None) -> str:
 
 
 def text(found: Found) -> str:
-    """The table in Markdown."""
+    """Return the table in Markdown."""
     names, rows = table(found)
     head = ["scale", *(evaluation.title(name, found["features"]) for name in names)]
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
 
 
 def best(found: Found) -> dict[str, float]:
-    """name of a number -> the scale at which its mean is best."""
+    """Return name of a number -> the scale at which its mean is best."""
     chosen = {}
     for name, choose in BEST.items():
         means = {scale: each[name].mean for scale, each in averages(found).items() if name in each}
@@ -74,7 +74,7 @@ def best(found: Found) -> dict[str, float]:
 
 
 def page(found: Found, grids: Mapping[str, np.ndarray]) -> str:
-    """The whole page. grids: pictures, by the titles of their sections."""
+    """Return the whole page. grids: pictures, by the titles of their sections."""
     anchors = {name: name.replace(" ", "-") for name in grids}
     links = {"curves": "curves", "table": "table", **{anchor: name for name, anchor in anchors.items()}}
     scales = [f"{scale:g}" for scale in averages(found)]
@@ -82,7 +82,7 @@ def page(found: Found, grids: Mapping[str, np.ndarray]) -> str:
     parts = {
         "title": escape(title),
         "lead": escape(_lead(found)),
-        "best": escape(_best_said(found)),
+        "best": escape(_best_sentence(found)),
         "links": "".join(f'<li><a href="#{escape(anchor)}">{escape(name)}</a></li>' for anchor, name in links.items()),
         "curves": "".join(_curve(found, panel) for panel in panels(found)),
         "caption": _caption(found),
@@ -108,7 +108,7 @@ def _lead(found: Found) -> str:
     )
 
 
-def _best_said(found: Found) -> str:
+def _best_sentence(found: Found) -> str:
     words = {"fd": "The distance is least"} | {name: f"{name} is greatest" for name in BEST if name != "fd"}
     return ", ".join(f"{words[name]} at scale {scale:g}" for name, scale in best(found).items()) + "."
 

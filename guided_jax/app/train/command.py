@@ -12,9 +12,11 @@ from typing import Annotated, Any
 import tyro
 
 from guided_jax import parallel
-from guided_jax.app import best_checkpoint, cli, experiments, facts, posthoc, signals
+from guided_jax.app import best_checkpoint, cli, experiments, posthoc, signals
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
+from guided_jax.app.facts import describe as describe_facts
+from guided_jax.app.facts import of_source as facts_of
 from guided_jax.app.train import checks, curves, folder, grids, init_from, job, networks, sample_metrics
 from guided_jax.training import loop
 
@@ -71,16 +73,16 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
     checks.check(experiment)
     experiment = init_from.located(runs.adopt(experiment))
     sources = functools.cache(experiment.data.make)
-    known = facts.of_source(sources(False))
-    run, parts = runs.assemble(experiment, known), networks.trained_parts(experiment)
+    facts = facts_of(sources(False))
+    run, parts = runs.assemble(experiment, facts), networks.trained_parts(experiment)
     measured = sample_metrics.make(run, functools.partial(sources, True))
     for part in parts:
         names = measured.names if measured and part == "diffusion" else ()
         best_checkpoint.check(part, getattr(experiment, part), names)
     starts = [init_from.check(run, part, out) for part in networks.PARTS]
     with folder.exclusive(out):
-        runs.create(out, experiment, known)
-        _announce(experiment, measured, [facts.describe(known), *starts])
+        runs.create(out, experiment, facts)
+        _announce(experiment, measured, [describe_facts(facts), *starts])
         return all(_fit(run, part, sources, out, stop, measured) for part in parts)
 
 

@@ -37,7 +37,7 @@ def warn_non_finite(step: int, wrong: int, count: int) -> None:
 def make_hooks(run: runs.Run, out: Path) -> list[tuple[int, loop.Hook]]:
     """Return the hook that writes diffusion/samples-STEP.png, a column a class, of the averaged weights.
 
-    None for an upsampler, which would need low-resolution pictures.
+    There is none for an upsampler, which would need low-resolution pictures.
     """
     settings, classes = run.experiment.diffusion, min(run.facts.num_classes, COLUMNS)
     if not settings.sample_every or run.low_res:

@@ -13,6 +13,7 @@ from guided_jax.app import best_checkpoint, facts
 from guided_jax.app import run as runs
 from guided_jax.app.sample import draw
 from guided_jax.app.train import grids
+from guided_jax.app.translate import JUDGE, translate_errors
 from guided_jax.metrics import evaluation, feature_space, sets
 
 MIN_PICTURES = 10  # on either side, for neighbours and subsets
@@ -38,7 +39,8 @@ def make(run: runs.Run, held_out: Callable[[], data.Source]) -> SampleMetrics | 
         return None
     reference = held_out()
     _check(run, len(reference))
-    space = feature_space.choose(settings.measure_judge, settings.measure_inception)
+    with translate_errors(JUDGE):
+        space = feature_space.choose(settings.measure_judge, settings.measure_inception)
     names = frozenset(f"{best_checkpoint.SAMPLES}{name}" for name in metric_names(space, run))
     pictures = sets.from_source("held-out data", reference)
     devices = parallel.local_devices(parallel.choose_devices(settings.batch_size, run.experiment.devices))
