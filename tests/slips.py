@@ -124,6 +124,13 @@ SLIPS = (
         ("jnp.split(x, ends[:-1])", "jnp.split(x, ends[:-1])[::-1]"),
     ),
     *slips(
+        "model",
+        "conditions",
+        ("jnp.where(known, raw, 0)", "raw"),
+        ("known = ~jnp.isnan(raw)", "known = jnp.isnan(raw)"),
+        only="numbers_and or drops",
+    ),
+    *slips(
         "guidance/shift",
         "guidance guidance_algebra guidance_methods",
         ("prediction.eps - level.sigma * gradient", "prediction.eps + level.sigma * gradient"),
