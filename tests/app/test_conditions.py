@@ -11,8 +11,8 @@ from guided_jax import data, model, sampler
 from guided_jax.app import facts, judge, pixel_model
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
+from guided_jax.app.sample import checks, labels
 from guided_jax.app.sample import command as sample
-from guided_jax.app.sample import labels
 from guided_jax.app.sample.request import Method, Sampling
 from guided_jax.app.sweep import command as sweep
 from guided_jax.app.train import command as train
@@ -177,6 +177,16 @@ def test_without_its_data_a_run_asks_for_labels(run, place):
 
     with pytest.raises(ValueError, match="there is no data; name some with --labels"):
         labels_of(Sampling(place, Method("classifier-free")), run._replace(source=gone))
+
+
+def test_labels_of_the_data_are_read_where_it_lies_now(run, place, tmp_path):
+    moved = Sampling(place / run.facts.labelling, Method("classifier-free"), data_dir=tmp_path)
+    checks.check_readers(moved, run)
+    with pytest.raises(ValueError, match="data.dir has no effect here"):
+        checks.check_readers(dataclasses.replace(moved, labels=((0,),)), run)
+    (tmp_path / f"{run.facts.labelling}.npz").write_bytes((place / f"{run.facts.labelling}.npz").read_bytes())
+    there = runs.load(moved.run, moved.data_dir)
+    np.testing.assert_array_equal(labels_of(moved, there)(np.arange(5)), labels_of(moved, run)(np.arange(5)))
 
 
 def test_a_file_of_samples_has_the_labels_that_it_was_given(run, place):

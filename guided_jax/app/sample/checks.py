@@ -4,16 +4,17 @@ import numpy as np
 
 from guided_jax.app import facts
 from guided_jax.app import run as runs
-from guided_jax.app.sample import guidances, inverse, samplers
+from guided_jax.app.sample import guidances, inverse, labels, samplers
 from guided_jax.app.sample.request import Measurement, Method, Sampling, flatten, option
 from guided_jax.app.sample.resolve import variance_of
 
+OF_DATA = "labels of the data"  # of a run with several labels, or vectors, without --labels
 MOST_SWEPT = 1_000_000  # samples at each scale and seed
 
 
 def check(options: Sampling, run: runs.Run) -> None:
     """Raise ValueError for the first thing that is wrong with a request to a run."""
-    check_readers(options)
+    check_readers(options, run)
     _check_names(options.method, run)
     _check_sweep(options, run)
     _check_labels(options, run)
@@ -24,10 +25,15 @@ def check(options: Sampling, run: runs.Run) -> None:
     samplers.levels_of(options.method, run.model.levels)
 
 
-def check_readers(options: Sampling) -> None:
-    """Raise ValueError for a non-default option that the chosen method ignores."""
+def check_readers(options: Sampling, run: runs.Run | None = None) -> None:
+    """Raise ValueError for a non-default option that the chosen method ignores.
+
+    run: without it, samples may take their labels from the data.
+    """
     given, defaults = flatten(options), flatten(Sampling(options.run))
     chosen = _chosen(options.method) | ({"--sweep"} if options.sweep.sweep else set())
+    if run is None or labels.are_of_data(options, run):
+        chosen.add(OF_DATA)
     for name, readers in _readers().items():
         if given[name] != defaults[name] and not chosen & set(readers):
             raise ValueError(f"{option(name)} has no effect here; it goes with {' or '.join(readers)}")
@@ -60,7 +66,7 @@ def _readers() -> dict[str, list[str]]:
         {f"--guidance {name}": row.reads for name, row in guidances.GUIDANCES.items()}
         | {
             "--sweep": ("sweep_seeds", "reference", "judge", "inception", "data_dir"),
-            **dict.fromkeys(("--measure held-out", "--image held-out"), ("data_dir",)),
+            **dict.fromkeys(("--measure held-out", "--image held-out", OF_DATA), ("data_dir",)),
             "--image": ("strength",),
         }
         | guidances.READERS

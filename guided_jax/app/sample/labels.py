@@ -86,6 +86,11 @@ def takes_labels(options: Sampling, run: runs.Run) -> bool:
     return guidances.row_of(options.method).labelled or (run.conditional and run.model.null is None)
 
 
+def are_of_data(options: Sampling, run: runs.Run) -> bool:
+    """Return whether the samples take labels of training examples, which have to be there: not of classes."""
+    return run.facts.labelling != "class" and not options.labels and takes_labels(options, run)
+
+
 def make_labels(options: Sampling, run: runs.Run, given: np.ndarray | None) -> Callable[[np.ndarray], np.ndarray]:
     """Return indices -> the label of each sample: the given ones in turn, or those of the data.
 
