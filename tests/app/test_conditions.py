@@ -182,7 +182,7 @@ def test_without_its_data_a_run_asks_for_labels(run, place):
 def test_labels_of_the_data_are_read_where_it_lies_now(run, place, tmp_path):
     moved = Sampling(place / run.facts.labelling, Method("classifier-free"), data_dir=tmp_path)
     checks.check_readers(moved, run)
-    with pytest.raises(ValueError, match="data.dir has no effect here"):
+    with pytest.raises(ValueError, match=r"data\.dir has no effect here"):
         checks.check_readers(dataclasses.replace(moved, labels=((0,),)), run)
     (tmp_path / f"{run.facts.labelling}.npz").write_bytes((place / f"{run.facts.labelling}.npz").read_bytes())
     there = runs.load(moved.run, moved.data_dir)
