@@ -13,6 +13,7 @@ from guided_jax.app import facts
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.sample import draw
+from guided_jax.app.sample.parts import Pictures
 from guided_jax.app.sample.request import Method
 from guided_jax.app.train import networks, objective
 from guided_jax.models import UNet, blocks
@@ -170,7 +171,7 @@ def test_a_drawing_rounds_its_weights_once_and_is_the_same(settings, monkeypatch
 
     def once_more():
         drawn = draw.make_draw(run, Method(guidance="classifier", steps="2"), True)
-        return jax.jit(drawn)(params, jax.random.key(0), jnp.int32(3), jnp.float32(1), None, low_res)
+        return jax.jit(drawn)(params, jax.random.key(0), jnp.int32(3), jnp.float32(1), Pictures(low_res=low_res))
 
     once, seen = once_more(), []
     monkeypatch.setattr(models, "prepare_params", lambda network, params, *example: seen.append(network) or params)
