@@ -58,7 +58,7 @@ def test_the_command_says_and_writes_the_mean_of_every_picture(tiny, tmp_path, c
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (["--num-samples", 0], "--num-samples is 0; give at least 1"),
+        (["--num-samples", 0], "--num-samples is 0; give a number from 1 to 2147483647"),
         (["--variance", "learned"], "this run's network did not learn a variance; use --variance small or large"),
         (["--by", "flow", "--no-clip"], "--clip has no effect with --by flow; leave it out"),
         (["--probes", 2], "--probes has no effect with --by bound; leave it out"),
