@@ -54,10 +54,9 @@ def test_examples_run(path):
 
 @pytest.mark.parametrize("path", EXAMPLES)
 def test_has_an_example(path):
-    room, *names = path.split(".")
-    found = getattr(gj, room)
-    for name in names:
-        found = getattr(found, name)
+    found = gj
+    for name in path.split("."):
+        found = getattr(found, name) if hasattr(found, name) else importlib.import_module(f"{found.__name__}.{name}")
     assert ">>>" in inspect.getdoc(found)
 
 

@@ -143,7 +143,8 @@ def main(args: Sequence[str]) -> None:
         print(f"{out}: stopped and saved; the same command resumes it")
         raise SystemExit(130 if received() == signal.SIGINT else 0)
     if parallel.primary():
-        print(f"{out}: trained in {time.monotonic() - start:.0f} s; now draw: guided-jax sample {out} --help")
+        draw = f"; now draw: guided-jax sample {out} --help" if runs.step_of(out, "diffusion", "last") else ""
+        print(f"{out}: trained in {time.monotonic() - start:.0f} s{draw}")
 
 
 def overview() -> str:
