@@ -105,7 +105,7 @@ def test_compose_by_name_is_its_formula():
             model.Model(network, schedule.cosine(10), shape=(2,), null=3), RUN.facts, {"diffusion": {}}
         )
         found = guidances.guide(request, Parts(run, request, {"diffusion": {}}, 0, 2.0))(jnp.zeros(2), level)
-        each = [run_prediction(run, label, level) for label in (3, 0, 1, 2)]
+        each = [run_prediction(run, label, level, jnp.zeros(2)) for label in (3, 0, 1, 2)]
         for view in ("x_0", "eps"):
             u, *others = (getattr(prediction, view) for prediction in each)
             expected = u + sum(scale * (c - u) for scale, c in zip(scales, others, strict=True))
@@ -147,5 +147,21 @@ def test_diagnostics_of_a_threshold_count_no_guidance_where_there_is_none(scale)
     assert (float(seen["guidance"]) == 0) == (scale == 0)
 
 
-def run_prediction(run, label, level):
-    return runs.make_denoiser(run, {}, label)(jnp.zeros(2), level)
+def test_conditions_of_another_structure_are_called_apart():
+    """A network of one's own may take None, or fewer numbers, where it has no condition."""
+
+    def network(params, x, t, condition):
+        return jnp.tanh(x + sum(jnp.sum(leaf) for leaf in jax.tree.leaves(condition)))
+
+    for null in ({}, {"words": jnp.ones(2)}):
+        own = model.Model(network, schedule.cosine(10), shape=(3,), null=null)
+        run = runs.from_params(own, RUN.facts, {"diffusion": {}}, raw=lambda label: {"words": jnp.full(4, label)})
+        parts = Parts(run, Method("classifier-free"), {"diffusion": {}}, 0.5, 2.0)
+        level = schedule.at(schedule.cosine(10), 5)
+        found = guidances.guide(parts.request, parts)(jnp.ones(3), level)
+        c, u = (run_prediction(run, condition, level, jnp.ones(3)) for condition in (run.raw(0.5), null))
+        np.testing.assert_allclose(found.eps, u.eps + 2 * (c.eps - u.eps), atol=1e-6)
+
+
+def run_prediction(run, condition, level, x):
+    return runs.make_denoiser(run, {}, condition)(x, level)

@@ -67,10 +67,14 @@ class Parts(NamedTuple):
     def paired(self, guide: Callable[["Parts"], Denoiser]) -> Denoiser:
         """guide(self), with one program of the network for `conditional` and `unconditional`: half the time to compile.
 
-        guide: parts -> the guided denoiser, by calls of these two at the same x_t and level.
+        guide: parts -> the guided denoiser, by calls of these two at the same x_t and level. The two stay apart where their
+        conditions differ in structure or shape, as those of a network of the user's own may.
         """
         raws = self.run.raw(self.label), self.run.model.null
         both = [self.run.model.condition(self.params["diffusion"], raw) for raw in raws]
+        shapes = [jax.tree.map(jnp.shape, condition) for condition in both]
+        if shapes[0] != shapes[1]:
+            return guide(self)
         conditions = jax.tree.map(lambda *leaves: jnp.stack(leaves), *both)
         loop = jax.default_backend() == "cpu"
         return guidance.batched(
