@@ -105,8 +105,7 @@ def describe_labels(source: data.Source) -> str | None:
     """Return a note where a number of the vectors that label a source is of an unusual size; None if none is."""
     if source.labelling != "vector":
         return None
-    labels = source.labels or (lambda rows: source.read(rows)["label"])
-    stds = np.nanstd(labels(np.arange(len(source))), axis=0)
+    stds = np.nanstd(source.read_labels(np.arange(len(source))), axis=0)
     unusual = [f"number {i} has {std:.3g}" for i, std in enumerate(stds) if not 0.1 <= std <= 10]
     if not unusual:
         return None

@@ -48,6 +48,10 @@ class Source:
     def __len__(self) -> int:
         return self.size
 
+    def read_labels(self, indices: np.ndarray) -> np.ndarray:
+        """Return the labels of `read`, without reading the pictures where that is possible."""
+        return self.labels(indices) if self.labels else self.read(indices)["label"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
@@ -108,10 +112,9 @@ def class_frequencies(source: Source) -> Float[np.ndarray, " num_classes"]:
     """
     if source.labelling == "vector":
         return np.zeros(0)
-    labels = source.labels or (lambda rows: source.read(rows)["label"])
     counts = np.zeros(source.num_classes)
     for start in range(0, len(source), 1024):
-        rows = labels(np.arange(start, min(start + 1024, len(source))))
+        rows = source.read_labels(np.arange(start, min(start + 1024, len(source))))
         counts += rows.sum(0) if source.labelling == "labels" else np.bincount(rows, minlength=source.num_classes)
     return counts / (len(source) if source.labelling == "labels" else counts.sum())
 

@@ -136,9 +136,8 @@ def open_pictures(path: str | os.PathLike) -> Pictures | None:
         if MEMBER not in archive.namelist():
             return None
     with _member(path) as (_, shape):
-        labels = (
-            None if labels is not None and labels.ndim == 2 else labels
-        )  # several labels or a vector each: no class
+        if labels is not None and labels.ndim == 2:  # several labels or a vector each, and no class
+            labels = None
         if labels is not None and (labels.shape != shape[:1] or not np.issubdtype(labels.dtype, np.integer)):
             raise ValueError(f"arr_1 of {path} is {labels.dtype} {labels.shape}, {shape[0]} integers are expected")
         return Pictures(os.fspath(path), shape[0], shape[1:], labels)

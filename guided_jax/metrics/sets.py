@@ -56,8 +56,7 @@ def from_source(name: str, source: data.Source, rows: Int[np.ndarray, " n"] | No
             f"{name} holds {source.dtype} arrays and metrics take uint8 pictures; decode them and save those"
         )
     rows = np.arange(len(source)) if rows is None else rows
-    read_labels = source.labels or (lambda rows: source.read(rows)["label"])
-    labels = read_labels(rows) if source.labelling == "class" else None
+    labels = source.read_labels(rows) if source.labelling == "class" else None
 
     def chunks(size: int) -> Iterator[np.ndarray]:
         for start in range(0, len(rows), size):

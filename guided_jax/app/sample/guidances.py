@@ -271,10 +271,10 @@ def guide(request: Method, parts: Parts) -> Guided:
     first, rest = parse(request.guidance)
 
     def guided(parts: Parts) -> Any:
-        base, guide = GUIDANCES[first].make(parts)
+        base, own = GUIDANCES[first].make(parts)
         for word in rest:
-            guide = _modified(word, guide, request)
-        return guide(base)
+            own = _modified(word, own, request)
+        return own(base)
 
     parts = ramped(request, parts)
     # An interval calls the unconditional model only within it, and an observer calls it alone.

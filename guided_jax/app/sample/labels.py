@@ -76,7 +76,7 @@ def rows_of(labels: Sequence[Any], run: runs.Run) -> np.ndarray:
     return np.asarray(labels) if run.facts.labelling == "class" else np.stack([run.raw(label) for label in labels])
 
 
-def spelled(label: Any) -> str:
+def spell(label: Any) -> str:
     """Return a label of a resolved request as a command line gives it."""
     return ",".join(map(str, label)) or "none" if isinstance(label, tuple) else str(label)
 
@@ -111,8 +111,7 @@ def make_labels(options: Sampling, run: runs.Run, given: np.ndarray | None) -> C
 
     def drawn(indices: np.ndarray) -> np.ndarray:
         choose = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(source)))
-        rows = np.asarray(choose(_keys(seed, indices)))
-        return source.labels(rows) if source.labels else source.read(rows)["label"]
+        return source.read_labels(np.asarray(choose(_keys(seed, indices))))
 
     return drawn
 

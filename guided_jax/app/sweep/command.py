@@ -18,7 +18,7 @@ from guided_jax.app import run as runs
 from guided_jax.app.results import check_free
 from guided_jax.app.sample import checks, guidances, samplers
 from guided_jax.app.sample import command as sample
-from guided_jax.app.sample.labels import resolve_labels, spelled, takes_labels
+from guided_jax.app.sample.labels import resolve_labels, spell, takes_labels
 from guided_jax.app.sample.request import NOT_RECORDED, Label, Sampling, flatten, option, recorded
 from guided_jax.app.sweep import curves, evaluate, page, scales
 from guided_jax.metrics import evaluation, feature_space, sets
@@ -160,7 +160,7 @@ def describe_labels(options: Sampling, run: runs.Run) -> str:
     """Return in words which classes the samples were asked for."""
     method = options.method
     if options.labels:
-        return f"{' '.join(map(spelled, options.labels))}, in turn"
+        return f"{' '.join(map(spell, options.labels))}, in turn"
     if method.any_of:
         return f"any of {' '.join(map(str, method.any_of))}"
     if sample.given_labels(options, run) is not None:
@@ -181,7 +181,7 @@ def command_line(options: Sampling) -> str:
         if name not in ("run", *NOT_RECORDED) and value != defaults[name]:
             each = value if isinstance(value, tuple) and name != "negative" else (value,)
             words += [option(f"no_{name}") if value is False else option(name)]
-            words += [] if isinstance(value, bool) else map(spelled, each)
+            words += [] if isinstance(value, bool) else map(spell, each)
     return shlex.join(words)
 
 
