@@ -16,27 +16,41 @@ import numpy as np
 
 # The last part of a path in a Flax tree -> that of a torch key, where they differ.
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+Keys = str | tuple[str, ...]  # the torch key of a leaf, or those of several tensors that are joined along their outputs
 
 
 def import_params(
-    shapes: dict[str, Any], state_dict: Mapping[str, np.ndarray], key_of: Callable[[list[str]], str]
+    shapes: dict[str, Any],
+    state_dict: Mapping[str, np.ndarray],
+    key_of: Callable[[list[str]], Keys],
+    dtype: Any = jnp.float32,
+    ignored: Callable[[str], bool] = lambda key: False,
 ) -> dict[str, Any]:
-    """Return the tree of `shapes` filled from `state_dict`, float32. ValueError naming all that does not fit.
+    """Return the tree of `shapes` filled from `state_dict`. ValueError naming all that does not fit.
 
-    shapes: {"params": tree of arrays or shapes}. state_dict: torch key -> array. key_of: path in the tree -> torch key.
+    shapes: {"params": tree of arrays or shapes}. state_dict: torch key -> array. key_of: path in the tree -> torch key, or
+    the keys of tensors that are joined along their outputs, such as those of q, k and v. dtype: of every leaf. ignored: key
+    -> whether a surplus tensor is no mistake.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(shapes["params"])
-    paths = {key_of(path): (path, leaf) for path, leaf in (([e.key for e in keys], leaf) for keys, leaf in leaves)}
-    expected = {key: leaf.shape for key, (_, leaf) in paths.items()}
-    # One tensor at a time, so that no more than one is in memory twice.
-    arrays = {
-        key: _converted(np.asarray(state_dict[key]), leaf.ndim, path[-1] == "kernel")
-        for key, (path, leaf) in paths.items()
-        if key in state_dict
-    }
-    if problems := list(_mismatches(expected, arrays, state_dict)):
-        raise ValueError("the weights do not fit the configuration: " + "; ".join(problems) + ".")
-    return {"params": jax.tree_util.tree_unflatten(structure, [arrays[key] for key in expected])}
+    paths = [([each.key for each in path], leaf.shape) for path, leaf in leaves]
+    keys = [_as_tuple(key_of(path)) for path, _ in paths]
+    surplus = sorted(key for key in state_dict.keys() - {key for each in keys for key in each} if not ignored(key))
+    problems = {"missing": sorted({key for each in keys for key in each if key not in state_dict}), "surplus": surplus}
+    arrays: list[Any] = []
+    misshapen: list[str] = []
+    for (path, shape), names in zip(paths, keys, strict=True):
+        if problems["missing"] and not all(name in state_dict for name in names):
+            continue
+        # One tensor at a time, so that no more than one is in memory twice.
+        found = _read(state_dict, names, len(shape), path[-1] == "kernel", dtype)
+        arrays.append(found)
+        if found.shape != shape:
+            misshapen += [f"{name} (torch shape {np.shape(state_dict[name])}, here {shape})" for name in names]
+    problems["misshapen"] = misshapen
+    if named := [f"{kind} {', '.join(names)}" for kind, names in problems.items() if names]:
+        raise ValueError("the weights do not fit the configuration: " + "; ".join(named) + ".")
+    return {"params": jax.tree_util.tree_unflatten(structure, arrays)}
 
 
 def torch_key(path: list[str]) -> str:
@@ -54,17 +68,15 @@ def from_torch(kernel: np.ndarray, ndim: int) -> np.ndarray:
     return kernel
 
 
-def _converted(array: np.ndarray, ndim: int, kernel: bool) -> jax.Array:
-    return jnp.asarray(from_torch(array, ndim) if kernel else array, jnp.float32)
+def _as_tuple(keys: Keys) -> tuple[str, ...]:
+    return (keys,) if isinstance(keys, str) else keys
 
 
-def _mismatches(expected: dict, arrays: dict, state_dict: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """Yield one part of the error message for each kind of mismatch that there is."""
-    if missing := sorted(expected.keys() - arrays.keys()):
-        yield "missing " + ", ".join(missing)
-    if surplus := sorted(state_dict.keys() - expected.keys()):
-        yield "surplus " + ", ".join(surplus)
-    wrong = [key for key in arrays if arrays[key].shape != expected[key]]
-    if wrong:
-        shapes = (f"{key} (torch shape {np.shape(state_dict[key])}, here {expected[key]})" for key in wrong)
-        yield "misshapen " + ", ".join(shapes)
+def _read(state_dict: Mapping[str, np.ndarray], names: tuple[str, ...], ndim: int, kernel: bool, dtype: Any) -> Any:
+    """Return the tensors of these names, joined along their outputs, as a leaf of `ndim` axes."""
+    arrays = [np.asarray(state_dict[name]) for name in names]
+    if kernel:
+        arrays = [from_torch(array, ndim) for array in arrays]
+    fit = len({(array.ndim, *array.shape[:-1]) for array in arrays}) == 1
+    joined = arrays[0] if len(arrays) == 1 or not fit else np.concatenate(arrays, axis=-1)
+    return jnp.asarray(joined, dtype)
