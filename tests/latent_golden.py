@@ -25,7 +25,7 @@ def read(name):
 
 
 def published(name):
-    """Return what is recorded of published checkpoints: their components, each with config, parameters and (key, shape)s."""
+    """Return what is recorded of published checkpoints: the config, count and keys of each component."""
     return json.loads((FOLDER / "published" / f"{name}.json").read_text())["components"]
 
 

@@ -7,7 +7,7 @@ Only names and layouts change: a convolution's axes are moved, a linear layer or
 is copied. `readers.read_state_dict` reads the file.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
