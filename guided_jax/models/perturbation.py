@@ -55,6 +55,8 @@ def attention_mass(
 
 def attention_blocks(unet: Any) -> list[str]:
     """Return the names, as `perturb_blocks` takes them, of the blocks of a U-Net with attention, from input to output."""
+    if hasattr(unet, "attention_blocks"):
+        return unet.attention_blocks()
     levels, each = range(len(unet.channel_mult)), unet.num_res_blocks
     down = [
         f"input_blocks_{1 + level * (each + 1) + i}" for level in levels if _attends(unet, level) for i in range(each)
