@@ -5,10 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guided_jax.models import DiT
-from guided_jax.models.transformer import position_table
 from guided_jax.pretrained import dit
-from tests.latent_golden import error, nhwc, published, read
+from tests.latent_golden import error, nhwc, read
 
 FILES = ("dit_eps_probe", "dit_fixed_sigma_patch4", "dit_learned_sigma")
 GUIDED = 3  # channels that the original guides
