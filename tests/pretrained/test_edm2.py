@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from guided_jax import denoiser
-from guided_jax.models import attention_blocks, identity_attention, prepare_params
+from guided_jax.models import attention_blocks, attention_mass, identity_attention, prepare_params
 from guided_jax.pretrained import edm2
 from guided_jax.schedule import NoiseLevel
 from tests import latent_golden as golden
@@ -140,6 +140,16 @@ def test_perturbed_attention_changes_the_blocks_that_are_named(conditional):
     assert jnp.abs(others[2] - others[0]).max() > 1e-4
     with pytest.raises(ValueError, match=r"perturb_blocks takes enc\.8x8_block0, "):
         module.clone(perturb=identity_attention, perturb_blocks=["dec.4x4_in1"]).apply(params, x, 0.1, 2)
+
+
+def test_attention_mass_has_mean_1(conditional):
+    module, params = conditional
+    x = jax.random.normal(jax.random.key(3), (2, 16, 16, 4))
+    for block in (None, "enc.8x8_block0"):
+        mass = jax.jit(lambda x, block=block: attention_mass(module, params, x, 0.1, 2, block))(x)
+        assert mass.shape == (2, 16, 16)
+        np.testing.assert_allclose(mass.mean((1, 2)), 1, rtol=1e-5)
+        assert mass.std() > 0.01
 
 
 def test_prepared_weights_recomputation_and_the_plain_convolution_give_the_same_numbers(conditional):

@@ -17,6 +17,7 @@ from guided_jax.models.blocks import Direction, conv3x3
 from guided_jax.models.edm2.blocks import Block, Fourier, LabelRows, linear, mp_cat, mp_silu, mp_sum, unit_normal
 from guided_jax.models.encoder import check_image_size, per_example, remat
 from guided_jax.models.ops.attention import kernel
+from guided_jax.models.perturbation import check_perturbed, perturbed_blocks
 
 
 class Place(NamedTuple):
@@ -155,13 +156,8 @@ class EDM2(nn.Module):
             raise ValueError("an unconditional network (label_dim=0) takes no label.")
         if label is not None:
             check_index("label", label, self.label_dim + 1)
-        wrong = [name for name in self._perturbed() if name not in self.attention_blocks()]
-        if self.perturb is not None and (wrong or not self._perturbed()):
-            names = ", ".join(self.attention_blocks())
-            raise ValueError(f"no attention in the blocks {wrong}; perturb_blocks takes {names}")
-
-    def _perturbed(self) -> Sequence[str]:
-        return (self.middle_block(),) if self.perturb_blocks is None else self.perturb_blocks
+        if self.perturb is not None:
+            check_perturbed(self)
 
     def _embed(self, c_noise: Array, label: Any) -> Float[Array, "*batch e"]:
         """mp_silu(mp_sum(W fourier(c_noise), row of the label)), float32."""
@@ -176,7 +172,7 @@ class EDM2(nn.Module):
         return mp_silu(emb)
 
     def _block(self, place: Place) -> Block:
-        perturbed = self.perturb is not None and place.name in self._perturbed()
+        perturbed = self.perturb is not None and place.name in perturbed_blocks(self)
         return remat(self, Block)(
             place.channels,
             encoder=place.name.startswith("enc."),
