@@ -61,6 +61,7 @@ class AutoencoderKL(nn.Module):
 
     def setup(self) -> None:
         """Make the submodules."""
+        check_groups(self.block_out_channels, self.norm_num_groups)
         settings = Settings(
             tuple(self.block_out_channels),
             self.layers_per_block,
@@ -238,7 +239,7 @@ def attend_in_parts(
     The same numbers, for a softmax is over the keys alone; the gradient computes the weights of each part again.
     """
     length, heads = q.shape[-3:-1]
-    count = -(-length * length * heads // most)  # of parts
+    count = -(-length // max(1, most // (length * heads)))  # of parts
     if count == 1:
         return attend(q, k, v)
     size = -(-length // count)

@@ -174,8 +174,8 @@ def attention_weights(
 
 def attend(
     q: Float[Array, "*batch length heads ch"],
-    k: Float[Array, "*batch length heads ch"],
-    v: Float[Array, "*batch length heads ch"],
+    k: Float[Array, "*batch keys heads ch"],
+    v: Float[Array, "*batch keys heads ch"],
 ) -> Float[Array, "*batch length heads ch"]:
     """a_t = sum_s weights_ts v_s for every head.
 

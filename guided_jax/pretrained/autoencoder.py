@@ -7,6 +7,7 @@
 CompVis counts the levels of the decoder from the highest resolution, and its attention has 1x1 convolutions.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -164,11 +165,13 @@ def rename(key: str, names: Mapping[str, str]) -> str:
 
 def read_numbers(config: Mapping[str, Any], name: str, default: Any, count: int = 1) -> np.ndarray:
     """Return the number, or the list of `count`, of this `name` in `config`; `default` for none. ValueError otherwise."""
-    value = default if config.get(name) is None else config[name]
-    numbers = np.asarray(value if isinstance(value, int | float | list | tuple) else np.nan)
-    if numbers.shape not in ((), (count,)) or numbers.dtype.kind not in "iuf" or not np.all(np.isfinite(numbers)):
-        raise ValueError(f"{name} of the configuration is {value!r}; give a number{f' or {count}' * (count > 1)}.")
-    return numbers
+    if (value := config.get(name)) is None:
+        return np.asarray(default)
+    listed = isinstance(value, list | tuple)
+    if not all(map(is_finite, value if listed else [value])) or (listed and len(value) != count):
+        wanted = "a number" if count == 1 else f"a number or a list of {count}"
+        raise ValueError(f"{name} of the configuration is {value!r}; it has to be {wanted}.")
+    return np.asarray(value)
 
 
 def check_argument(name: str, value: Any) -> None:
@@ -187,10 +190,9 @@ def check_argument(name: str, value: Any) -> None:
 
 def check_kind(name: str, value: Any, allowed: tuple[str, ...], levels: int) -> None:
     """Raise ValueError unless `value` of the argument `name` is None, one of `allowed`, or a list of them for `levels`."""
-    if value is None:
+    if value is None or (isinstance(value, str) and value in allowed):
         return
-    fits = value in allowed if isinstance(value, str) else list(value) == [allowed[0]] * levels
-    if not fits:
+    if not isinstance(value, list | tuple) or list(value) != [allowed[0]] * levels:
         wanted = f"{levels} times {allowed[0]}" if name.endswith("types") else allowed[0]
         raise ValueError(
             f"{name} of the configuration is {value!r}; only {wanted} is an autoencoder that can be loaded."
@@ -200,3 +202,8 @@ def check_kind(name: str, value: Any, allowed: tuple[str, ...], levels: int) -> 
 def is_count(value: Any) -> bool:
     """Return whether `value` is a positive integer."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def is_finite(value: Any) -> bool:
+    """Return whether `value` is a finite number."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
