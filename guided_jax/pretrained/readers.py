@@ -16,11 +16,7 @@ from guided_jax.storage import npz
 
 TORCH = (".pt", ".pth", ".bin")
 FORMATS = (".npz", ".safetensors", *TORCH, ".index.json")
-ENTRIES = (
-    "ema",
-    "model",
-    "state_dict",
-)  # the entries of a torch file with several, the one that was sampled with first
+ENTRIES = ("ema", "model", "state_dict")  # of a torch file with several, the first there is the one to sample with
 POINTER = b"version https://git-lfs"  # the first bytes of the text that Git keeps in place of a large file
 
 
