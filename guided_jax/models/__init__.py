@@ -1,13 +1,15 @@
-"""The networks, in Flax Linen: the ADM U-Net and the encoder classifier that guides it."""
+"""The networks, in Flax Linen: the ADM U-Net, the encoder classifier that guides it, the transformer of DiT."""
 
 from guided_jax.models.classifier import Classifier
 from guided_jax.models.encoder import check_image_size
 from guided_jax.models.perturbation import attention_blocks, attention_mass, blurred_queries, identity_attention
 from guided_jax.models.prepare import prepare_params
+from guided_jax.models.transformer import DiT
 from guided_jax.models.unet import UNet
 
 __all__ = [
     "Classifier",
+    "DiT",
     "UNet",
     "attention_blocks",
     "attention_mass",
