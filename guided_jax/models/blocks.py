@@ -34,14 +34,14 @@ def torch_bias(fan_in: int) -> Any:
 
 
 def timestep_embedding(
-    t: Num[Array, "*batch"], dim: int, max_period: float | int = 10_000
+    t: Num[Array, "*batch"], dim: int, max_period: float | int = 10_000, shift: int = 0
 ) -> Float[Array, "*batch {dim}"]:
-    """[cos(t f), sin(t f)] with f_i = max_period^(-i / half), half = dim // 2; an odd `dim` ends in a zero.
+    """[cos(t f), sin(t f)] with f_i = max_period^(-i / (half - shift)), half = dim // 2; an odd `dim` ends in a zero.
 
     t: steps of the network's own time, fractional allowed. Always float32. Source: [ADM] with the cosines first.
     """
     half = dim // 2
-    frequencies = np.exp(-math.log(max_period) * np.arange(half) / half).astype(np.float32)
+    frequencies = np.exp(-math.log(max_period) * np.arange(half) / (half - shift)).astype(np.float32)
     angles = jnp.asarray(t, jnp.float32)[..., None] * frequencies.reshape((1,) * jnp.ndim(t) + (half,))
     embedding = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
     return jnp.pad(embedding, [(0, 0)] * jnp.ndim(t) + [(0, dim % 2)])
