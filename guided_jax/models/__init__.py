@@ -1,5 +1,6 @@
-"""The networks, in Flax Linen: the U-Nets of ADM and EDM2, the transformer of DiT, the classifier that guides ADM's."""
+"""The networks, in Flax Linen: the U-Nets of ADM and EDM2, the transformer of DiT, the autoencoder, the classifier."""
 
+from guided_jax.models.autoencoder import AutoencoderKL
 from guided_jax.models.classifier import Classifier
 from guided_jax.models.edm2 import EDM2
 from guided_jax.models.encoder import check_image_size
@@ -10,6 +11,7 @@ from guided_jax.models.unet import UNet
 
 __all__ = [
     "EDM2",
+    "AutoencoderKL",
     "Classifier",
     "DiT",
     "UNet",

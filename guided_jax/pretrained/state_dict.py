@@ -57,6 +57,7 @@ def import_params(
         tensors = [np.asarray(state_dict[name]) for name in names]
         found = _join(path, tensors) if join is None else join(path, tensors)
         found = from_torch(found, len(shape)) if path[-1] == "kernel" else found
+        found = np.asarray(found, order="C")  # as jax takes more memory to order a view
         arrays.append(jnp.asarray(found, jnp.float32 if exact(path) else dtype))
         if found.shape != shape:
             misshapen += [f"{name} (torch shape {np.shape(state_dict[name])}, here {shape})" for name in names]
