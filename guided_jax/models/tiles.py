@@ -17,6 +17,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 
+class Tile(NamedTuple):
+    """Where a tile starts in x and in y, (row, column), and its weights along the height and the width of y."""
+
+    starts: Any
+    y_starts: Any
+    weights: Any
+
+
 class Axis(NamedTuple):
     """The tiles along one axis: where each starts in x and in y, and its weights, (tiles, positions of y in a tile)."""
 
@@ -51,42 +59,35 @@ def apply_in_tiles(
         for each in (size, tile)
     )
     factor = find_factor(size, whole, tile, part)
-    axes = [place(*each, overlap, factor) for each in zip(size, tile, strict=True)]
+    rows, columns = (place(*each, overlap, factor) for each in zip(size, tile, strict=True))
+    pairs = [
+        Tile(*zip(row, column, strict=True)) for row in zip(*rows, strict=True) for column in zip(*columns, strict=True)
+    ]
+    every = jax.tree.map(lambda *each: np.stack(each), *pairs)
     canvas = jax.tree.map(lambda y: jnp.zeros(y.shape, y.dtype), whole)
-    counts = [len(axis.starts) for axis in axes]
-    pairs = np.stack(np.unravel_index(np.arange(math.prod(counts)), counts), -1)
-    return jax.lax.scan(lambda canvas, pair: (add_tile(network, x, tile, axes, canvas, pair), None), canvas, pairs)[0]
+    return jax.lax.scan(lambda canvas, each: (add_tile(network, x, tile, canvas, each), None), canvas, every)[0]
 
 
 def add_tile(
     network: Callable[[Array], PyTree],
     x: Float[Array, "*batch h w c"],
-    tile: tuple[int, int],
-    axes: list[Axis],
+    size: tuple[int, ...],
     canvas: PyTree,
-    pair: Int[Array, " 2"],
+    tile: Tile,
 ) -> PyTree:
-    """Return the `canvas` with the weighted output of `network` added, for the tile of this `pair` of numbers of `axes`.
-
-    tile: the size of a piece of x.
-    """
-    rows, columns = axes
-    row, column = pair
-    piece = cut(x, (jnp.asarray(rows.starts)[row], jnp.asarray(columns.starts)[column]), tile)
-    corner = jnp.asarray(rows.y_starts)[row], jnp.asarray(columns.y_starts)[column]
-    weight = jnp.outer(jnp.asarray(rows.weights)[row], jnp.asarray(columns.weights)[column])
+    """Return the `canvas` with the weighted output of `network` added for one `tile` of x, of this `size`."""
+    weights = jnp.outer(*tile.weights)
 
     def add(canvas: Array, y: Array) -> Array:
-        before = cut(canvas, corner, y.shape[-3:-1])
-        start = (*(0,) * (y.ndim - 3), *corner, 0)
-        weights = weight.astype(y.dtype).reshape((1,) * (y.ndim - 3) + (*weight.shape, 1))
-        return jax.lax.dynamic_update_slice(canvas, before + y * weights, start)
+        scaled = y * weights.astype(y.dtype).reshape((1,) * (y.ndim - 3) + (*weights.shape, 1))
+        start = [0] * (y.ndim - 3) + [*tile.y_starts, 0]
+        return jax.lax.dynamic_update_slice(canvas, cut(canvas, tile.y_starts, y.shape[-3:-1]) + scaled, start)
 
-    return jax.tree.map(add, canvas, jax.checkpoint(network)(piece))
+    return jax.tree.map(add, canvas, jax.checkpoint(network)(cut(x, tile.starts, size)))
 
 
-def cut(x: Float[Array, "*batch h w c"], corner: tuple[Any, Any], size: tuple[int, ...]) -> Array:
-    """Return the `size` = (height, width) positions of x from `corner`, traced or not."""
+def cut(x: Float[Array, "*batch h w c"], corner: Any, size: tuple[int, ...]) -> Array:
+    """Return the `size` = (height, width) positions of x from `corner`, (row, column), traced or not."""
     for axis, start, length in zip((-3, -2), corner, size, strict=True):
         x = jax.lax.dynamic_slice_in_dim(x, start, length, axis)
     return x
