@@ -12,13 +12,26 @@ import numpy as np
 from jaxtyping import Array, UInt8
 
 from guided_jax.metrics.features import FeatureFunction, Features
+from guided_jax.metrics.files import DINO
 from guided_jax.metrics.inception import rgb
 from guided_jax.models.ops import bicubic
 from guided_jax.models.ops.norm import along_last
 from guided_jax.models.vision_transformer import VisionTransformer
 
+LETTERS = {384: "S", 768: "B", 1024: "L"}  # channels -> the letter of the network's size
 SIDE = 224  # pixels that pictures are brought to
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, 0 to 1
+
+
+def features_name(module: VisionTransformer) -> str:
+    """Return the name of its features in files: statistics of different networks cannot be compared.
+
+    >>> features_name(VisionTransformer())
+    'dinov2 ViT-L/14'
+    """
+    size = LETTERS.get(module.hidden_size, module.hidden_size)
+    registers = f" with {module.num_registers} registers" if module.num_registers else ""
+    return f"{DINO} ViT-{size}/{module.patch_size}{registers}"
 
 
 def dino_features(module: VisionTransformer, params: Mapping[str, Any]) -> FeatureFunction:

@@ -36,7 +36,6 @@ DEFAULTS: dict[str, Any] = {
 }
 ONE_KIND = ("num_channels", "hidden_act", "qkv_bias", "use_swiglu_ffn")  # nothing else here
 HEAD_CHANNELS = 64  # of every published network
-LETTERS = {384: "S", 768: "B", 1024: "L"}  # channels -> the letter of the network's size
 
 # Names in `models.VisionTransformer` -> those of the original, and of transformers.
 NAMES = {"patch_embed": "patch_embed.proj", "qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
@@ -131,17 +130,6 @@ def shapes(module: VisionTransformer) -> dict[str, Any]:
     """Return the variables of `module` as shapes; nothing is allocated."""
     x = jax.ShapeDtypeStruct((module.image_size, module.image_size, 3), jnp.float32)
     return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), x)
-
-
-def features_name(module: VisionTransformer) -> str:
-    """Return the name of its features in files: statistics of different networks cannot be compared.
-
-    >>> features_name(VisionTransformer())
-    'dinov2 ViT-L/14'
-    """
-    size = LETTERS.get(module.hidden_size, module.hidden_size)
-    registers = f" with {module.num_registers} registers" if module.num_registers else ""
-    return f"dinov2 ViT-{size}/{module.patch_size}{registers}"
 
 
 def original_key(path: list[str]) -> str:

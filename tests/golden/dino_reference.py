@@ -7,6 +7,7 @@ facebookresearch/dinov2, differs in how it interpolates positions: its numbers a
 interpolated one. Computed in float64.
 """
 
+import ast
 import pathlib
 import zlib
 
@@ -26,6 +27,13 @@ GRADIENTS = ("registers", "original")
 RESIZED = {"larger": (9, 14, 28), "smaller": (100, 61, 28), "mixed": (50, 20, 28)}  # height, width, side after
 METRIC_PICTURES = (2, 40, 56, 3)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def recorded_weights(case):
+    """The weights of a recorded network, drawn again by its keys and shapes."""
+    with np.load(pathlib.Path(__file__).with_name("dino.npz"), allow_pickle=False) as file:
+        keys, shapes = file[f"{case}/keys"], file[f"{case}/shapes"]
+    return weights({str(key): ast.literal_eval(str(shape)) for key, shape in zip(keys, shapes, strict=True)})
 
 
 def weights(shapes, seed=0):

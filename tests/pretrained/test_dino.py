@@ -1,6 +1,5 @@
 """DINOv2 against transformers and torch (tests/golden/dino_reference.py), on weights that both sides draw."""
 
-import ast
 from pathlib import Path
 
 import jax
@@ -9,10 +8,11 @@ import numpy as np
 import pytest
 
 from guided_jax import metrics
-from guided_jax.metrics.dino import dino_features
+from guided_jax.metrics.dino import dino_features, features_name
 from guided_jax.models.ops import bicubic
 from guided_jax.pretrained import dino
 from tests.golden import dino_reference as reference
+from tests.golden.dino_reference import recorded_weights
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "dino.npz", allow_pickle=False)
 PUBLISHED = {  # parameters and tensors of transformers' networks, made without memory
@@ -20,12 +20,6 @@ PUBLISHED = {  # parameters and tensors of transformers' networks, made without 
     "B": ((768, 12, 12), 86_580_480, 223),
     "L": ((1024, 24, 16), 304_368_640, 439),
 }
-
-
-def weights(case):
-    """The weights of a recorded network: its keys and shapes, filled by the reference's generator."""
-    keys, shapes = GOLDEN[f"{case}/keys"], GOLDEN[f"{case}/shapes"]
-    return reference.weights({str(key): ast.literal_eval(str(shape)) for key, shape in zip(keys, shapes, strict=True)})
 
 
 def config(case):
@@ -69,7 +63,7 @@ def error(found, wanted):
 def test_features_and_gradients(case):
     """Pictures of the size of the table, of others, not square; registers; both ways to interpolate the table."""
     _, _, size, original = reference.CASES[case]
-    module, params = dino.load(config(case), weights(case), like="original" if original else "transformers")
+    module, params = dino.load(config(case), recorded_weights(case), like="original" if original else "transformers")
     x = reference.pictures(case, 2, *size, 3)
     cotangent = reference.pictures(f"{case} cotangent", 2, reference.SIZE["hidden_size"])
 
@@ -88,14 +82,14 @@ def test_features_and_gradients(case):
 def test_the_libraries_interpolate_differently():
     """0.1 more patches: the numbers of one are not those of the other."""
     x = reference.pictures("original", 2, 42, 56, 3)
-    module, params = dino.load(config("original"), weights("original"), like="transformers")
+    module, params = dino.load(config("original"), recorded_weights("original"), like="transformers")
     assert error(jax.jit(module.apply)(params, x).pooled, GOLDEN["original/pooled"]) > 0.01
 
 
 @pytest.mark.parametrize("case", ["original", "registers"])
 def test_both_layouts_are_the_same_network(case):
     """And the original has no config: everything but the number of heads, 64 channels each, is in the shapes."""
-    state_dict = weights(case)
+    state_dict = recorded_weights(case)
     own = dino.load(config(case), state_dict)
     other = dino.load(config(case), in_original_layout(state_dict))
     assert own[0] == other[0]
@@ -107,7 +101,7 @@ def test_both_layouts_are_the_same_network(case):
 
 def test_the_features_of_the_metric():
     """Bytes of any size to 224 x 224, as EDM2's evaluation does, with the original's network."""
-    module, params = dino.load(config("metric"), weights("metric"))
+    module, params = dino.load(config("metric"), recorded_weights("metric"))
     pictures = reference.pictures("metric bytes", *reference.METRIC_PICTURES)
     extract = metrics.extractor(dino_features(module, params), jax.devices()[:2], 2)
     found = next(extract([pictures]))
@@ -141,11 +135,11 @@ def test_the_published_sizes(name):
     leaves = jax.tree.leaves(dino.shapes(module))
     assert sum(leaf.size for leaf in leaves) == parameters - width  # less the mask token
     assert len(leaves) == tensors - 1 - 4 * depth  # q, k and v are one matrix and one bias
-    assert dino.features_name(module) == f"dinov2 ViT-{name}/14"
+    assert features_name(module) == f"dinov2 ViT-{name}/14"
 
 
 def test_every_wrong_key_is_named_in_one_error():
-    state_dict = weights("own_size")
+    state_dict = recorded_weights("own_size")
     del state_dict["encoder.layer.1.attention.attention.key.weight"], state_dict["layernorm.bias"]
     state_dict["encoder.layer.0.layer_scale1.lambda1"] = np.ones(3)
     state_dict["classifier.weight"] = np.ones(3)
@@ -167,7 +161,7 @@ def test_other_networks_are_refused():
 
 
 def test_half_precision():
-    module, params = dino.load(config("own_size"), weights("own_size"), "transformers", jnp.bfloat16)
+    module, params = dino.load(config("own_size"), recorded_weights("own_size"), "transformers", jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
     found = jax.jit(module.apply)(params, reference.pictures("own_size", 2, 70, 70, 3))
     assert found.pooled.dtype == jnp.float32

@@ -123,6 +123,8 @@ class Sweep:
     first, on the run's own data, where there is none."""
     inception: Path | None = None
     """Measure in the features of Inception-v3 with these weights (.pt, .pth, .safetensors, .npz), not in the judge's."""
+    dino: Path | None = None
+    """Measure FD-DINOv2 too, with these weights of DINOv2 (.pth, .pt, .safetensors, .npz)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +172,7 @@ NOT_RECORDED = ("out", "overwrite", "devices", "batch_size", "shard_parameters",
 
 
 # Recorded only where they are not the default: older requests were written when there was no other choice.
-NEWER = ("checkpoint", "image", "strength", "mask")
+NEWER = ("checkpoint", "image", "strength", "mask", "dino")
 
 
 def recorded(options: Sampling) -> dict[str, Any]:
