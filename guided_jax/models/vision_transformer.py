@@ -5,7 +5,7 @@
     features = LN(x)
 
 Sources: [DINOv2] Oquab et al. 2304.07193; [ViT] Dosovitskiy et al. 2010.11929; [Registers] Darcet et al. 2309.16588; the
-numbers one a channel are LayerScale, Touvron et al. 2103.17239.
+numbers g_1, g_2 are those of [CaiT] Touvron et al. 2103.17239.
 """
 
 from typing import Any, NamedTuple
