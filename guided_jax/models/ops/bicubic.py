@@ -28,8 +28,8 @@ def interpolation(size: int, number: int, antialias: bool, offset: float = 0.0) 
     antialias: smooth before shrinking. offset: added to `number` in the positions c_i.
 
     >>> interpolation(4, 2, antialias=True).round(3)
-    array([[ 0.509,  0.434,  0.113, -0.057],
-           [-0.057,  0.113,  0.434,  0.509]], dtype=float32)
+    array([[ 0.459,  0.459,  0.12 , -0.037],
+           [-0.037,  0.12 ,  0.459,  0.459]], dtype=float32)
     """
     step = size / (number + offset)
     places = (np.arange(number)[:, None] + 0.5) * step - 0.5
