@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from guided_jax import models
 from guided_jax.app.facts import Facts
 from guided_jax.model import Model
 from guided_jax.pretrained import published
@@ -44,14 +45,15 @@ def make_variant(description: Description, dtype: str, fields: Any, low_res: Any
 def fields(description: Description) -> dict[str, Any]:
     """Return the fields of the module that a guidance may change, with their usual values."""
     module = published.make_parts(description).network
+    usual = {"perturb_blocks": tuple(models.perturbation.perturbed_blocks(module))}
     if description.family == "edm2":
-        return {"perturb_blocks": tuple(module.perturb_blocks)}
+        return usual
     middle, third = (
         (module.depth - 1) // 2,
         module.depth * 7 // 24,
     )  # SD 3.5 skips the blocks 7, 8 and 9 of 24
     return {
-        "perturb_blocks": (f"blocks_{middle}",),
+        **usual,
         "skip_blocks": tuple(f"blocks_{third + i}" for i in range(max(1, module.depth // 8))),
         "exit_block": f"blocks_{middle}" if module.internal_head is None else module.internal_head,
     }
