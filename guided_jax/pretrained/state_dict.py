@@ -94,7 +94,7 @@ def _differences(state_dict: Mapping[str, np.ndarray], fixed: Mapping[str, Any])
             if copy
             else np.allclose(found.astype(np.float32), expected, atol=HALF_PRECISION)
         ):
-            wrong.append(f"{key} (has to be that of {value})" if copy else f"{key} (has to be the fixed one)")
+            wrong.append(f"{key} (has to be that of {value})" if copy else f"{key} (is not what the network computes)")
     return wrong
 
 
@@ -107,6 +107,6 @@ def _read(state_dict: Mapping[str, np.ndarray], names: tuple[str, ...], ndim: in
     arrays = [np.asarray(state_dict[name]) for name in names]
     if kernel:
         arrays = [from_torch(array, ndim) for array in arrays]
-    fit = len({(array.ndim, *array.shape[:-1]) for array in arrays}) == 1
+    fit = len({array.shape for array in arrays}) == 1
     joined = arrays[0] if len(arrays) == 1 or not fit else np.concatenate(arrays, axis=-1)
     return jnp.asarray(joined, dtype)
