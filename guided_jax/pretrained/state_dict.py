@@ -109,4 +109,4 @@ def _read(state_dict: Mapping[str, np.ndarray], names: tuple[str, ...], ndim: in
         arrays = [from_torch(array, ndim) for array in arrays]
     fit = len({array.shape for array in arrays}) == 1
     joined = arrays[0] if len(arrays) == 1 or not fit else np.concatenate(arrays, axis=-1)
-    return jnp.asarray(joined, dtype)
+    return jnp.asarray(np.asarray(joined, order="C"), dtype)  # in order, as jax takes more memory to order a view
