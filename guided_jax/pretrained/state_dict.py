@@ -89,11 +89,7 @@ def _differences(state_dict: Mapping[str, np.ndarray], fixed: Mapping[str, Any])
         found, expected = np.asarray(state_dict[key]), np.asarray(state_dict[value] if copy else value)
         if found.shape != expected.shape:
             wrong.append(f"{key} (torch shape {found.shape}, expected {expected.shape})")
-        elif not (
-            np.array_equal(found, expected)
-            if copy
-            else np.allclose(found.astype(np.float32), expected, atol=HALF_PRECISION)
-        ):
+        elif not np.allclose(np.float32(found), np.float32(expected), rtol=0, atol=0 if copy else HALF_PRECISION):
             wrong.append(f"{key} (has to be that of {value})" if copy else f"{key} (is not what the network computes)")
     return wrong
 
