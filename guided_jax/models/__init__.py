@@ -1,5 +1,6 @@
-"""The networks, in Flax Linen: the ADM U-Net, the encoder classifier that guides it, the transformer of DiT."""
+"""The networks, in Flax Linen: the ADM U-Net, its encoder classifier, the transformer of DiT, the autoencoder."""
 
+from guided_jax.models.autoencoder import AutoencoderKL
 from guided_jax.models.classifier import Classifier
 from guided_jax.models.encoder import check_image_size
 from guided_jax.models.perturbation import attention_blocks, attention_mass, blurred_queries, identity_attention
@@ -8,6 +9,7 @@ from guided_jax.models.transformer import DiT
 from guided_jax.models.unet import UNet
 
 __all__ = [
+    "AutoencoderKL",
     "Classifier",
     "DiT",
     "UNet",
