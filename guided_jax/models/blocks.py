@@ -61,7 +61,8 @@ def along(number: int, dims: int, other: int = 1) -> tuple[int, int]:
 class Conv3x3(nn.Module):
     """y = x * k + b, 3x3, one row of zeros on every side (torch pads a stride of 2 on both sides too, "SAME" does not).
 
-    dims: 2, or 1 for signals, whose kernel is 3x1. pads: the rows of zeros before and after each axis.
+    dims: 2, or 1 for signals, whose kernel is 3x1. pads: the rows of zeros before and after each axis. use_bias: whether
+    there is b.
     A collection "winograd" may hold the transformed kernel for the fast convolution on CPU; see `models.prepare_params`.
     """
 
@@ -72,6 +73,7 @@ class Conv3x3(nn.Module):
     plain: bool = False
     dims: int = 2
     pads: tuple[int, int] = (1, 1)
+    use_bias: bool = True
 
     @property
     def window(self) -> tuple[int, int]:
@@ -90,15 +92,17 @@ class Conv3x3(nn.Module):
         fan_in = math.prod(self.window) * c
         kernel_init, bias_init = (nn.initializers.zeros,) * 2 if self.zero else (torch_uniform, torch_bias(fan_in))
         kernel = self.param("kernel", kernel_init, (*self.window, c, self.features), jnp.float32)
-        bias = self.param("bias", bias_init, (self.features,), jnp.float32)
-        x, kernel, bias = (each.astype(self.dtype) for each in (x, kernel, bias))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         arguments = (x.reshape(-1, h, w, c), kernel, *self.steps)
         if self.plain:
             y = jax.lax.conv_general_dilated(*arguments, dimension_numbers=convolution.LAYOUT)
         else:
             y = convolution.conv_general_dilated(*arguments, transformed=self.get_variable("winograd", "kernel"))
         y = y.reshape(*batch, *y.shape[1:])
-        return y + along_last(bias, y.ndim)
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", bias_init, (self.features,), jnp.float32)
+        return y + along_last(bias.astype(self.dtype), y.ndim)
 
     def suits_winograd(self, shape: tuple[int, ...]) -> bool:
         """Return whether `winograd` can compute the convolution of an input of this shape."""

@@ -49,14 +49,15 @@ def attention_mass(
 ) -> Float[Array, "*batch h w"]:
     """Return the attention to each pixel from all positions of a block, mean over the heads ([SAG]).
 
-    net: a `models.UNet` or `models.DiT`. block: None for the middle one. The mean over the pixels is 1. XLA merges the call
-    with a net.apply(params, x, t, label) beside it.
+    net: a `models.UNet`, `models.EDM2` or `models.DiT`. block: None for the middle one. The mean over the pixels is 1. XLA
+    merges the call with a net.apply(params, x, t, label) beside it.
     """
     name = block_name(middle_block(net) if block is None else block)
     if name not in attention_blocks(net):
         raise ValueError(f"no attention in the block {block!r}; there is {', '.join(attention_blocks(net))}")
     _, collected = net.apply(params, x, t, label, mutable=["attention"])
-    (mass,) = collected["attention"][name if hasattr(net, "depth") else f"{name}_1"]["mass"]
+    modules = (name, f"{name}_1", f"unet.{name}")  # of the block in DiT, of its attention in UNet, of the block in EDM2
+    ((mass,),) = (found["mass"] for module, found in collected["attention"].items() if module in modules)
     for axis in (-2, -1):
         mass = jnp.repeat(mass, x.shape[axis - 1] // mass.shape[axis], axis)
     return mass
@@ -65,8 +66,10 @@ def attention_mass(
 def attention_blocks(net: Any) -> list[str]:
     """Return the names, as `perturb_blocks` takes them, of the blocks with attention, from input to output.
 
-    net: a `models.UNet`, or a `models.DiT`, whose blocks all have it.
+    net: a `models.UNet`, a `models.EDM2`, or a `models.DiT`, whose blocks all have it.
     """
+    if hasattr(net, "attention_blocks"):
+        return net.attention_blocks()
     if hasattr(net, "depth"):
         return [f"blocks_{i}" for i in range(net.depth)]
     levels, each = range(len(net.channel_mult)), net.num_res_blocks
@@ -83,7 +86,9 @@ def attention_blocks(net: Any) -> list[str]:
 
 
 def middle_block(net: Any) -> str:
-    """Return the name of the block in the middle."""
+    """Return the name of the block in the middle, which of EDM2 is the decoder's first."""
+    if hasattr(net, "middle_block"):
+        return net.middle_block()
     return f"blocks_{net.depth // 2}" if hasattr(net, "depth") else "middle_block"
 
 

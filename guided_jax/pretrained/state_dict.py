@@ -17,6 +17,7 @@ import numpy as np
 # The last part of a path in a Flax tree -> that of a torch key, where they differ.
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 HALF_PRECISION = 2**-8  # the rounding of numbers up to 1 in bfloat16
+Join = Callable[[list[str], list[np.ndarray]], np.ndarray]
 Keys = str | tuple[str, ...]  # the torch key of a leaf, or those of several tensors that are joined along their outputs
 
 
@@ -27,13 +28,16 @@ def import_params(
     dtype: Any = jnp.float32,
     ignored: Callable[[str], bool] = lambda key: False,
     fixed: Mapping[str, Any] | None = None,
+    join: Join | None = None,
+    exact: Callable[[list[str]], bool] = lambda path: False,
 ) -> dict[str, Any]:
     """Return the tree of `shapes` filled from `state_dict`. ValueError naming all that does not fit.
 
     shapes: {"params": tree of arrays or shapes}. state_dict: torch key -> array. key_of: path in the tree -> torch key, or
     the keys of tensors that are joined along their outputs, such as those of q, k and v. dtype: of every leaf. ignored: key
     -> whether a surplus tensor is no mistake. fixed: key -> what the tensor has to be, although no leaf is read from it: an
-    array (up to half precision), or the key of another tensor that it repeats.
+    array (up to half precision), or the key of another tensor that it repeats. join: (path, tensors) -> the leaf's tensor
+    in torch's layout, in place of joining them along their outputs. exact: path -> whether the leaf is always float32.
     """
     fixed = fixed or {}
     leaves, structure = jax.tree_util.tree_flatten_with_path(shapes["params"])
@@ -50,8 +54,11 @@ def import_params(
         if problems["missing"] and not all(name in state_dict for name in names):
             continue
         # One tensor at a time, so that no more than one is in memory twice.
-        found = _read(state_dict, names, len(shape), path[-1] == "kernel", dtype)
-        arrays.append(found)
+        tensors = [np.asarray(state_dict[name]) for name in names]
+        found = _join(path, tensors) if join is None else join(path, tensors)
+        found = from_torch(found, len(shape)) if path[-1] == "kernel" else found
+        found = np.asarray(found, order="C")  # as jax takes more memory to order a view
+        arrays.append(jnp.asarray(found, jnp.float32 if exact(path) else dtype))
         if found.shape != shape:
             misshapen += [f"{name} (torch shape {np.shape(state_dict[name])}, here {shape})" for name in names]
     problems["misshapen"] = misshapen
@@ -98,11 +105,7 @@ def _as_tuple(keys: Keys) -> tuple[str, ...]:
     return (keys,) if isinstance(keys, str) else keys
 
 
-def _read(state_dict: Mapping[str, np.ndarray], names: tuple[str, ...], ndim: int, kernel: bool, dtype: Any) -> Any:
-    """Return the tensors of these names, joined along their outputs, as a leaf of `ndim` axes."""
-    arrays = [np.asarray(state_dict[name]) for name in names]
-    if kernel:
-        arrays = [from_torch(array, ndim) for array in arrays]
-    fit = len({array.shape for array in arrays}) == 1
-    joined = arrays[0] if len(arrays) == 1 or not fit else np.concatenate(arrays, axis=-1)
-    return jnp.asarray(np.asarray(joined, order="C"), dtype)  # in order, as jax takes more memory to order a view
+def _join(path: list[str], tensors: list[np.ndarray]) -> np.ndarray:
+    """Return the tensors, all of one shape, joined along their outputs; the first of them where their shapes differ."""
+    fit = len({tensor.shape for tensor in tensors}) == 1
+    return np.concatenate(tensors) if fit and tensors[1:] and tensors[0].ndim else tensors[0]
