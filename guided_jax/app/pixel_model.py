@@ -19,6 +19,7 @@ from guided_jax.schedule import NoiseLevel
 from guided_jax.storage import images
 
 Network = Callable[[Any, Any, Any, Any], Any]  # (params, x_t, time, label) -> output, one example
+FIELDS = {"perturb_blocks": ("middle_block",)}  # of the U-Net, which a guidance may change
 
 
 class Networks(NamedTuple):
@@ -113,14 +114,14 @@ def _like(column: Any, x: Any) -> Any:
 
 
 def make_network(
-    diffusion: Diffusion, unet: models.UNet, perturb: Any = None, low_res: Any = None, estimate: Any = None
+    diffusion: Diffusion, unet: models.UNet, fields: Any = None, low_res: Any = None, estimate: Any = None
 ) -> Network:
     """Return (params, x_t, time, label) -> output of the U-Net.
 
-    perturb: what replaces its attention, as of `models.perturbation`. low_res: the picture that an upsampler starts from.
+    fields: those of its module that are changed, of FIELDS. low_res: the picture that an upsampler starts from.
     estimate: the last predicted x_0, for a network with self-conditioning; None stands for zeros, as at the first step.
     """
-    module = unet if perturb is None else unet.clone(perturb=perturb)
+    module = unet.clone(**fields) if fields else unet
 
     def network(params: Any, x: Any, t: Any, label: Any) -> Any:
         given = label if diffusion.conditional else None

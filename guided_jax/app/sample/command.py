@@ -19,6 +19,7 @@ from guided_jax.app.results import check_free
 from guided_jax.app.sample import checks, diagnostics, draw, guidances, inverse, labels, named_pictures, samplers
 from guided_jax.app.sample.parts import Pictures
 from guided_jax.app.sample.request import Sampling, recorded
+from guided_jax.models import tiles
 from guided_jax.storage import images, streaming
 from guided_jax.storage.files import is_result_of, replacing, writable_directory
 
@@ -54,7 +55,7 @@ def main(args: Sequence[str]) -> None:
     if "--list" in args:
         print(guidances.listing(), samplers.listing(), sep="\n\n")
         return
-    options = cli.parse(Sampling, "guided-jax sample", args, description=PAGE)
+    options = parse(args)
     if options.sweep.sweep is not None:
         from guided_jax.app.sweep import command as sweep  # with all that measures, which drawing alone does not need
 
@@ -69,10 +70,31 @@ def main(args: Sequence[str]) -> None:
     print(f"{out / 'samples.npz'} and {out / 'grid.png'}: {options.num_samples} images")
 
 
+def parse(args: Sequence[str]) -> Sampling:
+    """Return the request of a command line; with --preset the authors' options come first."""
+    options = cli.parse(Sampling, "guided-jax sample", args, description=PAGE)
+    if not options.preset:
+        return options
+    words = runs.preset(options.run)
+    if not words:
+        raise ValueError(f"{options.run} has no preset, which guided-jax convert writes; leave out --preset")
+    return cli.parse(Sampling, "guided-jax sample", [*words, *args], description=PAGE)
+
+
 def load_run(options: Sampling) -> runs.Run:
     """Return the run of a request, with the run of --bad if there is one."""
-    run, bad = runs.load(options.run, options.data_dir), options.method.bad
+    run, bad, side = runs.load(options.run, options.data_dir), options.method.bad, options.decode_tile
+    if side is not None:
+        run = run._replace(model=run.model._replace(decode=decode_in_tiles(run, side)))
     return run if bad is None else run._replace(bad=runs.load(bad))
+
+
+def decode_in_tiles(run: runs.Run, side: int) -> Callable[[Any, Any], Any]:
+    """Return `Model.decode` of the run by tiles of side x side latents; ValueError for a run that decodes nothing."""
+    if run.decode_size is None:
+        raise ValueError("--decode-tile has no effect here; it is for runs of latents")
+    decode = run.model.decode
+    return lambda params, x: tiles.apply_in_tiles(lambda part: decode(params, part), x, side)
 
 
 def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
