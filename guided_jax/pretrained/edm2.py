@@ -97,7 +97,7 @@ def fold(path: list[str], tensors: list[np.ndarray], channels_per_head: int) -> 
         return misshapen[0]  # and so are weights without outputs or heads: `import_params` names them
     if path[-1] != "kernel" or w.ndim < 2 or not w.size:
         return w
-    rows = w.reshape(len(w), -1)
+    rows: np.ndarray = w.reshape(len(w), -1)
     inputs = 1 if path[0] == "unet.emb_label" else rows.shape[1]
     # In place, as the largest tensors are tens of megabytes.
     rms = np.sqrt(np.einsum("oi,oi->o", rows, rows, dtype=np.float64) / rows.shape[1])
