@@ -68,6 +68,12 @@ def test_chunks_of_the_decoder_change_nothing(run, tmp_path, monkeypatch, plain)
     assert np.abs(drawn.astype(int) - plain[0]).max() <= 1
 
 
+def test_tiles_of_the_decoder_change_little(run, tmp_path, plain):
+    drawn, _ = draw(run, tmp_path, "--balanced", "--steps", "2", "--decode-tile", "6")
+    assert (drawn != plain[0]).any()
+    assert np.abs(drawn.astype(int) - plain[0]).mean() < 0.2 * plain[0].std()
+
+
 WORSE = ("perturbed-attention", "smoothed-energy", "skip-layer", "internal", "self-attention")
 
 

@@ -117,7 +117,8 @@ def _check_labels(options: Sampling, run: runs.Run) -> None:
         raise ValueError(f"label {wrong[0]} is out of range; the run has the classes 0 to {classes - 1}")
     if "null" in row.needs and run.model.null is None:
         raise ValueError(
-            f"this run has no null label, which {method.guidance} needs: it was trained without label dropout; use another guidance"
+            f"this run was trained without label dropout and has no null label, which {method.guidance} needs; use another "
+            "guidance"
         )
     if ("conditional" in row.needs or (not row.labelled and options.labels)) and not run.conditional:
         raise ValueError("this run's network takes no labels; use --guidance classifier, or leave --labels out")
