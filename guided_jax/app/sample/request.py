@@ -141,9 +141,9 @@ class Sampling:
 
     run: tyro.conf.Positional[Path]
     """A run directory, as `guided-jax train` and `guided-jax convert` make it."""
+    method: tyro.conf.OmitArgPrefixes[Method] = dataclasses.field(default_factory=Method)
     preset: bool = False
     """Draw as the authors of a published model did; options that are given as well count more."""
-    method: tyro.conf.OmitArgPrefixes[Method] = dataclasses.field(default_factory=Method)
     scale: tuple[float, ...] = (1.0,)
     """Guidance strength: 0 ignores the label, 1 is the exact conditional, above 1 is sharper. Several: one for each
     round of the labels, in turn."""
