@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
     from guided_jax.pretrained import dit as dit
     from guided_jax.pretrained import edm2 as edm2
     from guided_jax.pretrained import inception as inception
+    from guided_jax.pretrained import pickles as pickles
+    from guided_jax.pretrained import posthoc as posthoc
     from guided_jax.pretrained import published as published
     from guided_jax.pretrained import readers as readers
     from guided_jax.pretrained import state_dict as state_dict
@@ -26,6 +28,8 @@ MODULES = (
     "dit",
     "edm2",
     "inception",
+    "pickles",
+    "posthoc",
     "published",
     "readers",
     "state_dict",
