@@ -54,8 +54,7 @@ def import_params(
         if problems["missing"] and not all(name in state_dict for name in names):
             continue
         # One tensor at a time, so that no more than one is in memory twice.
-        tensors = [np.asarray(state_dict[name]) for name in names]
-        found = (join or join_outputs)(path, tensors)
+        found = (join or join_outputs)(path, [np.asarray(state_dict[name]) for name in names])
         found = from_torch(found, len(shape)) if path[-1] == "kernel" else found
         found = np.asarray(found, order="C")  # as jax takes more memory to order a view
         arrays.append(jnp.asarray(found, jnp.float32 if exact(path) else dtype))

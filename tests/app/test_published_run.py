@@ -10,6 +10,7 @@ from guided_jax.app import cli
 from guided_jax.app import run as runs
 from guided_jax.app.convert import command as convert
 from guided_jax.app.sample import command as sample
+from guided_jax.app.sample import samplers
 from guided_jax.storage import images
 from tests import latent_golden as golden
 from tests import pickle_writer as writer
@@ -21,6 +22,9 @@ def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("published") / "run"
     cli.script(convert.main, [str(golden.CHECKPOINT), "--out", str(out)])
     return out
+
+
+FREE = ("--guidance", "classifier-free+channels")
 
 
 def draw(run, out, *words):
@@ -175,3 +179,44 @@ def test_an_average_of_another_length(edm2, tmp_path):
     assert made.facts.kind == "arrays"  # no decoder was named: it draws latents
     pairs = zip(*(jax.tree.leaves(each.params("diffusion")["network"]) for each in (made, first)), strict=True)
     assert any(np.abs(one - other).max() > 1e-4 for one, other in pairs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_every_sampler_draws_latents(run, tmp_path, name):
+    drawn, _ = draw(run, tmp_path, "--sampler", name, "--steps", "3", "--labels", "5", "--scale", "2", *FREE)
+    assert drawn.std() > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["classifier-free+interval+rescale+channels+ramp", "--scale", "3"],
+        ["cfg++", "--scale", "0.6"],
+        ["projected+ramp", "--scale", "3"],
+        ["zero-star+channels", "--scale", "3"],
+        ["independent", "--scale", "3"],
+        ["negative", "--negative", "8", "--scale", "3"],
+        ["compose", "--also", "8", "--also-scale", "-1", "--scale", "2"],
+        ["autoguidance", "--bad", "RUN", "--scale", "2"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_every_guidance_draws_latents(run, tmp_path, words):
+    words = [run if word == "RUN" else word for word in words]
+    drawn, _ = draw(run, tmp_path, "--guidance", *words, "--labels", "5", "--steps", "3")
+    assert drawn.std() > 5
+
+
+@pytest.mark.slow
+def test_pictures_are_encoded_a_few_at_once_as_one_by_one(run, plain, tmp_path, monkeypatch):
+    """--image: the chunks of the encoder, before the steps, and one program of an example that encodes and decodes."""
+    images.save_npz(tmp_path / "start.npz", *plain)
+    words = ("--image", tmp_path / "start.npz", "--steps", "4", "--strength", "0.5", "--labels", "5")
+    chunks, _ = draw(run, tmp_path / "chunks", *words)
+    load = runs.load
+    monkeypatch.setattr(runs, "load", lambda *given: load(*given)._replace(decode_size=None))
+    whole, _ = draw(run, tmp_path / "whole", *words)
+    assert np.abs(chunks.astype(int) - whole).max() <= 1
+    assert (chunks != plain[0]).any()
