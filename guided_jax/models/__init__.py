@@ -1,12 +1,14 @@
-"""The networks, in Flax Linen: U-Nets of ADM and EDM2, the transformer of DiT, the autoencoder, CLIP, the classifier."""
+"""The networks, in Flax Linen: U-Nets of ADM and EDM2, DiT, the autoencoder, readers of text, the classifier."""
 
 from guided_jax.models.autoencoder import AutoencoderKL
+from guided_jax.models.bert import Bert
 from guided_jax.models.classifier import Classifier
 from guided_jax.models.clip import CLIP, CLIPText, CLIPVision
 from guided_jax.models.edm2 import EDM2
 from guided_jax.models.encoder import check_image_size
 from guided_jax.models.perturbation import attention_blocks, attention_mass, blurred_queries, identity_attention
 from guided_jax.models.prepare import prepare_params
+from guided_jax.models.t5 import T5Encoder
 from guided_jax.models.transformer import DiT
 from guided_jax.models.unet import UNet
 
@@ -14,10 +16,12 @@ __all__ = [
     "CLIP",
     "EDM2",
     "AutoencoderKL",
+    "Bert",
     "CLIPText",
     "CLIPVision",
     "Classifier",
     "DiT",
+    "T5Encoder",
     "UNet",
     "attention_blocks",
     "attention_mass",
