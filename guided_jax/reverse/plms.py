@@ -1,6 +1,6 @@
 """PLMS: Adams-Bashforth coefficients for even steps in t, inside DDIM's step.
 
-Source: [PNDM] Liu et al. 2202.09778, section 3.3 and algorithm 2, with the warm-up that latent diffusion made common.
+Source: [PNDM] Liu et al. 2202.09778, with the warm-up of latent diffusion: one more call, not three Runge-Kutta steps.
 """
 
 from typing import NamedTuple
@@ -31,14 +31,14 @@ class Memory(NamedTuple):
 
 
 def plms(combine: str = "eps") -> ReverseStep:
-    """DDIM's step with (55 e_1 - 59 e_2 + 37 e_3 - 9 e_4) / 24 in place of eps ([PNDM] eq. 12), e_i the last predictions.
+    """DDIM's step with (55 e_1 - 59 e_2 + 37 e_3 - 9 e_4) / 24 in place of eps ([PNDM]), e_i the last predictions.
 
     The first steps, with fewer predictions, have (3, -1) / 2 and (23, -16, 5) / 12; the very first one has two calls, and
     the mean of eps at its two ends in place of eps.
     combine: what e is, "eps" as in the paper, or "v": diffusers combines the outputs of a network that predicts v, and
-        converts the sum to eps by x_t.
-    The levels of a run have to lie evenly in t, or in a smooth function of it. The error is of second order, as that of
-    DDIM's step with a mean eps is, whatever the coefficients. One call of the network a step, two at the first.
+        converts the sum to eps by x_t, which lowers the order to 1.
+    The levels of a run have to lie evenly in t, or in a smooth function of it. The error is of order 2, as that of DDIM's
+    step with a mean eps is, whatever the coefficients. One call of the network a step, two at the first.
     Returns a ReverseStep.
     Raises ValueError for any other `combine`.
     """

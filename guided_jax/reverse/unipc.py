@@ -44,8 +44,7 @@ def unipc(order: int = 2, B: str | None = None, run: NoiseLevel | None = None) -
         which is 1/2, as in the paper. The last step is not corrected. The correction is added to x_t, so that changes
         of x_t after the step, by `dps` or a Langevin step, remain.
     B: "bh1" or "bh2" for the paper's own weights: B(h) / 2 for the difference of two predictions, in the predictor of any
-        order and in the corrector, where B(h) is h or 1 - e^-h. With "bh1" no step may end in the clean level, where h is
-        infinite.
+        order and in the corrector, where B(h) is h or 1 - e^-h.
     run: the levels of the run, to end it with a step of order 1 after one of order 2 at most, as the authors' code does.
     Returns a ReverseStep.
     Raises ValueError for any other order or B.

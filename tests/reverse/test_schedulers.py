@@ -1,7 +1,6 @@
 """The schedulers of diffusers, by their config.json: recorded runs, met by the samplers of the library."""
 
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +8,9 @@ import numpy as np
 import pytest
 
 from guided_jax import denoiser, forward, prediction, sampler, schedule
+from guided_jax.prediction import Prediction
 from guided_jax.pretrained.published import levels as tables
 from guided_jax.pretrained.published import schedulers, steps
-from guided_jax.prediction import Prediction
 from tests import latent_golden as golden
 
 META, ARRAYS, _ = golden.read("schedulers")
@@ -70,7 +69,11 @@ def run(key):
     denoise = denoiser.from_network(network, KINDS[case["prediction"]], time=lambda level: timestep(key, level))
     step = steps.make_step(config_of(key), case["steps"], case["step_kwargs"].get("eta", 0.0))
     first = schedule.at(levels, -1)
-    x, after, noises = in_ours(key, jnp.asarray(recorded(key, "x_T")), first), [], iter(() if recorded(key, "noises") is None else recorded(key, "noises"))
+    x, after, noises = (
+        in_ours(key, jnp.asarray(recorded(key, "x_T")), first),
+        [],
+        iter(() if recorded(key, "noises") is None else recorded(key, "noises")),
+    )
     memory = step.init(x)
     with jax.disable_jit(), pytest.MonkeyPatch.context() as patch:  # so that the calls within a step are seen too
         patch.setattr(jax.random, "normal", lambda *_: jnp.asarray(next(noises)))
@@ -94,7 +97,7 @@ def test_the_levels_have_the_listed_sigmas(key):
         pytest.skip("the class lists none")
     flow = CASES[key]["prediction"] == "flow"
     found = np.asarray(levels.sigma if flow else schedule.noise_ratio(levels), np.float64)[::-1]
-    found = np.append(np.repeat(found[:-1], 2)[[0, *range(2, 2 * len(found) - 2)]], found[-1:]) if "heun" == key else found
+    found = np.repeat(found, 2)[1:-1] if key == "heun" else found
     assert error(found, sigmas) < 5e-6
 
 
@@ -136,10 +139,8 @@ def test_x_T_has_the_recorded_spread(key):
 def test_noise_is_added_as_recorded(key):
     """By a level of the run; by one of the table where the timestep is any, of DDIM and PNDM."""
     x_0, noise, t, wanted = (recorded(key, f"add_noise/{name}") for name in ("x0", "noise", "t", "out"))
-    if CASES[key]["cls"] in schedulers.BY_ROWS:
-        levels = tables.of_scheduler(config_of(key))
-    else:
-        levels = levels_of(key)
+    rows = CASES[key]["cls"] in schedulers.BY_ROWS
+    levels = tables.of_scheduler(config_of(key)) if rows else levels_of(key)
     for i in range(len(t)):
         level = schedule.at(levels, int(np.argmin(np.abs(levels.t - 1 - t[i]))))
         clean, eps = jnp.asarray(x_0[i]), jnp.asarray(noise[i])
@@ -147,3 +148,47 @@ def test_noise_is_added_as_recorded(key):
         assert error(forward.diffuse(clean, eps, level), in_ours(key, wanted[i], level)) < tolerance(key)
         if (velocity := recorded(key, "velocity")) is not None:
             assert error(prediction.v(Prediction(clean, eps), level), velocity[i]) < tolerance(key)
+
+
+@pytest.mark.parametrize("key", ["ddim_sample_clip_linspace", "pndm_sd", "unipc"])
+def test_the_loop_of_the_library_is_the_run(key):
+    """`sampler.run` of the two, compiled: where a step ends below the next level, and with a memory."""
+    case, config = CASES[key], config_of(key)
+    denoise = denoiser.from_network(MODELS[case["prediction"]], KINDS[case["prediction"]])
+    step, levels = steps.make_step(config, case["steps"]), levels_of(key)
+    x_0, _, inputs = sampler.run(jax.random.key(0), denoise, step, recorded(key, "x_T"), levels, lambda x, p, level: x)
+    assert error(x_0, recorded(key, "samples")[-1]) < 1e-4
+    assert error(inputs[-1], recorded(key, "model_inputs")[-1]) < 1e-4
+
+
+BASE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+BH1 = {"_class_name": "UniPCMultistepScheduler", "solver_type": "bh1"}
+DPM = {"_class_name": "DPMSolverMultistepScheduler"}
+PNDM = {"_class_name": "PNDMScheduler", "skip_prk_steps": True}
+REFUSED = [
+    ({}, 5, "class is None; there is DDIMScheduler"),
+    ({"_class_name": "KDPM2DiscreteScheduler"}, 5, "'KDPM2DiscreteScheduler'"),
+    (BH1, 5, 'final_sigmas_type to "sigma_min"'),
+    ({"_class_name": "PNDMScheduler"}, 5, "without skip_prk_steps"),
+    ({**PNDM, "prediction_type": "sample"}, 5, "prediction_type sample"),
+    ({**DPM, "algorithm_type": "dpmsolver"}, 5, "algorithm_type is 'dpmsolver'; there is dpmsolver"),
+    ({**DPM, "use_lu_lambdas": True}, 5, "use_lu_lambdas is True, which is not supported; set it to False"),
+    ({**DPM, "solver_order": 4}, 5, "order 4"),
+    ({**DPM, "timestep_spacing": "even"}, 5, "timestep_spacing is 'even'"),
+    ({**DPM, "timestep_spacing": "leading", "steps_offset": 600}, 2, "steps_offset is 600"),
+    ({**PNDM, "timestep_spacing": "linspace"}, 7, "PNDM with linspace spacing, whose 7 steps do not follow"),
+    ({"_class_name": "DDIMScheduler"}, 1001, "num_steps is 1001; give a number from 1 to 1000"),
+]
+
+
+@pytest.mark.parametrize(("config", "count", "words"), REFUSED, ids=[words for _, _, words in REFUSED])
+def test_what_is_not_supported_is_said(config, count, words):
+    with pytest.raises(ValueError, match=words):
+        steps.make_step({**BASE, **config}, count), schedulers.levels_of({**BASE, **config}, count)
+
+
+def test_settings_without_effect_are_taken():
+    """As published files have them: null, and what another class reads."""
+    config = {**BASE, **DPM, "interpolation_type": "linear", "shift_terminal": None, "thresholding": None}
+    assert len(schedulers.levels_of(config, 3).t) == 4
+    steps.make_step({**config, "lambda_min_clipped": float("-inf")}, 3)

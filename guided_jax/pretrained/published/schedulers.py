@@ -20,7 +20,12 @@ from guided_jax.schedule import NoiseLevel
 Config = Mapping[str, Any]
 
 BY_ROWS = ("DDIMScheduler", "PNDMScheduler")  # steps down by T // n rows
-IN_SIGMA = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler")
+IN_SIGMA = (
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "LMSDiscreteScheduler",
+)
 SOLVERS = ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
 FLOW = ("FlowMatchEulerDiscreteScheduler",)
 CLASSES = (*BY_ROWS, *IN_SIGMA, *SOLVERS, *FLOW)
@@ -61,8 +66,9 @@ def levels_of(config: Config, num_steps: int) -> NoiseLevel:
     config, num_steps: as for `visits`. `make_step` of the same two arguments knows of steps that end elsewhere than where
     the next one starts.
 
+    >>> from guided_jax.pretrained.published import schedulers
     >>> config = {"_class_name": "PNDMScheduler", "skip_prk_steps": True, "steps_offset": 1}
-    >>> [int(t) for t in published.schedulers.levels_of(config, 4).t]
+    >>> [int(t) for t in schedulers.levels_of(config, 4).t]
     [1, 2, 252, 502, 752]
     """
     now, then = visits(config, num_steps)

@@ -110,7 +110,7 @@ def _check(config: Config) -> None:
     """Raise ValueError for a setting that is not as expected."""
     for name, expected in EXPECTED.items():
         found = config.get(name, expected)
-        if found is not None and found != expected and str(found) not in ("-inf", "-Infinity"):
+        if found is not None and found != expected:
             raise ValueError(f"the scheduler's {name} is {found!r}, which is not supported; set it to {expected!r}")
 
 
