@@ -128,6 +128,6 @@ def check_order(order: int, orders: tuple[int, ...] = ORDERS) -> None:
 
 
 def check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
-    """Raise ValueError for an argument that is not one of `choices`."""
+    """Raise ValueError if the value of the argument `name` is not one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; give one of {', '.join(map(repr, choices))}")

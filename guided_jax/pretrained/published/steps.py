@@ -41,6 +41,8 @@ def make_step(config: Config, num_steps: int, eta: ArrayLike = 0.0) -> ReverseSt
     eta: of DDIM, which is not in its config.
     Raises ValueError for a class or a setting that is not supported.
 
+    >>> import jax, jax.numpy as jnp
+    >>> import guided_jax as gj
     >>> from guided_jax.pretrained.published import schedulers, steps
     >>> config = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}
     >>> denoise = gj.denoiser.from_network(lambda x_t, time: jnp.zeros_like(x_t), "x_0")
