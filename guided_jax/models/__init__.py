@@ -1,4 +1,4 @@
-"""The networks, in Flax Linen: the U-Nets of ADM and EDM2, the transformer of DiT, the autoencoder, the classifier."""
+"""The networks, in Flax Linen: the U-Nets of ADM, EDM2 and Stable Diffusion, DiT, the autoencoder, the classifier."""
 
 from guided_jax.models.autoencoder import AutoencoderKL
 from guided_jax.models.classifier import Classifier
@@ -6,6 +6,7 @@ from guided_jax.models.edm2 import EDM2
 from guided_jax.models.encoder import check_image_size
 from guided_jax.models.perturbation import attention_blocks, attention_mass, blurred_queries, identity_attention
 from guided_jax.models.prepare import prepare_params
+from guided_jax.models.stable_diffusion import UNet2DConditionModel
 from guided_jax.models.transformer import DiT
 from guided_jax.models.unet import UNet
 
@@ -15,6 +16,7 @@ __all__ = [
     "Classifier",
     "DiT",
     "UNet",
+    "UNet2DConditionModel",
     "attention_blocks",
     "attention_mass",
     "blurred_queries",

@@ -14,11 +14,23 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
     from guided_jax.pretrained import inception as inception
     from guided_jax.pretrained import published as published
     from guided_jax.pretrained import readers as readers
+    from guided_jax.pretrained import stable_diffusion as stable_diffusion
     from guided_jax.pretrained import state_dict as state_dict
     from guided_jax.pretrained import weight_files as weight_files
     from guided_jax.pretrained.published import load as load
 
-MODULES = ("adm", "autoencoder", "dit", "edm2", "inception", "published", "readers", "state_dict", "weight_files")
+MODULES = (
+    "adm",
+    "autoencoder",
+    "dit",
+    "edm2",
+    "inception",
+    "published",
+    "readers",
+    "stable_diffusion",
+    "state_dict",
+    "weight_files",
+)
 __all__ = ["load"]
 
 
