@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` imports each on first use
     from guided_jax.pretrained import adm as adm
     from guided_jax.pretrained import autoencoder as autoencoder
+    from guided_jax.pretrained import clip as clip
     from guided_jax.pretrained import dit as dit
     from guided_jax.pretrained import edm2 as edm2
     from guided_jax.pretrained import inception as inception
+    from guided_jax.pretrained import pickles as pickles
+    from guided_jax.pretrained import posthoc as posthoc
     from guided_jax.pretrained import published as published
     from guided_jax.pretrained import readers as readers
     from guided_jax.pretrained import stable_diffusion as stable_diffusion
@@ -22,9 +25,12 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
 MODULES = (
     "adm",
     "autoencoder",
+    "clip",
     "dit",
     "edm2",
     "inception",
+    "pickles",
+    "posthoc",
     "published",
     "readers",
     "stable_diffusion",

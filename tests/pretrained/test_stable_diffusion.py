@@ -13,7 +13,9 @@ from guided_jax.pretrained.state_dict import from_torch
 from tests import latent_golden as golden
 
 CALLS = [
-    *[("unet_sd1", i) for i in range(4)],
+    *[pytest.param("unet_sd1", i, marks=pytest.mark.slow) for i in (0, 1)],
+    ("unet_sd1", 2),  # an odd size
+    ("unet_sd1", 3),  # a mask
     *[(f"unet_{name}", 0) for name in ("sd2", "sdxl", "inpaint", "eps_probe")],
     *[(f"unet_class_{name}", 0) for name in ("embed", "timestep", "projection")],
 ]

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from guided_jax.models.blocks import attend, attention_weights, dense, torch_uniform
 from guided_jax.models.encoder import remat
 from guided_jax.models.ops.norm import group_norm
+from guided_jax.models.sequence import layer_norm
 
 GROUP_EPSILON = 1e-6  # of the group norm before the layers, whatever those of the residual blocks have
 LAYER_EPSILON = 1e-5
@@ -63,12 +64,12 @@ class TransformerLayer(nn.Module):
         self, x: Float[Array, "*batch h w c"], context: Float[Array, "*batch length d"], bias: Any = None
     ) -> Float[Array, "*batch h w c"]:
         """Arguments as of `SpatialTransformer`."""
-        norm = partial(nn.LayerNorm, LAYER_EPSILON, dtype=jnp.float32, use_fast_variance=False)
+        norm = partial(layer_norm, LAYER_EPSILON)
         to_own = Attention(self.num_heads, self.dtype, self.perturb, name="attn1")
         # As in the reference, the mask is that of the second attention alone.
-        x = x + to_own(norm(name="norm1")(x), context if self.only_cross else None)
-        x = x + Attention(self.num_heads, self.dtype, name="attn2")(norm(name="norm2")(x), context, bias)
-        inner = dense(norm(name="norm3")(x), 8 * x.shape[-1], "ff_net_0_proj", self.dtype)
+        x = x + to_own(norm("norm1")(x), context if self.only_cross else None)
+        x = x + Attention(self.num_heads, self.dtype, name="attn2")(norm("norm2")(x), context, bias)
+        inner = dense(norm("norm3")(x), 8 * x.shape[-1], "ff_net_0_proj", self.dtype)
         values, gates = jnp.split(inner, 2, axis=-1)
         return x + dense(values * nn.gelu(gates, approximate=False), x.shape[-1], "ff_net_2", self.dtype)
 
