@@ -66,7 +66,7 @@ def attention_mass(
         f"unet.{name}",
     )  # of the block in DiT, of its attention in U-Nets, of the block in EDM2
     masses = jax.tree.leaves([found for module, found in collected["attention"].items() if module in modules])
-    mass = sum(masses) / len(masses)
+    mass = jnp.mean(jnp.stack(masses), 0)
     for axis in (-2, -1):
         side, own = x.shape[axis - 1], mass.shape[axis]
         mass = jnp.take(mass, np.arange(side) * own // side, axis)  # the nearest

@@ -158,8 +158,9 @@ class UNet2DConditionModel(nn.Module):
         if label is None:
             raise ValueError(f"the network needs a label, for its class_embedding is {self.class_embedding!r}.")
         if self.class_embedding == "table":
-            check_index("label", label, self.num_classes or 0)
-            embed = nn.Embed(self.num_classes, width, embedding_init=nn.initializers.normal(1.0), name="label_emb")
+            classes = self.num_classes or 0
+            check_index("label", label, classes)
+            embed = nn.Embed(classes, width, embedding_init=nn.initializers.normal(1.0), name="label_emb")
             return embed(per_example(label, batch, "label"))
         if self.class_embedding == "timestep":
             features = timestep_embedding(per_example(label, batch, "label"), self.block_out_channels[0])
@@ -208,7 +209,7 @@ class UNet2DConditionModel(nn.Module):
                 if self.attention_levels[level]:
                     h, child = self._transformer(f"{name}_1", level)(h, context, bias), 2
                 if level and i == self.layers_per_block:
-                    h = self._resample(f"{name}_{child}", "up")(h, size=skips[-1].shape[-3:-1])
+                    h = self._resample(f"{name}_{child}", "up")(h, size=(skips[-1].shape[-3], skips[-1].shape[-2]))
                 index += 1
         return h
 
