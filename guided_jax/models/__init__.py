@@ -7,7 +7,7 @@ from guided_jax.models.edm2 import EDM2
 from guided_jax.models.encoder import check_image_size
 from guided_jax.models.perturbation import attention_blocks, attention_mass, blurred_queries, identity_attention
 from guided_jax.models.prepare import prepare_params
-from guided_jax.models.stable_diffusion import UNet2DConditionModel
+from guided_jax.models.stable_diffusion import MMDiT, UNet2DConditionModel
 from guided_jax.models.transformer import DiT
 from guided_jax.models.unet import UNet
 
@@ -19,6 +19,7 @@ __all__ = [
     "CLIPVision",
     "Classifier",
     "DiT",
+    "MMDiT",
     "UNet",
     "UNet2DConditionModel",
     "attention_blocks",
