@@ -1,4 +1,4 @@
-"""The networks, in Flax Linen: U-Nets of ADM and EDM2, DiT, the autoencoder, readers of text, the classifier."""
+"""The networks, in Flax: U-Nets of ADM, EDM2 and Stable Diffusion, DiT, the autoencoder, CLIP, BERT, T5, the classifier."""
 
 from guided_jax.models.autoencoder import AutoencoderKL
 from guided_jax.models.bert import Bert
@@ -8,6 +8,7 @@ from guided_jax.models.edm2 import EDM2
 from guided_jax.models.encoder import check_image_size
 from guided_jax.models.perturbation import attention_blocks, attention_mass, blurred_queries, identity_attention
 from guided_jax.models.prepare import prepare_params
+from guided_jax.models.stable_diffusion import MMDiT, UNet2DConditionModel
 from guided_jax.models.t5 import T5Encoder
 from guided_jax.models.transformer import DiT
 from guided_jax.models.unet import UNet
@@ -21,8 +22,10 @@ __all__ = [
     "CLIPVision",
     "Classifier",
     "DiT",
+    "MMDiT",
     "T5Encoder",
     "UNet",
+    "UNet2DConditionModel",
     "attention_blocks",
     "attention_mass",
     "blurred_queries",

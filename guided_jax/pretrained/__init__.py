@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
     from guided_jax.pretrained import posthoc as posthoc
     from guided_jax.pretrained import published as published
     from guided_jax.pretrained import readers as readers
+    from guided_jax.pretrained import stable_diffusion as stable_diffusion
     from guided_jax.pretrained import state_dict as state_dict
     from guided_jax.pretrained import t5 as t5
     from guided_jax.pretrained import tokens as tokens
@@ -36,6 +37,7 @@ MODULES = (
     "posthoc",
     "published",
     "readers",
+    "stable_diffusion",
     "state_dict",
     "t5",
     "tokens",
