@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from guided_jax import data, denoiser, model, parallel
-from guided_jax.app import best_checkpoint, own_data, pixel_model, settings
+from guided_jax.app import best_checkpoint, latents, networks, own_data, settings, trained_model
 from guided_jax.app.facts import Facts, check_classes, of_json
 from guided_jax.model import Model
 from guided_jax.storage import checkpoint, compare
@@ -41,6 +41,7 @@ class Run(NamedTuple):
     low_res: the side of the pictures that an upsampler starts from. self_conditioning: whether the network takes its last
         predicted x_0.
     prepare: (part, params) -> the params as the network computes with them, once for all steps.
+    complete: weights of the diffusion network -> the params of the model: the weights, or those of its autoencoder too.
     source: held_out -> the data, if any, to measure against and take true pictures from. flip: whether it may be mirrored.
     trained: which -> part -> the step of its checkpoint. bad: the run of the worse model that autoguidance draws away from.
     experiment, networks: what it is trained by; None for a model that is not trained here.
@@ -58,6 +59,7 @@ class Run(NamedTuple):
     low_res: int | None = None
     self_conditioning: bool = False
     prepare: Callable[[str, Any], Any] = lambda part, params: params
+    complete: Callable[..., Any] = _same
     source: Callable[[bool], data.Source] | None = None
     flip: bool = False
     trained: Callable[[Which], dict[str, int | None]] = lambda which: {}
@@ -102,25 +104,26 @@ def source(run: Run, held_out: bool = False) -> data.Source:
 
 def assemble(experiment: settings.Experiment, facts: Facts, directory: Path | None = None) -> Run:
     """Return the run that the settings and the data make; with its parameters if it is given its directory."""
-    networks = pixel_model.make_networks(experiment, facts)
-    diffusion = experiment.diffusion
+    modules, diffusion = networks.make_networks(experiment, facts), experiment.diffusion
     return Run(
-        pixel_model.make_model(experiment, facts, networks.unet),
+        trained_model.make_model(experiment, facts, modules),
         facts,
         functools.partial(_load_params, directory, experiment),
         conditional=diffusion.conditional,
-        raw=functools.partial(pixel_model.raw, facts),
-        classifier=pixel_model.make_logits(experiment, networks.classifier) if facts.labelling == "class" else None,
-        variant=functools.partial(pixel_model.make_network, diffusion, networks.unet),
+        raw=functools.partial(trained_model.raw, facts),
+        bounded=not experiment.latent,
+        classifier=trained_model.make_logits(experiment, modules.classifier) if facts.labelling == "class" else None,
+        variant=trained_model.make_variant(experiment, modules),
         bound=facts.bound or 1.0,
         low_res=diffusion.low_res,
         self_conditioning=diffusion.self_conditioning,
-        prepare=functools.partial(pixel_model.prepare, experiment, facts, networks),
+        prepare=functools.partial(networks.prepare, experiment, facts, modules),
+        complete=functools.partial(latents.complete, directory) if experiment.latent else _same,
         source=None if experiment.data.name == settings.NO_DATA else functools.cache(experiment.data.make),
         flip=experiment.data.flip,
         trained=functools.partial(_steps, directory, experiment),
         experiment=experiment,
-        networks=networks,
+        networks=modules,
     )
 
 
@@ -132,6 +135,11 @@ def adopt(experiment: settings.Experiment) -> settings.Experiment:
     if experiment.diffusion.num_steps:
         raise ValueError(f"--diffusion.from {source} is for training a classifier alone; add --diffusion.num-steps 0")
     other = load(source).experiment
+    if other.latent or experiment.latent:
+        raise ValueError(
+            f"--diffusion.from {source} is for models of pixels; train the classifier of a model of latents with it, by its "
+            "own command and --classifier.num-steps above 0"
+        )
     home, _ = _home(source, other, "diffusion")
     if checkpoint.latest(_checkpoints(home, "diffusion")) is None:
         raise _untrained(home, "diffusion")
@@ -162,6 +170,9 @@ def create(directory: Path, experiment: settings.Experiment, facts: Facts) -> No
         saved, began = _read(path)
         # Settings that are newer than the run are there at their defaults.
         differing = compare.differences(settings.to_dict(saved), config["experiment"], settings.MAY_CHANGE)
+        if saved.latent != experiment.latent:
+            steps = [each.autoencoder.num_steps for each in (saved, experiment)]
+            differing.append(f"autoencoder.num_steps: {steps[0]} -> {steps[1]}")
         if differing:
             raise ValueError(f"{directory} holds another run ({'; '.join(differing)}); give another --out")
         _check_data(directory, began, facts)
@@ -194,20 +205,28 @@ def load(directory: Path, data_dir: Path | None = None) -> Run:
 
 
 def params(directory: Path, part: str, sharding: Any = None, which: Which = "last") -> Any:
-    """Return the averaged parameters of the "diffusion" or the "classifier" network of a run directory.
+    """Return the averaged parameters of the "diffusion", "classifier" or "autoencoder" network of a run directory.
 
     sharding: where each leaf goes, as for `checkpoint.load_params`. Raises ValueError when the network was not trained, and
     when the best of its checkpoints is asked for and none was measured.
     """
-    return _load_params(directory, _experiment(directory), part, sharding, which)
+    return _load_weights(directory, _experiment(directory), part, sharding, which)
 
 
 def _load_params(
     directory: Path | None, experiment: settings.Experiment, part: str, sharding: Any = None, which: Which = "last"
 ) -> Any:
-    """Return `params` of a run with this experiment."""
+    """Return `Run.params` of a run with this experiment."""
     if directory is None:
         raise ValueError(f"this run has no directory, and so no parameters of its {part} network")
+    found = _load_weights(directory, experiment, part, sharding, which)
+    return latents.complete(directory, found, sharding) if part == "diffusion" and experiment.latent else found
+
+
+def _load_weights(
+    directory: Path, experiment: settings.Experiment, part: str, sharding: Any = None, which: Which = "last"
+) -> Any:
+    """Return `params` of a run with this experiment."""
     home, own = _home(directory, experiment, part)
     step = None if which == "last" else _step_of(directory, experiment, part, which)
     if which == "best" and step is None and checkpoint.latest(_checkpoints(home, part)) is not None:

@@ -57,7 +57,7 @@ def make_hooks(run: runs.Run, out: Path) -> list[tuple[int, loop.Hook]]:
     def save_grid(done: int, state: Any) -> None:
         indices = np.arange(ROWS * len(labels))
         keys = sampler.keys(jax.random.key(run.experiment.seed), indices)
-        params = {"diffusion": parallel.first_copy(state.ema)}
+        params = {"diffusion": run.complete(parallel.first_copy(state.ema))}
         samples = draw_grid(params, keys, jnp.asarray(labels[indices % len(labels)]), 2.0)
         warn_non_finite(done, len(images.non_finite(samples)), len(samples))
         path = out / "diffusion" / f"samples-{done:06d}.png"

@@ -1,4 +1,4 @@
-"""The losses of the two networks: the library's, composed as the settings say."""
+"""The losses of the networks that draw samples: the library's, composed as the settings say."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from guided_jax import losses, training
-from guided_jax.app import pixel_model
+from guided_jax.app import trained_model
 from guided_jax.app import run as runs
 from guided_jax.app.train.held_out import Loss
 from guided_jax.losses import times
@@ -25,7 +25,7 @@ def diffusion_loss(run: runs.Run, plain: bool = False) -> Loss:
     plain: without dropout, weighting and law of times, so that runs of one parameterization can be compared.
     """
     settings = run.experiment.diffusion
-    network = pixel_model.make_training_network(settings, run.networks.unet, dropout=not plain)
+    network = trained_model.make_training_network(settings, run.networks.diffusion, dropout=not plain)
     target, stratified = settings.parameterization, settings.times.stratified and not plain
     weight = None if plain else settings.weighting.make(run.model.levels, target)
     law = None if plain else settings.times.make()
@@ -63,7 +63,7 @@ def diffusion_loss(run: runs.Run, plain: bool = False) -> Loss:
 
 def classifier_loss(run: runs.Run, plain: bool = False) -> Loss:
     """Return the cross-entropy of the noisy classifier, with its accuracy. plain: without dropout."""
-    classifier = pixel_model.make_training_classifier(
+    classifier = trained_model.make_training_classifier(
         run.experiment.classifier, run.networks.classifier, dropout=not plain
     )
 
