@@ -1,5 +1,6 @@
-"""The networks, in Flax Linen: the ADM U-Net and the encoder classifier that guides it."""
+"""The networks, in Flax Linen: the ADM U-Net, the encoder classifier that guides it, the autoencoder of latents."""
 
+from guided_jax.models.autoencoder import AutoencoderKL
 from guided_jax.models.classifier import Classifier
 from guided_jax.models.encoder import check_image_size
 from guided_jax.models.perturbation import attention_blocks, attention_mass, blurred_queries, identity_attention
@@ -7,6 +8,7 @@ from guided_jax.models.prepare import prepare_params
 from guided_jax.models.unet import UNet
 
 __all__ = [
+    "AutoencoderKL",
     "Classifier",
     "UNet",
     "attention_blocks",

@@ -61,7 +61,7 @@ def along(number: int, dims: int, other: int = 1) -> tuple[int, int]:
 class Conv3x3(nn.Module):
     """y = x * k + b, 3x3, one row of zeros on every side (torch pads a stride of 2 on both sides too, "SAME" does not).
 
-    dims: 2, or 1 for signals, whose kernel is 3x1.
+    dims: 2, or 1 for signals, whose kernel is 3x1. pads: the rows of zeros before and after each axis.
     A collection "winograd" may hold the transformed kernel for the fast convolution on CPU; see `models.prepare_params`.
     """
 
@@ -71,6 +71,7 @@ class Conv3x3(nn.Module):
     zero: bool = False
     plain: bool = False
     dims: int = 2
+    pads: tuple[int, int] = (1, 1)
 
     @property
     def window(self) -> tuple[int, int]:
@@ -80,7 +81,7 @@ class Conv3x3(nn.Module):
     @property
     def steps(self) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]]:
         """The strides, and the rows of zeros on every side."""
-        return along(self.stride, self.dims), tuple((pad, pad) for pad in along(1, self.dims, 0))
+        return along(self.stride, self.dims), (self.pads, self.pads if self.dims == 2 else (0, 0))
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch h w c"]) -> Float[Array, "*batch h2 w2 {self.features}"]:
@@ -173,8 +174,8 @@ def attention_weights(
 
 def attend(
     q: Float[Array, "*batch length heads ch"],
-    k: Float[Array, "*batch length heads ch"],
-    v: Float[Array, "*batch length heads ch"],
+    k: Float[Array, "*batch keys heads ch"],
+    v: Float[Array, "*batch keys heads ch"],
 ) -> Float[Array, "*batch length heads ch"]:
     """a_t = sum_s weights_ts v_s for every head.
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 
 class GroupNorm(nn.Module):
-    """(x - mean) / sqrt(var + 1e-5) * scale + bias, statistics of one example over `axes` within a group of channels.
+    """(x - mean) / sqrt(var + epsilon) * scale + bias, statistics of one example over `axes` within a group of channels.
 
     Means are taken over the positions first and over a group's channels then: the same numbers as in one reduction, in
     an order that keeps the channels contiguous. The CPU reads the input twice, accelerators once: see `_twice`, `_once`.
@@ -16,6 +16,7 @@ class GroupNorm(nn.Module):
 
     num_groups: int
     axes: tuple[int, ...] = (-3, -2)
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
@@ -29,7 +30,7 @@ class GroupNorm(nn.Module):
         """Compute the mean, then the mean square around it: on CPU 1.6 to 4 times as fast as flax, gradients too."""
         centred = h - self._mean(h)
         variance = self._mean(jnp.square(centred))
-        return centred * (jax.lax.rsqrt(variance + 1e-5) * along_last(scale, h.ndim)) + along_last(bias, h.ndim)
+        return centred * (jax.lax.rsqrt(variance + self.epsilon) * along_last(scale, h.ndim)) + along_last(bias, h.ndim)
 
     def _once(self, h: Array, scale: Array, bias: Array) -> Array:
         """Compute both means from one reading of h, around one number k of the group: on a GPU 2 reductions instead of 4.
@@ -52,7 +53,7 @@ class GroupNorm(nn.Module):
         sums = jnp.stack([each.mean(self.axes, keepdims=True) for each in (h - k, jnp.square(h - k))])
         mean, square = repeated(grouped(sums).mean(-1, keepdims=True))
         variance = jnp.maximum(square - jnp.square(mean), 0)
-        factor = jax.lax.rsqrt(variance + 1e-5) * along_last(scale, h.ndim)
+        factor = jax.lax.rsqrt(variance + self.epsilon) * along_last(scale, h.ndim)
         # Not (h - k) * factor: k would be read from memory by a kernel of its own. The two large terms where the mean is
         # large round as h itself did.
         return h * factor + (along_last(bias, h.ndim) - (k + mean) * factor)
@@ -75,7 +76,7 @@ def along_last(vector: Float[Array, " c"], ndim: int) -> Float[Array, "..."]:
 
 
 def group_norm(
-    x: Float[Array, "*batch c"], num_groups: int, name: str, axes: tuple[int, ...] = (-3, -2)
+    x: Float[Array, "*batch c"], num_groups: int, name: str, axes: tuple[int, ...] = (-3, -2), epsilon: float = 1e-5
 ) -> Float[Array, "*batch c"]:
     """Apply a `GroupNorm`, a submodule of the calling module; ValueError when the groups do not divide the channels."""
     if x.shape[-1] % num_groups:
@@ -83,4 +84,4 @@ def group_norm(
             f"{x.shape[-1]} channels cannot be split into {num_groups} norm groups: "
             "choose a model_channels whose multiples divide, or a smaller num_groups."
         )
-    return GroupNorm(num_groups, axes, name=name)(x)
+    return GroupNorm(num_groups, axes, epsilon, name=name)(x)
