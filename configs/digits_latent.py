@@ -1,6 +1,6 @@
 """The handwritten digits, 8x8, by latent diffusion: an autoencoder of our own, and a transformer on its latents of 4x4.
 
-    guided-jax train digits_latent
+guided-jax train digits_latent
 """
 
 from guided_jax.app.settings import Autoencoder, AutoencoderKL, Classifier, Diffusion, DiT, Experiment, Optimizer

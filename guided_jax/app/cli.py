@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sweep": ("sweep.command", "draw and measure samples at several scales; one page with the curves"),
     "metrics": ("metrics", "measure samples against a reference: FID, KID, precision, recall, ..."),
     "nll": ("nll", "bits per dimension of pictures under a run"),
-    "convert": ("convert", "make a run of published weights"),
+    "convert": ("convert.command", "make a run of published weights"),
     "judge": ("judge", "train the classifier that judges samples"),
     "posthoc": ("posthoc", "make averaged weights of another length after training"),
     "curves": ("train.curves", "draw the curves of a run again"),

@@ -19,6 +19,9 @@ from guided_jax.storage import checkpoint
 from guided_jax.storage.files import replacing
 
 FOLDER, NAME = "autoencoder", "whitening.json"
+DECODE_SIZE = (
+    16  # pictures that the decoder makes at once on each device: it may need more memory than all steps before
+)
 
 
 class Whitening(NamedTuple):

@@ -24,9 +24,7 @@ def make_networks(experiment: Experiment, facts: Facts) -> Networks:
     dims = 1 if facts.kind == "signals" else 2
     autoencoder = experiment.autoencoder.network.make(facts.image_shape[-1]) if experiment.latent else None
     make = _make_transformer if experiment.diffusion.architecture == "dit" else _make_unet
-    return Networks(
-        make(experiment, facts), experiment.classifier.network.make(facts.num_classes, dims), autoencoder
-    )
+    return Networks(make(experiment, facts), experiment.classifier.network.make(facts.num_classes, dims), autoencoder)
 
 
 def _make_unet(experiment: Experiment, facts: Facts) -> models.UNet:
@@ -68,8 +66,8 @@ def data_shape(experiment: Experiment, facts: Facts) -> tuple[int, int, int]:
     network = experiment.autoencoder.network
     if height % network.factor or width % network.factor:
         raise ValueError(
-            f"--autoencoder.network.block-out-channels has {len(network.block_out_channels)} levels, for which sides have to "
-            f"be multiples of {network.factor}, and the pictures are {height}x{width}; give fewer levels, or "
+            f"--autoencoder.network.block-out-channels has {len(network.block_out_channels)} levels, for which sides have "
+            f"to be multiples of {network.factor}, and the pictures are {height}x{width}; give fewer levels, or "
             "--data.image-size"
         )
     return height // network.factor, width // network.factor, network.latent_channels
@@ -126,6 +124,18 @@ def prepare(experiment: Experiment, facts: Facts, networks: Networks, part: str,
 def init(experiment: Experiment, facts: Facts, networks: Networks, part: str, key: Any) -> Any:
     """Return the initial params of a network."""
     return jax.jit(getattr(networks, part).init)(key, *example(experiment, facts, part))
+
+
+def fields_of(module: Any) -> dict[str, Any]:
+    """Return the fields of a diffusion network that a guidance may change, as `Run.fields`, with their usual values."""
+    if not isinstance(module, models.DiT):
+        return {"perturb_blocks": tuple(module.perturb_blocks)}
+    middle, third = (module.depth - 1) // 2, module.depth * 7 // 24  # SD 3.5 skips the blocks 7, 8 and 9 of 24
+    return {
+        "perturb_blocks": (f"blocks_{middle}",),
+        "skip_blocks": tuple(f"blocks_{third + i}" for i in range(max(1, module.depth // 8))),
+        "exit_block": f"blocks_{middle}" if module.internal_head is None else module.internal_head,
+    }
 
 
 def settings_of(experiment: Experiment, part: str) -> Any:

@@ -6,17 +6,25 @@ A run directory holds config.json, and for each network its checkpoints, metrics
 import contextlib
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from guided_jax import data, denoiser, model, parallel
-from guided_jax.app import best_checkpoint, latents, networks, own_data, settings, trained_model
-from guided_jax.app.facts import Facts, check_classes, of_json
+from guided_jax.app import (
+    best_checkpoint,
+    config_file,
+    latents,
+    networks,
+    own_data,
+    published_model,
+    settings,
+    trained_model,
+)
+from guided_jax.app.facts import Facts, check_classes
 from guided_jax.model import Model
 from guided_jax.storage import checkpoint, compare
-from guided_jax.storage.files import replacing, writable_directory
+from guided_jax.storage.files import writable_directory
 
 Which = Literal["last", "best"]  # of the checkpoints of a network
 PARTS = settings.PARTS
@@ -36,12 +44,14 @@ class Run(NamedTuple):
     conditional: whether the network takes a condition.
     bounded: whether x_0 lies in [-bound, bound], and predictions of it are clipped there.
     classifier: (params, x_t, level) -> logits of a classifier of noisy examples, if there is one.
-    variant: (perturb, low_res, estimate) -> a network in the place of `model.network`: with another attention, an
-        upsampler of that picture, told that estimate; None for a network that has no variants.
+    variant: (fields, low_res, estimate) -> a network in the place of `model.network`: with other fields of its module, an
+        upsampler of that picture, told that estimate; None for a network that has no variants. fields: those that a
+        guidance may change, with their usual values: "perturb_blocks", "skip_blocks", "exit_block".
     low_res: the side of the pictures that an upsampler starts from. self_conditioning: whether the network takes its last
         predicted x_0.
     prepare: (part, params) -> the params as the network computes with them, once for all steps.
     complete: weights of the diffusion network -> the params of the model: the weights, or those of its autoencoder too.
+    decode_size: how many examples `model.decode` takes at once on each device, after all steps; None for all of them.
     source: held_out -> the data, if any, to measure against and take true pictures from. flip: whether it may be mirrored.
     trained: which -> part -> the step of its checkpoint. bad: the run of the worse model that autoguidance draws away from.
     experiment, networks: what it is trained by; None for a model that is not trained here.
@@ -56,10 +66,12 @@ class Run(NamedTuple):
     bound: float = 1.0
     classifier: Callable[..., Any] | None = None
     variant: Callable[..., Any] | None = None
+    fields: Mapping[str, Any] = {}
     low_res: int | None = None
     self_conditioning: bool = False
     prepare: Callable[[str, Any], Any] = lambda part, params: params
     complete: Callable[..., Any] = _same
+    decode_size: int | None = None
     source: Callable[[bool], data.Source] | None = None
     flip: bool = False
     trained: Callable[[Which], dict[str, int | None]] = lambda which: {}
@@ -84,14 +96,14 @@ def from_params(model: Model, facts: Facts, given: Mapping[str, Any], **fields: 
 
 
 def make_denoiser(
-    run: Run, params: Any, condition: Any, perturb: Any = None, low_res: Any = None, estimate: Any = None
+    run: Run, params: Any, condition: Any, fields: Any = None, low_res: Any = None, estimate: Any = None
 ) -> denoiser.Denoiser:
-    """Return `model.denoiser` of the run's model; perturb, low_res, estimate: as of `Run.variant`."""
+    """Return `model.denoiser` of the run's model; fields, low_res, estimate: as of `Run.variant`."""
     own = run.model
-    if perturb is not None or low_res is not None or estimate is not None:
+    if fields or low_res is not None or estimate is not None:
         if run.variant is None:
             raise ValueError("this network has no variants, which a guidance by perturbed attention needs")
-        own = own._replace(network=run.variant(perturb, low_res, estimate))
+        own = own._replace(network=run.variant(fields or {}, low_res, estimate))
     return model.denoiser(own, params, condition)
 
 
@@ -114,16 +126,43 @@ def assemble(experiment: settings.Experiment, facts: Facts, directory: Path | No
         bounded=not experiment.latent,
         classifier=trained_model.make_logits(experiment, modules.classifier) if facts.labelling == "class" else None,
         variant=trained_model.make_variant(experiment, modules),
+        fields=networks.fields_of(modules.diffusion),
         bound=facts.bound or 1.0,
         low_res=diffusion.low_res,
         self_conditioning=diffusion.self_conditioning,
         prepare=functools.partial(networks.prepare, experiment, facts, modules),
         complete=functools.partial(latents.complete, directory) if experiment.latent else _same,
+        decode_size=latents.DECODE_SIZE if experiment.latent else None,
         source=None if experiment.data.name == settings.NO_DATA else functools.cache(experiment.data.make),
         flip=experiment.data.flip,
         trained=functools.partial(_steps, directory, experiment),
         experiment=experiment,
         networks=modules,
+    )
+
+
+def assemble_published(published: config_file.Published, facts: Facts, directory: Path) -> Run:
+    """Return the run of a published model, with its parameters in a directory."""
+    saved = _checkpoints(directory, "diffusion")
+
+    def params(part: str, sharding: Any = None, which: Which = "last") -> Any:
+        if part != "diffusion" or which != "last":
+            raise ValueError(f"{directory} is a published model, which has no {part} network of its {which} checkpoint")
+        with _trained(directory, part):
+            return checkpoint.load_params(saved, "ema", None, sharding)
+
+    description, dtype = published.description, published.dtype
+    return Run(
+        published_model.make_model(description, dtype),
+        facts,
+        params,
+        conditional=published_model.is_conditional(description),
+        bounded=description.latents is None and facts.kind == "pictures",
+        variant=functools.partial(published_model.make_variant, description, dtype),
+        fields=published_model.fields(description),
+        prepare=functools.partial(published_model.prepare, description, dtype),
+        decode_size=None if description.latents is None else published_model.DECODE_SIZE,
+        trained=lambda which: {"diffusion": checkpoint.latest(saved), "classifier": None},
     )
 
 
@@ -134,16 +173,16 @@ def adopt(experiment: settings.Experiment) -> settings.Experiment:
         return experiment
     if experiment.diffusion.num_steps:
         raise ValueError(f"--diffusion.from {source} is for training a classifier alone; add --diffusion.num-steps 0")
-    other = load(source).experiment
+    other = _experiment(source)
     if other.latent or experiment.latent:
         raise ValueError(
-            f"--diffusion.from {source} is for models of pixels; train the classifier of a model of latents with it, by its "
-            "own command and --classifier.num-steps above 0"
+            f"--diffusion.from {source} is for models of pixels; train the classifier of a model of latents with it, by "
+            "its own command and --classifier.num-steps above 0"
         )
     home, _ = _home(source, other, "diffusion")
     if checkpoint.latest(_checkpoints(home, "diffusion")) is None:
         raise _untrained(home, "diffusion")
-    own = {"num_steps": 0, "from_run": home.absolute(), "init_from": None}
+    own: dict[str, Any] = {"num_steps": 0, "from_run": home.absolute(), "init_from": None}
     diffusion = dataclasses.replace(other.diffusion, **own)
     return dataclasses.replace(experiment, schedule=other.schedule, diffusion=diffusion)
 
@@ -151,7 +190,7 @@ def adopt(experiment: settings.Experiment) -> settings.Experiment:
 def _check_fit(experiment: settings.Experiment, facts: Facts) -> None:
     """Raise ValueError when the data is not what the adopted diffusion model was trained on."""
     if experiment.diffusion.from_run is not None:
-        other = load(experiment.diffusion.from_run).facts
+        other = config_file.read(experiment.diffusion.from_run / "config.json").facts
         check_classes(facts, "a classifier", "leave out --diffusion.from")
         mine, its = ((each.image_shape, each.num_classes) for each in (facts, other))
         if mine != its:
@@ -165,11 +204,10 @@ def create(directory: Path, experiment: settings.Experiment, facts: Facts) -> No
     """
     _check_fit(experiment, facts)
     path = writable_directory(directory) / "config.json"
-    config = {"experiment": settings.to_dict(experiment), "facts": facts._asdict()}
     if path.exists():
-        saved, began = _read(path)
+        saved, began = _experiment(directory), config_file.read(path).facts
         # Settings that are newer than the run are there at their defaults.
-        differing = compare.differences(settings.to_dict(saved), config["experiment"], settings.MAY_CHANGE)
+        differing = compare.differences(settings.to_dict(saved), settings.to_dict(experiment), settings.MAY_CHANGE)
         if saved.latent != experiment.latent:
             steps = [each.autoencoder.num_steps for each in (saved, experiment)]
             differing.append(f"autoencoder.num_steps: {steps[0]} -> {steps[1]}")
@@ -177,8 +215,7 @@ def create(directory: Path, experiment: settings.Experiment, facts: Facts) -> No
             raise ValueError(f"{directory} holds another run ({'; '.join(differing)}); give another --out")
         _check_data(directory, began, facts)
     if parallel.primary():
-        with replacing(path) as file:
-            file.write(json.dumps(config, indent=2).encode())
+        config_file.write(path, config_file.Config(facts, experiment))
 
 
 def _check_data(directory: Path, began: Facts, facts: Facts) -> None:
@@ -196,12 +233,26 @@ def load(directory: Path, data_dir: Path | None = None) -> Run:
 
     data_dir: the folder that holds the data of the run, where that was moved since it was trained.
     """
+    path = _config_of(directory)
+    facts, experiment, published = config_file.read(path)
+    if published is not None:
+        return assemble_published(published, facts, directory)
+    assert experiment is not None
+    read = own_data.make_reader(experiment.data, facts, directory, data_dir)
+    return assemble(experiment, facts, directory)._replace(source=read)
+
+
+def _config_of(directory: Path) -> Path:
     path = directory / "config.json"
     if not path.is_file():
         raise ValueError(f"{directory} is not a run: it has no config.json; train one with 'guided-jax train digits'")
-    experiment, facts = _read(path)
-    read = own_data.make_reader(experiment.data, facts, directory, data_dir)
-    return assemble(experiment, facts, directory)._replace(source=read)
+    return path
+
+
+def preset(directory: Path) -> tuple[str, ...]:
+    """Return the options that the authors of a published model sampled it with; none for a run that was trained here."""
+    found = config_file.read(_config_of(directory)).published
+    return () if found is None else found.preset
 
 
 def params(directory: Path, part: str, sharding: Any = None, which: Which = "last") -> Any:
@@ -288,16 +339,7 @@ def _home(directory: Path, experiment: settings.Experiment, part: str) -> tuple[
 
 
 def _experiment(directory: Path) -> settings.Experiment:
-    return _read(directory / "config.json")[0]
-
-
-def _read(path: Path) -> tuple[settings.Experiment, Facts]:
-    """Return what config.json holds; ValueError for a damaged one."""
-    try:
-        found = json.loads(path.read_bytes())
-        if not isinstance(found, dict):
-            raise TypeError("it is not an object")
-        return settings.from_dict(found["experiment"]), of_json(found["facts"])
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"{path} is damaged ({reason}); restore it, or train again with another --out") from None
+    found = config_file.read(directory / "config.json").experiment
+    if found is None:
+        raise ValueError(f"{directory} is a published model, which has no experiment; give a run that was trained here")
+    return found

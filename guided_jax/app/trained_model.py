@@ -55,7 +55,7 @@ def make_model(experiment: Experiment, facts: Facts, modules: Networks) -> Model
 
 
 def make_variant(experiment: Experiment, modules: Networks) -> Callable[..., Network]:
-    """Return (perturb, low_res, estimate) -> the network in the place of that of the model, as `Run.variant`."""
+    """Return (fields, low_res, estimate) -> the network in the place of that of the model, as `Run.variant`."""
 
     def variant(*options: Any) -> Network:
         made = make_network(experiment.diffusion, modules.diffusion, *options)
@@ -106,14 +106,14 @@ def _like(column: Any, x: Any) -> Any:
 
 
 def make_network(
-    diffusion: Diffusion, module: Any, perturb: Any = None, low_res: Any = None, estimate: Any = None
+    diffusion: Diffusion, module: Any, fields: Any = None, low_res: Any = None, estimate: Any = None
 ) -> Network:
     """Return (params, x_t, time, label) -> output of the diffusion network, a Flax module.
 
-    perturb: what replaces its attention, as of `models.perturbation`. low_res: the picture that an upsampler starts from.
+    fields: those of the module that are changed. low_res: the picture that an upsampler starts from.
     estimate: the last predicted x_0, for a network with self-conditioning; None stands for zeros, as at the first step.
     """
-    module = module if perturb is None else module.clone(perturb=perturb)
+    module = module.clone(**fields) if fields else module
 
     def network(params: Any, x: Any, t: Any, label: Any) -> Any:
         given = label if diffusion.conditional else None

@@ -8,6 +8,7 @@ is not linear (`rescale`, `projected`, `zero_star`, the thresholds) names the vi
 from guided_jax.guidance import observe
 from guided_jax.guidance.call_once import batched, call_once
 from guided_jax.guidance.cfg_plus_plus import cfg_plus_plus
+from guided_jax.guidance.channels import channels
 from guided_jax.guidance.classifier import classifier
 from guided_jax.guidance.classifier_free import autoguidance, classifier_free
 from guided_jax.guidance.composition import compose, push
@@ -37,6 +38,7 @@ __all__ = [
     "blurred",
     "call_once",
     "cfg_plus_plus",
+    "channels",
     "classifier",
     "classifier_free",
     "clip",

@@ -1,15 +1,19 @@
-"""The networks, in Flax Linen: the ADM U-Net, the encoder classifier that guides it, the autoencoder of latents."""
+"""The networks, in Flax Linen: the U-Nets of ADM and EDM2, the transformer of DiT, the autoencoder, the classifier."""
 
 from guided_jax.models.autoencoder import AutoencoderKL
 from guided_jax.models.classifier import Classifier
+from guided_jax.models.edm2 import EDM2
 from guided_jax.models.encoder import check_image_size
 from guided_jax.models.perturbation import attention_blocks, attention_mass, blurred_queries, identity_attention
 from guided_jax.models.prepare import prepare_params
+from guided_jax.models.transformer import DiT
 from guided_jax.models.unet import UNet
 
 __all__ = [
+    "EDM2",
     "AutoencoderKL",
     "Classifier",
+    "DiT",
     "UNet",
     "attention_blocks",
     "attention_mass",

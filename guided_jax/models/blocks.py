@@ -34,14 +34,14 @@ def torch_bias(fan_in: int) -> Any:
 
 
 def timestep_embedding(
-    t: Num[Array, "*batch"], dim: int, max_period: float | int = 10_000
+    t: Num[Array, "*batch"], dim: int, max_period: float | int = 10_000, shift: int = 0
 ) -> Float[Array, "*batch {dim}"]:
-    """[cos(t f), sin(t f)] with f_i = max_period^(-i / half), half = dim // 2; an odd `dim` ends in a zero.
+    """[cos(t f), sin(t f)] with f_i = max_period^(-i / (half - shift)), half = dim // 2; an odd `dim` ends in a zero.
 
     t: steps of the network's own time, fractional allowed. Always float32. Source: [ADM] with the cosines first.
     """
     half = dim // 2
-    frequencies = np.exp(-math.log(max_period) * np.arange(half) / half).astype(np.float32)
+    frequencies = np.exp(-math.log(max_period) * np.arange(half) / (half - shift)).astype(np.float32)
     angles = jnp.asarray(t, jnp.float32)[..., None] * frequencies.reshape((1,) * jnp.ndim(t) + (half,))
     embedding = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
     return jnp.pad(embedding, [(0, 0)] * jnp.ndim(t) + [(0, dim % 2)])
@@ -61,7 +61,8 @@ def along(number: int, dims: int, other: int = 1) -> tuple[int, int]:
 class Conv3x3(nn.Module):
     """y = x * k + b, 3x3, one row of zeros on every side (torch pads a stride of 2 on both sides too, "SAME" does not).
 
-    dims: 2, or 1 for signals, whose kernel is 3x1. pads: the rows of zeros before and after each axis.
+    dims: 2, or 1 for signals, whose kernel is 3x1. pads: the rows of zeros before and after each axis. use_bias: whether
+    there is b.
     A collection "winograd" may hold the transformed kernel for the fast convolution on CPU; see `models.prepare_params`.
     """
 
@@ -72,6 +73,7 @@ class Conv3x3(nn.Module):
     plain: bool = False
     dims: int = 2
     pads: tuple[int, int] = (1, 1)
+    use_bias: bool = True
 
     @property
     def window(self) -> tuple[int, int]:
@@ -90,15 +92,17 @@ class Conv3x3(nn.Module):
         fan_in = math.prod(self.window) * c
         kernel_init, bias_init = (nn.initializers.zeros,) * 2 if self.zero else (torch_uniform, torch_bias(fan_in))
         kernel = self.param("kernel", kernel_init, (*self.window, c, self.features), jnp.float32)
-        bias = self.param("bias", bias_init, (self.features,), jnp.float32)
-        x, kernel, bias = (each.astype(self.dtype) for each in (x, kernel, bias))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         arguments = (x.reshape(-1, h, w, c), kernel, *self.steps)
         if self.plain:
             y = jax.lax.conv_general_dilated(*arguments, dimension_numbers=convolution.LAYOUT)
         else:
             y = convolution.conv_general_dilated(*arguments, transformed=self.get_variable("winograd", "kernel"))
         y = y.reshape(*batch, *y.shape[1:])
-        return y + along_last(bias, y.ndim)
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", bias_init, (self.features,), jnp.float32)
+        return y + along_last(bias.astype(self.dtype), y.ndim)
 
     def suits_winograd(self, shape: tuple[int, ...]) -> bool:
         """Return whether `winograd` can compute the convolution of an input of this shape."""

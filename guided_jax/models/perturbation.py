@@ -1,4 +1,4 @@
-"""Perturbed attention: a U-Net made worse on purpose, its parameters unchanged, to guide without labels.
+"""Perturbed attention: a network made worse on purpose, its parameters unchanged, to guide without labels.
 
     bad = unet.clone(perturb=identity_attention, perturb_blocks=("middle_block",))
 
@@ -40,42 +40,75 @@ def blurred_queries(std: ArrayLike = jnp.inf) -> Perturb:
 
 
 def attention_mass(
-    unet: Any, params: Any, x: Float[Array, "*batch h w c"], t: ArrayLike, label: Any = None
+    net: Any,
+    params: Any,
+    x: Float[Array, "*batch h w c"],
+    t: ArrayLike,
+    label: Any = None,
+    block: str | int | None = None,
 ) -> Float[Array, "*batch h w"]:
-    """Return the attention to each pixel from all positions of the middle block, mean over the heads ([SAG]).
+    """Return the attention to each pixel from all positions of a block, mean over the heads ([SAG]).
 
-    Its mean over the pixels is 1. XLA merges the call with an unet.apply(params, x, t, label) beside it.
+    net: a `models.UNet`, `models.EDM2` or `models.DiT`. block: None for the middle one. The mean over the pixels is 1. XLA
+    merges the call with a net.apply(params, x, t, label) beside it.
     """
-    _, collected = unet.apply(params, x, t, label, mutable=["attention"])
-    (mass,) = collected["attention"]["middle_block_1"]["mass"]
+    name = block_name(middle_block(net) if block is None else block)
+    if name not in attention_blocks(net):
+        raise ValueError(f"no attention in the block {block!r}; there is {', '.join(attention_blocks(net))}")
+    _, collected = net.apply(params, x, t, label, mutable=["attention"])
+    modules = (name, f"{name}_1", f"unet.{name}")  # of the block in DiT, of its attention in UNet, of the block in EDM2
+    ((mass,),) = (found["mass"] for module, found in collected["attention"].items() if module in modules)
     for axis in (-2, -1):
         mass = jnp.repeat(mass, x.shape[axis - 1] // mass.shape[axis], axis)
     return mass
 
 
-def attention_blocks(unet: Any) -> list[str]:
-    """Return the names, as `perturb_blocks` takes them, of the blocks of a U-Net with attention, from input to output."""
-    levels, each = range(len(unet.channel_mult)), unet.num_res_blocks
+def attention_blocks(net: Any) -> list[str]:
+    """Return the names, as `perturb_blocks` takes them, of the blocks with attention, from input to output.
+
+    net: a `models.UNet`, a `models.EDM2`, or a `models.DiT`, whose blocks all have it.
+    """
+    if hasattr(net, "attention_blocks"):
+        return net.attention_blocks()
+    if hasattr(net, "depth"):
+        return [f"blocks_{i}" for i in range(net.depth)]
+    levels, each = range(len(net.channel_mult)), net.num_res_blocks
     down = [
-        f"input_blocks_{1 + level * (each + 1) + i}" for level in levels if _attends(unet, level) for i in range(each)
+        f"input_blocks_{1 + level * (each + 1) + i}" for level in levels if _attends(net, level) for i in range(each)
     ]
     up = [
         f"output_blocks_{(levels[-1] - level) * (each + 1) + i}"
         for level in reversed(levels)
-        if _attends(unet, level)
+        if _attends(net, level)
         for i in range(each + 1)
     ]
     return [*down, "middle_block", *up]
 
 
-def check_perturbed(unet: Any) -> None:
+def middle_block(net: Any) -> str:
+    """Return the name of the block in the middle, which of EDM2 is the decoder's first."""
+    if hasattr(net, "middle_block"):
+        return net.middle_block()
+    return f"blocks_{net.depth // 2}" if hasattr(net, "depth") else "middle_block"
+
+
+def block_name(block: str | int) -> str:
+    """3 -> "blocks_3", the name of a transformer's block; a name stays."""
+    return block if isinstance(block, str) else f"blocks_{block}"
+
+
+def perturbed_blocks(net: Any) -> list[str]:
+    """Return the names of the blocks in `perturb_blocks`, the middle one for None."""
+    blocks = (middle_block(net),) if net.perturb_blocks is None else net.perturb_blocks
+    return [block_name(block) for block in blocks]
+
+
+def check_perturbed(net: Any) -> None:
     """Raise ValueError for a name in `perturb_blocks` without attention, which would change nothing, and for none."""
-    wrong = [name for name in unet.perturb_blocks if name not in attention_blocks(unet)]
-    if wrong or not unet.perturb_blocks:
-        raise ValueError(
-            f"no attention in the blocks {wrong}; perturb_blocks takes {', '.join(attention_blocks(unet))}"
-        )
+    wrong = [name for name in perturbed_blocks(net) if name not in attention_blocks(net)]
+    if wrong or not perturbed_blocks(net):
+        raise ValueError(f"no attention in the blocks {wrong}; perturb_blocks takes {', '.join(attention_blocks(net))}")
 
 
-def _attends(unet: Any, level: int) -> bool:
-    return 2**level in unet.attention_resolutions
+def _attends(net: Any, level: int) -> bool:
+    return 2**level in net.attention_resolutions

@@ -3,8 +3,8 @@
     torch  "input_blocks.3.0.in_layers.2.weight" [out, in, kh, kw]
     here   params / input_blocks_3_0 / in_layers_2 / kernel [kh, kw, in, out]
 
-Only names and layouts change: a convolution's axes are moved, a linear layer or a 1x1 convolution is transposed, all else
-is copied. `readers.read_state_dict` reads the file.
+Only names and layouts change: a convolution's axes are moved, a linear layer is transposed, a convolution that is a linear
+layer here (1x1, or one of whole patches) becomes its matrix, all else is copied. `readers.read_state_dict` reads the file.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +16,8 @@ import numpy as np
 
 # The last part of a path in a Flax tree -> that of a torch key, where they differ.
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+HALF_PRECISION = 2**-8  # the rounding of numbers up to 1 in bfloat16
+Join = Callable[[list[str], list[np.ndarray]], np.ndarray]
 Keys = str | tuple[str, ...]  # the torch key of a leaf, or those of several tensors that are joined along their outputs
 
 
@@ -25,29 +27,42 @@ def import_params(
     key_of: Callable[[list[str]], Keys],
     dtype: Any = jnp.float32,
     ignored: Callable[[str], bool] = lambda key: False,
+    fixed: Mapping[str, Any] | None = None,
+    join: Join | None = None,
+    exact: Callable[[list[str]], bool] = lambda path: False,
 ) -> dict[str, Any]:
     """Return the tree of `shapes` filled from `state_dict`. ValueError naming all that does not fit.
 
     shapes: {"params": tree of arrays or shapes}. state_dict: torch key -> array. key_of: path in the tree -> torch key, or
     the keys of tensors that are joined along their outputs, such as those of q, k and v. dtype: of every leaf. ignored: key
-    -> whether a surplus tensor is no mistake.
+    -> whether a surplus tensor is no mistake. fixed: key -> what the tensor has to be, although no leaf is read from it: an
+    array (up to half precision), or the key of another tensor that it repeats. join: (path, tensors) -> the leaf's tensor
+    in torch's layout, in place of joining them along their outputs. exact: path -> whether the leaf is always float32.
     """
+    fixed = fixed or {}
     leaves, structure = jax.tree_util.tree_flatten_with_path(shapes["params"])
     paths = [([each.key for each in path], leaf.shape) for path, leaf in leaves]
     keys = [_as_tuple(key_of(path)) for path, _ in paths]
-    surplus = sorted(key for key in state_dict.keys() - {key for each in keys for key in each} if not ignored(key))
-    problems = {"missing": sorted({key for each in keys for key in each if key not in state_dict}), "surplus": surplus}
+    wanted = {*fixed, *(key for each in keys for key in each)}
+    problems = {
+        "missing": sorted(wanted - state_dict.keys()),
+        "surplus": sorted(key for key in state_dict.keys() - wanted if not ignored(key)),
+    }
     arrays: list[Any] = []
     misshapen: list[str] = []
     for (path, shape), names in zip(paths, keys, strict=True):
         if problems["missing"] and not all(name in state_dict for name in names):
             continue
         # One tensor at a time, so that no more than one is in memory twice.
-        found = _read(state_dict, names, len(shape), path[-1] == "kernel", dtype)
-        arrays.append(found)
+        tensors = [np.asarray(state_dict[name]) for name in names]
+        found = _join(path, tensors) if join is None else join(path, tensors)
+        found = from_torch(found, len(shape)) if path[-1] == "kernel" else found
+        found = np.asarray(found, order="C")  # as jax takes more memory to order a view
+        arrays.append(jnp.asarray(found, jnp.float32 if exact(path) else dtype))
         if found.shape != shape:
             misshapen += [f"{name} (torch shape {np.shape(state_dict[name])}, here {shape})" for name in names]
     problems["misshapen"] = misshapen
+    problems["different"] = _differences(state_dict, fixed)
     if named := [f"{kind} {', '.join(names)}" for kind, names in problems.items() if names]:
         raise ValueError("the weights do not fit the configuration: " + "; ".join(named) + ".")
     return {"params": jax.tree_util.tree_unflatten(structure, arrays)}
@@ -60,23 +75,41 @@ def torch_key(path: list[str]) -> str:
 
 
 def from_torch(kernel: np.ndarray, ndim: int) -> np.ndarray:
-    """[out, in, kh, kw] -> [kh, kw, in, out] for ndim 4; [out, in, 1...] -> [in, out] for ndim 2; else unchanged."""
-    if kernel.ndim == 4 and ndim == 4:
-        return kernel.transpose(2, 3, 1, 0)
+    """[out, in, kh, kw] -> [kh, kw, in, out] for ndim 4, [kh kw in, out] for ndim 2; [out, in, 1] -> [in, out] for ndim 2;
+    else unchanged.
+    """
+    if kernel.ndim == 4 and ndim in (2, 4):
+        moved = kernel.transpose(2, 3, 1, 0)
+        return moved if ndim == 4 else moved.reshape(-1, moved.shape[-1])
     if ndim == 2 and kernel.ndim >= 2 and all(side == 1 for side in kernel.shape[2:]):
         return kernel.reshape(kernel.shape[:2]).T
     return kernel
+
+
+def _differences(state_dict: Mapping[str, np.ndarray], fixed: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the tensors that have to be what `fixed` says."""
+    wrong = []
+    for key, value in fixed.items():
+        copy = isinstance(value, str)
+        if key not in state_dict or (copy and value not in state_dict):
+            continue
+        found, expected = np.asarray(state_dict[key]), np.asarray(state_dict[value] if copy else value)
+        if found.shape != expected.shape:
+            wrong.append(f"{key} (torch shape {found.shape}, expected {expected.shape})")
+        elif not (
+            np.array_equal(found, expected)
+            if copy
+            else np.allclose(found.astype(np.float32), expected, atol=HALF_PRECISION)
+        ):
+            wrong.append(f"{key} (has to be that of {value})" if copy else f"{key} (has to be the fixed one)")
+    return wrong
 
 
 def _as_tuple(keys: Keys) -> tuple[str, ...]:
     return (keys,) if isinstance(keys, str) else keys
 
 
-def _read(state_dict: Mapping[str, np.ndarray], names: tuple[str, ...], ndim: int, kernel: bool, dtype: Any) -> Any:
-    """Return the tensors of these names, joined along their outputs, as a leaf of `ndim` axes."""
-    arrays = [np.asarray(state_dict[name]) for name in names]
-    if kernel:
-        arrays = [from_torch(array, ndim) for array in arrays]
-    fit = len({(array.ndim, *array.shape[:-1]) for array in arrays}) == 1
-    joined = arrays[0] if len(arrays) == 1 or not fit else np.concatenate(arrays, axis=-1)
-    return jnp.asarray(joined, dtype)
+def _join(path: list[str], tensors: list[np.ndarray]) -> np.ndarray:
+    """Return the tensors joined along their outputs, the first of them where their shapes do not fit."""
+    fit = len({(tensor.ndim, *tensor.shape[1:]) for tensor in tensors}) == 1
+    return np.concatenate(tensors) if fit and tensors[1:] and tensors[0].ndim else tensors[0]

@@ -14,7 +14,7 @@ from guided_jax.schedule.level import (
     log_snr_of,
     noise_ratio,
 )
-from guided_jax.schedule.spacing import respace
+from guided_jax.schedule.spacing import respace, spaced
 from guided_jax.schedule.tables import cosine, flow, from_betas, karras, linear, sigmoid, zero_terminal_snr
 
 __all__ = [
@@ -33,5 +33,6 @@ __all__ = [
     "noise_ratio",
     "respace",
     "sigmoid",
+    "spaced",
     "zero_terminal_snr",
 ]

@@ -1,4 +1,4 @@
-"""The levels that a shorter run visits, by the rules of [ADM] Dhariwal & Nichol 2105.05233."""
+"""The levels that a shorter run visits, by the rules of [ADM] Dhariwal & Nichol 2105.05233, and by those of diffusers."""
 
 import operator
 
@@ -26,6 +26,36 @@ def respace(levels: NoiseLevel, spec: int | str | list[int] | tuple[int, ...]) -
     else:
         steps = _sectioned(num_steps, _counts(spec))
     return NoiseLevel(*(jnp.asarray(column)[np.append(0, np.asarray(steps, int) + 1)] for column in levels))
+
+
+def spaced(levels: NoiseLevel, num_steps: int, spacing: str = "leading", offset: int = 0) -> NoiseLevel:
+    """Return the levels that a run of diffusers' schedulers visits, with the clean level.
+
+    levels: the full table of T noisy levels; row t of a scheduler's arrays is the level of step t + 1.
+    num_steps: n, from 1 to T.
+    spacing: "leading", rows k (T // n) + offset for k = 0 .. n - 1; "trailing", round(T - k T / n) - 1, which begins at the
+        last row; "linspace", both ends and evenly between, rounded.
+    offset: of "leading": `steps_offset` of the scheduler's config.
+    Raises ValueError for another spacing, and for more steps than there are.
+    Source: Lin et al. 2305.08891 table 2.
+
+    >>> [int(t) for t in gj.schedule.spaced(gj.schedule.linear(1000), 4, "leading", offset=1).t]
+    [0, 2, 252, 502, 752]
+    """
+    total = len(levels.t) - 1
+    if not 1 <= num_steps <= total:
+        raise ValueError(f"num_steps is {num_steps}; give a number from 1 to {total}")
+    if spacing == "leading":
+        rows = np.arange(num_steps) * (total // num_steps) + offset
+    elif spacing == "trailing":
+        rows = np.round(total - np.arange(num_steps) * (total / num_steps))[::-1].astype(int) - 1
+    elif spacing == "linspace":
+        rows = np.round(np.linspace(0, total - 1, num_steps)).astype(int)
+    else:
+        raise ValueError(f"spacing is {spacing!r}; there is leading, trailing, linspace")
+    if rows[-1] >= total:
+        raise ValueError(f"offset is {offset}, which leaves the table of {total} steps; give a smaller one")
+    return NoiseLevel(*(jnp.asarray(column)[np.append(0, rows + 1)] for column in levels))
 
 
 def _strided(num_steps: int, spec: str) -> list[int]:

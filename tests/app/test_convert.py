@@ -13,8 +13,10 @@ import pytest
 from flax import traverse_util
 
 from guided_jax import schedule
-from guided_jax.app import cli, convert, published
+from guided_jax.app import cli
 from guided_jax.app import run as runs
+from guided_jax.app.convert import adm as published
+from guided_jax.app.convert import command as convert
 from guided_jax.app.sample import checks, draw
 from guided_jax.app.sample import command as sample
 from guided_jax.app.sample.request import Method

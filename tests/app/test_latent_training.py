@@ -276,7 +276,10 @@ WRONG = {
         "--diffusion.architecture",
         "unet",
     ],
-    "--diffusion.network.dropout has no effect with --diffusion.architecture dit": ["--diffusion.network.dropout", "0.1"],
+    "--diffusion.network.dropout has no effect with --diffusion.architecture dit": [
+        "--diffusion.network.dropout",
+        "0.1",
+    ],
     "go together": ["--autoencoder.perceptual-weight", "0.1"],
     "is no trained judge; train one with": [
         *("--autoencoder.perceptual-weight", "0.1", "--autoencoder.perceptual-judge", "nowhere")
@@ -349,9 +352,10 @@ def test_the_perceptual_term_is_of_the_judge_that_is_named(place, tmp_path):
 @pytest.mark.parametrize("part", ["autoencoder", "diffusion"])
 def test_a_network_starts_from_that_of_another_run(place, part):
     run = runs.load(place / "run")
-    own = schema.from_dict({**schema.to_dict(getattr(run.experiment, part)), "init_from": str(place / "run")}, type(
-        getattr(run.experiment, part)
-    ))
+    own = schema.from_dict(
+        {**schema.to_dict(getattr(run.experiment, part)), "init_from": str(place / "run")},
+        type(getattr(run.experiment, part)),
+    )
     run = runs.assemble(schema.Experiment(**{**vars(run.experiment), part: own}), run.facts)
     assert "starts from the averaged weights of" in init_from.check(run, part, place / "elsewhere")
     state = networks.init_state(run, part, init_from.load(run, part))

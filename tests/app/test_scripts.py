@@ -14,10 +14,11 @@ from guided_jax.app import experiments, facts
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.sample import command as sample
-from guided_jax.app.sample import guidances
+from guided_jax.app.sample import guidance_rows, guidances
 from guided_jax.app.sample.labels import labels_of
 from guided_jax.app.train import command as train
 from guided_jax.storage import checkpoint, images, log
+from tests.app.test_published_run import WORSE
 from tests.scripts import NETWORKS, ROOT, SMALL, run_script
 
 
@@ -123,7 +124,7 @@ def test_sample(tiny, tmp_path, capsys, method):
     assert "samples.npz" in out
     pictures, labels = images.load_npz(tmp_path / "out" / "samples.npz")
     assert pictures.shape == (5, 8, 8, 1)
-    told = "--labels" in method or guidances.GUIDANCES[guidances.parse(method[1])[0]].labelled
+    told = "--labels" in method or guidance_rows.GUIDANCES[guidances.parse(method[1])[0]].labelled
     assert (labels != -1).all() if told else (labels == -1).all()
     if "--labels" in method:
         given = [word for word in method[method.index("--labels") + 1 :] if isinstance(word, int)]
@@ -133,10 +134,10 @@ def test_sample(tiny, tmp_path, capsys, method):
 
 def test_every_guidance_of_the_list_is_drawn_somewhere(capsys):
     code, out, _ = run_script(sample.main, ["--list"], capsys)
-    used = {guidances.parse(name)[0] for name in (*(method[1] for method in METHODS), *REST)}
+    used = {guidances.parse(name)[0] for name in (*(method[1] for method in METHODS), *REST, *WORSE)}
     assert code == 0
-    assert used == set(guidances.GUIDANCES)
-    assert all(name in out for name in (*guidances.GUIDANCES, *guidances.MODIFIERS))
+    assert used == set(guidance_rows.GUIDANCES)
+    assert all(name in out for name in (*guidance_rows.GUIDANCES, *guidances.MODIFIERS))
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import sampler_pages
 from benchmarks import tricks as benchmark
 from guided_jax import data, losses, model, parallel, sampler, schedule, training
-from guided_jax.app import experiments, facts, nll, trained_model, posthoc
+from guided_jax.app import experiments, facts, nll, posthoc, trained_model
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.sample import command as sample

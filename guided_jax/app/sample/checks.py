@@ -4,7 +4,7 @@ import numpy as np
 
 from guided_jax.app import facts
 from guided_jax.app import run as runs
-from guided_jax.app.sample import guidances, inverse, labels, samplers
+from guided_jax.app.sample import guidance_rows, guidances, inverse, labels, samplers
 from guided_jax.app.sample.request import Measurement, Method, Sampling, flatten, option
 from guided_jax.app.sample.resolve import variance_of
 
@@ -19,7 +19,7 @@ def check(options: Sampling, run: runs.Run) -> None:
     _check_sweep(options, run)
     _check_labels(options, run)
     _check_needs(options, run)
-    _check_clip(options.method)
+    _check_clip(options.method, run)
     if options.diagnose and run.self_conditioning:
         raise ValueError("--diagnose calls a network without its last x_0; leave it out for this run")
     samplers.levels_of(options.method, run.model.levels)
@@ -63,7 +63,7 @@ def _chosen(method: Method) -> set[str]:
 def _readers() -> dict[str, list[str]]:
     """Return option -> what reads it, for all options that only some methods read."""
     rows = (
-        {f"--guidance {name}": row.reads for name, row in guidances.GUIDANCES.items()}
+        {f"--guidance {name}": row.reads for name, row in guidance_rows.GUIDANCES.items()}
         | {
             "--sweep": ("sweep_seeds", "reference", "judge", "inception", "data_dir"),
             **dict.fromkeys(("--measure held-out", "--image held-out", OF_DATA), ("data_dir",)),
@@ -136,8 +136,10 @@ def _check_needs(options: Sampling, run: runs.Run) -> None:
         facts.check_classes(run.facts, f"--guidance {method.guidance}", "use classifier-free")
     if "classifier" in needs and run.classifier is None:
         raise ValueError("this model has no classifier of noisy examples; use another guidance")
-    if "variant" in needs and run.variant is None:
-        raise ValueError(f"this network has no attention to perturb; use another guidance than {method.guidance}")
+    for field in {"perturb_blocks", "skip_blocks", "exit_block"} & set(needs):
+        if field not in run.fields:
+            what = "attention to perturb" if field == "perturb_blocks" else f"{option(field)}"
+            raise ValueError(f"this network has no {what}; use another guidance than {method.guidance}")
     if "also" in needs and not method.also:
         raise ValueError("compose needs further labels; name them with --also")
     if "also" in needs and len(method.also_scale) not in (0, len(method.also)):
@@ -188,8 +190,11 @@ def _check_measurement(method: Method, run: runs.Run) -> None:
     inverse.make_operator(method.measurement, run.facts.image_shape)
 
 
-def _check_clip(method: Method) -> None:
+def _check_clip(method: Method, run: runs.Run) -> None:
     dynamic = guidances.is_dynamic(method)
+    if not run.bounded and (dynamic or method.clip_base):
+        what = "+dynamic" if dynamic else "--clip-base"
+        raise ValueError(f"{what} clips pixels, and this run works on latents, which have no range; leave it out")
     if method.clip_base and (dynamic or not method.clip):
         raise ValueError("--clip-base is for one clip before the guidance; leave out +dynamic and --no-clip")
     if dynamic and not method.clip:

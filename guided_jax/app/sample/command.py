@@ -54,7 +54,7 @@ def main(args: Sequence[str]) -> None:
     if "--list" in args:
         print(guidances.listing(), samplers.listing(), sep="\n\n")
         return
-    options = cli.parse(Sampling, "guided-jax sample", args, description=PAGE)
+    options = parse(args)
     if options.sweep.sweep is not None:
         from guided_jax.app.sweep import command as sweep  # with all that measures, which drawing alone does not need
 
@@ -67,6 +67,17 @@ def main(args: Sequence[str]) -> None:
     options = dataclasses.replace(options, num_samples=options.num_samples or NUM_SAMPLES)
     out = make_writer(options, run)(options)
     print(f"{out / 'samples.npz'} and {out / 'grid.png'}: {options.num_samples} images")
+
+
+def parse(args: Sequence[str]) -> Sampling:
+    """Return the request of a command line; with --preset the authors' options come first."""
+    options = cli.parse(Sampling, "guided-jax sample", args, description=PAGE)
+    if not options.preset:
+        return options
+    words = runs.preset(options.run)
+    if not words:
+        raise ValueError(f"{options.run} has no preset, which guided-jax convert writes; leave out --preset")
+    return cli.parse(Sampling, "guided-jax sample", [*words, *args], description=PAGE)
 
 
 def load_run(options: Sampling) -> runs.Run:

@@ -22,6 +22,7 @@ NONE = Pictures()
 def make_draw(run: runs.Run, request: Method, labelled: bool, diagnose: bool = False) -> Draw:
     """Return (params, key, label, scale, pictures) -> one image (H, W, C), a picture in [-1, 1].
 
+    With `run.decode_size` it is x_0, and pictures.image is too: `make_sampler` decodes and encodes a few at once.
     params: by name, "diffusion" and perhaps "classifier" and "bad". labelled: whether the label counts for a guidance that
     needs none. With `diagnose` the function returns (image, observations).
     """
@@ -35,21 +36,46 @@ def make_draw(run: runs.Run, request: Method, labelled: bool, diagnose: bool = F
             parts = parts._replace(operator=operators.mask(pictures.observed))
         denoise, step = _guided(recipe, parts)
         observe = _observer(recipe, parts, request) if diagnose else None
-        x_T = start(run, params["diffusion"], key_noise, schedule.at(recipe.levels, -1), pictures.image)
+        x_0 = pictures.image
+        if x_0 is not None and not run.decode_size:
+            x_0 = encode(run, params["diffusion"], key, x_0)
+        x_T = start(run, key_noise, schedule.at(recipe.levels, -1), x_0)
         drawn = sampler.sample(key_run, denoise, step, x_T, recipe.levels, observe)
         x_0, *observations = drawn if diagnose else (drawn,)
-        image = run.model.decode(params["diffusion"], x_0)
+        image = x_0 if run.decode_size else run.model.decode(params["diffusion"], x_0)
         return (image, *observations) if diagnose else image
 
     return draw
 
 
-def start(run: runs.Run, params: Any, key: Any, level: schedule.NoiseLevel, image: Any = None) -> Any:
-    """Return x_T = sigma eps of the level, or x_t = alpha x_0 + sigma eps where x_0 is an image that the run encodes."""
+def start(run: runs.Run, key: Any, level: schedule.NoiseLevel, x_0: Any = None) -> Any:
+    """Return x_T = sigma eps of the level, or x_t = alpha x_0 + sigma eps for the x_0 of an image."""
     eps = jax.random.normal(key, run.model.shape)
-    if image is None:
-        return level.sigma * eps
-    return forward.diffuse(run.model.encode(params, jax.random.fold_in(key, 1), image), eps, level)
+    return level.sigma * eps if x_0 is None else forward.diffuse(x_0, eps, level)
+
+
+def in_chunks(
+    fn: Callable[..., Any], devices: list[jax.Device], in_axes: tuple[int | None, ...], size: int, sharded: bool
+) -> Callable[..., np.ndarray]:
+    """Return fn of N examples, `size` at once on each device; in_axes: as of `parallel.parallel_map`."""
+    mapped = (parallel.sharded_map if sharded else parallel.parallel_map)(fn, devices, in_axes)
+
+    def call(*arguments: Any) -> np.ndarray:
+        count = next(len(argument) for argument, axis in zip(arguments, in_axes, strict=True) if axis == 0)
+        chunks = parallel.padded_chunks(count, min(size * len(devices), count))
+        found = []
+        for indices, rows in chunks:
+            given = (a[indices] if axis == 0 else a for a, axis in zip(arguments, in_axes, strict=True))
+            found.append(mapped(*given)[rows])
+        return np.concatenate(found)
+
+    return call
+
+
+def encode(run: runs.Run, params: Any, key: Any, image: Any) -> Any:
+    """Return x_0 of an image that an example starts from; key: of the example."""
+    key_noise, _, _ = jax.random.split(key, 3)
+    return run.model.encode(params, jax.random.fold_in(key_noise, 1), image)
 
 
 def _common(run: runs.Run, request: Method, labelled: bool) -> Parts:
@@ -112,12 +138,18 @@ def make_sampler(
     draw = make_draw(run, request, labelled, diagnose)
     mapped = parallel.sharded_map if sharded else parallel.parallel_map
     compiled = mapped(draw, devices, in_axes=(None, 0, 0, 0, 0))
+    size = run.decode_size or 0
+    decode = in_chunks(run.model.decode, devices, (None, 0), size, sharded)
+    encoded = in_chunks(functools.partial(encode, run), devices, (None, 0, 0), size, sharded)
 
     def call(params: Any, indices: Any, labels: Any, scales: Any, seed: int, pictures: Pictures = NONE) -> Drawn:
         keys = _keys(np.uint32(seed), indices)  # one program, and not one for each of its operations
         kind = np.int32 if run.facts.labelling == "class" else np.float32
+        if size and pictures.image is not None:
+            pictures = pictures._replace(image=encoded(params["diffusion"], keys, pictures.image))
         found = compiled(params, keys, labels.astype(kind), scales.astype(np.float32), pictures)
         x, observations = found if diagnose else (found, None)
+        x = decode(params["diffusion"], x) if size else x
         finite = np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
         return Drawn(preview.stored(x, run.facts, finite), finite, observations)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from guided_jax import sampler
 from guided_jax.app import run as runs
-from guided_jax.app.facts import Facts
+from guided_jax.app.facts import Facts, count_labels
 from guided_jax.app.sample import guidances
 from guided_jax.app.sample.request import Label, Sampling
 
@@ -25,6 +25,8 @@ def resolve_labels(options: Sampling, facts: Facts) -> Sampling:
 
     Of a run with several labels an image, each becomes the tuple of their numbers; of one with vectors, of its numbers.
     """
+    if options.balanced:
+        options = dataclasses.replace(options, labels=_every_class(options, facts))
     kinds: dict[str, Callable[[Facts, Label], Any]] = {"class": number_of, "labels": numbers_of, "vector": vector_of}
     number, method = functools.partial(kinds[facts.labelling], facts), options.method
     labels = None if options.labels is None else tuple(map(number, options.labels))
@@ -32,6 +34,15 @@ def resolve_labels(options: Sampling, facts: Facts) -> Sampling:
     negative = None if method.negative is None else number(method.negative)
     method = dataclasses.replace(method, any_of=any_of, also=also, negative=negative)
     return dataclasses.replace(options, labels=labels, method=method)
+
+
+def _every_class(options: Sampling, facts: Facts) -> tuple[Label, ...]:
+    """Return every class once, for --balanced; ValueError beside --labels, and for a run without classes."""
+    if options.labels:
+        raise ValueError("--balanced stands in the place of --labels; give one of the two")
+    if facts.labelling != "class":
+        raise ValueError(f"--balanced is for classes, and this run has {count_labels(facts)}; name --labels")
+    return tuple(range(facts.num_classes))
 
 
 def number_of(facts: Facts, label: Label) -> int:

@@ -52,16 +52,16 @@ class Parts(NamedTuple):
     pair: tuple[Denoiser, Denoiser] | None = None
     observed: bool = False
 
-    def model(self, label: Any, perturb: Any = None) -> Denoiser:
-        """Return the run's denoiser for a label; perturb: another attention, as of `models.perturbation`."""
-        return self._denoiser(self.run.raw(label), perturb)
+    def model(self, label: Any) -> Denoiser:
+        """Return the run's denoiser for a label."""
+        return self._denoiser(self.run.raw(label))
 
-    def _denoiser(self, raw: Any, perturb: Any = None) -> Denoiser:
-        return self._of_condition(self.run.model.condition(self.params["diffusion"], raw), perturb)
+    def _denoiser(self, raw: Any, **fields: Any) -> Denoiser:
+        return self._of_condition(self.run.model.condition(self.params["diffusion"], raw), **fields)
 
-    def _of_condition(self, condition: Any, perturb: Any = None) -> Denoiser:
+    def _of_condition(self, condition: Any, **fields: Any) -> Denoiser:
         estimate = self.estimate if self.run.self_conditioning else None
-        made = runs.make_denoiser(self.run, self.params["diffusion"], condition, perturb, self.low_res, estimate)
+        made = runs.make_denoiser(self.run, self.params["diffusion"], condition, fields, self.low_res, estimate)
         return guidance.clip(made, -self.run.bound, self.run.bound) if self.clips_inside else made
 
     def paired(self, guide: Callable[["Parts"], Denoiser]) -> Denoiser:
@@ -103,9 +103,12 @@ class Parts(NamedTuple):
     def _uses_label(self) -> bool:
         return self.labelled or self.run.model.null is None
 
-    def plain(self, perturb: Any = None) -> Denoiser:
-        """Return the model for a guidance that needs no label: with the label if labels were given, or there is no null."""
-        return self._denoiser(self.run.raw(self.label) if self._uses_label else self.run.model.null, perturb)
+    def plain(self, **fields: Any) -> Denoiser:
+        """Return the model for a guidance that needs no label: with the label if labels were given, or there is no null.
+
+        fields: of its module that are changed, as of `Run.variant`.
+        """
+        return self._denoiser(self.run.raw(self.label) if self._uses_label else self.run.model.null, **fields)
 
     @property
     def bad_model(self) -> Denoiser:

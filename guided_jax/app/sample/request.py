@@ -89,6 +89,8 @@ class Method:
     """+interval: guide above this sigma / alpha."""
     interval_high: float = 5.0
     """+interval: guide up to this sigma / alpha."""
+    guided_channels: int = 3
+    """+channels: how many channels of x are guided, the first ones; 3 of 4 for DiT and SiT, as their authors did."""
     rescale_mix: float = 0.7
     """+rescale: 0 changes nothing, 1 rescales in full."""
     negative: Label | None = None
@@ -97,6 +99,12 @@ class Method:
     """projected: of the direction, over the steps."""
     radius: float = 2.5
     """projected: the direction's greatest length."""
+    perturb_blocks: tuple[str, ...] = ()
+    """perturbed-attention, smoothed-energy: the blocks whose attention is replaced. Default: the middle one."""
+    skip_blocks: tuple[str, ...] = ()
+    """skip-layer: the blocks that are left out. Default: an eighth of them after the first 7/24, as for SD 3.5."""
+    exit_block: str | None = None
+    """internal: the block after which the bad model's output is read. Default: the one with a head, or the middle one."""
     blur: float = 1.0
     """self-attention: the standard deviation of the blur of x_0, in pixels."""
     bad: Path | None = None
@@ -131,6 +139,8 @@ class Sampling:
 
     run: tyro.conf.Positional[Path]
     """A run directory, as `guided-jax train` and `guided-jax convert` make it."""
+    preset: bool = False
+    """Draw as the authors of a published model did; options that are given as well count more."""
     method: tyro.conf.OmitArgPrefixes[Method] = dataclasses.field(default_factory=Method)
     scale: tuple[float, ...] = (1.0,)
     """Guidance strength: 0 ignores the label, 1 is the exact conditional, above 1 is sharper. Several: one for each
@@ -138,6 +148,8 @@ class Sampling:
     labels: tuple[Label, ...] | None = None
     """Classes, by number or by name, in turn over the samples. Where pictures have several labels at once, 3,7 for each
     sample, or none; where they have a vector, 0.3,1.2. Default: drawn by the data's frequencies."""
+    balanced: bool = False
+    """As many samples of each class, in turn, in the place of --labels."""
     base_samples: Path | None = None
     """For an upsampler: the samples.npz of low-resolution pictures, in turn; their labels too, without --labels."""
     num_samples: int | None = None
@@ -170,7 +182,10 @@ NOT_RECORDED = ("out", "overwrite", "devices", "batch_size", "shard_parameters",
 
 
 # Recorded only where they are not the default: older requests were written when there was no other choice.
-NEWER = ("checkpoint", "image", "strength", "mask")
+NEWER = (
+    *("checkpoint", "image", "strength", "mask", "guided_channels", "perturb_blocks", "skip_blocks", "exit_block"),
+    *("balanced", "preset"),
+)
 
 
 def recorded(options: Sampling) -> dict[str, Any]:

@@ -118,6 +118,14 @@ GRIDS: dict[str, tuple[str, Callable[[NoiseLevel, int, Method], NoiseLevel]]] = 
         "evenly in (sigma / alpha)^(1/7), up to --sigma-max [EDM]",
         lambda table, steps, k: grid.karras(table, steps, sigma_max=k.sigma_max),
     ),
+    "leading": (
+        "training steps T // n apart from the first one, the last ones left out: diffusers' for DiT",
+        lambda table, steps, k: schedule.spaced(table, steps, "leading"),
+    ),
+    "trailing": (
+        "training steps T / n apart from the last one [Lin 2305.08891]",
+        lambda table, steps, k: schedule.spaced(table, steps, "trailing"),
+    ),
 }
 RESPACED = "of the training steps themselves, by ADM's rules for --steps: 50, ddim50, or 10,15,20"
 

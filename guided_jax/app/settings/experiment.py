@@ -162,7 +162,7 @@ class Autoencoder(Training):
     distance: Literal["l1", "l2"] = "l1"
     """Of a picture from its reconstruction: the mean absolute, or squared, difference."""
     kl_weight: float = 1e-6
-    """Weight of the Kullback-Leibler divergence of a latent from standard normal noise, in nats per number of the picture."""
+    """Weight of the Kullback-Leibler divergence of a latent from normal noise, in nats per number of the picture."""
     perceptual_weight: float = 0.0
     """Weight of the distance between the features that a judge has of a picture and of its reconstruction."""
     perceptual_judge: Path | None = None

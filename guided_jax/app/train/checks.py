@@ -41,11 +41,13 @@ def _check_architecture(diffusion: schema.Diffusion) -> None:
             f"{diffusion.architecture}; leave it out"
         )
     if diffusion.architecture == "dit" and diffusion.low_res:
-        raise ValueError("--diffusion.low-res is for an upsampler, which --diffusion.architecture dit cannot be; use unet")
+        raise ValueError(
+            "--diffusion.low-res is for an upsampler, which --diffusion.architecture dit cannot be; use unet"
+        )
 
 
 def _check_autoencoder(experiment: schema.Experiment) -> None:
-    """Raise ValueError for what cannot be trained on latents, and for settings of an autoencoder that exclude one another."""
+    """Raise ValueError for what cannot be trained on latents, and for settings of an autoencoder that need one another."""
     own = experiment.autoencoder
     if not experiment.latent:
         return

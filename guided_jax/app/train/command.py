@@ -112,16 +112,14 @@ def _fit_parts(
     measured: sample_metrics.SampleMetrics | None,
 ) -> bool:
     """Train the networks, those of latents on the latents of the autoencoder; return whether all reached their end."""
-    pictures = networks.pictures_of(run.experiment)
-    for part in parts:
-        if part not in pictures and not isinstance(sources, latents.Kept):
-            kept = latents.keep(run, out, sources, stop)
-            if kept is None:
-                return False
-            sources = kept
-        if not _fit(run, part, sources, out, stop, measured):
-            return False
-    return True
+    of_pictures = [part for part in parts if part in networks.pictures_of(run.experiment)]
+    if not all(_fit(run, part, sources, out, stop, measured) for part in of_pictures):
+        return False
+    of_latents = [part for part in parts if part not in of_pictures]
+    kept = latents.keep(run, out, sources, stop) if of_latents else None
+    return not of_latents or (
+        kept is not None and all(_fit(run, part, kept, out, stop, measured) for part in of_latents)
+    )
 
 
 def _fit(

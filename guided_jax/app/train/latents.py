@@ -171,9 +171,7 @@ def _compute(
             mirrored = (rows >= len(source))[:, None, None, None]
             found = encode(data.scale(np.where(mirrored, image[:, :, ::-1], image)))[new]
             if not np.isfinite(found.astype(written.dtype)).all():
-                raise ValueError(
-                    f"a latent does not fit into --autoencoder.latent-dtype {written.dtype}; give float32"
-                )
+                raise ValueError(f"a latent does not fit into --autoencoder.latent-dtype {written.dtype}; give float32")
             written[rows[new]] = found
             bar.update(len(found))
     return True
@@ -184,12 +182,12 @@ def whiten(moments: np.ndarray, step: int) -> own.Whitening:
 
     moments: (N, h, w, 2 c). The variance of z is the mean of its posterior variances and the variance of their means.
     """
-    count, total, square = 0, 0.0, 0.0
+    count, total, square = 0, np.zeros(moments.shape[-1] // 2), np.zeros(moments.shape[-1] // 2)
     for start in range(0, len(moments), 4096):
         mean, std = np.split(np.asarray(moments[start : start + 4096], np.float64), 2, axis=-1)
         count += mean[..., 0].size
-        total = total + mean.sum((0, 1, 2))
-        square = square + (mean**2 + std**2).sum((0, 1, 2))
+        total += mean.sum((0, 1, 2))
+        square += (mean**2 + std**2).sum((0, 1, 2))
     shift = total / count
     std = np.sqrt(np.maximum(square / count - shift**2, 1e-12))
     return own.Whitening(step, tuple(map(float, shift)), tuple(map(float, 1 / std)))

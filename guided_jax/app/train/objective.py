@@ -6,8 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from guided_jax import losses, training
-from guided_jax.app import trained_model
 from guided_jax.app import run as runs
+from guided_jax.app import trained_model
 from guided_jax.app.train.held_out import Loss
 from guided_jax.losses import times
 from guided_jax.storage import images

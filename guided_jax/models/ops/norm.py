@@ -1,4 +1,4 @@
-"""Group norm, in float32 whatever the compute dtype, in the order of sums that the backend does fast."""
+"""Group and layer norm, in float32 whatever the compute dtype, in the order of sums that the backend does fast."""
 
 import flax.linen as nn
 import jax
@@ -85,3 +85,11 @@ def group_norm(
             "choose a model_channels whose multiples divide, or a smaller num_groups."
         )
     return GroupNorm(num_groups, axes, epsilon, name=name)(x)
+
+
+def layer_norm(x: Float[Array, "*batch c"], epsilon: float) -> Float[Array, "*batch c"]:
+    """(x - mean) / sqrt(var + epsilon) over the channels, without parameters."""
+    h = x.astype(jnp.float32)
+    centred = h - h.mean(-1, keepdims=True)
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    return (centred * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)

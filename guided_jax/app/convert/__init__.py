@@ -1,0 +1,1 @@
+"""`guided-jax convert`: a run directory of published weights, which `guided-jax sample` takes like any other."""

@@ -1,0 +1,129 @@
+"""Make a run directory of published weights, which `guided-jax sample` takes."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from guided_jax.app import cli
+from guided_jax.app.convert import adm, presets, published
+from guided_jax.app.translate import translate_errors
+from guided_jax.pretrained import readers
+from guided_jax.pretrained.adm import read_state_dict
+from guided_jax.pretrained.published import read
+
+PAGE = """
+usage: guided-jax convert WEIGHTS --out RUN [OPTIONS]
+
+Make a run directory of published weights, which guided-jax sample takes like any other: a folder
+of diffusers with a DiT, or a file of a DiT, a SiT, an EDM2 (.pkl) or an ADM. Nothing in the files
+is executed; every weight that is missing, surplus or misshapen is named.
+
+  guided-jax convert DiT-XL-2-256/ --out runs/dit
+  guided-jax convert DiT-XL-2-256x256.pt --autoencoder sd-vae-ft-ema/ --out runs/dit
+  guided-jax convert 64x64_diffusion.pt --classifier-weights 64x64_classifier.pt --out runs/adm64
+
+  --out RUN                   the run directory that is made
+  --autoencoder PATH          of a file of a latent model: the folder or file of its autoencoder
+  --family dit|sit|repa       of a file whose name does not tell
+  --like diffusers            that library's numbers where they are not those of the authors
+  --dtype bfloat16            half the memory
+  --config FILE               of other sizes than published: JSON with the constructors' arguments
+  --model NAME, --classifier-weights FILE, --classifier NAME    ADM: see --help-all
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Make a run directory of published weights."""
+
+    weights: tyro.conf.Positional[Path]
+    """A folder of diffusers with a DiT; or a file of weights: .pt, .safetensors or .npz, or .pkl of EDM2."""
+    out: Path
+    """The run directory that is made."""
+    autoencoder: Path | None = None
+    """DiT, SiT and EDM2 files: the folder or file of the autoencoder, such as sd-vae-ft-ema. Without it the run draws
+    latents."""
+    family: Literal["dit", "sit", "repa"] | None = None
+    """DiT and SiT files, whose weights look alike: which they are of. Default: what the file's name says."""
+    like: Literal["original", "diffusers"] = "original"
+    """DiT: the numbers of the authors, or those of diffusers, which are not the same."""
+    variant: str | None = None
+    """Folders: which of several files of weights, such as fp16."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """DiT, SiT and EDM2: the type of the weights and of the networks' computation."""
+    model: str | None = None
+    """ADM: which published model they are of, such as 256x256_diffusion_uncond. Default: the name of the file."""
+    classifier_weights: Path | None = None
+    """ADM: the noisy classifier, in a file of the same kinds."""
+    classifier: str | None = None
+    """ADM: which published classifier. Default: the name of its file."""
+    config: Path | None = None
+    """For weights of another size, a JSON file with the constructor's arguments; of ADM: unet, and perhaps classifier,
+    schedule (linear or cosine), num_steps, low_res."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Read the weights, check every one of them, and write config.json and the checkpoints."""
+    options = cli.parse(Convert, "guided-jax convert", args, description=PAGE)
+    if is_adm(options):
+        check_unused(options, ("autoencoder", "family", "like", "variant", "dtype"), "an ADM model")
+        convert_adm(options)
+    else:
+        check_unused(options, ("model", "classifier_weights", "classifier"), "a DiT, SiT or EDM2")
+        convert_published(options)
+
+
+def is_adm(options: Convert) -> bool:
+    """Return whether the weights are of ADM: a file that is no pickle of EDM2, and holds no transformer."""
+    if options.model or options.classifier_weights or options.classifier:
+        return True
+    if options.weights.is_dir() or options.weights.suffix == ".pkl" or not options.weights.exists():
+        return False
+    return "x_embedder.proj.weight" not in readers.read_state_dict(options.weights)
+
+
+def check_unused(options: Convert, names: Sequence[str], what: str) -> None:
+    """Raise ValueError for an option that weights of this kind ignore."""
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    for name in names:
+        if getattr(options, name) != defaults[name]:
+            raise ValueError(f"--{name.replace('_', '-')} has no effect on {what}; leave it out")
+
+
+def convert_published(options: Convert) -> None:
+    """Write the run of a DiT, a SiT or an EDM2, and print how its authors sampled it."""
+    words = {"give its config": "give its --config", "name its family": "name its --family"}
+    with translate_errors(words):
+        config = published.read_config(options.config)
+        description, weights = read(
+            options.weights, options.autoencoder, config, options.family, options.like, options.variant
+        )
+    published.write(options.out, description, weights, options.dtype)
+    preset = presets.of(description)
+    print(f"{options.out}: sample it as its authors did: guided-jax sample {options.out} --preset")
+    print(f"which stands for {' '.join(preset.options)}\n{preset.note}")
+
+
+def convert_adm(options: Convert) -> None:
+    """Write the run of an ADM model, and print how its authors sampled it."""
+    model = adm_architecture(options)
+    if options.classifier_weights and model.classifier is None:
+        raise ValueError(f"{options.config} says nothing of a classifier; add its arguments under classifier")
+    adm.check_free(options.out, model)
+    weights = read_state_dict(options.weights)
+    classifier = read_state_dict(options.classifier_weights) if options.classifier_weights else None
+    adm.write(options.out, model, weights, classifier)
+    print(f"{options.out}: sample it as its authors did: {adm.command(options.out, model, classifier is not None)}")
+
+
+def adm_architecture(options: Convert) -> adm.Architecture:
+    """Return what the options say that the weights of an ADM model are of."""
+    if options.config is not None:
+        if options.model or options.classifier:
+            raise ValueError("--config stands in the place of --model and --classifier; give one of the two")
+        return adm.read(options.config)
+    own = options.classifier_weights.stem if options.classifier_weights else None
+    return adm.named(options.model or options.weights.stem, options.classifier or own)

@@ -1,0 +1,52 @@
+"""The run of a published model: what `guided-jax convert` writes of a checkpoint, and what the commands draw from."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from guided_jax.app import networks
+from guided_jax.app.facts import Facts
+from guided_jax.model import Model
+from guided_jax.pretrained import published
+from guided_jax.pretrained.published import Description
+
+DECODE_SIZE = 4  # pictures that the decoder makes at once on each device: it needs more memory than all steps before
+
+
+def facts_of(description: Description) -> Facts:
+    """Return what the checkpoint tells of the data: its shape and classes, all of them equally frequent.
+
+    A model of latents without its autoencoder draws arrays.
+    """
+    shape = published.image_shape(description)
+    kind: Any = "pictures" if description.latents is not None or shape[-1] in (1, 3) else "arrays"
+    classes = published.count_classes(description) or 1
+    names = description.class_names
+    return Facts(shape, classes, (1 / classes,) * classes, class_names=names, kind=kind)
+
+
+def is_conditional(description: Description) -> bool:
+    """Return whether the network takes a class."""
+    return bool(published.count_classes(description))
+
+
+def fields(description: Description) -> dict[str, Any]:
+    """Return the fields of the module that a guidance may change, with their usual values."""
+    return networks.fields_of(published.make_parts(description).network)
+
+
+def make_model(description: Description, dtype: str) -> Model:
+    """Return the model; its raw condition is the class."""
+    return published.make_model(description, jnp.dtype(dtype))
+
+
+def make_variant(description: Description, dtype: str, fields: Any, low_res: Any = None, estimate: Any = None) -> Any:
+    """Return `Model.network` with other fields of its module; as `Run.variant`, but for an upsampler and an estimate."""
+    if low_res is not None or estimate is not None:
+        raise ValueError("a published model takes no low-resolution picture and no estimate")
+    return published.make_model(description, jnp.dtype(dtype), lambda module: module.clone(**fields)).network
+
+
+def prepare(description: Description, dtype: str, part: str, params: Any) -> Any:
+    """Return the params as the networks compute with them, for a drawing to make once, before its steps."""
+    return published.prepare(description, params, jnp.dtype(dtype))

@@ -1,0 +1,33 @@
+"""Published diffusion models as `Model`s: what a checkpoint says of itself, and the model that it describes.
+
+`loading` reads files, `description` is what it finds as plain data, `families` builds the model of a description.
+"""
+
+from guided_jax.pretrained.published.description import Description, Latents, of_json
+from guided_jax.pretrained.published.families import (
+    check_description,
+    count_classes,
+    image_shape,
+    make_model,
+    make_parts,
+    param_shapes,
+    prepare,
+)
+from guided_jax.pretrained.published.loading import import_weights, infer_config, load, read
+
+__all__ = [
+    "Description",
+    "Latents",
+    "check_description",
+    "count_classes",
+    "image_shape",
+    "import_weights",
+    "infer_config",
+    "load",
+    "make_model",
+    "make_parts",
+    "of_json",
+    "param_shapes",
+    "prepare",
+    "read",
+]

@@ -1,0 +1,157 @@
+"""The model of a description: which network it is, what the network takes as its time, and what it predicts.
+
+    params = {"network": variables of the network, "autoencoder": variables of the AutoencoderKL of a latent model}
+
+Sources: [DiT] Peebles & Xie 2212.09748, [SiT] Ma et al. 2401.08740, [REPA] Yu et al. 2410.06940, [EDM2] Karras et al.
+2312.02696, [LDM] Rombach et al. 2112.10752.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from guided_jax import schedule
+from guided_jax.model import Model
+from guided_jax.models import latent, prepare_params
+from guided_jax.pretrained import autoencoder, dit, edm2
+from guided_jax.pretrained.published import levels as tables
+from guided_jax.pretrained.published.description import Description
+from guided_jax.schedule import NoiseLevel
+
+FLOW_LEVELS = 1000  # SiT is trained on all t in [0, 1]; a table that is dense enough to be interpolated
+SIGMA_MIN, SIGMA_MAX, EDM2_LEVELS = 0.002, 80.0, 1000  # [EDM2] is trained on all sigma, and sampled between these
+
+
+class Parts(NamedTuple):
+    """The Flax modules of a description; autoencoder: None for a model of pixels."""
+
+    network: Any
+    autoencoder: Any = None
+
+
+def make_parts(description: Description, dtype: Any = None) -> Parts:
+    """Return the modules, which compute in `dtype`, None for float32; ValueError for a configuration of none."""
+    if description.family == "edm2":
+        network: Any = edm2.make_network(description.network, dtype=dtype)
+    else:
+        arguments = {name: value for name, value in description.network.items() if name != "internal_head"}
+        network = dit.make_network(arguments, like=description.like, dtype=dtype)
+        network = network.clone(internal_head=description.network.get("internal_head"))
+    latents = description.latents
+    return Parts(network, None if latents is None else autoencoder.make_autoencoder(latents.autoencoder, dtype=dtype))
+
+
+def make_model(
+    description: Description, dtype: Any = None, change: Callable[[Any], Any] = lambda network: network
+) -> Model:
+    """Return the model of a description.
+
+    dtype: of the networks' computation, float32 if None. change: network -> the module in its place, with the same
+    parameters, such as one with another attention.
+    """
+    parts = make_parts(description, dtype)
+    module = change(parts.network)
+    model = _edm2(module, description) if description.family == "edm2" else _transformer(module, description)
+    if parts.autoencoder is None:
+        return model
+    latents = description.latents
+    assert latents is not None
+    around = (parts.autoencoder, np.asarray(latents.shift), np.asarray(latents.scale), latents.image_range)
+    return model._replace(encode=latent.make_encode(*around), decode=latent.make_decode(*around))
+
+
+def _transformer(module: Any, description: Description) -> Model:
+    """Return the model of a DiT, which predicts eps, or of a SiT, which predicts a velocity."""
+    common: dict[str, Any] = {"shape": (*_sides(module.input_size), module.in_channels), "null": module.num_classes}
+    if description.family == "dit":
+        table = tables.of_scheduler(description.schedule)
+        predicted = tables.parameterization_of(description.schedule)
+        learned = module.out_channels == 2 * module.in_channels
+        return Model(_call(module), table, predicted, learned, **common)
+    backwards = (
+        description.family == "sit"
+    )  # [SiT] counts from the noise, its velocity is x_0 - eps; [REPA] as `flow` does
+
+    def network(params: PyTree, x: Array, time: Array, label: Any) -> Array:
+        output = module.apply(params["network"], x, time, label)[..., : module.in_channels]
+        return -output if backwards else output
+
+    time = _data_share if backwards else _noise_share
+    return Model(network, schedule.flow(FLOW_LEVELS), "flow", time=time, **common)
+
+
+def _edm2(module: Any, description: Description) -> Model:
+    """Return the model of [EDM2]: F of EDM's preconditioning. It was trained without dropping labels: no null label."""
+    if description.network.get("sigma_data", 0.5) != 0.5:
+        raise ValueError(f"sigma_data is {description.network['sigma_data']}; only EDM2's own, 0.5, is supported")
+    table = schedule.karras(EDM2_LEVELS, SIGMA_MIN, SIGMA_MAX)
+    size, channels = description.network["img_resolution"], description.network["img_channels"]
+    return Model(_call(module), table, "edm", shape=(size, size, channels))
+
+
+def _call(module: Any) -> Callable[[PyTree, Array, Any, Any], Array]:
+    return lambda params, x, time, label: module.apply(params["network"], x, time, label)
+
+
+def _data_share(level: NoiseLevel) -> Array:
+    """alpha = 1 - t, the time of [SiT]: 0 is noise, 1 data."""
+    return jnp.asarray(level.alpha)
+
+
+def _noise_share(level: NoiseLevel) -> Array:
+    """sigma = t, the time of [REPA]: 1 is noise, 0 data."""
+    return jnp.asarray(level.sigma)
+
+
+def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def count_classes(description: Description) -> int | None:
+    """Return how many classes the network takes, None for one without."""
+    if description.family == "edm2":
+        return description.network.get("label_dim") or None
+    return make_parts(description).network.num_classes
+
+
+def image_shape(description: Description) -> tuple[int, int, int]:
+    """Return the shape of the images that the model draws, (height, width, channels); of x where nothing decodes it."""
+    height, width, channels = make_model(description).shape
+    decoder = make_parts(description).autoencoder
+    if decoder is None:
+        return height, width, channels
+    factor = 2 ** (len(decoder.block_out_channels) - 1)
+    return factor * height, factor * width, decoder.out_channels
+
+
+def param_shapes(description: Description) -> PyTree:
+    """Return the parameters of a description as shapes; nothing is allocated."""
+    parts = make_parts(description)
+    of_network = edm2.shapes if description.family == "edm2" else dit.shapes
+    found = {"network": of_network(parts.network)}
+    return found if parts.autoencoder is None else {**found, "autoencoder": autoencoder.shapes(parts.autoencoder)}
+
+
+def prepare(description: Description, params: PyTree, dtype: Any = None) -> PyTree:
+    """Return the params as the networks compute with them: see `models.prepare_params`. Once, before a loop of steps."""
+    module, shape = make_parts(description, dtype).network, make_model(description).shape
+    x, zero = jax.ShapeDtypeStruct((1, *shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
+    label = jax.ShapeDtypeStruct((1,), jnp.int32)
+    return {**params, "network": prepare_params(module, params["network"], x, zero, label)}
+
+
+def check_description(description: Description) -> None:
+    """Raise ValueError for a description whose networks cannot be made, or do not fit each other."""
+    model = make_model(description)
+    if description.latents is None:
+        return
+    channels = description.latents.autoencoder.get("latent_channels", 4)
+    if channels != model.shape[-1]:
+        raise ValueError(
+            f"the autoencoder's latents have {channels} channels, and the network works on {model.shape[-1]}; "
+            "give the autoencoder that it was trained with"
+        )

@@ -1,0 +1,210 @@
+"""From the files of a published model to its description and its weights; nothing in a file is ever executed."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import PyTree
+
+from guided_jax.model import Model
+from guided_jax.pretrained import autoencoder, dit, edm2, readers, weight_files
+from guided_jax.pretrained.published.description import Description, Latents
+from guided_jax.pretrained.published.families import check_description, make_model
+
+Weights = dict[str, Mapping[str, np.ndarray]]  # "network" and perhaps "autoencoder" -> torch key -> array
+TRANSFORMERS = ("Transformer2DModel", "DiTTransformer2DModel")  # the class of a DiT, in old folders and in new ones
+HEAD_WIDTHS = {1152: 72}  # of DiT-XL and SiT-XL; the smaller ones have 64
+EDM2_MEAN, EDM2_STD = (5.81, 3.25, 0.12, -2.15), (4.17, 4.62, 3.71, 3.28)  # of the codes of sd-vae-ft-mse [EDM2]
+
+
+def load(
+    path: str | Path,
+    dtype: Any = None,
+    *,
+    autoencoder: str | Path | None = None,
+    config: Mapping[str, Any] | None = None,
+    family: str | None = None,
+    like: str = "original",
+    variant: str | None = None,
+) -> tuple[Model, PyTree]:
+    """Return (model, params) of a published checkpoint.
+
+    path: a folder in the layout of diffusers; a .safetensors, .pt or .npz file of a DiT or SiT; or a .pkl of EDM2, which
+        is never executed.
+    dtype: of the parameters and of the networks' computation, such as jnp.bfloat16; float32 if None.
+    autoencoder: of a single file, the folder or file of its autoencoder. Without it the model draws latents.
+    config: of a single file, the arguments of the network's constructor, where they are not those of a published model.
+    family: of a single file, "dit", "sit" or "repa", where its name does not tell.
+    like: "diffusers" repeats the numbers of that library where they are not those of the authors.
+    variant: of a folder, such as "fp16", which of its files of weights; those without a variant if None.
+    Raises ValueError for files of another kind, and naming every weight that is missing, surplus or misshapen.
+    """
+    description, weights = read(path, autoencoder, config, family, like, variant)
+    return make_model(description, dtype), import_weights(description, weights, dtype)
+
+
+def import_weights(description: Description, weights: Weights, dtype: Any = None) -> PyTree:
+    """Return the params of a description, read one tensor at a time; ValueError for weights that do not fit it."""
+    own = {"dtype": dtype}
+    if description.family == "edm2":
+        found = {"network": edm2.load(description.network, weights["network"], **own)[1]}
+    else:
+        arguments = {name: value for name, value in description.network.items() if name != "internal_head"}
+        found = {"network": dit.load(arguments, weights["network"], like=description.like, **own)[1]}
+    if description.latents is not None:
+        found["autoencoder"] = autoencoder.load(description.latents.autoencoder, weights["autoencoder"], **own)[1]
+    return found
+
+
+def read(
+    path: str | Path,
+    autoencoder: str | Path | None = None,
+    config: Mapping[str, Any] | None = None,
+    family: str | None = None,
+    like: str = "original",
+    variant: str | None = None,
+) -> tuple[Description, Weights]:
+    """Return (description, weights) of a published checkpoint; arguments and errors as for `load`."""
+    path = Path(path)
+    if like not in ("original", "diffusers"):
+        raise ValueError(f"like is {like!r}; there is original, diffusers")
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file or folder {path}")
+    if path.is_dir():
+        if autoencoder or config or family:
+            raise ValueError(
+                f"{path} is a folder, which says itself what it holds; leave out the description of a file"
+            )
+        found = _read_folder(path, like, variant)
+    elif variant:
+        raise ValueError(f"{path} is a file, which has no variants; leave out {variant!r}")
+    elif path.suffix == ".pkl":
+        found = _read_edm2(path, autoencoder)
+    else:
+        found = _read_transformer(path, autoencoder, config, family, like)
+    check_description(found[0])
+    return found
+
+
+def _read_folder(path: Path, like: Any, variant: str | None) -> tuple[Description, Weights]:
+    """Return what a folder of diffusers holds: a DiT, its autoencoder and its scheduler."""
+    index = _read_json(path / "model_index.json", "model_index.json, which a folder of diffusers has")
+    kind = (index.get("transformer") or [None, None])[1]
+    if kind not in TRANSFORMERS:
+        raise ValueError(f"{path} holds a {index.get('_class_name')}; DiTPipeline is read from a folder")
+    parts = {name: _read_json(path / name / "config.json") for name in ("transformer", "vae")}
+    scheduler = _read_json(path / "scheduler" / "scheduler_config.json")
+    names = _class_names(index.get("id2label"), parts["transformer"].get("num_embeds_ada_norm", 1000))
+    latents = _latents_of(parts["vae"])
+    weights = {
+        name: readers.read_state_dict(weight_files.find_weights(path / part))
+        for name, part in (("network", "transformer"), ("autoencoder", "vae"))
+    }
+    return Description("dit", parts["transformer"], scheduler, latents, like, names), weights
+
+
+def _read_edm2(path: Path, autoencoder: str | Path | None) -> tuple[Description, Weights]:
+    from guided_jax.pretrained import pickles
+
+    found = pickles.read(path)
+    weights: Weights = {"network": found["state_dict"]}
+    config, latents = found["config"], None
+    if autoencoder is not None:
+        arguments, weights["autoencoder"] = _read_autoencoder(Path(autoencoder))
+        shift, scale = EDM2_MEAN, tuple(config.get("sigma_data", 0.5) / std for std in EDM2_STD)
+        latents = Latents(arguments, shift, scale, image_range=(0.0, 1.0))
+    return Description("edm2", config, latents=latents), weights
+
+
+def _read_transformer(
+    path: Path, autoencoder: str | Path | None, config: Mapping[str, Any] | None, family: str | None, like: Any
+) -> tuple[Description, Weights]:
+    """Return the DiT or SiT of a single file; its numbers of layers and channels are those of its tensors."""
+    state = readers.read_state_dict(path)
+    if "x_embedder.proj.weight" not in state:
+        first = ", ".join(list(state)[:3])
+        raise ValueError(f"{path} holds no DiT or SiT: it has no x_embedder.proj.weight, and begins with {first}")
+    family = family or _family_of(path, state)
+    arguments = dict(config) if config is not None else infer_config(state)
+    if any(key.startswith("final_layer_xr.") for key in state):  # the head of internal guidance; blocks count from 1
+        arguments["internal_head"] = arguments.get("encoder_depth", 8) - 1
+    weights: Weights = {"network": state}
+    latents = None
+    if autoencoder is not None:
+        of_autoencoder, weights["autoencoder"] = _read_autoencoder(Path(autoencoder))
+        latents = _latents_of(of_autoencoder)
+    return Description(family, arguments, {}, latents, like), weights  # type: ignore[arg-type]
+
+
+def infer_config(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return the arguments of the constructor of a DiT or SiT, read off the shapes of its tensors.
+
+    ValueError for a width that no published model has, since the number of heads leaves no trace in the shapes.
+    """
+    width, channels, patch, _ = np.shape(state_dict["x_embedder.proj.weight"])
+    depth = 1 + max(int(found[1]) for key in state_dict if (found := re.match(r"blocks\.(\d+)\.", key)))
+    outputs = np.shape(state_dict["final_layer.linear.weight"])[0] // patch**2
+    head = HEAD_WIDTHS.get(width, 64)
+    if width % head:
+        raise ValueError(f"the network is {width} wide, which no published DiT or SiT is; give its config")
+    return {
+        "input_size": patch * math.isqrt(np.shape(state_dict["pos_embed"])[1]),
+        "patch_size": patch,
+        "in_channels": channels,
+        "hidden_size": width,
+        "depth": depth,
+        "num_heads": width // head,
+        "mlp_ratio": np.shape(state_dict["blocks.0.mlp.fc1.weight"])[0] / width,
+        "num_classes": np.shape(state_dict["y_embedder.embedding_table.weight"])[0] - 1,
+        "learn_sigma": outputs == 2 * channels,
+    }
+
+
+def _family_of(path: Path, state_dict: Mapping[str, np.ndarray]) -> str:
+    """Return the family of a file of weights; ValueError where nothing tells: DiT and SiT have the same names."""
+    if any(key.startswith("projectors.") for key in state_dict):
+        return "repa"
+    named = [family for family in ("dit", "sit", "repa") if family in path.stem.lower()]
+    if len(named) != 1:
+        raise ValueError(f"{path} may be a DiT, a SiT or a REPA, whose weights look alike; name its family")
+    return named[0]
+
+
+def _read_autoencoder(path: Path) -> tuple[dict[str, Any], Mapping[str, np.ndarray]]:
+    """Return (the arguments of its constructor, its weights) of an autoencoder in a folder or a file."""
+    if path.is_dir():
+        return _read_json(path / "config.json"), readers.read_state_dict(weight_files.find_weights(path))
+    beside = path.parent / "config.json"
+    return _read_json(beside) if beside.is_file() else {**STABLE_DIFFUSION}, readers.read_state_dict(path)
+
+
+# The autoencoder of Stable Diffusion 1 and 2, of DiT, SiT and EDM2, whose single files come without a config.
+STABLE_DIFFUSION = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "scaling_factor": 0.18215}
+
+
+def _latents_of(config: dict[str, Any]) -> Latents:
+    shift, scale = (tuple(np.atleast_1d(column).tolist()) for column in autoencoder.latents(config))
+    return Latents(config, shift, scale)
+
+
+def _class_names(found: Any, number: int) -> tuple[str, ...] | None:
+    """Return the names of the classes of a model_index.json, None where it does not name them all."""
+    keys = [str(index) for index in range(number)]
+    return tuple(found[key] for key in keys) if isinstance(found, dict) and set(found) == set(keys) else None
+
+
+def _read_json(path: Path, what: str | None = None) -> dict[str, Any]:
+    """Return the object that a JSON file holds; ValueError where there is none."""
+    if not path.is_file():
+        raise ValueError(f"{path.parent} has no {what or path.name}; is the download complete?")
+    try:
+        found = json.loads(path.read_bytes())
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not a JSON file ({error})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return found

@@ -1,0 +1,134 @@
+"""`guided-jax convert` of a published latent model, and what the commands draw from its run."""
+
+import json
+
+import numpy as np
+import pytest
+
+from guided_jax.app import cli
+from guided_jax.app import run as runs
+from guided_jax.app.convert import command as convert
+from guided_jax.app.sample import command as sample
+from guided_jax.storage import images
+from tests import latent_golden as golden
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The tiny DiT of the golden folder, converted."""
+    out = tmp_path_factory.mktemp("published") / "run"
+    cli.script(convert.main, [str(golden.CHECKPOINT), "--out", str(out)])
+    return out
+
+
+def draw(run, out, *words):
+    """Draw four small samples by the command line and return them."""
+    line = [run, "--num-samples", "4", "--batch-size", "4", "--devices", "1", "--out", out, *words]
+    cli.script(sample.main, [str(word) for word in line])
+    return images.load_npz(out / "samples.npz")
+
+
+def test_the_run_draws_pictures_through_its_decoder(run, tmp_path):
+    drawn, labels = draw(
+        run, tmp_path, "--guidance", "classifier-free+channels", "--scale", "4", "--labels", "7", "207", "--steps", "3"
+    )
+    assert drawn.shape == (4, 16, 16, 3)
+    assert list(labels) == [7, 207, 7, 207]
+    assert drawn.std() > 10
+
+
+def test_its_facts_and_its_model(run):
+    found = runs.load(run)
+    assert (found.facts.image_shape, found.facts.num_classes, found.model.shape) == ((16, 16, 3), 1000, (8, 8, 4))
+    assert not found.bounded
+    assert found.trained("last") == {"diffusion": 1, "classifier": None}
+    assert runs.preset(run)[:2] == ("--balanced", "--guidance")
+
+
+def test_the_preset_comes_before_what_is_given(run):
+    options = sample.parse([str(run), "--preset", "--scale", "4", "--steps", "6"])
+    assert (options.scale, options.method.steps, options.method.sampler) == ((4.0,), "6", "ddpm")
+    assert (options.balanced, options.method.guidance) == (True, "classifier-free+channels")
+
+
+def test_balanced_samples_go_through_the_classes(run, tmp_path):
+    _, labels = draw(run, tmp_path, "--balanced", "--steps", "1")
+    assert list(labels) == [0, 1, 2, 3]
+
+
+def test_chunks_of_the_decoder_change_nothing(run, tmp_path, monkeypatch):
+    words = ("--labels", "1", "2", "3", "--steps", "2", "--seed", "3")
+    first, _ = draw(run, tmp_path / "a", *words)
+    load = runs.load
+    monkeypatch.setattr(runs, "load", lambda *given: load(*given)._replace(decode_size=3))
+    second, _ = draw(run, tmp_path / "b", *words)
+    assert np.abs(first.astype(int) - second).max() <= 1
+
+
+WORSE = ("perturbed-attention", "smoothed-energy", "skip-layer", "internal", "self-attention")
+
+
+@pytest.mark.parametrize("guidance", WORSE)
+def test_guidance_by_a_worse_network(run, tmp_path, guidance):
+    drawn, _ = draw(run, tmp_path, "--guidance", guidance, "--scale", "3", "--labels", "7", "--steps", "2")
+    plain, _ = draw(run, tmp_path / "plain", "--labels", "7", "--steps", "2")
+    assert (drawn != plain).any()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--labels", "1000"], "label 1000 is out of range"),
+        (["--guidance", "perturbed-attention", "--perturb-blocks", "blocks_9"], "blocks_9"),
+        (["--guidance", "skip-layer", "--skip-blocks", "middle"], "middle"),
+        (["--guidance", "classifier-free", "--guided-channels", "2"], "no effect"),
+        (["--guidance", "classifier-free+channels", "--guided-channels", "9"], "count is 9"),
+        (["--guidance", "classifier-free+dynamic"], "latents"),
+        (["--clip-base"], "latents"),
+        (["--guidance", "classifier"], "no classifier"),
+        (["--balanced", "--labels", "3"], "--balanced stands in the place"),
+        (["--checkpoint", "best"], "best"),
+    ],
+)
+def test_wrong_requests_are_one_sentence(run, tmp_path, words, message, capsys):
+    line = [str(run), "--num-samples", "1", "--steps", "1", "--out", str(tmp_path / "out"), *words]
+    with pytest.raises(SystemExit) as ended:
+        cli.script(sample.main, line)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "out" / "samples.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere", "--family", "dit"], "nowhere"),
+        ([golden.CHECKPOINT, "--model", "64x64_diffusion"], "is none of .npz"),
+        ([golden.CHECKPOINT / "vae"], "model_index.json"),
+        ([golden.CHECKPOINT, "--family", "sit"], "leave out"),
+        ([golden.CHECKPOINT / "vae" / "diffusion_pytorch_model.safetensors"], "no published"),
+    ],
+)
+def test_wrong_conversions_write_nothing(tmp_path, words, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.script(convert.main, [*map(str, words), "--out", str(tmp_path / "run")])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_converted_over(run, capsys):
+    with pytest.raises(SystemExit):
+        cli.script(convert.main, [str(golden.CHECKPOINT), "--out", str(run)])
+    assert "holds a run already" in capsys.readouterr().err
+
+
+def test_a_damaged_config_is_named(run, tmp_path, capsys):
+    saved = json.loads((run / "config.json").read_text())
+    for name, value in (("dtype", "int8"), ("preset", [1]), ("description", {})):
+        body = {**saved, "published": {**saved["published"], name: value}}
+        (tmp_path / "config.json").write_text(json.dumps(body))
+        with pytest.raises(ValueError, match="is damaged"):
+            runs.load(tmp_path)
