@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from guided_jax.app import facts
+from guided_jax.app import config_file, facts
 from guided_jax.app import run as runs
 from guided_jax.app.train import networks
 from guided_jax.storage import checkpoint
@@ -14,7 +14,7 @@ TINY = {"model_channels": 8, "channel_mult": (1,), "num_groups": 4, "num_head_ch
 def make_untrained(directory, experiment):
     """Write a run of the experiment's data, whose weights are random numbers; return it."""
     source = experiment.data.make()
-    runs.create(directory, experiment, facts.of_source(source))
+    config_file.create(directory, experiment, facts.of_source(source))
     run = runs.load(directory)
     rng = np.random.default_rng(0)
     for part in networks.trained_parts(experiment):

@@ -45,7 +45,7 @@ EXPERIMENT = schema.Experiment(
         sample_every=4,
         eval_examples=16,
         architecture="dit",
-        transformer=schema.DiT(patch_size=2, hidden_size=8, depth=2, num_heads=2),
+        transformer=schema.DiT(patch_size=2, hidden_size=8, depth=2, num_heads=2, internal_head=0),
         power_ema=(0.1, 0.2),
         snapshot_every=2,
     ),
@@ -95,6 +95,17 @@ def test_a_run_holds_its_autoencoder_and_its_latents(place):
     assert Image.open(place / "run" / "diffusion" / "samples-000004.png").size[0] > 400
 
 
+def test_the_internal_head_is_trained_beside_the_last_one(place):
+    """Its loss is added with its weight, at all levels alike: at first both heads are 0, and their losses the same."""
+    rows = log.read(place / "run" / "diffusion" / "metrics.jsonl")
+    first, last = ({row["step"]: row for row in rows}[step] for step in (1, 4))
+    assert first["loss"] == pytest.approx(1.5 * first["internal_loss"], rel=1e-5)
+    assert "internal_loss" in last
+    assert "held_out_internal_loss" not in last
+    weights_ = runs.params(place / "run", "diffusion")["params"]
+    assert all(np.abs(weights_[head]["linear"]["kernel"]).max() > 0 for head in ("internal_layer", "final_layer"))
+
+
 def test_the_latents_are_those_of_the_pictures_and_of_their_mirror_images(place):
     run, source = runs.load(place / "run"), data.load("digits", "train", place / "data")
     found = np.load(place / "run" / "latents" / "train.npy")
@@ -113,8 +124,7 @@ def test_the_latents_are_those_of_the_pictures_and_of_their_mirror_images(place)
 
 def kept(place):
     run = runs.load(place / "run")
-    splits = {held_out: run.source(held_out) for held_out in (False, True)}
-    return latents.Kept(place / "run", splits, weights.read_whitening(place / "run"))
+    return latents.keep(run, place / "run", run.source, lambda: False)
 
 
 def test_what_is_trained_on_has_mean_0_and_variance_1_in_each_channel(place):
@@ -158,7 +168,7 @@ def test_each_step_draws_from_the_posterior_by_keys_of_its_own():
     assert abs(np.corrcoef(np.ravel(other), np.ravel(x))[0, 1]) < 0.05
 
 
-@pytest.mark.parametrize("guidance", ["classifier-free", "classifier", "perturbed-attention"])
+@pytest.mark.parametrize("guidance", ["classifier-free", "classifier", "perturbed-attention", "internal"])
 def test_samples_are_pictures_and_repeat(place, tmp_path, capsys, guidance):
     options = ["--guidance", guidance, "--scale", "2", "--labels", "3", "7", "--num-samples", "4", "--steps", "3"]
     found = []
@@ -270,7 +280,7 @@ WRONG = {
     "--diffusion.low-res does not go with an autoencoder": [
         *("--diffusion.low-res", "2", "--diffusion.architecture", "unet", "--diffusion.transformer.patch-size", "2"),
         *("--diffusion.transformer.hidden-size", "192", "--diffusion.transformer.depth", "6"),
-        *("--diffusion.transformer.num-heads", "6"),
+        *("--diffusion.transformer.num-heads", "6", "--diffusion.transformer.internal-head", "None"),
     ],
     "--diffusion.transformer.hidden-size has no effect with --diffusion.architecture unet": [
         "--diffusion.architecture",
@@ -291,6 +301,7 @@ WRONG = {
         *("--diffusion.transformer.patch-size", "3")
     ],
     "cannot be split into 3": ["--autoencoder.network.norm-num-groups", "3"],
+    "internal_head has 2, but the network has blocks_0, blocks_1": ["--diffusion.transformer.internal-head", "2"],
     "--autoencoder.kl-weight is -1": ["--autoencoder.kl-weight", "-1"],
     "which this run never measures": ["--autoencoder.keep-best-by", "held_out_accuracy"],
 }

@@ -133,6 +133,8 @@ class Diffusion(Training):
     """Which network it is: the U-Net, with the options of `network`, or a transformer, with those of `transformer`."""
     network: UNet = dataclasses.field(default_factory=UNet)
     transformer: DiT = dataclasses.field(default_factory=DiT)
+    internal_weight: float = 0.5
+    """With transformer.internal_head: weight of the loss of that head."""
 
     def make_optimizer(self) -> optax.GradientTransformation:
         """Return the optimizer, with the averages by a power of the step."""

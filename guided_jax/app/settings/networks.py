@@ -86,6 +86,8 @@ class DiT:
     """Attention heads."""
     mlp_ratio: float = 4.0
     """Width of the inner layer of a block, in units of hidden_size."""
+    internal_head: int | None = None
+    """The block, counted from 0, after which a second head is trained: the worse model of --guidance internal."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the network's computation. Parameters, norms, optimizer and sampler stay float32."""
     attention_kernel: Literal["plain", "xla", "cudnn"] = "plain"

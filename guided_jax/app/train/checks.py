@@ -59,6 +59,8 @@ def _check_autoencoder(experiment: schema.Experiment) -> None:
     }
     for option in (option for option, given in refused.items() if given):
         raise ValueError(f"{option} does not go with an autoencoder; leave it out, or give --autoencoder.num-steps 0")
+    if own.remat_keep != "nothing":
+        raise ValueError("--autoencoder.remat-keep has no effect on an autoencoder, which recomputes all; leave it out")
     if bool(own.perceptual_weight) != (own.perceptual_judge is not None):
         raise ValueError(
             "--autoencoder.perceptual-weight and --autoencoder.perceptual-judge go together; give both or neither"

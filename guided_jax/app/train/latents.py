@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,18 +32,6 @@ Sources = Callable[[bool], data.Source]  # held_out -> the data
 Stop = Callable[[], Any]
 
 
-class Kept(NamedTuple):
-    """The latents of a run: a function held_out -> the latents of that data, x = (z - shift) scale."""
-
-    out: Path
-    pictures: dict[bool, data.Source]
-    whitening: own.Whitening
-
-    def __call__(self, held_out: bool) -> data.Source:
-        """Return the latents as the data to train with, or to evaluate on."""
-        return _source(self.out, self.pictures[held_out], SPLITS[held_out], self.whitening)
-
-
 def check(run: runs.Run, out: Path) -> None:
     """Raise ValueError where a network was trained on the latents of an autoencoder that is about to be trained further."""
     experiment = run.experiment
@@ -60,11 +48,11 @@ def check(run: runs.Run, out: Path) -> None:
         )
 
 
-def keep(run: runs.Run, out: Path, pictures: Sources, stop: Stop) -> Kept | None:
-    """Return the latents of the data, computed and written where they are not there; None when `stop()` ended it early.
+def keep(run: runs.Run, out: Path, pictures: Sources, stop: Stop) -> Sources | None:
+    """Return held_out -> the latents of the data, x = (z - shift) scale; None when `stop()` ended their computation.
 
-    pictures: held_out -> the pictures. The held-out data is read where a network is evaluated on it. Of several processes
-    the first computes.
+    They are computed and written where they are not there. pictures: held_out -> the pictures. The held-out data is read
+    where a network is evaluated on it. Of several processes the first computes.
     """
     evaluated = any(getattr(run.experiment, part).eval_every for part in runs.PARTS)
     splits = {held_out: pictures(held_out) for held_out in SPLITS if not held_out or evaluated}
@@ -74,7 +62,7 @@ def keep(run: runs.Run, out: Path, pictures: Sources, stop: Stop) -> Kept | None
     whitening = own.read_whitening(out)
     assert whitening is not None
     parallel.same_everywhere(whitening.step, f"latents in {out}; it has to be one directory, shared")
-    return Kept(out, splits, whitening)
+    return lambda held_out: _source(out, splits[held_out], SPLITS[held_out], whitening)
 
 
 def _keep(run: runs.Run, out: Path, splits: dict[bool, data.Source], stop: Stop) -> bool:
