@@ -128,11 +128,12 @@ def init(experiment: Experiment, facts: Facts, networks: Networks, part: str, ke
 
 def fields_of(module: Any) -> dict[str, Any]:
     """Return the fields of a diffusion network that a guidance may change, as `Run.fields`, with their usual values."""
+    usual = {"perturb_blocks": tuple(models.perturbation.perturbed_blocks(module))}
     if not isinstance(module, models.DiT):
-        return {"perturb_blocks": tuple(module.perturb_blocks)}
+        return usual
     middle, third = (module.depth - 1) // 2, module.depth * 7 // 24  # SD 3.5 skips the blocks 7, 8 and 9 of 24
     return {
-        "perturb_blocks": (f"blocks_{middle}",),
+        **usual,
         "skip_blocks": tuple(f"blocks_{third + i}" for i in range(max(1, module.depth // 8))),
         "exit_block": f"blocks_{middle}" if module.internal_head is None else module.internal_head,
     }

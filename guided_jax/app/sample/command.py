@@ -19,6 +19,7 @@ from guided_jax.app.results import check_free
 from guided_jax.app.sample import checks, diagnostics, draw, guidances, inverse, labels, named_pictures, samplers
 from guided_jax.app.sample.parts import Pictures
 from guided_jax.app.sample.request import Sampling, recorded
+from guided_jax.models import tiles
 from guided_jax.storage import images, streaming
 from guided_jax.storage.files import is_result_of, replacing, writable_directory
 
@@ -82,8 +83,18 @@ def parse(args: Sequence[str]) -> Sampling:
 
 def load_run(options: Sampling) -> runs.Run:
     """Return the run of a request, with the run of --bad if there is one."""
-    run, bad = runs.load(options.run, options.data_dir), options.method.bad
+    run, bad, side = runs.load(options.run, options.data_dir), options.method.bad, options.decode_tile
+    if side is not None:
+        run = run._replace(model=run.model._replace(decode=decode_in_tiles(run, side)))
     return run if bad is None else run._replace(bad=runs.load(bad))
+
+
+def decode_in_tiles(run: runs.Run, side: int) -> Callable[[Any, Any], Any]:
+    """Return `Model.decode` of the run by tiles of side x side latents; ValueError for a run that decodes nothing."""
+    if run.decode_size is None:
+        raise ValueError("--decode-tile has no effect here; it is for runs of latents")
+    decode = run.model.decode
+    return lambda params, x: tiles.apply_in_tiles(lambda part: decode(params, part), x, side)
 
 
 def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:

@@ -159,6 +159,9 @@ class Sampling:
     """The weights of the last checkpoint, or of the best, by the keep-best-by that the run was trained with."""
     batch_size: int = 256
     """Images at a time, over all devices."""
+    decode_tile: int | None = None
+    """Decode latents in overlapping tiles of at most so many of them a side, such as 64 for 512 pixels: large pictures in
+    the memory of small ones, nearly the same pixels."""
     seed: int = 0
     diagnose: bool = False
     """Also write the length of the guidance, the classifier's log probability and the clipped share at each step of the
@@ -184,7 +187,7 @@ NOT_RECORDED = ("out", "overwrite", "devices", "batch_size", "shard_parameters",
 # Recorded only where they are not the default: older requests were written when there was no other choice.
 NEWER = (
     *("checkpoint", "image", "strength", "mask", "guided_channels", "perturb_blocks", "skip_blocks", "exit_block"),
-    *("balanced", "preset"),
+    *("balanced", "preset", "decode_tile"),
 )
 
 
