@@ -48,7 +48,7 @@ def kl_divergence(
 
 
 def perceptual(
-    maps: Sequence[Float[Array, "batch height width channels"]], others: Sequence[Float[Array, "batch h w channels"]]
+    maps: Sequence[Float[Array, "batch _ _ _"]], others: Sequence[Float[Array, "batch _ _ _"]]
 ) -> Float[Array, " batch"]:
     """sum over the layers of mean over the positions of |f / |f| - g / |g||^2 ([LPIPS] eq. 1 with all weights 1).
 

@@ -206,6 +206,7 @@ TRAINED = ("autoencoder", *PARTS)  # the networks of an experiment, in the order
 # Settings that may change between two starts of a run: they change neither the network nor what it has learned.
 MAY_CHANGE = (
     *("devices", "shard_parameters", "tensorboard", "data.dir", "data.corrupt", "data.held_out", "diffusion.from_run"),
+    "autoencoder.latent_dtype",
     *(
         f"{part}.{name}"
         for part in TRAINED

@@ -97,6 +97,7 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
         best_checkpoint.check(part, getattr(experiment, part), names)
     starts = [init_from.check(run, part, out) for part in schema.TRAINED]
     latents.check(run, out)
+    latents.check_networks(run, parts)
     with folder.exclusive(out):
         config_file.create(out, experiment, facts)
         _announce(experiment, measured, [describe_facts(facts), describe_labels(sources(False)), *starts])

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from guided_jax import data, parallel, progress
 from guided_jax.app import latents as own
+from guided_jax.app import networks
 from guided_jax.app import run as runs
 from guided_jax.app.train.held_out import Loss
 from guided_jax.storage import checkpoint, manifest
@@ -46,6 +47,13 @@ def check(run: runs.Run, out: Path) -> None:
             f"{out / trained[0]} was trained on the latents of step {whitening.step} of the autoencoder; give "
             f"--autoencoder.num-steps {whitening.step}, or another --out"
         )
+
+
+def check_networks(run: runs.Run, parts: Sequence[str]) -> None:
+    """Raise ValueError for a network of latents that cannot be made, before the autoencoder is trained for a long time."""
+    for part in parts if run.experiment.latent else ():
+        init = functools.partial(networks.init, run.experiment, run.facts, run.networks, part)
+        jax.eval_shape(init, jax.random.key(0))
 
 
 def keep(run: runs.Run, out: Path, pictures: Sources, stop: Stop) -> Sources | None:
