@@ -21,7 +21,7 @@ EXPERIMENT = Experiment(
         ema_decay=0.998,
         architecture="dit",
         parameterization="v",
-        transformer=DiT(patch_size=1, hidden_size=192, depth=6, num_heads=6),
+        transformer=DiT(patch_size=1, hidden_size=128, depth=6, num_heads=4),
     ),
     classifier=Classifier(num_steps=0),
 )
