@@ -8,7 +8,7 @@ from guided_jax.app.settings import Autoencoder, AutoencoderKL, Classifier, Data
 EXPERIMENT = Experiment(
     data=Data(name="idx:/usr/share/datasets/fashion-mnist"),
     autoencoder=Autoencoder(
-        num_steps=2000,
+        num_steps=1200,
         batch_size=64,
         kl_weight=1e-4,
         optimizer=Optimizer(learning_rate=2e-3),
