@@ -1,5 +1,6 @@
 """Latent diffusion of our own, by the real command: an autoencoder, its latents kept, and networks on them."""
 
+import dataclasses
 import json
 import shutil
 
@@ -181,24 +182,27 @@ def test_samples_are_pictures_and_repeat(place, tmp_path, capsys, guidance):
     assert (one.shape, one.dtype, labels.tolist()) == ((4, 8, 8, 1), np.uint8, [3, 7, 3, 7])
 
 
-def test_stopped_anywhere_and_resumed_is_uninterrupted(place, tmp_path, capsys):
-    """In the autoencoder, among the latents, and in the diffusion model; the same weights, bit for bit."""
-    experiment = experiments.load(str(place / "mine.py"))
-    experiment = schema.from_dict({**schema.to_dict(experiment), "data": {"flip": True, "dir": str(place / "data")}})
-    starts = 0
-    while True:
-        calls = iter(range(3 + 40 * (starts % 2)))  # few steps, or into the many batches of the latents
-        starts += 1
-        if train.train(experiment, tmp_path / "run", stop=lambda calls=calls: next(calls, None) is None):
-            break
-        assert not (tmp_path / "run" / "latents").exists() or runs.step_of(tmp_path / "run", "autoencoder", "last") == 4
-        if starts > 6:
-            assert train.train(experiment, tmp_path / "run")
-            break
-    assert starts > 3
+@pytest.mark.slow
+def test_stopped_anywhere_and_resumed_is_uninterrupted(place, tmp_path):
+    """In the autoencoder, among the batches of latents, and in the diffusion model: the same weights, bit for bit."""
+    out, experiment = tmp_path / "run", experiments.load(str(place / "mine.py"))
+    experiment = dataclasses.replace(experiment, data=schema.Data(flip=True, dir=place / "data"))
+
+    def stopped_after(number):
+        calls = iter(range(number))
+        finished = train.train(experiment, out, stop=lambda: next(calls, None) is None)
+        return finished, *(runs.step_of(out, part, "last") for part in ("autoencoder", "diffusion"))
+
+    assert stopped_after(2) == (False, 2, None)
+    assert stopped_after(2 + 5) == (False, 4, None)
+    assert (out / latents.WRITING).exists()
+    assert not (out / "latents").exists()
+    batches = 2 * 180 + 45  # of 8 mirrored and held-out digits
+    assert stopped_after(batches + 3) == (False, 4, 3)
+    assert stopped_after(100) == (True, 4, 4)
     for part in schema.TRAINED:
-        chex.assert_trees_all_equal(*(runs.params(out, part) for out in (place / "run", tmp_path / "run")))
-    assert not (tmp_path / "run" / latents.WRITING).exists()
+        chex.assert_trees_all_equal(*(runs.params(each, part) for each in (place / "run", out)))
+    assert not (out / latents.WRITING).exists()
 
 
 def forbid(*_):

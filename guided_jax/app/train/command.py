@@ -49,8 +49,8 @@ Train every network of an experiment; the same command again resumes from the la
   --diffusion.checkpoint-every N             steps between checkpoints
   --diffusion.init-from RUN                  start from the weights of another run: fine-tuning
   --diffusion.network.model-channels N       width of the network
-  --diffusion.architecture unet|dit          U-Net, or a transformer of --diffusion.transformer.depth N and others
-  --autoencoder.num-steps N                  first train an autoencoder, in whose latents the others work; 0: in pixels
+  --diffusion.architecture NAME              unet, or dit: a transformer
+  --autoencoder.num-steps N                  of an autoencoder, in whose latents the others work
   --devices N                                how many (as many as divide the batch)
 """
 

@@ -62,7 +62,8 @@ def keep(run: runs.Run, out: Path, pictures: Sources, stop: Stop) -> Sources | N
     They are computed and written where they are not there. pictures: held_out -> the pictures. The held-out data is read
     where a network is evaluated on it. Of several processes the first computes.
     """
-    evaluated = any(getattr(run.experiment, part).eval_every for part in runs.PARTS)
+    trained = [getattr(run.experiment, part) for part in runs.PARTS]
+    evaluated = any(settings.num_steps and settings.eval_every for settings in trained)
     splits = {held_out: pictures(held_out) for held_out in SPLITS if not held_out or evaluated}
     if parallel.primary() and not _keep(run, out, splits, stop):
         return None
@@ -111,6 +112,7 @@ def _describe(run: runs.Run, step: int, splits: dict[bool, data.Source]) -> dict
     return {
         "step": step,
         "dtype": run.experiment.autoencoder.latent_dtype,
+        "held_out": run.experiment.data.held_out,
         "examples": {SPLITS[held_out]: len(source) for held_out, source in splits.items()},
     }
 
