@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from guided_jax import models
+from guided_jax.app import networks
 from guided_jax.app.facts import Facts
 from guided_jax.model import Model
 from guided_jax.pretrained import clip, published
@@ -47,6 +47,11 @@ def is_conditional(description: Description) -> bool:
     return description.text is not None or bool(published.count_classes(description))
 
 
+def fields(description: Description) -> dict[str, Any]:
+    """Return the fields of the module that a guidance may change, with their usual values."""
+    return networks.fields_of(published.make_parts(description).network)
+
+
 def make_model(description: Description, dtype: str) -> Model:
     """Return the model; its raw condition is the class."""
     return published.make_model(description, jnp.dtype(dtype))
@@ -57,23 +62,6 @@ def make_variant(description: Description, dtype: str, fields: Any, low_res: Any
     if low_res is not None or estimate is not None:
         raise ValueError("a published model takes no low-resolution picture and no estimate")
     return published.make_model(description, jnp.dtype(dtype), lambda module: module.clone(**fields)).network
-
-
-def fields(description: Description) -> dict[str, Any]:
-    """Return the fields of the module that a guidance may change, with their usual values."""
-    module = published.make_parts(description).network
-    usual = {"perturb_blocks": tuple(models.perturbation.perturbed_blocks(module))}
-    if description.family in ("edm2", "sd"):
-        return usual
-    middle, third = (
-        (module.depth - 1) // 2,
-        module.depth * 7 // 24,
-    )  # SD 3.5 skips the blocks 7, 8 and 9 of 24
-    return {
-        **usual,
-        "skip_blocks": tuple(f"blocks_{third + i}" for i in range(max(1, module.depth // 8))),
-        "exit_block": f"blocks_{middle}" if module.internal_head is None else module.internal_head,
-    }
 
 
 def prepare(description: Description, dtype: str, part: str, params: Any) -> Any:

@@ -10,12 +10,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from guided_jax import data, denoiser, model, parallel
-from guided_jax.app import best_checkpoint, config_file, own_data, pixel_model, published_model, settings
-from guided_jax.app.facts import Facts, check_classes
+from guided_jax import data, denoiser, model
+from guided_jax.app import (
+    best_checkpoint,
+    config_file,
+    latents,
+    networks,
+    own_data,
+    published_model,
+    settings,
+    trained_model,
+)
+from guided_jax.app.facts import Facts
 from guided_jax.model import Model
-from guided_jax.storage import checkpoint, compare
-from guided_jax.storage.files import writable_directory
+from guided_jax.storage import checkpoint
 
 Which = Literal["last", "best"]  # of the checkpoints of a network
 PARTS = settings.PARTS
@@ -42,6 +50,7 @@ class Run(NamedTuple):
         predicted x_0.
     prepare: (part, params) -> the params as the network computes with them, once for all steps.
     tokenize: of a text-to-image model, prompts -> the raw condition of each, a pytree of rows; None for any other.
+    complete: weights of the diffusion network -> the params of the model: the weights, or those of its autoencoder too.
     decode_size: how many examples `model.decode` takes at once on each device, after all steps; None for all of them.
     source: held_out -> the data, if any, to measure against and take true pictures from. flip: whether it may be mirrored.
     trained: which -> part -> the step of its checkpoint. bad: the run of the worse model that autoguidance draws away from.
@@ -61,6 +70,7 @@ class Run(NamedTuple):
     low_res: int | None = None
     self_conditioning: bool = False
     prepare: Callable[[str, Any], Any] = lambda part, params: params
+    complete: Callable[..., Any] = _same
     decode_size: int | None = None
     tokenize: Callable[[Sequence[str]], Any] | None = None
     source: Callable[[bool], data.Source] | None = None
@@ -107,26 +117,28 @@ def source(run: Run, held_out: bool = False) -> data.Source:
 
 def assemble(experiment: settings.Experiment, facts: Facts, directory: Path | None = None) -> Run:
     """Return the run that the settings and the data make; with its parameters if it is given its directory."""
-    networks = pixel_model.make_networks(experiment, facts)
-    diffusion = experiment.diffusion
+    modules, diffusion = networks.make_networks(experiment, facts), experiment.diffusion
     return Run(
-        pixel_model.make_model(experiment, facts, networks.unet),
+        trained_model.make_model(experiment, facts, modules),
         facts,
         functools.partial(_load_params, directory, experiment),
         conditional=diffusion.conditional,
-        raw=functools.partial(pixel_model.raw, facts),
-        classifier=pixel_model.make_logits(experiment, networks.classifier) if facts.labelling == "class" else None,
-        variant=functools.partial(pixel_model.make_network, diffusion, networks.unet),
-        fields=pixel_model.FIELDS,
+        raw=functools.partial(trained_model.raw, facts),
+        bounded=not experiment.latent,
+        classifier=trained_model.make_logits(experiment, modules.classifier) if facts.labelling == "class" else None,
+        variant=trained_model.make_variant(experiment, modules),
+        fields=networks.fields_of(modules.diffusion),
         bound=facts.bound or 1.0,
         low_res=diffusion.low_res,
         self_conditioning=diffusion.self_conditioning,
-        prepare=functools.partial(pixel_model.prepare, experiment, facts, networks),
+        prepare=functools.partial(networks.prepare, experiment, facts, modules),
+        complete=functools.partial(latents.complete, directory) if experiment.latent else _same,
+        decode_size=latents.DECODE_SIZE if experiment.latent else None,
         source=None if experiment.data.name == settings.NO_DATA else functools.cache(experiment.data.make),
         flip=experiment.data.flip,
         trained=functools.partial(_steps, directory, experiment),
         experiment=experiment,
-        networks=networks,
+        networks=modules,
     )
 
 
@@ -163,51 +175,18 @@ def adopt(experiment: settings.Experiment) -> settings.Experiment:
         return experiment
     if experiment.diffusion.num_steps:
         raise ValueError(f"--diffusion.from {source} is for training a classifier alone; add --diffusion.num-steps 0")
-    other = _experiment(source)
+    other = config_file.experiment_of(source)
+    if other.latent or experiment.latent:
+        raise ValueError(
+            f"--diffusion.from {source} is for models of pixels; train the classifier of a model of latents with it, by "
+            "its own command and --classifier.num-steps above 0"
+        )
     home, _ = _home(source, other, "diffusion")
     if checkpoint.latest(_checkpoints(home, "diffusion")) is None:
         raise _untrained(home, "diffusion")
     own: dict[str, Any] = {"num_steps": 0, "from_run": home.absolute(), "init_from": None}
     diffusion = dataclasses.replace(other.diffusion, **own)
     return dataclasses.replace(experiment, schedule=other.schedule, diffusion=diffusion)
-
-
-def _check_fit(experiment: settings.Experiment, facts: Facts) -> None:
-    """Raise ValueError when the data is not what the adopted diffusion model was trained on."""
-    if experiment.diffusion.from_run is not None:
-        other = config_file.read(experiment.diffusion.from_run / "config.json").facts
-        check_classes(facts, "a classifier", "leave out --diffusion.from")
-        mine, its = ((each.image_shape, each.num_classes) for each in (facts, other))
-        if mine != its:
-            raise ValueError(f"the data has shape and classes {mine}, {experiment.diffusion.from_run} has {its}")
-
-
-def create(directory: Path, experiment: settings.Experiment, facts: Facts) -> None:
-    """Write config.json, or check it if it is there: ValueError names the fields in which another run differs.
-
-    Of several processes the first writes it, which holds the folder's lock.
-    """
-    _check_fit(experiment, facts)
-    path = writable_directory(directory) / "config.json"
-    if path.exists():
-        saved, began = _experiment(directory), config_file.read(path).facts
-        # Settings that are newer than the run are there at their defaults.
-        differing = compare.differences(settings.to_dict(saved), settings.to_dict(experiment), settings.MAY_CHANGE)
-        if differing:
-            raise ValueError(f"{directory} holds another run ({'; '.join(differing)}); give another --out")
-        _check_data(directory, began, facts)
-    if parallel.primary():
-        config_file.write(path, config_file.Config(facts, experiment))
-
-
-def _check_data(directory: Path, began: Facts, facts: Facts) -> None:
-    """Raise ValueError when examples came or went since the run began: the position in the data would be another."""
-    saved, found = began._asdict(), facts._asdict()
-    unknown = [name for name, value in saved.items() if value is None]
-    if compare.differences(saved, found, unknown):
-        named = compare.differences(saved, found, [*unknown, "class_frequencies", "class_names"])
-        what = "; ".join(named) or "as many examples, of other classes"
-        raise ValueError(f"the data is not what {directory} began with ({what}); restore it, or give another --out")
 
 
 def load(directory: Path, data_dir: Path | None = None) -> Run:
@@ -238,20 +217,28 @@ def preset(directory: Path) -> tuple[str, ...]:
 
 
 def params(directory: Path, part: str, sharding: Any = None, which: Which = "last") -> Any:
-    """Return the averaged parameters of the "diffusion" or the "classifier" network of a run directory.
+    """Return the averaged parameters of the "diffusion", "classifier" or "autoencoder" network of a run directory.
 
     sharding: where each leaf goes, as for `checkpoint.load_params`. Raises ValueError when the network was not trained, and
     when the best of its checkpoints is asked for and none was measured.
     """
-    return _load_params(directory, _experiment(directory), part, sharding, which)
+    return _load_weights(directory, config_file.experiment_of(directory), part, sharding, which)
 
 
 def _load_params(
     directory: Path | None, experiment: settings.Experiment, part: str, sharding: Any = None, which: Which = "last"
 ) -> Any:
-    """Return `params` of a run with this experiment."""
+    """Return `Run.params` of a run with this experiment."""
     if directory is None:
         raise ValueError(f"this run has no directory, and so no parameters of its {part} network")
+    found = _load_weights(directory, experiment, part, sharding, which)
+    return latents.complete(directory, found, sharding) if part == "diffusion" and experiment.latent else found
+
+
+def _load_weights(
+    directory: Path, experiment: settings.Experiment, part: str, sharding: Any = None, which: Which = "last"
+) -> Any:
+    """Return `params` of a run with this experiment."""
     home, own = _home(directory, experiment, part)
     step = None if which == "last" else _step_of(directory, experiment, part, which)
     if which == "best" and step is None and checkpoint.latest(_checkpoints(home, part)) is not None:
@@ -262,7 +249,7 @@ def _load_params(
 
 def param_shapes(directory: Path, part: str) -> Any:
     """Return the shapes of what `params` reads from the last checkpoint, without reading it."""
-    home, _ = _home(directory, _experiment(directory), part)
+    home, _ = _home(directory, config_file.experiment_of(directory), part)
     with _trained(home, part):
         return checkpoint.param_shapes(_checkpoints(home, part))
 
@@ -282,7 +269,7 @@ def _untrained(directory: Path, part: str) -> ValueError:
 
 def step_of(directory: Path, part: str, which: Which) -> int | None:
     """Return the step of the last or the best checkpoint of a network, None where there is none."""
-    return _step_of(directory, _experiment(directory), part, which)
+    return _step_of(directory, config_file.experiment_of(directory), part, which)
 
 
 def _step_of(directory: Path, experiment: settings.Experiment, part: str, which: Which) -> int | None:
@@ -309,11 +296,4 @@ def _home(directory: Path, experiment: settings.Experiment, part: str) -> tuple[
     source = experiment.diffusion.from_run
     if part != "diffusion" or source is None or source == directory.absolute():
         return directory, getattr(experiment, part)
-    return _home(source, _experiment(source), part)
-
-
-def _experiment(directory: Path) -> settings.Experiment:
-    found = config_file.read(directory / "config.json").experiment
-    if found is None:
-        raise ValueError(f"{directory} is a published model, which has no experiment; give a run that was trained here")
-    return found
+    return _home(source, config_file.experiment_of(source), part)
