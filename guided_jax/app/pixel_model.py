@@ -19,7 +19,6 @@ from guided_jax.schedule import NoiseLevel
 from guided_jax.storage import images
 
 Network = Callable[[Any, Any, Any, Any], Any]  # (params, x_t, time, label) -> output, one example
-FIELDS = {"perturb_blocks": ("middle_block",)}  # of the U-Net, which a guidance may change
 
 
 class Networks(NamedTuple):
@@ -118,7 +117,7 @@ def make_network(
 ) -> Network:
     """Return (params, x_t, time, label) -> output of the U-Net.
 
-    fields: those of its module that are changed, of FIELDS. low_res: the picture that an upsampler starts from.
+    fields: those of its module that are changed. low_res: the picture that an upsampler starts from.
     estimate: the last predicted x_0, for a network with self-conditioning; None stands for zeros, as at the first step.
     """
     module = unet.clone(**fields) if fields else unet
@@ -131,6 +130,17 @@ def make_network(
         )
 
     return network
+
+
+def make_attention(diffusion: Diffusion, unet: models.UNet) -> Network:
+    """Return (params, x, time, label, low_res, estimate) -> the attention to each pixel of x, as `Run.attention`."""
+
+    def attention(params: Any, x: Any, t: Any, label: Any, low_res: Any = None, estimate: Any = None) -> Any:
+        given = label if diffusion.conditional else None
+        x, step = scale_input(x, t)
+        return models.attention_mass(unet, params, with_estimate(diffusion, x, estimate), step, given, low_res=low_res)
+
+    return attention
 
 
 def with_estimate(diffusion: Diffusion, x: Any, estimate: Any = None) -> Any:

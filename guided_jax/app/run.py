@@ -11,8 +11,17 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from guided_jax import data, denoiser, model, parallel
-from guided_jax.app import best_checkpoint, config_file, own_data, pixel_model, published_model, settings
+from guided_jax.app import (
+    best_checkpoint,
+    config_file,
+    network_fields,
+    own_data,
+    pixel_model,
+    published_model,
+    settings,
+)
 from guided_jax.app.facts import Facts, check_classes
+from guided_jax.app.network_fields import Field
 from guided_jax.model import Model
 from guided_jax.storage import checkpoint, compare
 from guided_jax.storage.files import writable_directory
@@ -37,13 +46,16 @@ class Run(NamedTuple):
     classifier: (params, x_t, level) -> logits of a classifier of noisy examples, if there is one.
     variant: (fields, low_res, estimate) -> a network in the place of `model.network`: with other fields of its module, an
         upsampler of that picture, told that estimate; None for a network that has no variants. fields: those that a
-        guidance may change, with their usual values: "perturb_blocks", "skip_blocks", "exit_block".
+        guidance may change. attention: (params, x, time, condition, low_res, estimate) -> the attention to each pixel of
+        x, (h, w), of mean 1; None for a network that has none to read.
     low_res: the side of the pictures that an upsampler starts from. self_conditioning: whether the network takes its last
         predicted x_0.
     prepare: (part, params) -> the params as the network computes with them, once for all steps.
+    data_std: the standard deviation of x, about: 0.5 of pictures in [-1, 1].
     decode_size: how many examples `model.decode` takes at once on each device, after all steps; None for all of them.
     source: held_out -> the data, if any, to measure against and take true pictures from. flip: whether it may be mirrored.
     trained: which -> part -> the step of its checkpoint. bad: the run of the worse model that autoguidance draws away from.
+    judge: a `metrics.judge.TrainedJudge`, which guides by pictures.
     experiment, networks: what it is trained by; None for a model that is not trained here.
     """
 
@@ -56,10 +68,12 @@ class Run(NamedTuple):
     bound: float = 1.0
     classifier: Callable[..., Any] | None = None
     variant: Callable[..., Any] | None = None
-    fields: Mapping[str, Any] = {}
+    fields: Mapping[str, Field] = {}
+    attention: Callable[..., Any] | None = None
     low_res: int | None = None
     self_conditioning: bool = False
     prepare: Callable[[str, Any], Any] = lambda part, params: params
+    data_std: float = 0.5
     decode_size: int | None = None
     source: Callable[[bool], data.Source] | None = None
     flip: bool = False
@@ -67,6 +81,12 @@ class Run(NamedTuple):
     experiment: Any = None
     networks: Any = None
     bad: Any = None
+    judge: Any = None
+
+    @property
+    def latent(self) -> bool:
+        """Whether x is not the picture, but what an autoencoder makes of it."""
+        return self.decode_size is not None or self.model.shape != self.facts.image_shape
 
 
 def from_params(model: Model, facts: Facts, given: Mapping[str, Any], **fields: Any) -> Run:
@@ -115,7 +135,8 @@ def assemble(experiment: settings.Experiment, facts: Facts, directory: Path | No
         raw=functools.partial(pixel_model.raw, facts),
         classifier=pixel_model.make_logits(experiment, networks.classifier) if facts.labelling == "class" else None,
         variant=functools.partial(pixel_model.make_network, diffusion, networks.unet),
-        fields=pixel_model.FIELDS,
+        fields=network_fields.of_module(networks.unet),
+        attention=pixel_model.make_attention(diffusion, networks.unet),
         bound=facts.bound or 1.0,
         low_res=diffusion.low_res,
         self_conditioning=diffusion.self_conditioning,
@@ -147,6 +168,8 @@ def assemble_published(published: config_file.Published, facts: Facts, directory
         bounded=description.latents is None and facts.kind == "pictures",
         variant=functools.partial(published_model.make_variant, description, dtype),
         fields=published_model.fields(description),
+        attention=published_model.make_attention(description, dtype),
+        data_std=published_model.data_std(description),
         prepare=functools.partial(published_model.prepare, description, dtype),
         decode_size=None if description.latents is None else published_model.DECODE_SIZE,
         trained=lambda which: {"diffusion": checkpoint.latest(saved), "classifier": None},

@@ -4,7 +4,14 @@ from guided_jax.models.autoencoder import AutoencoderKL
 from guided_jax.models.classifier import Classifier
 from guided_jax.models.edm2 import EDM2
 from guided_jax.models.encoder import check_image_size
-from guided_jax.models.perturbation import attention_blocks, attention_mass, blurred_queries, identity_attention
+from guided_jax.models.perturbation import (
+    attention_blocks,
+    attention_mass,
+    block_name,
+    blurred_queries,
+    identity_attention,
+    middle_block,
+)
 from guided_jax.models.prepare import prepare_params
 from guided_jax.models.transformer import DiT
 from guided_jax.models.unet import UNet
@@ -17,8 +24,10 @@ __all__ = [
     "UNet",
     "attention_blocks",
     "attention_mass",
+    "block_name",
     "blurred_queries",
     "check_image_size",
     "identity_attention",
+    "middle_block",
     "prepare_params",
 ]

@@ -46,16 +46,18 @@ def attention_mass(
     t: ArrayLike,
     label: Any = None,
     block: str | int | None = None,
+    low_res: Any = None,
 ) -> Float[Array, "*batch h w"]:
     """Return the attention to each pixel from all positions of a block, mean over the heads ([SAG]).
 
-    net: a `models.UNet`, `models.EDM2` or `models.DiT`. block: None for the middle one. The mean over the pixels is 1. XLA
-    merges the call with a net.apply(params, x, t, label) beside it.
+    net: a `models.UNet`, `models.EDM2` or `models.DiT`. block: None for the middle one. low_res: of an upsampler. The mean
+    over the pixels is 1. XLA merges the call with a net.apply(params, x, t, label) beside it.
     """
     name = block_name(middle_block(net) if block is None else block)
     if name not in attention_blocks(net):
         raise ValueError(f"no attention in the block {block!r}; there is {', '.join(attention_blocks(net))}")
-    _, collected = net.apply(params, x, t, label, mutable=["attention"])
+    conditions = (label,) if low_res is None else (label, low_res)
+    _, collected = net.apply(params, x, t, *conditions, mutable=["attention"])
     modules = (name, f"{name}_1", f"unet.{name}")  # of the block in DiT, of its attention in UNet, of the block in EDM2
     ((mass,),) = (found["mass"] for module, found in collected["attention"].items() if module in modules)
     for axis in (-2, -1):

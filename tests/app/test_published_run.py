@@ -79,10 +79,10 @@ def test_guidance_by_a_worse_network(run, tmp_path, guidance):
     ("words", "message"),
     [
         (["--labels", "1000"], "label 1000 is out of range"),
-        (["--guidance", "perturbed-attention", "--perturb-blocks", "blocks_9"], "blocks_9"),
-        (["--guidance", "skip-layer", "--skip-blocks", "middle"], "middle"),
+        (["--guidance", "perturbed-attention", "--perturb-blocks", "9"], "--perturb-blocks names '9', and this network takes blocks_0, blocks_1;"),
+        (["--guidance", "skip-layer", "--skip-blocks", "middle"], "--skip-blocks names 'middle'"),
         (["--guidance", "classifier-free", "--guided-channels", "2"], "no effect"),
-        (["--guidance", "classifier-free+channels", "--guided-channels", "9"], "count is 9"),
+        (["--guidance", "classifier-free+channels", "--guided-channels", "9"], "--guided-channels is 9, and x has 4 channels"),
         (["--guidance", "classifier-free+dynamic"], "latents"),
         (["--clip-base"], "latents"),
         (["--guidance", "classifier"], "no classifier"),
@@ -98,7 +98,7 @@ def test_wrong_requests_are_one_sentence(run, tmp_path, words, message, capsys):
     assert ended.value.code == 2
     assert message in error
     assert "Traceback" not in error
-    assert not (tmp_path / "out" / "samples.npz").exists()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def prepare(options: Sampling) -> tuple[Sampling, runs.Run]:
     run = sample.load_run(options)
     options = resolve_labels(options, run.facts)
     checks.check(options, run)
-    return options, run
+    return sample.complete(options, run), run
 
 
 def sweep_run(options: Sampling, run: runs.Run) -> Path:
