@@ -57,7 +57,7 @@ RANGES: dict[str, Range] = {
     **{"seed": Range(0, 2**32 - 1), "devices": COUNT, "batch_size": COUNT},
     "num_samples": Range(1, MOST_SAMPLES),
     # sample and sweep
-    **dict.fromkeys(("corrections", "factor", "repeats", "sweep_seeds", "guided_channels"), COUNT),
+    **dict.fromkeys(("corrections", "factor", "repeats", "sweep_seeds", "guided_channels", "decode_tile"), COUNT),
     **dict.fromkeys(("temperature", "data_std", "langevin_size", "sigma_max", "radius"), POSITIVE),
     **dict.fromkeys(("noise_std", "blur_std", "blur", "churn", "interval_low", "interval_high"), NOT_NEGATIVE),
     **{

@@ -24,11 +24,12 @@ def of_module(module: models.UNet | models.EDM2 | models.DiT) -> dict[str, Field
     if not isinstance(module, models.DiT):
         return found
     names, first = tuple(f"blocks_{i}" for i in range(module.depth)), module.depth * 7 // 24
-    head = middle if module.internal_head is None else models.block_name(module.internal_head)
+    half = names[(module.depth - 1) // 2]  # of its blocks are applied
+    head = half if module.internal_head is None else models.block_name(module.internal_head)
     return {
         **found,
         "skip_blocks": Field(names[first : first + max(1, module.depth // 8)], names),
-        "exit_block": Field(head, names),
+        "exit_block": Field(head, names[:-1]),
     }
 
 

@@ -97,11 +97,12 @@ def fold(path: list[str], tensors: list[np.ndarray], channels_per_head: int) -> 
         return misshapen[0]  # and so are weights without outputs or heads: `import_params` names them
     if path[-1] != "kernel" or w.ndim < 2 or not w.size:
         return w
-    rows = w.reshape(len(w), -1)
+    rows: np.ndarray = w.reshape(len(w), -1)
     inputs = 1 if path[0] == "unet.emb_label" else rows.shape[1]
-    rms = np.sqrt(np.square(rows).mean(1, dtype=np.float64, keepdims=True))
+    # In place, as the largest tensors are tens of megabytes.
+    rms = np.sqrt(np.einsum("oi,oi->o", rows, rows, dtype=np.float64) / rows.shape[1])
     factor = math.prod(float(gain) for gain in gains) / (EPSILON + rms) / math.sqrt(inputs)
-    rows = rows * factor.astype(np.float32)
+    rows *= factor.astype(np.float32)[:, None]
     heads = len(w) // 3 // channels_per_head
     if path[-2] == "attn_qkv" and heads and len(w) % (3 * heads) == 0:
         rows = rows.reshape(heads, -1, 3, rows.shape[1]).swapaxes(1, 2)

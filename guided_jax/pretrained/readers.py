@@ -62,7 +62,7 @@ def read_state_dict(path: str | Path, entry: str | None = None) -> Mapping[str, 
         raise ValueError(f"{path} is none of {', '.join(FORMATS)}; save the weights as one of these")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    _refuse_pointer(path)
+    refuse_pointer(path)
     if path.suffix in TORCH:
         return _torch(path, entry)
     if entry is not None:
@@ -70,7 +70,7 @@ def read_state_dict(path: str | Path, entry: str | None = None) -> Mapping[str, 
     return readers[path.suffix](path)
 
 
-def _refuse_pointer(path: Path) -> None:
+def refuse_pointer(path: Path) -> None:
     """Raise ValueError for the text that a clone without Git LFS has in place of the weights."""
     with path.open("rb") as file:
         if file.read(len(POINTER)) == POINTER:

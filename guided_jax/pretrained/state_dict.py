@@ -96,12 +96,8 @@ def _differences(state_dict: Mapping[str, np.ndarray], fixed: Mapping[str, Any])
         found, expected = np.asarray(state_dict[key]), np.asarray(state_dict[value] if copy else value)
         if found.shape != expected.shape:
             wrong.append(f"{key} (torch shape {found.shape}, expected {expected.shape})")
-        elif not (
-            np.array_equal(found, expected)
-            if copy
-            else np.allclose(found.astype(np.float32), expected, atol=HALF_PRECISION)
-        ):
-            wrong.append(f"{key} (has to be that of {value})" if copy else f"{key} (has to be the fixed one)")
+        elif not np.allclose(np.float32(found), np.float32(expected), rtol=0, atol=0 if copy else HALF_PRECISION):
+            wrong.append(f"{key} (has to be that of {value})" if copy else f"{key} (is not what the network computes)")
     return wrong
 
 
@@ -110,6 +106,6 @@ def _as_tuple(keys: Keys) -> tuple[str, ...]:
 
 
 def _join(path: list[str], tensors: list[np.ndarray]) -> np.ndarray:
-    """Return the tensors joined along their outputs, the first of them where their shapes do not fit."""
-    fit = len({(tensor.ndim, *tensor.shape[1:]) for tensor in tensors}) == 1
+    """Return the tensors, all of one shape, joined along their outputs; the first of them where their shapes differ."""
+    fit = len({tensor.shape for tensor in tensors}) == 1
     return np.concatenate(tensors) if fit and tensors[1:] and tensors[0].ndim else tensors[0]

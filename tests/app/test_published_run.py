@@ -28,13 +28,23 @@ def draw(run, out, *words):
     return images.load_npz(out / "samples.npz")
 
 
-def test_the_run_draws_pictures_through_its_decoder(run, tmp_path):
-    drawn, labels = draw(
-        run, tmp_path, "--guidance", "classifier-free+channels", "--scale", "4", "--labels", "7", "207", "--steps", "3"
-    )
+@pytest.fixture(scope="module")
+def plain(run, tmp_path_factory):
+    """Samples without guidance: one of each class, in turn."""
+    return draw(run, tmp_path_factory.mktemp("plain"), "--balanced", "--steps", "2")
+
+
+def test_balanced_samples_go_through_the_classes(plain):
+    assert list(plain[1]) == [0, 1, 2, 3]
+
+
+def test_the_run_draws_pictures_through_its_decoder(run, tmp_path, plain):
+    options = ("--guidance", "classifier-free+channels", "--scale", "4", "--labels", "7", "207", "--steps", "2")
+    drawn, labels = draw(run, tmp_path, *options)
     assert drawn.shape == (4, 16, 16, 3)
     assert list(labels) == [7, 207, 7, 207]
     assert drawn.std() > 10
+    assert (drawn != plain[0]).any()
 
 
 def test_its_facts_and_its_model(run):
@@ -51,38 +61,36 @@ def test_the_preset_comes_before_what_is_given(run):
     assert (options.balanced, options.method.guidance) == (True, "classifier-free+channels")
 
 
-def test_balanced_samples_go_through_the_classes(run, tmp_path):
-    _, labels = draw(run, tmp_path, "--balanced", "--steps", "1")
-    assert list(labels) == [0, 1, 2, 3]
-
-
-def test_chunks_of_the_decoder_change_nothing(run, tmp_path, monkeypatch):
-    words = ("--labels", "1", "2", "3", "--steps", "2", "--seed", "3")
-    first, _ = draw(run, tmp_path / "a", *words)
+def test_chunks_of_the_decoder_change_nothing(run, tmp_path, monkeypatch, plain):
     load = runs.load
     monkeypatch.setattr(runs, "load", lambda *given: load(*given)._replace(decode_size=3))
-    second, _ = draw(run, tmp_path / "b", *words)
-    assert np.abs(first.astype(int) - second).max() <= 1
+    drawn, _ = draw(run, tmp_path, "--balanced", "--steps", "2")
+    assert np.abs(drawn.astype(int) - plain[0]).max() <= 1
+
+
+def test_tiles_of_the_decoder_change_little(run, tmp_path, plain):
+    drawn, _ = draw(run, tmp_path, "--balanced", "--steps", "2", "--decode-tile", "6")
+    assert (drawn != plain[0]).any()
+    assert np.abs(drawn.astype(int) - plain[0]).mean() < 0.2 * plain[0].std()
 
 
 WORSE = ("perturbed-attention", "smoothed-energy", "skip-layer", "internal", "self-attention")
 
 
 @pytest.mark.parametrize("guidance", WORSE)
-def test_guidance_by_a_worse_network(run, tmp_path, guidance):
-    drawn, _ = draw(run, tmp_path, "--guidance", guidance, "--scale", "3", "--labels", "7", "--steps", "2")
-    plain, _ = draw(run, tmp_path / "plain", "--labels", "7", "--steps", "2")
-    assert (drawn != plain).any()
+def test_guidance_by_a_worse_network(run, tmp_path, guidance, plain):
+    drawn, _ = draw(run, tmp_path, "--guidance", guidance, "--scale", "3", "--balanced", "--steps", "2")
+    assert (drawn != plain[0]).any()
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--labels", "1000"], "label 1000 is out of range"),
-        (["--guidance", "perturbed-attention", "--perturb-blocks", "9"], "--perturb-blocks names '9', and this network takes blocks_0, blocks_1;"),
+        (["--guidance", "perturbed-attention", "--perturb-blocks", "9"], "names '9', and this network takes blocks_0"),
         (["--guidance", "skip-layer", "--skip-blocks", "middle"], "--skip-blocks names 'middle'"),
         (["--guidance", "classifier-free", "--guided-channels", "2"], "no effect"),
-        (["--guidance", "classifier-free+channels", "--guided-channels", "9"], "--guided-channels is 9, and x has 4 channels"),
+        (["--guidance", "classifier-free+channels", "--guided-channels", "9"], "is 9, and x has 4 channels"),
         (["--guidance", "classifier-free+dynamic"], "latents"),
         (["--clip-base"], "latents"),
         (["--guidance", "classifier"], "no classifier"),

@@ -6,15 +6,21 @@ import numpy as np
 import pytest
 
 from guided_jax.models import AutoencoderKL
-from guided_jax.models.autoencoder import attend_in_parts
+from guided_jax.models.autoencoder import Attention, ResNet, attend_in_parts
 from guided_jax.models.blocks import attend
+from guided_jax.models.ops.norm import GroupNorm
+from guided_jax.pretrained.autoencoder import shapes
 
 SMALL = AutoencoderKL(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4)
 
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.jit(SMALL.init)(jax.random.key(0), jnp.zeros((2, 2, 3)))
+    leaves, tree = jax.tree.flatten(shapes(SMALL))
+    rng = np.random.default_rng(0)
+    return jax.tree.unflatten(
+        tree, [jnp.asarray(0.2 * rng.standard_normal(leaf.shape), jnp.float32) for leaf in leaves]
+    )
 
 
 def test_any_batch_axes_give_the_same(params):
@@ -28,9 +34,16 @@ def test_any_batch_axes_give_the_same(params):
     np.testing.assert_allclose(jax.jit(again.apply)(params, images), want, atol=1e-5)
 
 
-def test_no_layer_starts_at_zero(params):
-    """So that all of it trains from the first step."""
-    assert all(jnp.any(leaf != 0) for path, leaf in jax.tree.leaves_with_path(params) if "norm" not in str(path))
+@pytest.mark.parametrize("block", [ResNet(8, 2), Attention(2)])
+def test_no_layer_starts_at_zero(block):
+    """So that all of them train from the first step: kernels and biases as torch draws them."""
+    params = block.init(jax.random.key(0), jnp.zeros((2, 2, 4)))["params"]
+    layers = {name: layer for name, layer in params.items() if "norm" not in name}
+    assert len(layers) >= 3
+    for layer in layers.values():
+        limit = np.prod(layer["kernel"].shape[:-1]) ** -0.5
+        for leaf in jax.tree.leaves(layer):
+            assert 0.5 * limit < jnp.abs(leaf).max() <= limit
 
 
 def test_the_forward_mode_of_a_plain_convolution(params):
@@ -46,9 +59,9 @@ def test_the_forward_mode_of_a_plain_convolution(params):
     np.testing.assert_allclose(*both(z), rtol=1e-3)
 
 
-@pytest.mark.parametrize("most", [1152, 500, 300, 1])
+@pytest.mark.parametrize("most", [1152, 500, 240, 1])
 def test_attention_in_parts_is_attention(most):
-    """1152 weights: 24 positions, 2 heads; in one part, in 3, in 4 and each for itself. And 5 parts with one left over."""
+    """1152 weights: 24 positions, 2 heads; in one part, in 3, in 5 of which one is shorter, and alone."""
     q, k, v, cotangent = jax.random.normal(jax.random.key(0), (4, 3, 24, 2, 5))
     want, pull = jax.vjp(attend, q, k, v)
     found, pull_parts = jax.vjp(lambda q, k, v: attend_in_parts(q, k, v, most), q, k, v)
@@ -90,3 +103,16 @@ def test_a_shape_that_does_not_fit_is_refused(params, method, shape, message):
 def test_widths_that_the_norm_groups_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="10 of block_out_channels cannot be split into 4 norm groups"):
         SMALL.clone(block_out_channels=(8, 10)).init(jax.random.key(0), jnp.zeros((2, 2, 3)))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_the_epsilon_of_a_group_norm(monkeypatch, backend):
+    """(x - mean) / sqrt(var + epsilon), in the forms of both kinds of backend; x has two groups of little variance."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    x = 1e-3 * np.random.default_rng(0).standard_normal((5, 6, 4)).astype(np.float32)
+    grouped = x.reshape(30, 2, 2)
+    centred = grouped - grouped.mean((0, 2), keepdims=True)
+    want = centred / np.sqrt(np.square(centred).mean((0, 2), keepdims=True) + 1e-6)
+    params = {"params": {"scale": jnp.ones(4), "bias": jnp.zeros(4)}}
+    found = GroupNorm(2, epsilon=1e-6).apply(params, jnp.asarray(x))
+    np.testing.assert_allclose(found, want.reshape(x.shape), atol=1e-5)

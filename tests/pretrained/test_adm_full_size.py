@@ -1,26 +1,12 @@
 """The published ImageNet-64 networks at their full size: they are made, and take one guided step, on this machine."""
 
-import resource
-import time
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from guided_jax import denoiser, guidance, reverse, schedule
 from guided_jax.pretrained import adm
-
-
-def random_weights(shapes, key):
-    """Small random weights of these shapes, kernels of about the size that keeps activations in range."""
-    leaves, structure = jax.tree.flatten(shapes)
-    rng = np.random.default_rng(key)
-    fan = [max(1, int(np.prod(leaf.shape[:-1]))) for leaf in leaves]
-    values = [
-        jnp.asarray(rng.standard_normal(leaf.shape, np.float32) / f**0.5) for leaf, f in zip(leaves, fan, strict=True)
-    ]
-    return jax.tree.unflatten(structure, values)
+from tests.full_size import random_weights, run_once
 
 
 @pytest.mark.slow
@@ -28,12 +14,10 @@ def test_one_guided_step_of_imagenet_64(capsys):
     """Algorithm 1 of [ADM] with the 296 M parameter U-Net and the 65 M parameter classifier, one 64x64 picture."""
     model, judge = adm.MODELS["64x64_diffusion"].config, adm.CLASSIFIERS["64x64_classifier"].config
     unet, classifier = adm.unet(model), adm.classifier(judge)
-    start = time.time()
     params = {
         "unet": random_weights(adm.unet_shapes(unet, model), 0),
         "classifier": random_weights(adm.classifier_shapes(classifier, judge), 1),
     }
-    made = time.time()
     levels = schedule.respace(schedule.cosine(1000), 250)
 
     def step(params, key, x, label):
@@ -47,17 +31,9 @@ def test_one_guided_step_of_imagenet_64(capsys):
         return sampler.step(key, denoise, x, sampler.init(x), schedule.at(levels, 250), schedule.at(levels, 249))[0]
 
     x = jax.random.normal(jax.random.key(0), (64, 64, 3))
-    arguments = (params, jax.random.key(1), x, jnp.int32(207))
-    compiled = jax.jit(step).lower(*arguments).compile()
-    ready = time.time()
-    x_s = compiled(*arguments).block_until_ready()
-    done = time.time()
+    x_s, line = run_once(step, (params, jax.random.key(1), x, jnp.int32(207)))
     with capsys.disabled():
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(
-            f"\nImageNet-64: weights {made - start:.0f} s, compiled {ready - made:.0f} s, one step {done - ready:.1f} s, "
-            f"at most {memory:.1f} GiB"
-        )
+        print(f"\nImageNet-64: {line}")
     assert x_s.shape == (64, 64, 3)
     assert jnp.all(jnp.isfinite(x_s))
     assert float(jnp.abs(x_s - x).max()) > 1e-4

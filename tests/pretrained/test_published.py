@@ -244,3 +244,26 @@ def test_files_that_do_not_say_what_they_are(tmp_path):
     path = save(tmp_path / "dit.safetensors", lacking | {"extra": np.zeros(2, np.float32)})
     with pytest.raises(ValueError, match=r"missing final_layer\.linear\.bias; surplus extra"):
         pretrained.load(path, config=meta["original_config"])
+
+
+def test_edm2_inside_its_preconditioning():
+    """The recorded denoiser of the reference, by the model of a description; with a label, since it has no null one."""
+    meta, arrays, groups = golden.read("edm2_cond_logvar")
+    description = published.Description("edm2", meta["config"])
+    params = published.import_weights(description, {"network": groups["sd"]})
+    found = published.make_model(description)
+    assert (found.shape, found.parameterization, found.null) == ((16, 16, 4), "edm", None)
+    labels = jnp.asarray(arrays["class_labels"].argmax(-1) + 6 * (arrays["class_labels"].sum(-1) == 0))
+    sigma = jnp.asarray(arrays["sigma"])
+    levels = schedule.NoiseLevel(sigma, jnp.ones_like(sigma), sigma)
+    prepared = published.prepare(description, params)
+
+    @jax.jit
+    @jax.vmap
+    def denoise(x, level, label):
+        return model.denoiser(found, prepared, label)(x, level).x_0
+
+    assert golden.error(denoise(golden.nhwc(arrays["x"]), levels, labels), arrays["denoised"]) < 1e-4
+    assert float(found.levels.sigma[1]) == pytest.approx(0.002)
+    with pytest.raises(ValueError, match="sigma_data is 1"):
+        published.make_model(description._replace(network={**meta["config"], "sigma_data": 1}))

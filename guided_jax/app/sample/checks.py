@@ -121,7 +121,10 @@ def _check_labels(options: Sampling, run: runs.Run) -> None:
     if wrong:
         raise ValueError(f"label {wrong[0]} is out of range; the run has the classes 0 to {classes - 1}")
     if "null" in row.needs and run.model.null is None:
-        raise ValueError("this run was trained without label dropout; use --guidance classifier, or train with dropout")
+        raise ValueError(
+            f"this run was trained without label dropout and has no null label, which {method.guidance} needs; use another "
+            "guidance"
+        )
     if ("conditional" in row.needs or (not row.labelled and options.labels)) and not run.conditional:
         raise ValueError("this run's network takes no labels; use --guidance classifier, or leave --labels out")
     if method.any_of and options.labels:

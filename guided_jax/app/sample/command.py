@@ -20,6 +20,7 @@ from guided_jax.app.sample import checks, diagnostics, draw, guidances, inverse,
 from guided_jax.app.sample.parts import Pictures, usual_data_std
 from guided_jax.app.sample.request import Sampling, recorded
 from guided_jax.app.translate import JUDGE, translate_errors
+from guided_jax.models import tiles
 from guided_jax.storage import images, streaming
 from guided_jax.storage.files import is_result_of, replacing, writable_directory
 
@@ -83,8 +84,11 @@ def parse(args: Sequence[str]) -> Sampling:
 
 def load_run(options: Sampling) -> runs.Run:
     """Return the run of a request, with the run of --bad and the judge of --clean-classifier if there are such."""
-    run, bad, judge = runs.load(options.run, options.data_dir), options.method.bad, options.method.clean_classifier
+    run, bad, side = runs.load(options.run, options.data_dir), options.method.bad, options.decode_tile
+    if side is not None:
+        run = run._replace(model=run.model._replace(decode=decode_in_tiles(run, side)))
     run = run if bad is None else run._replace(bad=runs.load(bad))
+    judge = options.method.clean_classifier
     if judge is None:
         return run
     from guided_jax.metrics.judge import load_judge  # with all that measures, which drawing alone does not need
@@ -99,6 +103,14 @@ def complete(options: Sampling, run: runs.Run) -> Sampling:
     std = usual_data_std(options.method, run) if settings.data_std is None else settings.data_std
     method = dataclasses.replace(options.method, measurement=dataclasses.replace(settings, data_std=std))
     return dataclasses.replace(options, method=method)
+
+
+def decode_in_tiles(run: runs.Run, side: int) -> Callable[[Any, Any], Any]:
+    """Return `Model.decode` of the run by tiles of side x side latents; ValueError for a run that decodes nothing."""
+    if run.decode_size is None:
+        raise ValueError("--decode-tile has no effect here; it is for runs of latents")
+    decode = run.model.decode
+    return lambda params, x: tiles.apply_in_tiles(lambda part: decode(params, part), x, side)
 
 
 def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:

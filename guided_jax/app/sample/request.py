@@ -149,8 +149,6 @@ class Sampling:
 
     run: tyro.conf.Positional[Path]
     """A run directory, as `guided-jax train` and `guided-jax convert` make it."""
-    preset: bool = False
-    """Draw as the authors of a published model did; options that are given as well count more."""
     method: tyro.conf.OmitArgPrefixes[Method] = dataclasses.field(default_factory=Method)
     scale: tuple[float, ...] = (1.0,)
     """Guidance strength: 0 ignores the label, 1 is the exact conditional, above 1 is sharper. Several: one for each
@@ -160,6 +158,8 @@ class Sampling:
     sample, or none; where they have a vector, 0.3,1.2. Default: drawn by the data's frequencies."""
     balanced: bool = False
     """As many samples of each class, in turn, in the place of --labels."""
+    preset: bool = False
+    """Draw as the authors of a published model did; options that are given as well count more."""
     base_samples: Path | None = None
     """For an upsampler: the samples.npz of low-resolution pictures, in turn; their labels too, without --labels."""
     num_samples: int | None = None
@@ -169,6 +169,9 @@ class Sampling:
     """The weights of the last checkpoint, or of the best, by the keep-best-by that the run was trained with."""
     batch_size: int = 256
     """Images at a time, over all devices."""
+    decode_tile: int | None = None
+    """Decode latents in overlapping tiles of at most so many of them a side, such as 64 for 512 pixels: large pictures in
+    the memory of small ones, nearly the same pixels."""
     seed: int = 0
     diagnose: bool = False
     """Also write the length of the guidance, the classifier's log probability and the clipped share at each step of the
@@ -194,7 +197,7 @@ NOT_RECORDED = ("out", "overwrite", "devices", "batch_size", "shard_parameters",
 # Recorded only where they are not the default: older requests were written when there was no other choice.
 NEWER = (
     *("checkpoint", "image", "strength", "mask", "guided_channels", "perturb_blocks", "skip_blocks", "exit_block"),
-    *("balanced", "preset", "space", "clean_classifier", "attention_mask"),
+    *("balanced", "preset", "space", "clean_classifier", "attention_mask", "decode_tile"),
 )
 
 
