@@ -14,11 +14,9 @@ from tests import latent_golden as golden
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(published):
     """The tiny DiT of the golden folder, converted."""
-    out = tmp_path_factory.mktemp("published") / "run"
-    cli.script(convert.main, [str(golden.CHECKPOINT), "--out", str(out)])
-    return out
+    return published
 
 
 def draw(run, out, *words):

@@ -18,7 +18,6 @@ from guided_jax.app import preview
 from guided_jax.app import run as runs
 from guided_jax.app.facts import Facts
 from guided_jax.app.sample import named_pictures
-from guided_jax.app.sample.named_pictures import Rows
 from guided_jax.app.sample.request import Method
 from guided_jax.data import pictures
 
@@ -71,6 +70,8 @@ def thin(mask: Any, run: runs.Run) -> Any:
 def make_operator(request: Method, run: runs.Run) -> operators.Operator:
     """Return A for the pictures of a run, or for its latents; ValueError for one that does not fit them."""
     settings, latents = request.measurement, measures_latents(request, run)
+    if latents and len(run.model.shape) != 3:
+        raise ValueError(f"the latents of this run, {run.model.shape}, are no pictures; measure pixels by --in pixels")
     height, width, _ = run.model.shape if latents else run.facts.image_shape
     if settings.operator == "mask":
         known = observed(settings.hole, run.facts.image_shape)
@@ -104,6 +105,8 @@ def make_measure(request: Method, run: runs.Run, seed: int) -> Callable[[np.ndar
     common = make_operator(dataclasses.replace(request, space="pixels"), run)
     known = observed(settings.hole, shape) if settings.operator == "mask" else 1.0
     masks = read_masks(settings.mask, shape) if settings.mask else None
+    if latents and masks is not None:
+        _with_hole(thin(masks, run), "--mask")
     truth = named_pictures.read(settings.measure, run, "--measure")
 
     @jax.jit
@@ -114,17 +117,15 @@ def make_measure(request: Method, run: runs.Run, seed: int) -> Callable[[np.ndar
 
     def rows(indices: np.ndarray) -> Measured:
         keys = sampler.keys(jax.random.fold_in(jax.random.key(seed), 2), indices)
-        mask = None if masks is None else masks(indices)
-        if latents and mask is not None:
-            _with_hole(thin(mask, run), "--mask")
+        mask = None if masks is None else masks[indices % len(masks)]
         x_0 = data.scale(truth(indices))
         return Measured(np.asarray(measured(keys, x_0, mask)), mask, x_0 if latents else None)
 
     return rows
 
 
-def read_masks(names: tuple[str, ...], shape: Shape) -> Rows:
-    """Return indices -> (n, H, W, 1), 0 where their mask is white, 1 where it is black; ValueError for other masks."""
+def read_masks(names: tuple[str, ...], shape: Shape) -> np.ndarray:
+    """Return (n, H, W, 1), 0 where a mask is white, 1 where it is black; ValueError for masks that do not fit."""
     found = [mask for name in names for mask in named_pictures.read_file(Path(name), 1, "--mask")]
     wrong = next((mask.shape for mask in found if mask.shape[:2] != shape[:2]), None)
     if wrong or not found:
@@ -136,7 +137,7 @@ def read_masks(names: tuple[str, ...], shape: Shape) -> Rows:
         raise ValueError(
             f"--mask has a picture without white, {WHITE} or more, and so nothing to paint; white is the hole"
         )
-    return lambda indices: 1 - white[indices % len(white)].astype(np.float32)
+    return 1 - white.astype(np.float32)
 
 
 def picture(y: np.ndarray, facts: Facts) -> np.ndarray:
