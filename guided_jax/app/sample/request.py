@@ -141,6 +141,8 @@ class Sweep:
     first, on the run's own data, where there is none."""
     inception: Path | None = None
     """Measure in the features of Inception-v3 with these weights (.pt, .pth, .safetensors, .npz), not in the judge's."""
+    dino: Path | None = None
+    """Measure FD-DINOv2 too, with these weights of DINOv2 (.pth, .pt, .safetensors, .npz)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +152,8 @@ class Sampling:
     run: tyro.conf.Positional[Path]
     """A run directory, as `guided-jax train` and `guided-jax convert` make it."""
     method: tyro.conf.OmitArgPrefixes[Method] = dataclasses.field(default_factory=Method)
+    preset: bool = False
+    """Draw as the authors of a published model did; options that are given as well count more."""
     scale: tuple[float, ...] = (1.0,)
     """Guidance strength: 0 ignores the label, 1 is the exact conditional, above 1 is sharper. Several: one for each
     round of the labels, in turn."""
@@ -158,8 +162,6 @@ class Sampling:
     sample, or none; where they have a vector, 0.3,1.2. Default: drawn by the data's frequencies."""
     balanced: bool = False
     """As many samples of each class, in turn, in the place of --labels."""
-    preset: bool = False
-    """Draw as the authors of a published model did; options that are given as well count more."""
     base_samples: Path | None = None
     """For an upsampler: the samples.npz of low-resolution pictures, in turn; their labels too, without --labels."""
     num_samples: int | None = None
@@ -197,7 +199,7 @@ NOT_RECORDED = ("out", "overwrite", "devices", "batch_size", "shard_parameters",
 # Recorded only where they are not the default: older requests were written when there was no other choice.
 NEWER = (
     *("checkpoint", "image", "strength", "mask", "guided_channels", "perturb_blocks", "skip_blocks", "exit_block"),
-    *("balanced", "preset", "space", "clean_classifier", "attention_mask", "decode_tile"),
+    *("balanced", "preset", "decode_tile", "dino", "space", "clean_classifier", "attention_mask"),
 )
 
 
