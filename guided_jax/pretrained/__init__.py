@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` imports each on first use
     from guided_jax.pretrained import adm as adm
     from guided_jax.pretrained import autoencoder as autoencoder
+    from guided_jax.pretrained import clip as clip
     from guided_jax.pretrained import dit as dit
     from guided_jax.pretrained import edm2 as edm2
     from guided_jax.pretrained import inception as inception
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
 MODULES = (
     "adm",
     "autoencoder",
+    "clip",
     "dit",
     "edm2",
     "inception",

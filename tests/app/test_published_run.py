@@ -169,10 +169,11 @@ def test_autoguidance_of_two_published_networks(edm2, tmp_path):
     assert drawn.std() > 5
 
 
-def test_an_average_of_another_length(edm2, tmp_path):
+def test_an_average_of_another_length(edm2, tmp_path, capsys):
     files = sorted(edm2.glob("*.pkl"))
     line = [files[0], "--snapshots", files[1], "--sigma-rel", "0.097", "--out", tmp_path / "run"]
     cli.script(convert.main, [str(word) for word in line])
+    assert "this run draws latents" in capsys.readouterr().err
     made, first = runs.load(tmp_path / "run"), runs.load(edm2 / "0.050")
     assert made.facts.kind == "arrays"  # no decoder was named: it draws latents
     pairs = zip(*(jax.tree.leaves(each.params("diffusion")["network"]) for each in (made, first)), strict=True)

@@ -1,6 +1,7 @@
 """Make a run directory of published weights, which `guided-jax sample` takes."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -8,7 +9,7 @@ from typing import Literal
 import numpy as np
 import tyro
 
-from guided_jax.app import cli
+from guided_jax.app import cli, published_model
 from guided_jax.app.convert import adm, presets, published
 from guided_jax.app.translate import translate_errors
 from guided_jax.pretrained import posthoc, readers
@@ -114,6 +115,8 @@ def convert_published(options: Convert) -> None:
         weights = {**weights, "network": average(options)}
     published.write(options.out, description, weights, options.dtype)
     preset = presets.of(description)
+    if description.latents is None and published_model.facts_of(description).kind == "arrays":
+        print("note: this run draws latents; convert it with --autoencoder for pictures", file=sys.stderr)
     print(f"{options.out}: sample it as its authors did: guided-jax sample {options.out} --preset")
     print(f"which stands for {' '.join(preset.options)}\n{preset.note}")
 
