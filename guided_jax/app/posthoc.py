@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 from flax import traverse_util
 
-from guided_jax.app import cli
+from guided_jax.app import cli, config_file
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.train import folder
@@ -150,7 +150,7 @@ def write(options: Reconstructing) -> Path:
         step, params = reconstruct(options.run, options.sigma_rel, options.step)
         settings = dataclasses.replace(source.experiment.diffusion, num_steps=0)
         experiment = dataclasses.replace(source.experiment, diffusion=settings)
-        runs.create(out, experiment, source.facts)
+        config_file.create(out, experiment, source.facts)
         with checkpoint.opened(out / "diffusion" / "checkpoints", keep=1) as saved:
             checkpoint.save(saved, step, {"ema": params}, config=schema.to_dict(experiment))
         if (options.run / "classifier").is_dir():

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from guided_jax import data, denoiser, model, parallel
+from guided_jax import data, denoiser, model
 from guided_jax.app import (
     best_checkpoint,
     config_file,
@@ -20,11 +20,10 @@ from guided_jax.app import (
     published_model,
     settings,
 )
-from guided_jax.app.facts import Facts, check_classes
+from guided_jax.app.facts import Facts
 from guided_jax.app.network_fields import Field
 from guided_jax.model import Model
-from guided_jax.storage import checkpoint, compare
-from guided_jax.storage.files import writable_directory
+from guided_jax.storage import checkpoint
 
 Which = Literal["last", "best"]  # of the checkpoints of a network
 PARTS = settings.PARTS
@@ -183,51 +182,13 @@ def adopt(experiment: settings.Experiment) -> settings.Experiment:
         return experiment
     if experiment.diffusion.num_steps:
         raise ValueError(f"--diffusion.from {source} is for training a classifier alone; add --diffusion.num-steps 0")
-    other = _experiment(source)
+    other = config_file.experiment_of(source)
     home, _ = _home(source, other, "diffusion")
     if checkpoint.latest(_checkpoints(home, "diffusion")) is None:
         raise _untrained(home, "diffusion")
     own: dict[str, Any] = {"num_steps": 0, "from_run": home.absolute(), "init_from": None}
     diffusion = dataclasses.replace(other.diffusion, **own)
     return dataclasses.replace(experiment, schedule=other.schedule, diffusion=diffusion)
-
-
-def _check_fit(experiment: settings.Experiment, facts: Facts) -> None:
-    """Raise ValueError when the data is not what the adopted diffusion model was trained on."""
-    if experiment.diffusion.from_run is not None:
-        other = config_file.read(experiment.diffusion.from_run / "config.json").facts
-        check_classes(facts, "a classifier", "leave out --diffusion.from")
-        mine, its = ((each.image_shape, each.num_classes) for each in (facts, other))
-        if mine != its:
-            raise ValueError(f"the data has shape and classes {mine}, {experiment.diffusion.from_run} has {its}")
-
-
-def create(directory: Path, experiment: settings.Experiment, facts: Facts) -> None:
-    """Write config.json, or check it if it is there: ValueError names the fields in which another run differs.
-
-    Of several processes the first writes it, which holds the folder's lock.
-    """
-    _check_fit(experiment, facts)
-    path = writable_directory(directory) / "config.json"
-    if path.exists():
-        saved, began = _experiment(directory), config_file.read(path).facts
-        # Settings that are newer than the run are there at their defaults.
-        differing = compare.differences(settings.to_dict(saved), settings.to_dict(experiment), settings.MAY_CHANGE)
-        if differing:
-            raise ValueError(f"{directory} holds another run ({'; '.join(differing)}); give another --out")
-        _check_data(directory, began, facts)
-    if parallel.primary():
-        config_file.write(path, config_file.Config(facts, experiment))
-
-
-def _check_data(directory: Path, began: Facts, facts: Facts) -> None:
-    """Raise ValueError when examples came or went since the run began: the position in the data would be another."""
-    saved, found = began._asdict(), facts._asdict()
-    unknown = [name for name, value in saved.items() if value is None]
-    if compare.differences(saved, found, unknown):
-        named = compare.differences(saved, found, [*unknown, "class_frequencies", "class_names"])
-        what = "; ".join(named) or "as many examples, of other classes"
-        raise ValueError(f"the data is not what {directory} began with ({what}); restore it, or give another --out")
 
 
 def load(directory: Path, data_dir: Path | None = None) -> Run:
@@ -263,7 +224,7 @@ def params(directory: Path, part: str, sharding: Any = None, which: Which = "las
     sharding: where each leaf goes, as for `checkpoint.load_params`. Raises ValueError when the network was not trained, and
     when the best of its checkpoints is asked for and none was measured.
     """
-    return _load_params(directory, _experiment(directory), part, sharding, which)
+    return _load_params(directory, config_file.experiment_of(directory), part, sharding, which)
 
 
 def _load_params(
@@ -282,7 +243,7 @@ def _load_params(
 
 def param_shapes(directory: Path, part: str) -> Any:
     """Return the shapes of what `params` reads from the last checkpoint, without reading it."""
-    home, _ = _home(directory, _experiment(directory), part)
+    home, _ = _home(directory, config_file.experiment_of(directory), part)
     with _trained(home, part):
         return checkpoint.param_shapes(_checkpoints(home, part))
 
@@ -302,7 +263,7 @@ def _untrained(directory: Path, part: str) -> ValueError:
 
 def step_of(directory: Path, part: str, which: Which) -> int | None:
     """Return the step of the last or the best checkpoint of a network, None where there is none."""
-    return _step_of(directory, _experiment(directory), part, which)
+    return _step_of(directory, config_file.experiment_of(directory), part, which)
 
 
 def _step_of(directory: Path, experiment: settings.Experiment, part: str, which: Which) -> int | None:
@@ -329,11 +290,4 @@ def _home(directory: Path, experiment: settings.Experiment, part: str) -> tuple[
     source = experiment.diffusion.from_run
     if part != "diffusion" or source is None or source == directory.absolute():
         return directory, getattr(experiment, part)
-    return _home(source, _experiment(source), part)
-
-
-def _experiment(directory: Path) -> settings.Experiment:
-    found = config_file.read(directory / "config.json").experiment
-    if found is None:
-        raise ValueError(f"{directory} is a published model, which has no experiment; give a run that was trained here")
-    return found
+    return _home(source, config_file.experiment_of(source), part)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from guided_jax import parallel
-from guided_jax.app import best_checkpoint, cli, experiments, posthoc, signals
+from guided_jax.app import best_checkpoint, cli, config_file, experiments, posthoc, signals
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.facts import check_classes, describe_labels
@@ -84,7 +84,7 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
         best_checkpoint.check(part, getattr(experiment, part), names)
     starts = [init_from.check(run, part, out) for part in networks.PARTS]
     with folder.exclusive(out):
-        runs.create(out, experiment, facts)
+        config_file.create(out, experiment, facts)
         _announce(experiment, measured, [describe_facts(facts), describe_labels(sources(False)), *starts])
         return all(_fit(run, part, sources, out, stop, measured) for part in parts)
 
