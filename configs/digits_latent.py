@@ -7,8 +7,9 @@ mean square in [-1, 1], or 24 dB: of these pictures without redundancy the laten
 
     guided-jax sweep runs/digits_latent --guidance classifier-free --scales 1,2,3 --num-samples 500
 
-finds by a judge that is right on 99.2 % of the held-out digits the requested digit in 96.1 %, 100 % and 100 % of the samples
-at scale 1, 2 and 3, at Fréchet distances in its features of 0.034, 0.067 and 0.084; another half of real digits is at 0.022.
+finds by a judge that is right on 99.2 % of the held-out digits the requested digit in 96.1 %, 100 % and 100 % of the
+samples at scale 1, 2 and 3, at Fréchet distances in its features of 0.034, 0.067 and 0.084; another half of real digits
+is at 0.022.
 """
 
 from guided_jax.app.settings import Autoencoder, AutoencoderKL, Classifier, Diffusion, DiT, Experiment, Optimizer

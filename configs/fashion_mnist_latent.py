@@ -1,6 +1,6 @@
 """Fashion-MNIST by latent diffusion: an autoencoder of our own, from 28x28 to 7x7x4, and a transformer on its latents.
 
-    guided-jax train fashion_mnist_latent
+guided-jax train fashion_mnist_latent
 """
 
 from guided_jax.app.settings import Autoencoder, AutoencoderKL, Classifier, Data, Diffusion, DiT, Experiment, Optimizer

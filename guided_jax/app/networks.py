@@ -126,19 +126,6 @@ def init(experiment: Experiment, facts: Facts, networks: Networks, part: str, ke
     return jax.jit(getattr(networks, part).init)(key, *example(experiment, facts, part))
 
 
-def fields_of(module: Any) -> dict[str, Any]:
-    """Return the fields of a diffusion network that a guidance may change, as `Run.fields`, with their usual values."""
-    usual = {"perturb_blocks": tuple(models.perturbation.perturbed_blocks(module))}
-    if not isinstance(module, models.DiT):
-        return usual
-    middle, third = (module.depth - 1) // 2, module.depth * 7 // 24  # SD 3.5 skips the blocks 7, 8 and 9 of 24
-    return {
-        **usual,
-        "skip_blocks": tuple(f"blocks_{third + i}" for i in range(max(1, module.depth // 8))),
-        "exit_block": f"blocks_{middle}" if module.internal_head is None else module.internal_head,
-    }
-
-
 def settings_of(experiment: Experiment, part: str) -> Any:
     """Return the settings of the network itself."""
     own = getattr(experiment, part)

@@ -7,8 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from guided_jax.app import networks
+from guided_jax import models
+from guided_jax.app import network_fields
 from guided_jax.app.facts import Facts
+from guided_jax.app.network_fields import Field
 from guided_jax.model import Model
 from guided_jax.pretrained import clip, published
 from guided_jax.pretrained.published import Description
@@ -47,11 +49,6 @@ def is_conditional(description: Description) -> bool:
     return description.text is not None or bool(published.count_classes(description))
 
 
-def fields(description: Description) -> dict[str, Any]:
-    """Return the fields of the module that a guidance may change, with their usual values."""
-    return networks.fields_of(published.make_parts(description).network)
-
-
 def make_model(description: Description, dtype: str) -> Model:
     """Return the model; its raw condition is the class."""
     return published.make_model(description, jnp.dtype(dtype))
@@ -62,6 +59,30 @@ def make_variant(description: Description, dtype: str, fields: Any, low_res: Any
     if low_res is not None or estimate is not None:
         raise ValueError("a published model takes no low-resolution picture and no estimate")
     return published.make_model(description, jnp.dtype(dtype), lambda module: module.clone(**fields)).network
+
+
+def fields(description: Description) -> dict[str, Field]:
+    """Return the fields of the module that a guidance may change."""
+    return network_fields.of_module(published.make_parts(description).network)
+
+
+def make_attention(description: Description, dtype: str) -> Any:
+    """Return (params, x, time, label, low_res, estimate) -> the attention to each pixel of x, as `Run.attention`."""
+    module = published.make_parts(description, jnp.dtype(dtype)).network
+
+    def attention(params: Any, x: Any, time: Any, label: Any, low_res: Any = None, estimate: Any = None) -> Any:
+        if not isinstance(label, dict):
+            return models.attention_mass(module, params["network"], x, time, label)
+        named = {name: label[name] for name in ("pooled", "time_ids") if name in label}  # of a prompt
+        given = jnp.concatenate([x, label["inpaint"]], axis=-1) if "inpaint" in label else x
+        return models.attention_mass(module, params["network"], given, time, label["context"], **named)
+
+    return attention
+
+
+def data_std(description: Description) -> float:
+    """Return the standard deviation of x, about: that of the preconditioning of EDM2; scaled latents have 1, pixels 0.5."""
+    return 1.0 if description.family != "edm2" and published.make_model(description).shape[-1] != 3 else 0.5
 
 
 def prepare(description: Description, dtype: str, part: str, params: Any) -> Any:

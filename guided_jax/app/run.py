@@ -15,6 +15,7 @@ from guided_jax.app import (
     best_checkpoint,
     config_file,
     latents,
+    network_fields,
     networks,
     own_data,
     published_model,
@@ -22,6 +23,7 @@ from guided_jax.app import (
     trained_model,
 )
 from guided_jax.app.facts import Facts
+from guided_jax.app.network_fields import Field
 from guided_jax.model import Model
 from guided_jax.storage import checkpoint
 
@@ -45,15 +47,18 @@ class Run(NamedTuple):
     classifier: (params, x_t, level) -> logits of a classifier of noisy examples, if there is one.
     variant: (fields, low_res, estimate) -> a network in the place of `model.network`: with other fields of its module, an
         upsampler of that picture, told that estimate; None for a network that has no variants. fields: those that a
-        guidance may change, with their usual values: "perturb_blocks", "skip_blocks", "exit_block".
+        guidance may change. attention: (params, x, time, condition, low_res, estimate) -> the attention to each pixel of
+        x, (h, w), of mean 1; None for a network that has none to read.
     low_res: the side of the pictures that an upsampler starts from. self_conditioning: whether the network takes its last
         predicted x_0.
     prepare: (part, params) -> the params as the network computes with them, once for all steps.
     tokenize: of a text-to-image model, prompts -> the raw condition of each, a pytree of rows; None for any other.
     complete: weights of the diffusion network -> the params of the model: the weights, or those of its autoencoder too.
+    data_std: the standard deviation of x, about: 0.5 of pictures in [-1, 1].
     decode_size: how many examples `model.decode` takes at once on each device, after all steps; None for all of them.
     source: held_out -> the data, if any, to measure against and take true pictures from. flip: whether it may be mirrored.
     trained: which -> part -> the step of its checkpoint. bad: the run of the worse model that autoguidance draws away from.
+    judge: a `metrics.judge.TrainedJudge`, which guides by pictures.
     experiment, networks: what it is trained by; None for a model that is not trained here.
     """
 
@@ -66,11 +71,13 @@ class Run(NamedTuple):
     bound: float = 1.0
     classifier: Callable[..., Any] | None = None
     variant: Callable[..., Any] | None = None
-    fields: Mapping[str, Any] = {}
+    fields: Mapping[str, Field] = {}
+    attention: Callable[..., Any] | None = None
     low_res: int | None = None
     self_conditioning: bool = False
     prepare: Callable[[str, Any], Any] = lambda part, params: params
     complete: Callable[..., Any] = _same
+    data_std: float = 0.5
     decode_size: int | None = None
     tokenize: Callable[[Sequence[str]], Any] | None = None
     source: Callable[[bool], data.Source] | None = None
@@ -79,6 +86,12 @@ class Run(NamedTuple):
     experiment: Any = None
     networks: Any = None
     bad: Any = None
+    judge: Any = None
+
+    @property
+    def latent(self) -> bool:
+        """Whether x is not the picture, but what an autoencoder makes of it."""
+        return self.decode_size is not None or self.model.shape != self.facts.image_shape
 
 
 def from_params(model: Model, facts: Facts, given: Mapping[str, Any], **fields: Any) -> Run:
@@ -127,7 +140,9 @@ def assemble(experiment: settings.Experiment, facts: Facts, directory: Path | No
         bounded=not experiment.latent,
         classifier=trained_model.make_logits(experiment, modules.classifier) if facts.labelling == "class" else None,
         variant=trained_model.make_variant(experiment, modules),
-        fields=networks.fields_of(modules.diffusion),
+        fields=network_fields.of_module(modules.diffusion),
+        attention=trained_model.make_attention(experiment, modules),
+        data_std=1.0 if experiment.latent else 0.5,
         bound=facts.bound or 1.0,
         low_res=diffusion.low_res,
         self_conditioning=diffusion.self_conditioning,
@@ -161,6 +176,8 @@ def assemble_published(published: config_file.Published, facts: Facts, directory
         bounded=description.latents is None and facts.kind == "pictures",
         variant=functools.partial(published_model.make_variant, description, dtype),
         fields=published_model.fields(description),
+        attention=published_model.make_attention(description, dtype),
+        data_std=published_model.data_std(description),
         prepare=functools.partial(published_model.prepare, description, dtype),
         tokenize=published_model.make_tokenize(description, directory),
         decode_size=None if description.latents is None else published_model.DECODE_SIZE,

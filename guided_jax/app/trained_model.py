@@ -124,6 +124,19 @@ def make_network(
     return network
 
 
+def make_attention(experiment: Experiment, modules: Networks) -> Network:
+    """Return (params, x, time, label, low_res, estimate) -> the attention to each pixel of x, as `Run.attention`."""
+    diffusion = experiment.diffusion
+
+    def attention(params: Any, x: Any, t: Any, label: Any, low_res: Any = None, estimate: Any = None) -> Any:
+        own = params if modules.autoencoder is None else params["network"]
+        x, step = scale_input(x, t)
+        given, more = label if diffusion.conditional else None, {} if low_res is None else {"low_res": low_res}
+        return models.attention_mass(modules.diffusion, own, with_estimate(diffusion, x, estimate), step, given, **more)
+
+    return attention
+
+
 def make_training_network(diffusion: Diffusion, module: Any, dropout: bool) -> Callable[..., Any]:
     """Return (params, x_t, t, label, low_res, estimate, keys) -> output of a batch; the keys are of its dropout."""
     module = module.clone(remat=diffusion.remat, remat_keep=diffusion.remat_keep)

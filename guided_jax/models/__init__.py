@@ -6,7 +6,14 @@ from guided_jax.models.classifier import Classifier
 from guided_jax.models.clip import CLIP, CLIPText, CLIPVision
 from guided_jax.models.edm2 import EDM2
 from guided_jax.models.encoder import check_image_size
-from guided_jax.models.perturbation import attention_blocks, attention_mass, blurred_queries, identity_attention
+from guided_jax.models.perturbation import (
+    attention_blocks,
+    attention_mass,
+    block_name,
+    blurred_queries,
+    identity_attention,
+    middle_block,
+)
 from guided_jax.models.prepare import prepare_params
 from guided_jax.models.stable_diffusion import MMDiT, UNet2DConditionModel
 from guided_jax.models.t5 import T5Encoder
@@ -28,8 +35,10 @@ __all__ = [
     "UNet2DConditionModel",
     "attention_blocks",
     "attention_mass",
+    "block_name",
     "blurred_queries",
     "check_image_size",
     "identity_attention",
+    "middle_block",
     "prepare_params",
 ]

@@ -9,7 +9,7 @@ from guided_jax import analytic, guidance, losses, sampler, schedule
 from guided_jax.app import facts, nll, trained_model
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
-from guided_jax.app.sample import draw, guidances, samplers
+from guided_jax.app.sample import draw, samplers
 from guided_jax.app.sample.parts import Parts
 from guided_jax.app.sample.request import Method
 from guided_jax.app.train import command as train
@@ -152,7 +152,7 @@ def test_a_classifier_of_clean_pictures_is_the_noisy_one_at_the_first_level():
     logits = lambda params, x, level: jnp.stack([PICTURES.log_prob(y)(x, level) for y in (0, 1)])  # noqa: E731
     parts = Parts(run._replace(classifier=logits), Method("universal"), {"classifier": None}, label=1)
     x_0, levels = jnp.array([0.1, -0.2]).reshape(SHAPE), run.model.levels
-    found = guidances._of_clean(parts)(x_0, schedule.at(levels, 30))
+    found = parts.clean_log_prob(x_0, schedule.at(levels, 30))
     np.testing.assert_allclose(found, PICTURES.log_prob(1)(x_0, schedule.at(levels, 1)), rtol=1e-5)
 
 

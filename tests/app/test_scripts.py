@@ -105,7 +105,8 @@ METHODS = [
 # More of them, each with the options that it cannot do without.
 REST = {
     **dict.fromkeys(("zero-star", "independent", "off-the-shelf", "universal"), ()),
-    **dict.fromkeys(("perturbed-attention", "smoothed-energy", "self-attention"), ()),
+    **dict.fromkeys(("perturbed-attention", "smoothed-energy"), ()),
+    "self-attention": ["--attention-mask"],
     "autoguidance": ["--bad", "RUN"],
     "negative": ["--negative", 3],
     "projected+ramp": ["--sampler", "ddpm"],
@@ -394,6 +395,13 @@ WRONG_SAMPLING = {
     "label 11 is out of range": ["--guidance", "classifier", "--any-of", "3", "11"],
     "in the place of --labels": ["--guidance", "classifier", "--any-of", "3", "--labels", "5"],
     "--bad RUN": ["--guidance", "autoguidance"],
+    "--in pixels is for runs of latents": ["--guidance", "universal", "--in", "pixels"],
+    "--in has no effect here; it goes with --guidance off-the-shelf": ["--guidance", "none", "--in", "latents"],
+    "nowhere is no trained judge; train one with": ["--guidance", "universal", "--clean-classifier", "nowhere"],
+    "--attention-mask has no effect here": ["--guidance", "perturbed-attention", "--attention-mask"],
+    "names 'middle', and this network takes middle_block": [
+        *("--guidance", "perturbed-attention", "--perturb-blocks", "middle")
+    ],
     "nowhere is not a run": ["--guidance", "autoguidance", "--bad", "nowhere"],
     "--negative is None": ["--guidance", "negative"],
     "--negative is 10": ["--guidance", "negative", "--negative", "10"],
@@ -494,7 +502,7 @@ def test_a_classifier_for_a_run_that_adopted_its_diffusion_model_itself(tiny, tm
 
 
 def test_the_first_of_several_processes_describes_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs.parallel, "primary", lambda: False)
+    monkeypatch.setattr(config_file.parallel, "primary", lambda: False)
     config_file.create(tmp_path, experiments.load("digits"), facts.Facts((8, 8, 1), 2, (0.5, 0.5), 100))
     assert not list(tmp_path.iterdir())
 
