@@ -48,13 +48,11 @@ def fields(description: Description) -> dict[str, Any]:
     usual = {"perturb_blocks": tuple(models.perturbation.perturbed_blocks(module))}
     if description.family == "edm2":
         return usual
-    middle, third = (
-        (module.depth - 1) // 2,
-        module.depth * 7 // 24,
-    )  # SD 3.5 skips the blocks 7, 8 and 9 of 24
+    middle = (module.depth - 1) // 2
+    first, count = module.depth * 7 // 24, max(1, module.depth // 8)  # of SD 3.5, which skips 7, 8 and 9 of its 24
     return {
         **usual,
-        "skip_blocks": tuple(f"blocks_{third + i}" for i in range(max(1, module.depth // 8))),
+        "skip_blocks": tuple(f"blocks_{first + i}" for i in range(count)),
         "exit_block": f"blocks_{middle}" if module.internal_head is None else module.internal_head,
     }
 

@@ -1,5 +1,7 @@
 """What can be wrong with a request, each in one sentence, before anything is loaded or computed."""
 
+import dataclasses
+
 import numpy as np
 
 from guided_jax.app import facts
@@ -30,15 +32,33 @@ def check_readers(options: Sampling, run: runs.Run | None = None) -> None:
 
     run: without it, samples may take their labels from the data.
     """
+    for name, readers in _unread(options, run).items():
+        raise ValueError(f"{option(name)} has no effect here; it goes with {' or '.join(readers)}")
+    if options.scale != (1.0,) and not guidances.row_of(options.method).scaled:
+        raise ValueError(f"--scale has no effect with --guidance {options.method.guidance}; leave it out")
+
+
+def _unread(options: Sampling, run: runs.Run | None = None) -> dict[str, list[str]]:
+    """Return each non-default option that the chosen method ignores -> what reads it; run: as of `check_readers`."""
     given, defaults = flatten(options), flatten(Sampling(options.run))
     chosen = _chosen(options.method) | ({"--sweep"} if options.sweep.sweep else set())
     if run is None or labels.are_of_data(options, run):
         chosen.add(OF_DATA)
-    for name, readers in _readers().items():
-        if given[name] != defaults[name] and not chosen & set(readers):
-            raise ValueError(f"{option(name)} has no effect here; it goes with {' or '.join(readers)}")
-    if options.scale != (1.0,) and not guidances.row_of(options.method).scaled:
-        raise ValueError(f"--scale has no effect with --guidance {options.method.guidance}; leave it out")
+    changed = {name: readers for name, readers in _readers().items() if given[name] != defaults[name]}
+    return {name: readers for name, readers in changed.items() if not chosen & set(readers)}
+
+
+def drop_unread(options: Sampling, given: Sampling) -> Sampling:
+    """Return a request without what its method ignores of a preset, such as the interval of another guidance.
+
+    given: the request without the preset; what it changes itself stays, for `check_readers` to refuse.
+    """
+    defaults = Sampling(options.run)
+    own, usual = flatten(given), flatten(defaults)
+    dropped = [name for name in _unread(options) if own[name] == usual[name]]
+    method = dataclasses.replace(options.method, **{name: usual[name] for name in dropped})
+    unscaled = not guidances.row_of(method).scaled and given.scale == defaults.scale
+    return dataclasses.replace(options, method=method, scale=defaults.scale if unscaled else options.scale)
 
 
 def _chosen(method: Method) -> set[str]:
