@@ -118,7 +118,8 @@ class DiT(nn.Module):
     perturb, perturb_blocks: the attention of these blocks is replaced (see `models.perturbation`); None: of the middle one.
     skip_blocks: left out, x passes unchanged: the bad model of skip-layer guidance ([STG]).
     exit_block: the output is read after this block: the bad model of internal guidance ([IG]).
-    internal_head: the block after which the output has a head of its own; after others the last layer reads it.
+    internal_head: the block after which the output has a head of its own, trained as net.clone(exit_block=internal_head);
+        after other blocks the last layer reads it. XLA computes the blocks that both share once.
 
     Blocks are named by their number, 0 first, or as "blocks_0". A freshly initialised network returns exactly 0: the
     modulations and heads start at 0, the other matrices as Xavier's uniform, embeddings as normal of std 0.02, biases at 0.
@@ -159,7 +160,9 @@ class DiT(nn.Module):
     def __call__(
         self, x: Float[Array, "*batch h w c"], t: Num[Array, "..."] | float | int, label: Any = None
     ) -> Float[Array, "*batch h w c2"]:
-        """x: any number of batch axes, none included. t: the network's own time, fractional allowed, one per example or a
+        """output = head(blocks(patches of x with positions)), all conditioned on the time and the label; float32.
+
+        x: any number of batch axes, none included. t: the network's own time, fractional allowed, one per example or a
         scalar. label: in [0, num_classes), one per example or a scalar; num_classes or None for the null label.
         ValueError for sizes, labels, blocks and shapes that do not fit.
         """

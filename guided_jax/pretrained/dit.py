@@ -4,8 +4,10 @@
     diffusers            "transformer_blocks.3.attn1.to_q.weight", to_k, to_v  config: config.json
     here                 params / blocks_3 / qkv / kernel
 
-Any config goes with any of these key layouts. diffusers computes with the same weights something else: its frequencies of
-the time have another exponent, and its second layer norm another epsilon; `like` says whose numbers are wanted.
+The time is [DiT]'s step, 0 to 999; in [SiT] t = 1 is data and the output data - noise; in [REPA] t = 1 is noise and the
+output noise - data. Any config goes with any of these key layouts. diffusers computes with the same weights something
+else: its frequencies of the time have another exponent, and its second layer norm another epsilon; `like` says whose
+numbers are wanted.
 
 Sources: [DiT] Peebles and Xie 2212.09748; [SiT] Ma et al. 2401.08740; [REPA] Yu et al. 2410.06940; [IG] Zhou et al.
 2512.24176, whose second head becomes `internal_head`.
