@@ -281,6 +281,9 @@ def test_files_that_do_not_say_what_they_are(tmp_path):
         pretrained.load(path, config=meta["original_config"])
     with pytest.raises(ValueError, match="the network is 48 wide"):
         pretrained.load(path, family="dit")
+    half = {key: array for key, array in groups["sd_original"].items() if not key.startswith(("pos_embed", "final"))}
+    with pytest.raises(ValueError, match=r"has no pos_embed, final_layer\.linear\.weight of the usual shape"):
+        pretrained.load(save(tmp_path / "half.safetensors", half), family="dit")
     assert pretrained.load(path, family="dit", config=meta["original_config"])[0].parameterization == "eps"
     with pytest.raises(ValueError, match="holds no DiT or SiT"):
         pretrained.load(golden.CHECKPOINT / "vae" / "diffusion_pytorch_model.safetensors")

@@ -133,6 +133,8 @@ def _check_labels(options: Sampling, run: runs.Run) -> None:
     method, row, classes = options.method, guidances.row_of(options.method), run.facts.num_classes
     given = (*(options.labels or ()), *method.any_of, *method.also)
     wrong = [label for label in given if label not in range(classes)] if run.facts.labelling == "class" else []
+    if ("conditional" in row.needs or (not row.labelled and options.labels)) and not run.conditional:
+        raise ValueError("this run's network takes no labels; use --guidance classifier, or leave --labels out")
     if wrong:
         raise ValueError(f"label {wrong[0]} is out of range; the run has the classes 0 to {classes - 1}")
     if "null" in row.needs and run.model.null is None:
@@ -140,8 +142,6 @@ def _check_labels(options: Sampling, run: runs.Run) -> None:
             f"this run was trained without label dropout and has no null label, which {method.guidance} needs; use another "
             "guidance"
         )
-    if ("conditional" in row.needs or (not row.labelled and options.labels)) and not run.conditional:
-        raise ValueError("this run's network takes no labels; use --guidance classifier, or leave --labels out")
     if method.any_of and options.labels:
         raise ValueError("--any-of stands in the place of --labels; give one of the two")
     if method.any_of and run.conditional and run.model.null is None:

@@ -18,6 +18,14 @@ from guided_jax.pretrained.published.families import check_description, make_mod
 Weights = dict[str, Mapping[str, np.ndarray]]  # "network" and perhaps "autoencoder" -> torch key -> array
 TRANSFORMERS = ("Transformer2DModel", "DiTTransformer2DModel")  # the class of a DiT, in old folders and in new ones
 HEAD_WIDTHS = {1152: 72}  # of DiT-XL and SiT-XL; the smaller ones have 64
+# What a DiT or SiT has, and the number of its axes, from which its sizes are read.
+AXES = {
+    "x_embedder.proj.weight": 4,
+    "pos_embed": 3,
+    "y_embedder.embedding_table.weight": 2,
+    "blocks.0.mlp.fc1.weight": 2,
+    "final_layer.linear.weight": 2,
+}
 EDM2_MEAN, EDM2_STD = (5.81, 3.25, 0.12, -2.15), (4.17, 4.62, 3.71, 3.28)  # of the codes of sd-vae-ft-mse [EDM2]
 
 
@@ -150,8 +158,12 @@ def _read_transformer(
 def infer_config(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Return the arguments of the constructor of a DiT or SiT, read off the shapes of its tensors.
 
-    ValueError for a width that no published model has, since the number of heads leaves no trace in the shapes.
+    ValueError for a width that no published model has, since the number of heads leaves no trace in the shapes, and for
+    tensors that are missing or misshapen.
     """
+    lacking = [key for key, axes in AXES.items() if key not in state_dict or np.ndim(state_dict[key]) != axes]
+    if lacking:
+        raise ValueError(f"the network has no {', '.join(lacking)} of the usual shape; give its config")
     width, channels, patch, _ = np.shape(state_dict["x_embedder.proj.weight"])
     depth = len({found[0] for key in state_dict if (found := re.match(r"(decoder_)?blocks\.\d+\.", key))})
     outputs = np.shape(state_dict["final_layer.linear.weight"])[0] // patch**2
