@@ -103,7 +103,7 @@ def train(options: Judging, run: runs.Run) -> Path:
     """
     limits.check(options)
     facts.check_pictures(run.facts, "a judge")
-    facts.check_classes(run.facts, "a judge", "measure by --inception")
+    facts.check_classes(run.facts, "a judge", "measure by --inception or --dino")
     out, shape = options.out or options.run / "judge", run.facts.image_shape
     network = Judge(run.facts.num_classes, options.channels)
     prepared = job.prepare(_task(options, run, network), _settings(options), out)

@@ -14,7 +14,7 @@ from guided_jax.app import cli
 from guided_jax.app.results import check_free
 from guided_jax.app.translate import JUDGE, translate_errors
 from guided_jax.metrics import evaluation, feature_space, sets
-from guided_jax.metrics.files import Statistics, load_statistics, save_statistics, statistics_of
+from guided_jax.metrics.files import Statistics, load_statistics, save_statistics, select, statistics_of
 from guided_jax.storage.files import replacing
 
 MAX_STORED = 10_000  # pictures that --save-statistics keeps beside the statistics
@@ -32,7 +32,8 @@ recall, density, coverage, and with a classifier the Inception Score and the cla
 
   --judge DIR             a classifier by 'guided-jax judge': class accuracy, and features
   --inception WEIGHTS     features by Inception-v3, with the weights of pytorch-fid or torchvision
-  --features KIND         what to measure in: pixels, judge or inception
+  --dino WEIGHTS          FD-DINOv2, with the weights of DINOv2 (ViT-L/14 in papers)
+  --features KIND         what to measure in: pixels, judge, inception or dino
   --preprocessing KIND    how pictures reach Inception's size: tensorflow (default) or pytorch-fid
   --split NAME            the part of a reference that is a data set (default: test)
   --data-dir PATH         where that data set lies
@@ -60,11 +61,14 @@ class Metrics:
     preprocessing: Literal["tensorflow", "pytorch-fid"] | None = None
     """How pictures are brought to Inception's size: as ADM's evaluator does (tensorflow), which is the default, or as
     pytorch-fid."""
+    dino: Path | None = None
+    """FD-DINOv2 beside the other metrics: the weights of DINOv2, as .pth, .pt, .safetensors or .npz. All metrics are by
+    DINOv2 if nothing else is given to measure in."""
     judge: Path | None = None
     """The folder of a classifier of clean pictures, made by 'guided-jax judge': class accuracy, and features unless
     --inception or --features says otherwise."""
-    features: Literal["pixels", "judge", "inception"] | None = None
-    """What to measure in; if not given inception or judge, whichever is there, else pixels."""
+    features: Literal["pixels", "judge", "inception", "dino"] | None = None
+    """What to measure in; if not given the first there of inception, judge and dino, else pixels."""
     batch_size: int = 64
     """Pictures at a time, over all devices."""
     devices: int | None = None
@@ -86,19 +90,23 @@ OPTIONS = {
     "data_dir": "--data-dir",
     "features 'judge' need judge=...": "--features judge needs --judge",
     "features 'inception' need inception=...": "--features inception needs --inception",
+    "features 'dino' need dino=...": "--features dino needs --dino",
     "inception=": "--inception ",
     "preprocessing=": "--preprocessing ",
     "features 'inception'": "--features inception",
     "features 'judge'": "--features judge",
+    "features 'dino'": "--features dino",
     "features 'pixels'": "--features pixels",
 }
 # Options that change no number.
 UNRECORDED = ("out", "overwrite", "devices", "batch_size", "save_statistics")
+NEWER = ("dino",)  # recorded only where it is given, as older files were written without it
 
 
 def record(options: Metrics) -> dict[str, str]:
     """Return the options that determine the numbers, as text; the JSON file keeps them under "asked"."""
-    return {name: str(value) for name, value in vars(options).items() if name not in UNRECORDED}
+    found = {name: value for name, value in vars(options).items() if name not in UNRECORDED}
+    return {name: str(value) for name, value in found.items() if name not in NEWER or value is not None}
 
 
 def open_set(place: str, split: str | None, data_dir: Path | None) -> sets.PictureSet | None:
@@ -116,11 +124,15 @@ def _is_file(place: str) -> bool:
 
 
 class Inputs(NamedTuple):
-    """What is compared, in which features. reference: its pictures; stored: the statistics in its file; None if absent."""
+    """What is compared, in which features. reference: its pictures; stored: the statistics in its file; None if absent.
+
+    dino: the statistics in its file of DINOv2's features, where these are measured beside the others; None if absent.
+    """
 
     samples: sets.PictureSet
     reference: sets.PictureSet | None
     stored: Statistics | None
+    dino: Statistics | None
     space: feature_space.FeatureSpace
 
 
@@ -134,35 +146,43 @@ def open_inputs(options: Metrics) -> Inputs:
     reference = open_set(options.reference, options.split, options.data_dir)
     stored = load_statistics(options.reference) if _is_file(options.reference) else None
     with translate_errors(OPTIONS):
-        space = feature_space.choose(options.judge, options.inception, options.features, options.preprocessing)
-        feature_space.check_shapes(space, samples, reference, stored)
-    if stored is not None and stored.features != space.name:
-        there, stored = f"statistics of {stored.features} features", None
-    else:
-        there = "neither pictures nor statistics"
-    if reference is None and stored is None:
-        raise ValueError(
-            f"{options.reference} has {there}, and {space.name} features are measured; give a reference of these"
+        space = feature_space.choose(
+            options.judge, options.inception, options.features, options.preprocessing, options.dino
         )
-    return Inputs(samples, reference, stored, space)
+        own, dino = (
+            None if name is None else select(stored, name) for name in (space.name, space.dino and space.dino.name)
+        )
+        feature_space.check_shapes(space, samples, reference, own)
+    there = "neither pictures nor statistics" if stored is None else f"statistics of {stored.features} features"
+    wanted = [(space.name, own)] + ([(space.dino.name, dino)] if space.dino else [])
+    if reference is None and (missing := [name for name, found in wanted if found is None]):
+        raise ValueError(
+            f"{options.reference} has {there}, and {missing[0]} features are measured; give a reference of these"
+        )
+    return Inputs(samples, reference, own, dino, space)
 
 
 def evaluate(options: Metrics) -> dict[str, Any]:
     """Return everything that the table and the JSON file hold."""
     devices = parallel.choose_devices(options.batch_size, options.devices)
-    samples, reference, stored, space = open_inputs(options)
+    samples, reference, stored, dino, space = open_inputs(options)
     extractors = feature_space.make_extractors(space, devices, options.batch_size)
     own, own_classes = feature_space.summaries(extractors, samples)
     other, other_classes = (None, None) if reference is None else feature_space.summaries(extractors, reference)
     statistics = stored or statistics_of(other, space.name)  # type: ignore[arg-type]  # `open_inputs` saw to one of them
+    if space.dino is not None and dino is None:
+        dino = statistics_of(extractors.dino(reference), space.dino.name)  # type: ignore[misc]  # as above
     if options.save_statistics:
-        save_statistics(options.save_statistics, statistics, *first_pictures(reference))
+        save_statistics(options.save_statistics, statistics._replace(dino=dino), *first_pictures(reference))
     numbers = evaluation.evaluate(own, statistics, None if other is None else other.features, seed=options.seed)
+    if extractors.dino is not None and dino is not None:
+        numbers |= evaluation.distance(extractors.dino(samples), evaluation.prepare(dino))
     right, real = ({} if each is None else sets.accuracy(each) for each in (own_classes, other_classes))
     size, dimension = None if reference is None else reference.size, len(statistics.mean)
     return {
         "features": space.name,
         "dimension": dimension,
+        "dino": dino and dino.features,
         "samples": {**right, **numbers},
         "reference": real,
         "pictures": {
@@ -170,9 +190,15 @@ def evaluate(options: Metrics) -> dict[str, Any]:
             "reference": reference.describe() if reference else options.reference,
         },
         "counts": {"samples": samples.size, "reference": statistics.size},
-        "notes": evaluation.notes(samples.size, statistics.size, size, dimension),
+        "notes": notes(samples.size, size, statistics, dino),
         "asked": record(options),
     }
+
+
+def notes(samples: int, reference: int | None, statistics: Statistics, dino: Statistics | None) -> list[str]:
+    """Return the notes on the numbers of pictures, and of the features of both distances."""
+    own = evaluation.notes(samples, statistics.size, reference, len(statistics.mean))
+    return own + ([] if dino is None else evaluation.notes(samples, dino.size, None, len(dino.mean)))
 
 
 def first_pictures(reference: sets.PictureSet | None) -> tuple[Any, Any]:
@@ -200,7 +226,8 @@ def main(args: Sequence[str]) -> None:
         file.write(evaluation.as_json(found))
     for name, description in found["pictures"].items():
         print(f"{name}: {description}")
-    print(f"features: {found['features']}, {found['dimension']} numbers a picture\n")
+    beside = f"; FD-DINOv2 by {found['dino']}" if found["dino"] else ""
+    print(f"features: {found['features']}, {found['dimension']} numbers a picture{beside}\n")
     columns = [(name, found[name]) for name in ("samples", "reference") if found[name]]
     print(evaluation.table(columns, found["features"]))
     for note in found["notes"]:

@@ -110,9 +110,6 @@ def snapshot_steps(run: Path) -> list[int]:
     return sorted(int(path.stem) for path in folder.glob("*.npz") if path.stem.isdigit())
 
 
-MAX_DEVIATION = 0.05  # of the sigma_rel that a mixture has from the one it is made for, relative
-
-
 def reconstruct(run: Path, sigma_rel: float, step: int | None = None) -> tuple[int, Any]:
     """Return (step, average) of this sigma_rel at a step, the last stored one by default.
 
@@ -124,13 +121,7 @@ def reconstruct(run: Path, sigma_rel: float, step: int | None = None) -> tuple[i
     pairs = [(at, sigma) for at, path in files.items() for sigma in sigma_rels_of(path)]
     steps, sigma_rels = [at for at, _ in pairs], [sigma for _, sigma in pairs]
     weights = averaging.mixture(steps, sigma_rels, end, sigma_rel)
-    actual = averaging.mixture_sigma_rel(steps, sigma_rels, weights, end)
-    if not abs(actual / sigma_rel - 1) < MAX_DEVIATION:
-        known = ", ".join(f"{sigma:g}" for sigma in sorted(set(sigma_rels)))
-        raise ValueError(
-            f"sigma_rel {sigma_rel:g} is too far from {known}, which {run} has stored: "
-            f"the average would have {actual:.3g}; give one nearer to them"
-        )
+    averaging.check_mixture(steps, sigma_rels, weights, end, sigma_rel)
     return end, averaging.combine((tree for path in files.values() for _, tree in load_snapshot(path)), weights)
 
 

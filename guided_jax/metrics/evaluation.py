@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from guided_jax.metrics import classes, frechet, kernel, neighbours
-from guided_jax.metrics.files import INCEPTION, Statistics
+from guided_jax.metrics.files import DINO, INCEPTION, Statistics
 from guided_jax.metrics.summary import Summary
 
 # name of a metric -> its title in tables
@@ -18,6 +18,7 @@ TITLES: Mapping[str, str] = {
     "fd": "Fréchet distance",
     "sfd": "Fréchet distance, spatial",
     "fd_infinity": "Fréchet distance, extrapolated",
+    "fd_dinov2": "FD-DINOv2",
     "kid": "kernel distance",
     "precision": "precision",
     "recall": "recall",
@@ -25,8 +26,9 @@ TITLES: Mapping[str, str] = {
     "coverage": "coverage",
     "inception_score": "Inception Score",
 }
-# Titles with Inception's features.
+# Titles with the features of Inception and of DINOv2.
 OF_INCEPTION = {"fd": "FID", "sfd": "sFID", "fd_infinity": "FID∞", "kid": "KID"}
+OF_DINO = {"fd_infinity": "FD∞-DINOv2", "kid": "KD-DINOv2"}
 # Metrics of which more is better; of the others less.
 HIGHER = frozenset({"accuracy", "precision", "recall", "density", "coverage", "inception_score"})
 # name of a metric -> name of its standard deviation
@@ -38,7 +40,8 @@ class Reference(NamedTuple):
 
     statistics: mean and covariance C of the features. root: C^(1/2). features, and the squared radii of their balls for
     precision and recall (`radii`) and for density and coverage (`radii_density`): None where only statistics are known.
-    nearest, nearest_density: the k of the k-th nearest neighbour that each ball reaches to.
+    nearest, nearest_density: the k of the k-th nearest neighbour that each ball reaches to. dino: the reference in DINOv2's
+    features, where they are measured beside the others.
     """
 
     statistics: Statistics
@@ -48,6 +51,7 @@ class Reference(NamedTuple):
     radii_density: Float[np.ndarray, " n"] | None = None
     nearest: int = 3
     nearest_density: int = 5
+    dino: "Reference | None" = None
 
 
 def prepare(
@@ -102,9 +106,8 @@ def compare(
     have different numbers of features.
     """
     statistics, root = reference.statistics, reference.root
-    _check(samples, statistics)
     target = statistics.mean, statistics.covariance
-    found = {"fd": frechet.frechet_distance(*target, samples.moments.mean, samples.moments.covariance, root)}
+    found = distance(samples, reference)
     if samples.spatial is not None and statistics.spatial is not None:
         spatial = samples.spatial
         found["sfd"] = frechet.frechet_distance(spatial.mean, spatial.covariance, *statistics.spatial)
@@ -123,15 +126,35 @@ def compare(
     return found
 
 
+def distance(samples: Summary, reference: Reference) -> dict[str, float]:
+    """Return {name: Frechet distance}, the name that of `distance_name`. ValueError for different numbers of features."""
+    statistics, moments = reference.statistics, samples.moments
+    _check(samples, statistics)
+    target = statistics.mean, statistics.covariance
+    value = frechet.frechet_distance(*target, moments.mean, moments.covariance, reference.root)
+    return {distance_name(statistics.features): value}
+
+
+def distance_name(features: str) -> str:
+    """Return the name of the Frechet distance in these features: fd_dinov2 in DINOv2's, else fd."""
+    return "fd_dinov2" if features.startswith(DINO) else "fd"
+
+
 def names(
-    samples: int, dimension: int, spatial: bool = False, logits: bool = False, features: bool = True
+    samples: int,
+    dimension: int,
+    spatial: bool = False,
+    logits: bool = False,
+    features: bool = True,
+    distances: Sequence[str] = ("fd",),
 ) -> list[str]:
     """Return the names of the metrics that `compare` computes of so many samples, without their standard deviations.
 
     dimension: of the features. spatial: whether samples and reference have spatial features. logits: whether the samples
-    have logits. features: whether the reference has its features and not only their statistics.
+    have logits. features: whether the reference has its features and not only their statistics. distances: the
+    `distance_name` of each feature space.
     """
-    found = {"fd"} | ({"kid", "precision", "recall", "density", "coverage"} if features else set())
+    found = set(distances) | ({"kid", "precision", "recall", "density", "coverage"} if features else set())
     found |= {"sfd"} if spatial else set()
     found |= {"inception_score"} if logits else set()
     found |= {"fd_infinity"} if has_extrapolated(samples, dimension) else set()
@@ -174,7 +197,8 @@ def notes(samples: int, behind: int | None, reference: int | None, dimension: in
 
 def title(name: str, features: str = "") -> str:
     """Return the title of a metric in tables; features: the name of the feature space."""
-    return (OF_INCEPTION if features == INCEPTION else {}).get(name, TITLES[name])
+    own = OF_INCEPTION if features == INCEPTION else OF_DINO if features.startswith(DINO) else {}
+    return own.get(name, TITLES[name])
 
 
 def table(columns: Sequence[tuple[str, Mapping[str, float]]], features: str = "") -> str:

@@ -5,7 +5,8 @@ An npz file with any of
     arr_0, arr_1            uint8 pictures (N, H, W, C), integer labels (N,)              ADM
     mu, sigma               mean (d,) and covariance (d, d) of the features               ADM and pytorch-fid
     mu_s, sigma_s           the same of the spatial features                              ADM
-    count, features         how many pictures are behind them, which features they are    ours: others do not read them
+    mu_dinov2, sigma_dinov2, features_dinov2   the same of DINOv2's features beside       ours: others do not read them
+    count, features         how many pictures are behind them, which features they are    ours
 
 Sources: the evaluator of [ADM] Dhariwal & Nichol 2105.05233 (its reference batches); pytorch-fid's `--save-stats`.
 """
@@ -28,7 +29,8 @@ from guided_jax.storage.files import replacing
 
 # The features of statistics whose file does not name them, such as those of ADM and pytorch-fid.
 INCEPTION = "inception"
-NAMES = ("mu", "sigma", "mu_s", "sigma_s")
+DINO = "dinov2"  # the first word of the names of DINOv2's features
+NAMES = ("mu", "sigma", "mu_s", "sigma_s", "mu_dinov2", "sigma_dinov2", "features_dinov2")
 MEMBER = "arr_0.npy"
 
 
@@ -36,7 +38,7 @@ class Statistics(NamedTuple):
     """Means and covariances of features, float64.
 
     spatial: those of the spatial features, None where there are none. size: the number of pictures, None if unknown.
-    features: the name of the feature space.
+    features: the name of the feature space. dino: those of the same pictures by DINOv2, None where there are none.
     """
 
     mean: Float[np.ndarray, " d"]
@@ -44,6 +46,7 @@ class Statistics(NamedTuple):
     spatial: tuple[Float[np.ndarray, " s"], Float[np.ndarray, "s s"]] | None = None
     size: int | None = None
     features: str = INCEPTION
+    dino: "Statistics | None" = None
 
     @property
     def moments(self) -> Moments:
@@ -71,6 +74,9 @@ def save_statistics(
         "sigma": statistics.covariance,
         "mu_s": statistics.spatial and statistics.spatial[0],
         "sigma_s": statistics.spatial and statistics.spatial[1],
+        "mu_dinov2": statistics.dino and statistics.dino.mean,
+        "sigma_dinov2": statistics.dino and statistics.dino.covariance,
+        "features_dinov2": statistics.dino and statistics.dino.features,
         "count": statistics.size,
         "features": statistics.features,
         "arr_0": pictures,
@@ -83,12 +89,25 @@ def save_statistics(
 def load_statistics(path: str | os.PathLike) -> Statistics | None:
     """Return the statistics of a file, None if it has none. ValueError for wrong shapes, OSError if it cannot be read."""
     found = npz.read(path, (*NAMES, "count", "features"))
-    own, spatial = (_pair(path, found, suffix) for suffix in ("", "_s"))
+    own, spatial, beside = (_pair(path, found, suffix) for suffix in ("", "_s", "_dinov2"))
     if own is None:
         return None
     size = None if found["count"] is None else int(found["count"])
-    features = INCEPTION if found["features"] is None else str(found["features"])
-    return Statistics(own[0], own[1], spatial, size, features)
+    features = _text(found["features"], INCEPTION)
+    dino = (
+        None if beside is None else Statistics(beside[0], beside[1], None, size, _text(found["features_dinov2"], DINO))
+    )
+    return Statistics(own[0], own[1], spatial, size, features, dino)
+
+
+def select(stored: Statistics | None, features: str) -> Statistics | None:
+    """Return those of the statistics of a file that are of these features, None if there are none."""
+    own = (stored, stored.dino) if stored is not None else ()
+    return next((each for each in own if each is not None and each.features == features), None)
+
+
+def _text(array: np.ndarray | None, default: str) -> str:
+    return default if array is None else str(array)
 
 
 def _pair(path, found, suffix):

@@ -45,7 +45,7 @@ def inception_features(
 def rgb(picture: UInt8[Array | np.ndarray, "h w c"]) -> UInt8[Array, "h w 3"]:
     """Return a picture of one or three channels with three; ValueError for others."""
     if picture.shape[-1] not in (1, 3):
-        raise ValueError(f"Inception takes pictures of 1 or 3 channels, these have {picture.shape[-1]}")
+        raise ValueError(f"the features take pictures of 1 or 3 channels, these have {picture.shape[-1]}")
     return jnp.broadcast_to(picture, (*picture.shape[:2], 3))
 
 

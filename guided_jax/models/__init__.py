@@ -1,7 +1,8 @@
-"""The networks, in Flax Linen: the U-Nets of ADM and EDM2, the transformer of DiT, the autoencoder, the classifier."""
+"""The networks, in Flax Linen: U-Nets of ADM and EDM2, the transformer of DiT, the autoencoder, CLIP, the classifier."""
 
 from guided_jax.models.autoencoder import AutoencoderKL
 from guided_jax.models.classifier import Classifier
+from guided_jax.models.clip import CLIP, CLIPText, CLIPVision
 from guided_jax.models.edm2 import EDM2
 from guided_jax.models.encoder import check_image_size
 from guided_jax.models.perturbation import attention_blocks, attention_mass, blurred_queries, identity_attention
@@ -10,8 +11,11 @@ from guided_jax.models.transformer import DiT
 from guided_jax.models.unet import UNet
 
 __all__ = [
+    "CLIP",
     "EDM2",
     "AutoencoderKL",
+    "CLIPText",
+    "CLIPVision",
     "Classifier",
     "DiT",
     "UNet",

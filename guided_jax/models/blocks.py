@@ -180,22 +180,27 @@ def attend(
     q: Float[Array, "*batch length heads ch"],
     k: Float[Array, "*batch keys heads ch"],
     v: Float[Array, "*batch keys heads ch"],
+    bias: Any = None,
 ) -> Float[Array, "*batch length heads ch"]:
     """a_t = sum_s weights_ts v_s for every head.
+
+    bias: added to the logits, float32, (..., heads or 1, length or 1, keys): of a mask, or of the distance.
 
     The sum is divided by the sum of the weights afterwards, and in every product the heads come before the positions: on
     CPU the products in the order of the arguments, with the weights divided first, take five times as long.
     """
-    weights = _unnormalised(q, k)
+    weights = _unnormalised(q, k, bias)
     total = jnp.matmul(weights.astype(v.dtype), jnp.moveaxis(v, -2, -3), preferred_element_type=jnp.float32)
     return jnp.moveaxis(total * (1 / weights.sum(-1, keepdims=True)), -3, -2).astype(v.dtype)
 
 
-def _unnormalised(q: Array, k: Array) -> Array:
-    """exp(logits - max of the logits), (*batch, heads, length, length), float32."""
+def _unnormalised(q: Array, k: Array, bias: Any = None) -> Array:
+    """exp(logits - max of the logits), (*batch, heads, length, keys), float32."""
     scale = q.shape[-1] ** -0.25
     q, k = (jnp.moveaxis(each * scale, -2, -3) for each in (q, k))
     logits = jnp.matmul(q, jnp.swapaxes(k, -1, -2)).astype(jnp.float32)
+    if bias is not None:
+        logits = logits + bias.reshape((1,) * (logits.ndim - bias.ndim) + bias.shape)
     return jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
 
 

@@ -9,16 +9,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` imports each on first use
     from guided_jax.pretrained import adm as adm
     from guided_jax.pretrained import autoencoder as autoencoder
+    from guided_jax.pretrained import clip as clip
     from guided_jax.pretrained import dit as dit
     from guided_jax.pretrained import edm2 as edm2
     from guided_jax.pretrained import inception as inception
+    from guided_jax.pretrained import pickles as pickles
+    from guided_jax.pretrained import posthoc as posthoc
     from guided_jax.pretrained import published as published
     from guided_jax.pretrained import readers as readers
     from guided_jax.pretrained import state_dict as state_dict
     from guided_jax.pretrained import weight_files as weight_files
     from guided_jax.pretrained.published import load as load
 
-MODULES = ("adm", "autoencoder", "dit", "edm2", "inception", "published", "readers", "state_dict", "weight_files")
+MODULES = (
+    "adm",
+    "autoencoder",
+    "clip",
+    "dit",
+    "edm2",
+    "inception",
+    "pickles",
+    "posthoc",
+    "published",
+    "readers",
+    "state_dict",
+    "weight_files",
+)
 __all__ = ["load"]
 
 

@@ -74,11 +74,16 @@ def read(path: str | Path) -> dict[str, Any]:
         with path.open("rb") as file:
             return _contents(path, file, read_pickle(file, path.stat().st_size, NAMES, DICTS))
     except Refused as error:
-        raise ValueError(
-            f"{path} asks for {error}, which no pickle of EDM2 needs; nothing of it was executed"
-        ) from None
+        what = f"asks for {_one_line(error)}, which no pickle of EDM2 needs"
     except Damaged as error:
-        raise ValueError(f"{path} is not a whole pickle of EDM2 ({error}); nothing of it was executed") from None
+        what = f"is not a whole pickle of EDM2 ({_one_line(error)})"
+    raise ValueError(f"{path} {what}; nothing of it was executed")
+
+
+def _one_line(error: Exception) -> str:
+    """Return the message, which may hold names of the file, with its line ends and the like spelt out."""
+    message = str(error)
+    return message if message.isprintable() else ascii(message)
 
 
 def _contents(path: Path, file: BinaryIO, data: Any) -> dict[str, Any]:

@@ -54,8 +54,7 @@ def import_params(
         if problems["missing"] and not all(name in state_dict for name in names):
             continue
         # One tensor at a time, so that no more than one is in memory twice.
-        tensors = [np.asarray(state_dict[name]) for name in names]
-        found = _join(path, tensors) if join is None else join(path, tensors)
+        found = (join or join_outputs)(path, [np.asarray(state_dict[name]) for name in names])
         found = from_torch(found, len(shape)) if path[-1] == "kernel" else found
         found = np.asarray(found, order="C")  # as jax takes more memory to order a view
         arrays.append(jnp.asarray(found, jnp.float32 if exact(path) else dtype))
@@ -86,6 +85,15 @@ def from_torch(kernel: np.ndarray, ndim: int) -> np.ndarray:
     return kernel
 
 
+def join_outputs(path: list[str], tensors: list[np.ndarray]) -> np.ndarray:
+    """Return the tensors, all of one shape, joined along their outputs; the first of them where their shapes differ.
+
+    path: is not used, but a `join` of `import_params` is given it.
+    """
+    fit = len({tensor.shape for tensor in tensors}) == 1
+    return np.concatenate(tensors) if fit and tensors[1:] and tensors[0].ndim else tensors[0]
+
+
 def _differences(state_dict: Mapping[str, np.ndarray], fixed: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the tensors that have to be what `fixed` says."""
     wrong = []
@@ -103,9 +111,3 @@ def _differences(state_dict: Mapping[str, np.ndarray], fixed: Mapping[str, Any])
 
 def _as_tuple(keys: Keys) -> tuple[str, ...]:
     return (keys,) if isinstance(keys, str) else keys
-
-
-def _join(path: list[str], tensors: list[np.ndarray]) -> np.ndarray:
-    """Return the tensors, all of one shape, joined along their outputs; the first of them where their shapes differ."""
-    fit = len({tensor.shape for tensor in tensors}) == 1
-    return np.concatenate(tensors) if fit and tensors[1:] and tensors[0].ndim else tensors[0]

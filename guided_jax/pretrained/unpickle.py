@@ -142,7 +142,7 @@ class _Machine:
             raise Refused("a name that is no text")
         full = f"{module}.{name}"
         if full not in self.names or "." in name:  # Python takes attributes of attributes after a dot
-            raise Refused((full if full.isprintable() else ascii(full))[:LONGEST_NAME])
+            raise Refused(full[:LONGEST_NAME])
         return Global(full)
 
     def call(self) -> None:

@@ -16,6 +16,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 MAX_SIGMA_REL = 12**-0.5  # sigma_rel of the plain mean of all steps, gamma = 0
+MAX_DEVIATION = 0.05  # of the sigma_rel that a mixture has from the one it is made for, relative
 
 
 class AveragingState(NamedTuple):
@@ -109,6 +110,19 @@ def mixture_sigma_rel(steps: Sequence[int], sigma_rels: Sequence[float], weights
     mean = np.sum(w * t * (gamma + 1) / (gamma + 2))
     square = np.sum(w * t**2 * (gamma + 1) / (gamma + 3))
     return float(np.sqrt(square - mean**2)) / step if square >= mean**2 else float("nan")
+
+
+def check_mixture(
+    steps: Sequence[int], sigma_rels: Sequence[float], weights: ArrayLike, step: int, sigma_rel: float
+) -> None:
+    """Raise ValueError for a mixture whose own sigma_rel is more than 5 % from the one that it is made for."""
+    actual = mixture_sigma_rel(steps, sigma_rels, weights, step)
+    if not abs(actual / sigma_rel - 1) < MAX_DEVIATION:
+        known = ", ".join(f"{sigma:g}" for sigma in sorted(set(sigma_rels)))
+        raise ValueError(
+            f"sigma_rel {sigma_rel:g} is too far from {known}, which were stored: "
+            f"the average would have {actual:.3g}; give one nearer to them"
+        )
 
 
 def combine(snapshots: Iterable[PyTree], weights: Sequence[float] | Float[np.ndarray, " snapshots"]) -> PyTree:

@@ -222,7 +222,10 @@ def test_the_help_page_fits_a_screen_and_every_option_is_listed_on_demand(capsys
 
 WRONG = {
     "Unrecognized options: --feature, x": ["--feature", "x"],
-    "invalid choice 'dino' for argument '--features'": ["--features", "dino"],
+    "invalid choice 'clip' for argument '--features'": ["--features", "clip"],
+    "--features dino needs --dino": ["--features", "dino"],
+    "--inception 'w.npz' is not read by --features dino": ["--features", "dino", "--inception", "w.npz", "--dino", "d"],
+    "there is no file dino.pth": ["--dino", "dino.pth"],
     "invalid literal for int() with base 10: 'many'": ["--seed", "many"],
     "--seed is -1; give a number from 0 to": ["--seed", "-1"],
     "--devices is 0; give at least 1": ["--devices", "0"],

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,8 +11,10 @@ from guided_jax.app import run as runs
 from guided_jax.app.convert import command as convert
 from guided_jax.app.sample import checks, request
 from guided_jax.app.sample import command as sample
+from guided_jax.app.sample import samplers
 from guided_jax.storage import images
 from tests import latent_golden as golden
+from tests import pickle_writer as writer
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +23,9 @@ def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("published") / "run"
     cli.script(convert.main, [str(golden.CHECKPOINT), "--out", str(out)])
     return out
+
+
+FREE = ("--guidance", "classifier-free+channels")
 
 
 def draw(run, out, *words):
@@ -142,6 +148,7 @@ def test_wrong_requests_are_one_sentence(run, tmp_path, words, message, capsys):
             "a part of a folder of diffusers",
         ),
         ([golden.CHECKPOINT, "--variant", "fp16"], "no weights of variant 'fp16'"),
+        ([golden.CHECKPOINT, "--snapshots", "a.pkl"], "--sigma-rel"),
     ],
 )
 def test_wrong_conversions_write_nothing(tmp_path, words, message, capsys):
@@ -165,3 +172,77 @@ def test_a_damaged_config_is_named(run, tmp_path, capsys):
         (tmp_path / "config.json").write_text(json.dumps(body))
         with pytest.raises(ValueError, match="is damaged"):
             runs.load(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def edm2(tmp_path_factory):
+    """Two networks of EDM2, the second another one's average, as NVIDIA publishes them, and the folder of a decoder."""
+    folder = tmp_path_factory.mktemp("edm2")
+    meta, _, groups = golden.read("edm2_cond_logvar")
+    worse = {key: array * np.float32(0.9) + np.float32(0.01) for key, array in groups["sd"].items()}
+    for name, state in (("network-snapshot-0000100-0.050", groups["sd"]), ("network-snapshot-0000100-0.100", worse)):
+        (folder / f"{name}.pkl").write_bytes(writer.snapshot(writer.network(state, meta["config"])))
+        line = [folder / f"{name}.pkl", "--autoencoder", golden.CHECKPOINT / "vae", "--out", folder / name[-5:]]
+        cli.script(convert.main, [str(word) for word in line])
+    return folder
+
+
+def test_autoguidance_of_two_published_networks(edm2, tmp_path):
+    """The preset of EDM2 beside a worse network of the same size; the decoder makes 32x32 pictures of 16x16 latents."""
+    words = ("--preset", "--labels", "2", "--steps", "2", "--guidance", "autoguidance", "--bad", edm2 / "0.100")
+    drawn, labels = draw(edm2 / "0.050", tmp_path, *words, "--scale", "2")
+    assert drawn.shape == (4, 32, 32, 3)
+    assert list(labels) == [2] * 4
+    assert drawn.std() > 5
+
+
+def test_an_average_of_another_length(edm2, tmp_path, capsys):
+    files = sorted(edm2.glob("*.pkl"))
+    line = [files[0], "--snapshots", files[1], "--sigma-rel", "0.097", "--out", tmp_path / "run"]
+    cli.script(convert.main, [str(word) for word in line])
+    assert "this run draws latents" in capsys.readouterr().err
+    made, first = runs.load(tmp_path / "run"), runs.load(edm2 / "0.050")
+    assert made.facts.kind == "arrays"  # no decoder was named: it draws latents
+    pairs = zip(*(jax.tree.leaves(each.params("diffusion")["network"]) for each in (made, first)), strict=True)
+    assert any(np.abs(one - other).max() > 1e-4 for one, other in pairs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_every_sampler_draws_latents(run, tmp_path, name):
+    drawn, _ = draw(run, tmp_path, "--sampler", name, "--steps", "3", "--labels", "5", "--scale", "2", *FREE)
+    assert drawn.std() > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["classifier-free+interval+rescale+channels+ramp", "--scale", "3"],
+        ["cfg++", "--scale", "0.6"],
+        ["projected+ramp", "--scale", "3"],
+        ["zero-star+channels", "--scale", "3"],
+        ["independent", "--scale", "3"],
+        ["negative", "--negative", "8", "--scale", "3"],
+        ["compose", "--also", "8", "--also-scale", "-1", "--scale", "2"],
+        ["autoguidance", "--bad", "RUN", "--scale", "2"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_every_guidance_draws_latents(run, tmp_path, words):
+    words = [run if word == "RUN" else word for word in words]
+    drawn, _ = draw(run, tmp_path, "--guidance", *words, "--labels", "5", "--steps", "3")
+    assert drawn.std() > 5
+
+
+@pytest.mark.slow
+def test_pictures_are_encoded_a_few_at_once_as_one_by_one(run, plain, tmp_path, monkeypatch):
+    """--image: the chunks of the encoder, before the steps, and one program of an example that encodes and decodes."""
+    images.save_npz(tmp_path / "start.npz", *plain)
+    words = ("--image", tmp_path / "start.npz", "--steps", "4", "--strength", "0.5", "--labels", "5")
+    chunks, _ = draw(run, tmp_path / "chunks", *words)
+    load = runs.load
+    monkeypatch.setattr(runs, "load", lambda *given: load(*given)._replace(decode_size=None))
+    whole, _ = draw(run, tmp_path / "whole", *words)
+    assert np.abs(chunks.astype(int) - whole).max() <= 1
+    assert (chunks != plain[0]).any()

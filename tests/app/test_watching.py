@@ -9,13 +9,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from PIL import Image
 
-from guided_jax import metrics, parallel, training
+from guided_jax import metrics, parallel
 from guided_jax.app import best_checkpoint, cli
 from guided_jax.app import metrics as metrics_command
 from guided_jax.app import run as runs
@@ -24,10 +22,9 @@ from guided_jax.app.sample import command as sample
 from guided_jax.app.train import command as train
 from guided_jax.app.train import curves, grids, sample_metrics
 from guided_jax.metrics import evaluation
-from guided_jax.metrics.judge import describe
-from guided_jax.models.judge import Judge
 from guided_jax.storage import checkpoint, log, tensorboard
 from tests.scripts import SMALL, run_script
+from tests.untrained import make_judge
 
 COUNT = 20
 METRICS = {"fd", "kid", "precision", "recall", "density", "coverage", "accuracy", "inception_score"}
@@ -40,15 +37,6 @@ def arguments_of(tiny, out, place):
     data = ["--out", out, "--data.dir", tiny.parent / "data", "--devices", 1]
     score = ["--diffusion.parameterization", "score", "--schedule.name", "geometric"]
     return ["digits", *data, *SMALL, *often, *by, *score, "--classifier.num-steps", 0]
-
-
-def make_judge(place, shape):
-    """Write an untrained judge: its numbers serve a comparison as well as any."""
-    network = Judge(10, (8, 8))
-    state = training.init(jax.random.key(1), network.init(jax.random.key(0), jnp.zeros((1, *shape))), optax.sgd(0.1))
-    with checkpoint.opened(place / "checkpoints") as saved:
-        checkpoint.save(saved, 1, state)
-    describe(place, network, shape, trained=1)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +114,7 @@ def test_the_best_checkpoint_has_the_best_metric(measured, tmp_path, capsys):
 
 
 HIGHER = ("accuracy", "precision", "recall", "density", "coverage", "inception_score")
-LOWER = ("fd", "sfd", "fd_infinity", "kid")
+LOWER = ("fd", "fd_dinov2", "sfd", "fd_infinity", "kid")
 
 
 def test_every_metric_has_its_direction():
@@ -394,6 +382,13 @@ def test_a_judge_of_other_pictures_is_refused(measured, tiny):
 
 
 def test_settings_of_measuring_may_change_between_two_starts():
-    for name in ("measure_every", "measure_samples", "measure_scale", "measure_judge", "measure_inception"):
+    for name in (
+        "measure_every",
+        "measure_samples",
+        "measure_scale",
+        "measure_judge",
+        "measure_inception",
+        "measure_dino",
+    ):
         assert f"diffusion.{name}" in schema.MAY_CHANGE
     assert {"tensorboard", "diffusion.keep_best_by", "classifier.keep_best_by"} <= set(schema.MAY_CHANGE)

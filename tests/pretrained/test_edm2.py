@@ -7,6 +7,7 @@ import pytest
 
 from guided_jax import denoiser
 from guided_jax.models import attention_blocks, attention_mass, identity_attention, prepare_params
+from guided_jax.models.edm2.blocks import normalize
 from guided_jax.pretrained import edm2
 from guided_jax.schedule import NoiseLevel
 from tests import latent_golden as golden
@@ -157,9 +158,19 @@ def test_prepared_weights_recomputation_and_the_plain_convolution_give_the_same_
     x = jax.random.normal(jax.random.key(2), (16, 16, 4))
     expected = jax.jit(module.apply)(params, x, 0.3, 1)
     prepared = prepare_params(module, params, x, 0.3, 1)
-    other = module.clone(remat=True, plain_convolution=True, attention_kernel="xla")
-    for found in (jax.jit(module.apply)(prepared, x, 0.3, 1), jax.jit(other.apply)(params, x, 0.3, 1)):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(module.apply)(prepared, x, 0.3, 1), expected, atol=1e-5)
+    plain = module.clone(remat=True, plain_convolution=True, attention_kernel="xla")
+    forward = jax.jit(lambda x: jax.jvp(lambda x: plain.apply(params, x, 0.3, 1), (x,), (x,)))
+    found, tangent = forward(x)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    near = [jax.jit(module.apply)(params, factor * x, 0.3, 1) for factor in (1.01, 0.99)]
+    np.testing.assert_allclose(tangent, (near[0] - near[1]) / 0.02, atol=0.02 * jnp.abs(tangent).max())
+
+
+def test_normalisation_has_a_gradient_at_zero():
+    """That of x / 1e-4, where a root of the sum of squares would give nan."""
+    gradient = jax.jacrev(normalize)(jnp.zeros(3))
+    np.testing.assert_allclose(gradient, 1e4 * np.eye(3), rtol=1e-5)
 
 
 # --- keys and configurations -----------------------------------------------------------------------------------------

@@ -2,15 +2,18 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from guided_jax import denoiser, guidance, reverse, schedule
-from guided_jax.pretrained import autoencoder, dit
+from guided_jax.models import latent
+from guided_jax.pretrained import autoencoder, dit, edm2
 from tests.full_size import random_weights, run_once
 from tests.latent_golden import published
 
 STEPS = 250
 SCALE = 0.18215  # of the latents
+EDM2_MEAN, EDM2_STD = [5.81, 3.25, 0.12, -2.15], [4.17, 4.62, 3.71, 3.28]  # of the latents of EDM2
 
 
 @pytest.mark.slow
@@ -37,5 +40,37 @@ def test_one_guided_step_of_dit_xl(capsys):
     with capsys.disabled():
         print(f"\nDiT-XL/2 256, both halves of one picture, and its decoder: {line}")
     assert image.shape == (256, 256, 3)
+    assert jnp.all(jnp.isfinite(image))
+    assert float(jnp.abs(x_s - x).max()) > 1e-4
+
+
+@pytest.mark.slow
+def test_one_guided_step_of_edm2_xs(capsys):
+    """EDM2-XS and its network without labels on a latent of 512 pixels, one step of Heun, and the decoder."""
+    config = published("edm2")["edm2-img512-xs"]["config"]
+    nets = edm2.make_network(config), edm2.make_network(config | {"label_dim": 0})
+    vae = autoencoder.make_autoencoder(published("sd_vae")["vae"]["config"])
+    weights = {
+        "nets": [random_weights(edm2.shapes(net), i) for i, net in enumerate(nets)],
+        "vae": random_weights(autoencoder.shapes(vae), 2),
+    }
+    decode = latent.make_decode(vae, np.asarray(EDM2_MEAN), 0.5 / np.asarray(EDM2_STD), image_range=(0.0, 1.0))
+    levels = schedule.karras(32, 0.002, 80.0)
+
+    def step(weights, key, x, label):
+        def model(i, *label):
+            return denoiser.edm(lambda x, c_noise: nets[i].apply(weights["nets"][i], x, c_noise, *label))
+
+        denoise = guidance.classifier_free(model(0, label), model(1), 1.4)
+        sampler = reverse.heun()
+        now, then = schedule.at(levels, 32), schedule.at(levels, 31)
+        x_s, _ = sampler.step(key, denoise, x, sampler.init(x), now, then)
+        return x_s, decode({"autoencoder": weights["vae"]}, x_s)
+
+    x = 80.0 * jax.random.normal(jax.random.key(0), (64, 64, 4))
+    (x_s, image), line = run_once(step, (weights, jax.random.key(1), x, jnp.int32(207)))
+    with capsys.disabled():
+        print(f"\nEDM2-XS 512, two networks called twice, and the decoder: {line}")
+    assert image.shape == (512, 512, 3)
     assert jnp.all(jnp.isfinite(image))
     assert float(jnp.abs(x_s - x).max()) > 1e-4

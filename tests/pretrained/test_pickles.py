@@ -374,6 +374,7 @@ MALFORMED = {
     ),
     "an encoder that is a text": (writer.snapshot(writer.network(SMALL, {}), encoder="os.system"), "an encoder"),
     "a parameter that is a number": (of_tensor(3), "w is no tensor"),
+    "a name of two lines": (writer.snapshot(writer.module("Precond", {"w\nv": 3}, {})), r"'w\nv is no tensor'"),
     "a huge shape": (of_tensor(writer.tensor(WEIGHT, shape=(2**30, 2**30), strides=(2**30, 1))), "has only 6 numbers"),
     "a repeated number": (of_tensor(writer.tensor(WEIGHT, shape=(2**30, 3), strides=(0, 1))), "are not in order"),
     "numbers before the storage": (of_tensor(writer.tensor(WEIGHT, offset=-3)), "w has no shape"),

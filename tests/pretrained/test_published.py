@@ -14,6 +14,7 @@ from guided_jax import guidance, model, pretrained, reverse, schedule
 from guided_jax.pretrained import published
 from guided_jax.pretrained.published import levels as tables
 from tests import latent_golden as golden
+from tests import pickle_writer as writer
 
 
 @pytest.fixture(autouse=True)
@@ -316,3 +317,26 @@ def test_edm2_inside_its_preconditioning():
     assert float(found.levels.sigma[1]) == pytest.approx(0.002)
     with pytest.raises(ValueError, match="sigma_data is 1"):
         published.make_model(description._replace(network={**meta["config"], "sigma_data": 1}))
+
+
+def edm2_file(path, **others):
+    """Write the recorded conditional EDM2 as NVIDIA publishes its networks."""
+    meta, _, groups = golden.read("edm2_cond_logvar")
+    path.write_bytes(writer.snapshot(writer.network(groups["sd"], meta["config"]), **others))
+    return path
+
+
+def test_an_edm2_pickle_says_how_its_latents_are_whitened(tmp_path):
+    path = edm2_file(tmp_path / "edm2-img512-tiny.pkl", encoder=writer.encoder())
+    description, _ = published.read(path, golden.CHECKPOINT / "vae")
+    assert (description.family, description.latents.image_range) == ("edm2", (0.0, 1.0))
+    assert np.allclose(description.latents.shift, [5.81, 3.25, 0.12, -2.15], rtol=1e-5)
+    assert np.allclose(description.latents.scale, 0.5 / np.array([4.17, 4.62, 3.71, 3.28]), rtol=1e-5)
+    bare, _ = published.read(edm2_file(tmp_path / "bare.pkl"), golden.CHECKPOINT / "vae")
+    assert np.allclose(bare.latents.shift + bare.latents.scale, description.latents.shift + description.latents.scale)
+    found, params = pretrained.load(path, autoencoder=golden.CHECKPOINT / "vae")
+    white = jnp.zeros((32, 32, 3)) + 1  # 1 of the pixels of our pictures is 1 of [0, 1] as well
+    z = jax.jit(lambda: found.encode(params, jax.random.key(0), white))()
+    again, own = pretrained.load(golden.CHECKPOINT)
+    same = np.asarray(jax.jit(lambda: again.encode(own, jax.random.key(0), white))()) / 0.18215
+    assert np.allclose(z, (same - description.latents.shift) * description.latents.scale, atol=1e-4)

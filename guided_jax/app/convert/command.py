@@ -1,16 +1,18 @@
 """Make a run directory of published weights, which `guided-jax sample` takes."""
 
 import dataclasses
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import tyro
 
-from guided_jax.app import cli
+from guided_jax.app import cli, published_model
 from guided_jax.app.convert import adm, presets, published
 from guided_jax.app.translate import translate_errors
-from guided_jax.pretrained import readers
+from guided_jax.pretrained import posthoc, readers
 from guided_jax.pretrained.adm import MODELS, read_state_dict
 from guided_jax.pretrained.published import read
 
@@ -31,9 +33,13 @@ is executed; every weight that is missing, surplus or misshapen is named.
   --like diffusers            of a DiT: that library's numbers where they are not the authors'
   --variant fp16              of a folder: its files of that name
   --dtype bfloat16            half the memory
+  --sigma-rel 0.1             of an EDM2: an average of another length, of --snapshots FILE ...
   --config FILE               of other sizes than published: JSON with the constructors' arguments
   --model NAME, --classifier-weights FILE, --classifier NAME    ADM: see --help-all
 """
+
+
+PUBLISHED = ("autoencoder", "family", "like", "snapshots", "sigma_rel", "variant", "dtype")  # not of ADM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +57,10 @@ class Convert:
     """DiT and SiT files, whose weights look alike: which they are of. Default: what the file's name says."""
     like: Literal["original", "diffusers"] = "original"
     """DiT: the numbers of the authors, or those of diffusers, which are not the same."""
+    snapshots: tuple[Path, ...] = ()
+    """EDM2: further snapshots of the same training, whose averages of the weights are combined into --sigma-rel."""
+    sigma_rel: float | None = None
+    """EDM2: the length of the average that is made of the snapshots, such as 0.1."""
     variant: str | None = None
     """Folders: which of several files of weights, such as fp16."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -70,7 +80,7 @@ def main(args: Sequence[str]) -> None:
     """Read the weights, check every one of them, and write config.json and the checkpoints."""
     options = cli.parse(Convert, "guided-jax convert", args, description=PAGE)
     if is_adm(options):
-        check_unused(options, ("autoencoder", "family", "like", "variant", "dtype"), "an ADM model")
+        check_unused(options, PUBLISHED, "an ADM model")
         convert_adm(options)
     else:
         check_unused(options, ("model", "classifier_weights", "classifier"), "a DiT, SiT or EDM2")
@@ -106,12 +116,22 @@ def convert_published(options: Convert) -> None:
         description, weights = read(
             options.weights, options.autoencoder, config, options.family, options.like, options.variant
         )
+    if options.sigma_rel is not None or options.snapshots:
+        weights = {**weights, "network": average(options)}
     published.write(options.out, description, weights, options.dtype)
     preset = presets.of(description)
-    if published.draws_latents(description):
-        print(f"note: {options.out} draws latents and no pictures; convert it with --autoencoder for pictures")
+    if description.latents is None and published_model.facts_of(description).kind == "arrays":
+        print("note: this run draws latents; convert it with --autoencoder for pictures", file=sys.stderr)
     print(f"{options.out}: sample it as its authors did: guided-jax sample {options.out} --preset")
     print(f"which stands for {' '.join(preset.options)}\n{preset.note}")
+
+
+def average(options: Convert) -> Mapping[str, np.ndarray]:
+    """Return the weights averaged over another length, of the snapshots of a training of EDM2."""
+    if options.sigma_rel is None:
+        raise ValueError("--snapshots are combined into an average; name its length with --sigma-rel, such as 0.1")
+    found = [posthoc.read_snapshot(path) for path in (options.weights, *options.snapshots)]
+    return posthoc.combine(found, options.sigma_rel)
 
 
 def convert_adm(options: Convert) -> None:

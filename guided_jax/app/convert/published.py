@@ -48,11 +48,6 @@ def write(out: Path, description: Description, weights: Any, dtype: str) -> None
         config_file.write(out / "config.json", config_file.Config(facts, published=found))
 
 
-def draws_latents(description: Description) -> bool:
-    """Return whether the model is one of latents without its autoencoder."""
-    return published_model.facts_of(description).kind == "arrays"
-
-
 def check_free(out: Path, description: Description) -> None:
     """Raise ValueError for a folder with a run, or with checkpoints that are not of this model."""
     if (out / "config.json").exists():

@@ -85,7 +85,7 @@ def _readers() -> dict[str, list[str]]:
     rows = (
         {f"--guidance {name}": row.reads for name, row in guidance_rows.GUIDANCES.items()}
         | {
-            "--sweep": ("sweep_seeds", "reference", "judge", "inception", "data_dir"),
+            "--sweep": ("sweep_seeds", "reference", "judge", "inception", "dino", "data_dir"),
             **dict.fromkeys(("--measure held-out", "--image held-out", OF_DATA), ("data_dir",)),
             "--image": ("strength",),
         }

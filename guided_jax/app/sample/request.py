@@ -131,6 +131,8 @@ class Sweep:
     first, on the run's own data, where there is none."""
     inception: Path | None = None
     """Measure in the features of Inception-v3 with these weights (.pt, .pth, .safetensors, .npz), not in the judge's."""
+    dino: Path | None = None
+    """Measure FD-DINOv2 too, with these weights of DINOv2 (.pth, .pt, .safetensors, .npz)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,9 +141,9 @@ class Sampling:
 
     run: tyro.conf.Positional[Path]
     """A run directory, as `guided-jax train` and `guided-jax convert` make it."""
+    method: tyro.conf.OmitArgPrefixes[Method] = dataclasses.field(default_factory=Method)
     preset: bool = False
     """Draw as the authors of a published model did; options that are given as well count more."""
-    method: tyro.conf.OmitArgPrefixes[Method] = dataclasses.field(default_factory=Method)
     scale: tuple[float, ...] = (1.0,)
     """Guidance strength: 0 ignores the label, 1 is the exact conditional, above 1 is sharper. Several: one for each
     round of the labels, in turn."""
@@ -190,7 +192,7 @@ NOT_RECORDED = (
 # Recorded only where they are not the default: older requests were written when there was no other choice.
 NEWER = (
     *("checkpoint", "image", "strength", "mask", "guided_channels", "perturb_blocks", "skip_blocks", "exit_block"),
-    *("balanced", "decode_tile"),
+    *("balanced", "decode_tile", "dino"),
 )
 
 

@@ -110,6 +110,8 @@ class Diffusion(Training):
     """A judge by 'guided-jax judge': gives class accuracy, and features in place of pixels."""
     measure_inception: Path | None = None
     """Inception-v3's weights (.pt, .pth, .safetensors, .npz): its features in place of the judge's or of pixels."""
+    measure_dino: Path | None = None
+    """DINOv2's weights (.pth, .pt, .safetensors, .npz): FD-DINOv2 beside the others, or all by it in place of pixels."""
     power_ema: tuple[float, ...] = ()
     """sigma_rel of averages by a power of the step, beside the usual one; from two, such as 0.05 0.1, guided-jax posthoc
     makes one of any length."""
@@ -178,7 +180,14 @@ MAY_CHANGE = (
         for part in PARTS
         for name in (
             *("num_steps", "checkpoint_every", "log_every", "sample_every", "eval_every", "eval_examples"),
-            *("measure_every", "measure_samples", "measure_scale", "measure_judge", "measure_inception"),
+            *(
+                "measure_every",
+                "measure_samples",
+                "measure_scale",
+                "measure_judge",
+                "measure_inception",
+                "measure_dino",
+            ),
             *("keep", "keep_best", "keep_best_by", "snapshot_every"),
             *("microbatches", "remat", "remat_keep", "steps_per_dispatch"),  # up to rounding: another order of sums
         )

@@ -40,6 +40,7 @@ with the numbers, error bars, curves and pictures: sweep.html, sweep.png, sweep.
   --reference WHAT     held-out (default), train, or an npz file of pictures
   --judge FOLDER       a judge by 'guided-jax judge'; default: RUN/judge, trained if missing
   --inception WEIGHTS  measure FID and its kin, in the features of Inception-v3
+  --dino WEIGHTS       measure FD-DINOv2 beside them
   and the options of guided-jax sample: --labels, --sampler, --steps, --seed, --out, ...
 """
 DEFAULT_SCALES = "0:8"
@@ -139,6 +140,7 @@ def claim(out: Path, mine: dict[str, Any], overwrite: bool) -> None:
 def describe(options: Sampling, run: runs.Run, reference: evaluate.Reference) -> dict[str, Any]:
     """Return what the page says of how the metrics came about."""
     size, dimension = reference.pictures.size, len(reference.prepared.statistics.mean)
+    dino = reference.prepared.dino and reference.prepared.dino.statistics
     count = options.num_samples or 0
     others = None if reference.others is None else min(count, len(reference.others))
     return {
@@ -149,6 +151,7 @@ def describe(options: Sampling, run: runs.Run, reference: evaluate.Reference) ->
         "labels": describe_labels(options, run),
         "features": reference.features,
         "dimension": dimension,
+        "dino": dino and dino.features,
         "reference": reference.pictures.describe(),
         "num_real": others,
         "notes": evaluation.notes(count, size, size, dimension),

@@ -66,7 +66,7 @@ def _against_scale(*names: str) -> Callable[[Axes, Found], None]:
             if name in others:
                 axes.axhline(others[name].mean, linestyle="--", color=colour, alpha=0.6, label=f"{title}, real")
         axes.set(xlabel="scale", title=", ".join(evaluation.title(name, found["features"]) for name in names))
-        if names == ("fd",):
+        if names[0].startswith("fd"):
             axes.set_ylim(bottom=0)
         if names == ("accuracy",):
             axes.set_ylim(0, 1.04)
@@ -78,6 +78,7 @@ def _against_scale(*names: str) -> Callable[[Axes, Found], None]:
 PANELS: Mapping[str, tuple[tuple[str, ...], Callable[[Axes, Found], None]]] = {
     "trade": (("precision", "recall"), _draw_trade),
     "distance": (("fd",), _against_scale("fd")),
+    "dino": (("fd_dinov2",), _against_scale("fd_dinov2")),
     "accuracy": (("accuracy",), _against_scale("accuracy")),
     "neighbours": (("density", "coverage"), _against_scale("density", "coverage")),
 }

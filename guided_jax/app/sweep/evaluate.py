@@ -47,23 +47,26 @@ def real_pictures(name: str, run: runs.Run) -> tuple[sets.PictureSet, data.Sourc
 
 
 def choose_features(options: Sampling, run: runs.Run) -> feature_space.FeatureSpace:
-    """Return the features of the judge, or those of Inception if they are asked for; a judge of the run's own is trained.
+    """Return the features of Inception if they are asked for, else of the judge; a judge of the run's own is trained.
 
-    Raises ValueError where --judge names no trained judge, and where there is nothing to train one with.
+    DINOv2's are beside them, or alone where there is nothing else. Raises ValueError where --judge names no trained judge,
+    and where there is nothing to train one with.
     """
-    given, inception = options.sweep.judge, options.sweep.inception
+    given, inception, dino = options.sweep.judge, options.sweep.inception, options.sweep.dino
     place, trains = given or options.run / "judge", run.source is not None and run.facts.labelling == "class"
     if given is None and not is_trained(place):
-        if not trains and inception is not None:
-            return feature_space.choose(None, inception)
-        facts.check_classes(run.facts, "a judge", "measure by --inception WEIGHTS")
+        if not trains and (inception or dino):
+            return feature_space.choose(None, inception, dino=dino)
+        facts.check_classes(run.facts, "a judge", "measure by --inception WEIGHTS or --dino WEIGHTS")
         if run.source is None:
-            raise ValueError("this run has no data to train a judge with; name one by --judge, or give --inception")
+            raise ValueError(
+                "this run has no data to train a judge with; name one by --judge, or give --inception or --dino"
+            )
         print(f"no trained judge in {place}: it is trained first, on the run's own clean pictures", flush=True)
         devices = None if options.devices is None else len(devices_for(feature_space.BATCH_SIZE, options))
         judge.train(judge.Judging(options.run, out=place, devices=devices), run)
     with translate_errors(JUDGE):
-        return feature_space.choose(place, inception)
+        return feature_space.choose(place, inception, dino=dino)
 
 
 def make_reference(
@@ -73,8 +76,7 @@ def make_reference(
     space = choose_features(options, run)
     batch = feature_space.BATCH_SIZE
     extractors = feature_space.make_extractors(space, devices_for(batch, options), batch)
-    summary = extractors.features(pictures)
-    prepared = metrics.prepare(metrics.statistics_of(summary, space.name), summary.features)
+    prepared = feature_space.make_reference(space, extractors, pictures)
     return extractors, Reference(space.name, pictures, others, accuracy_of(extractors, run), prepared)
 
 

@@ -20,6 +20,7 @@ MEANINGS = {
     "fd": "of the means and covariances of the features to those of the reference. 0 for equal ones, more for few samples.",
     "sfd": "the same for features that keep their place in the picture.",
     "fd_infinity": "the distance at infinitely many samples, by a line through those of fewer; it may come out below 0.",
+    "fd_dinov2": "the Fréchet distance in the features of DINOv2, which agrees with people more than Inception.",
     "kid": "unbiased MMD² with a cubic kernel: 0 on average for independent samples of one law, less for even classes.",
     "precision": "the share of samples within reach of a real picture: how believable they are.",
     "recall": "the share of real pictures within reach of a sample: how much of the data they cover.",
@@ -28,10 +29,14 @@ MEANINGS = {
     "inception_score": "how sure the classifier is of each sample, and how varied its answers: 1 to the number of classes.",
 }
 # Whose best value is their greatest or their least.
-BEST = {"fd": min, **dict.fromkeys(("accuracy", "precision", "recall", "coverage"), max)}
+BEST = {
+    **dict.fromkeys(("fd", "fd_dinov2"), min),
+    **dict.fromkeys(("accuracy", "precision", "recall", "coverage"), max),
+}
 ALTERNATIVES = {
     "trade": "Precision against recall, a point for each scale",
     "distance": "Fréchet distance against the scale",
+    "dino": "FD-DINOv2 against the scale",
     "accuracy": "Class accuracy against the scale",
     "neighbours": "Density and coverage against the scale",
 }
@@ -102,14 +107,16 @@ def _lead(found: Found) -> str:
         f"The row “real” is {found['num_real']} real pictures that are not the reference" if found["num_real"] else ""
     )
     others += "; its accuracy is that of the held-out ones." if others else ""
+    beside = f"; FD-DINOv2 by {found['dino']}" if found.get("dino") else ""
     return (
         f"{every}, drawn by {found['sampler']}; classes asked for: {found['labels']}. Reference: {found['reference']}. "
-        f"Features: {found['features']}, {found['dimension']} numbers a picture. {others}"
+        f"Features: {found['features']}, {found['dimension']} numbers a picture{beside}. {others}"
     )
 
 
 def _best_sentence(found: Found) -> str:
-    words = {"fd": "The distance is least"} | {name: f"{name} is greatest" for name in BEST if name != "fd"}
+    words = {name: f"{name} is greatest" for name in BEST}
+    words |= {"fd": "The distance is least", "fd_dinov2": f"{evaluation.title('fd_dinov2')} is least"}
     return ", ".join(f"{words[name]} at scale {scale:g}" for name, scale in best(found).items()) + "."
 
 

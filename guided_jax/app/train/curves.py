@@ -24,6 +24,7 @@ Draw the curves of a run again, and write its TensorBoard files, from its metric
 # Metric -> the panel of curves.png that it shares with others; those of no panel here have one of their own.
 PANELS = {
     **dict.fromkeys(("samples_fd", "samples_fd_infinity"), "Fréchet distance of samples"),
+    "samples_fd_dinov2": "FD-DINOv2 of samples",
     "samples_sfd": "Fréchet distance of samples, spatial",
     "samples_kid": "kernel distance of samples",
     **dict.fromkeys(("samples_precision", "samples_recall"), "precision, recall"),

@@ -40,7 +40,7 @@ def make(run: runs.Run, held_out: Callable[[], data.Source]) -> SampleMetrics | 
     reference = held_out()
     _check(run, len(reference))
     with translate_errors(JUDGE):
-        space = feature_space.choose(settings.measure_judge, settings.measure_inception)
+        space = feature_space.choose(settings.measure_judge, settings.measure_inception, dino=settings.measure_dino)
     names = frozenset(f"{best_checkpoint.SAMPLES}{name}" for name in metric_names(space, run))
     pictures = sets.from_source("held-out data", reference)
     devices = parallel.local_devices(parallel.choose_devices(settings.batch_size, run.experiment.devices))
@@ -75,7 +75,10 @@ def metric_names(space: feature_space.FeatureSpace, run: runs.Run) -> list[str]:
     settings, picture = run.experiment.diffusion, jax.ShapeDtypeStruct(run.facts.image_shape, jnp.uint8)
     features = jax.eval_shape(space.features, picture)
     has_spatial, has_logits = features.spatial is not None, features.logits is not None
-    names = evaluation.names(settings.measure_samples, features.pool.size, has_spatial, has_logits)
+    distances = [evaluation.distance_name(name) for name in (space.name, *(space.dino[:1] if space.dino else ()))]
+    names = evaluation.names(settings.measure_samples, features.pool.size, has_spatial, has_logits, distances=distances)
+    if space.dino is not None:
+        jax.eval_shape(space.dino.function, picture)
     if space.judge is None or not run.conditional or run.facts.labelling != "class":
         return names
     jax.eval_shape(space.judge, picture)
@@ -125,8 +128,7 @@ def _make_evaluation(
 
     @functools.cache
     def reference() -> metrics.Reference:
-        summary = extract.features(pictures, quiet=True)
-        return metrics.prepare(metrics.statistics_of(summary, space.name), summary.features)
+        return feature_space.make_reference(space, extract, pictures, quiet=True)
 
     def evaluate(state: Any) -> dict[str, float]:
         drawn = sample(state.ema)

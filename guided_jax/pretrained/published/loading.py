@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from guided_jax.model import Model
-from guided_jax.pretrained import autoencoder, dit, edm2, readers, weight_files
+from guided_jax.pretrained import autoencoder, dit, edm2, pickles, readers, weight_files
 from guided_jax.pretrained.published.description import Description, Latents
 from guided_jax.pretrained.published.families import check_description, make_model
 
@@ -120,16 +120,21 @@ def _read_folder(path: Path, like: Any, variant: str | None) -> tuple[Descriptio
 
 
 def _read_edm2(path: Path, autoencoder: str | Path | None) -> tuple[Description, Weights]:
-    from guided_jax.pretrained import pickles
-
     found = pickles.read(path)
     weights: Weights = {"network": found["state_dict"]}
     config, latents = found["config"], None
     if autoencoder is not None:
         arguments, weights["autoencoder"] = _read_autoencoder(Path(autoencoder))
-        shift, scale = EDM2_MEAN, tuple(config.get("sigma_data", 0.5) / std for std in EDM2_STD)
-        latents = Latents(arguments, shift, scale, image_range=(0.0, 1.0))
+        latents = Latents(arguments, *_whitening(found["encoder"]), image_range=(0.0, 1.0))
     return Description("edm2", config, latents=latents), weights
+
+
+def _whitening(encoder: Mapping[str, Any] | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return (shift, scale) of latents: those of the encoder in the file, x = scale z + bias, or else of [EDM2]'s own."""
+    if encoder is None or "scale" not in encoder:
+        return EDM2_MEAN, tuple(0.5 / std for std in EDM2_STD)
+    scale, bias = (np.atleast_1d(np.asarray(encoder[name], np.float64)) for name in ("scale", "bias"))
+    return tuple((-bias / scale).tolist()), tuple(scale.tolist())
 
 
 def _read_transformer(
