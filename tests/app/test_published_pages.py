@@ -27,10 +27,14 @@ MADE = re.compile(r"(DiT|SiT|sd-vae|edm2|last|my-dit)[\w.-]*")  # the files that
 
 
 def commands(page):
-    """Return the words of every `guided-jax` command of a page, without the measurement of 50,000 samples."""
+    """Return the words of every `guided-jax` command of a page, but of measurements and of all files of a folder."""
     blocks = re.findall(r"^```bash\n(.*?)^```$", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
     lines = [shlex.split(line) for block in blocks for line in block.splitlines()]
-    return [words[1:] for words in lines if words[0] == "guided-jax" and words[1] != "metrics"]
+    return [
+        words[1:]
+        for words in lines
+        if words[0] == "guided-jax" and words[1] != "metrics" and "*" not in " ".join(words)
+    ]
 
 
 def run(words, folder):

@@ -9,9 +9,8 @@ import pytest
 from guided_jax.app import cli
 from guided_jax.app import run as runs
 from guided_jax.app.convert import command as convert
-from guided_jax.app.sample import checks, request
+from guided_jax.app.sample import checks, request, samplers
 from guided_jax.app.sample import command as sample
-from guided_jax.app.sample import samplers
 from guided_jax.storage import images
 from tests import latent_golden as golden
 from tests import pickle_writer as writer
@@ -148,7 +147,7 @@ def test_wrong_requests_are_one_sentence(run, tmp_path, words, message, capsys):
             "a part of a folder of diffusers",
         ),
         ([golden.CHECKPOINT, "--variant", "fp16"], "no weights of variant 'fp16'"),
-        ([golden.CHECKPOINT, "--snapshots", "a.pkl"], "--sigma-rel"),
+        ([golden.CHECKPOINT, "--snapshots", "a.pkl"], "--snapshots has no effect on a DiT"),
     ],
 )
 def test_wrong_conversions_write_nothing(tmp_path, words, message, capsys):

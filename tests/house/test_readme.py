@@ -60,7 +60,9 @@ def commands():
 @pytest.mark.parametrize(("path", "title", "code"), list(blocks("python")))
 def test_python_block_runs(path, title, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "DiT-XL-2-256").symlink_to(latent_golden.CHECKPOINT)  # the published model that the documents load, tiny
+    (tmp_path / "DiT-XL-2-256").symlink_to(
+        latent_golden.CHECKPOINT
+    )  # the published model that the documents load, tiny
     exec(compile(code, title or str(path), "exec"), {"__name__": path.stem})
 
 

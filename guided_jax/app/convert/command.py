@@ -116,6 +116,8 @@ def convert_published(options: Convert) -> None:
         description, weights = read(
             options.weights, options.autoencoder, config, options.family, options.like, options.variant
         )
+    if description.family != "edm2":
+        check_unused(options, ("snapshots", "sigma_rel"), "a DiT or SiT")
     if options.sigma_rel is not None or options.snapshots:
         weights = {**weights, "network": average(options)}
     published.write(options.out, description, weights, options.dtype)
