@@ -443,7 +443,7 @@ SLIPS = (
     *slips(
         "reverse/dpm",
         "steppers",
-        ("moments[1] = moments[0] / 2", "moments[1] = moments[0]"),
+        ("[exact[0], exact[0] / 2]", "[exact[0], exact[0]]"),
         ("jnp.array([0.0, 1.0], way", "jnp.array([0.0, 2.0], way"),
         ("half_log_snr(now) + half_log_snr(then))", "(half_log_snr(now) + half_log_snr(then)) / 2)"),
         ("first & ~is_clean(then)", "first & is_clean(then)"),
@@ -466,7 +466,7 @@ SLIPS = (
         "steppers",
         ("jnp.ones(1, nodes.dtype)", "jnp.zeros(1, nodes.dtype)"),
         ("way.kept * memory.x", "memory.x"),
-        ("history.made + 1)", "history.made)"),
+        ("memory.level, order)) + 1", "memory.level, order))"),
         ("leg(memory.level, now)", "leg(now, memory.level)"),
         ("memory.history.made > 0, correction, 0.0)", "memory.history.made > 0, 0.0, 0.0)"),
         ("Memory(history, x_t, level, x_s)", "Memory(history, x_s, level, x_s)"),

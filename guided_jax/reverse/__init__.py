@@ -9,6 +9,7 @@ from guided_jax.reverse.langevin import annealed_langevin, chain, langevin
 from guided_jax.reverse.measurement import dps, repaint
 from guided_jax.reverse.off_the_shelf import off_the_shelf_ddpm
 from guided_jax.reverse.optimal import estimated_spread, normal_spread, optimal_variance
+from guided_jax.reverse.plms import plms
 from guided_jax.reverse.sde import reverse_sde
 from guided_jax.reverse.stateful import with_state
 from guided_jax.reverse.step import ReverseStep
@@ -34,6 +35,7 @@ __all__ = [
     "normal_spread",
     "off_the_shelf_ddpm",
     "optimal_variance",
+    "plms",
     "repaint",
     "reverse_sde",
     "unipc",

@@ -1,6 +1,7 @@
 """Published diffusion models as `Model`s: what a checkpoint says of itself, and the model that it describes.
 
-`loading` reads files, `description` is what it finds as plain data, `families` builds the model of a description.
+`loading` reads files, `description` is what it finds as plain data, `families` builds the model of a description. Of its
+scheduler, `levels` makes the table, `schedulers` the levels that a run visits, and `steps` the sampler.
 """
 
 from guided_jax.pretrained.published.description import Description, Latents, of_json
