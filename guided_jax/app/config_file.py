@@ -43,7 +43,9 @@ def read(path: Path) -> Config:
         return Config(experiment=settings.from_dict(found["experiment"]), facts=of_json(found["facts"]))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"{path} is damaged ({reason}); restore it, or train again with another --out") from None
+        raise ValueError(
+            f"{path} is damaged ({reason}); restore it, or make the run again with another --out"
+        ) from None
 
 
 def write(path: Path, config: Config) -> None:

@@ -88,7 +88,7 @@ def test_what_is_right_is_read(tmp_path):
 
 def refused(place, reason):
     for read in (runs.load, lambda place: config_file.create(place, experiments.load("digits"), KNOWN)):
-        with pytest.raises(ValueError, match=r"; restore it, or train again with another --out$") as error:
+        with pytest.raises(ValueError, match=r"; restore it, or make the run again with another --out$") as error:
             read(place)
         assert str(error.value).startswith(f"{place / 'config.json'} is damaged ({reason}")
         assert len(str(error.value)) < 400

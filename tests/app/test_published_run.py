@@ -9,8 +9,8 @@ import pytest
 from guided_jax.app import cli
 from guided_jax.app import run as runs
 from guided_jax.app.convert import command as convert
+from guided_jax.app.sample import checks, request, samplers
 from guided_jax.app.sample import command as sample
-from guided_jax.app.sample import samplers
 from guided_jax.storage import images
 from tests import latent_golden as golden
 from tests import pickle_writer as writer
@@ -56,13 +56,32 @@ def test_its_facts_and_its_model(run):
     assert (found.facts.image_shape, found.facts.num_classes, found.model.shape) == ((16, 16, 3), 1000, (8, 8, 4))
     assert not found.bounded
     assert found.trained("last") == {"diffusion": 1, "classifier": None}
-    assert runs.preset(run)[:2] == ("--balanced", "--guidance")
+    assert runs.preset(run)[:2] == ("--guidance", "classifier-free+channels")
 
 
 def test_the_preset_comes_before_what_is_given(run):
     options = sample.parse([str(run), "--preset", "--scale", "4", "--steps", "6"])
     assert (options.scale, options.method.steps, options.method.sampler) == ((4.0,), "6", "ddpm")
-    assert (options.balanced, options.method.guidance) == (True, "classifier-free+channels")
+    assert options.method.guidance == "classifier-free+channels"
+    assert request.recorded(options) == request.recorded(
+        sample.parse([str(run), *runs.preset(run), "--scale", "4", "--steps", "6"])
+    )
+
+
+def test_what_another_guidance_ignores_of_a_preset_is_left_out(run, tmp_path, capsys):
+    """But not what was given beside it."""
+    preset = ["--guidance", "classifier-free+interval", "--scale", "1.8", "--interval-high", "2.3", "--sampler", "heun"]
+    found = json.loads((run / "config.json").read_text())
+    found["published"]["preset"] = preset
+    (tmp_path / "config.json").write_text(json.dumps(found))
+    options = sample.parse([str(tmp_path), "--preset", "--guidance", "none", "--labels", "3"])
+    assert (options.scale, options.method.interval_high, options.method.sampler) == ((1.0,), 5.0, "heun")
+    checks.check_readers(options)
+    kept = sample.parse([str(tmp_path), "--preset", "--labels", "3"])
+    assert (kept.scale, kept.method.interval_high) == ((1.8,), 2.3)
+    for words in (["--scale", "3"], ["--interval-low", "1"]):
+        with pytest.raises(ValueError, match=f"{words[0]} has no effect"):
+            checks.check_readers(sample.parse([str(tmp_path), "--preset", "--guidance", "none", *words]))
 
 
 def test_chunks_of_the_decoder_change_nothing(run, tmp_path, monkeypatch, plain):
@@ -120,8 +139,13 @@ def test_wrong_requests_are_one_sentence(run, tmp_path, words, message, capsys):
         ([golden.CHECKPOINT, "--model", "64x64_diffusion"], "is none of .npz"),
         ([golden.CHECKPOINT / "vae"], "model_index.json"),
         ([golden.CHECKPOINT, "--family", "sit"], "leave out"),
-        ([golden.CHECKPOINT, "--snapshots", "a.pkl"], "--sigma-rel"),
-        ([golden.CHECKPOINT / "vae" / "diffusion_pytorch_model.safetensors"], "no published"),
+        ([golden.CHECKPOINT / "vae" / "diffusion_pytorch_model.safetensors"], "holds no DiT or SiT"),
+        (
+            [golden.CHECKPOINT / "transformer" / "diffusion_pytorch_model.safetensors"],
+            "a part of a folder of diffusers",
+        ),
+        ([golden.CHECKPOINT, "--variant", "fp16"], "no weights of variant 'fp16'"),
+        ([golden.CHECKPOINT, "--snapshots", "a.pkl"], "--snapshots has no effect on a DiT"),
     ],
 )
 def test_wrong_conversions_write_nothing(tmp_path, words, message, capsys):

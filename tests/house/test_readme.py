@@ -16,6 +16,7 @@ import yaml
 import guided_jax as gj
 from guided_jax.app import cli, nll
 from guided_jax.app.sample import checks
+from tests import latent_golden
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -25,8 +26,11 @@ SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
 # Benchmarks that the documents start as `python -m`, and the module of each whose `main` runs it.
 BENCHMARKS = {f"benchmarks.{name}": f"benchmarks.{name}" for name in ("results", "samplers", "tricks")}
 BENCHMARKS["benchmarks.speed"] = "benchmarks.speed.__main__"
-# What a command checks beyond its options' types, before it reads a run.
-CHECKS = {"sample": checks.check_readers, "nll": nll.check_readers}
+# What a command checks beyond its options' types, before it reads a run; a preset is read from the run.
+CHECKS = {
+    "sample": lambda options: None if options.preset else checks.check_readers(options),
+    "nll": nll.check_readers,
+}
 
 
 def name_of(path):
@@ -56,6 +60,9 @@ def commands():
 @pytest.mark.parametrize(("path", "title", "code"), list(blocks("python")))
 def test_python_block_runs(path, title, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "DiT-XL-2-256").symlink_to(
+        latent_golden.CHECKPOINT
+    )  # the published model that the documents load, tiny
     exec(compile(code, title or str(path), "exec"), {"__name__": path.stem})
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import shutil
 
 import jax
@@ -217,6 +218,48 @@ def test_a_single_file_takes_the_autoencoder_of_a_folder(tmp_path):
     assert image.shape == (16, 16, 3)
     alone, params = pretrained.load(path, config=config)
     assert (set(params), alone.shape) == ({"network"}, (8, 8, 4))
+    around, _ = published.read(path, golden.CHECKPOINT, config)  # the folder that the autoencoder's folder is in
+    assert around == published.read(path, golden.CHECKPOINT / "vae", config)[0]
+    with pytest.raises(ValueError, match=r"holds no autoencoder.*begins with"):
+        pretrained.load(path, config=config, autoencoder=path)
+    with pytest.raises(FileNotFoundError, match="no file or folder"):
+        pretrained.load(path, config=config, autoencoder=tmp_path / "nowhere")
+
+
+def test_what_a_file_does_not_read_is_refused(tmp_path):
+    meta, _, groups = golden.read("sit_learned_sigma")
+    path = save(tmp_path / "SiT-tiny.safetensors", groups["sd"])
+    with pytest.raises(ValueError, match="like is 'diffusers', which is for a DiT"):
+        pretrained.load(path, config=meta["config"], like="diffusers")
+    (tmp_path / "edm2.pkl").write_bytes(b"")
+    for words in ({"config": {"label_dim": 3}}, {"family": "sit"}, {"like": "diffusers"}):
+        with pytest.raises(ValueError, match="a pickle of EDM2, which says itself"):
+            pretrained.load(tmp_path / "edm2.pkl", **words)
+
+
+def test_a_network_without_a_null_label_has_none():
+    config = golden.read("dit_learned_sigma")[0]["original_config"]
+    nulls = [
+        published.make_model(published.Description("dit", {**config, "class_dropout_prob": p})).null for p in (0.1, 0)
+    ]
+    assert nulls == [config["num_classes"], None]
+
+
+def test_an_unconditional_edm2_ignores_the_label():
+    meta, arrays, groups = golden.read("edm2_uncond")
+    description = published.Description("edm2", meta["config"])
+    params = published.prepare(description, published.import_weights(description, {"network": groups["sd"]}))
+    found = published.make_model(description)
+    assert published.count_classes(description) is None
+    x, sigma = golden.nhwc(arrays["x"])[0], jnp.asarray(arrays["sigma"])[0]
+    level = schedule.NoiseLevel(sigma, jnp.ones_like(sigma), sigma)
+    denoised = jax.jit(lambda x: model.denoiser(found, params, 0)(x, level).x_0)(x)
+    assert golden.error(denoised[None], arrays["denoised"][:1]) < 1e-4
+
+
+def renumber(match):
+    """blocks.8. -> decoder_blocks.0."""
+    return f"decoder_blocks.{int(match[1]) - 8}."
 
 
 def test_the_numbers_of_a_published_width_are_read_off_its_tensors():
@@ -227,6 +270,9 @@ def test_the_numbers_of_a_published_width_are_read_off_its_tensors():
         inferred = published.infer_config(shapes)
         expected = {key: value for key, value in component["config"].items() if key != "class_dropout_prob"}
         assert {**inferred, **expected} == inferred
+        older = {re.sub(r"^blocks\.(8|9|1\d|2\d)\.", renumber, key): value for key, value in shapes.items()}
+        assert "decoder_blocks.19.mlp.fc1.weight" in older
+        assert published.infer_config(older) == inferred  # REPA's older files count the blocks after the 8th anew
 
 
 def test_files_that_do_not_say_what_they_are(tmp_path):
@@ -236,6 +282,9 @@ def test_files_that_do_not_say_what_they_are(tmp_path):
         pretrained.load(path, config=meta["original_config"])
     with pytest.raises(ValueError, match="the network is 48 wide"):
         pretrained.load(path, family="dit")
+    half = {key: array for key, array in groups["sd_original"].items() if not key.startswith(("pos_embed", "final"))}
+    with pytest.raises(ValueError, match=r"has no pos_embed, final_layer\.linear\.weight of the usual shape"):
+        pretrained.load(save(tmp_path / "half.safetensors", half), family="dit")
     assert pretrained.load(path, family="dit", config=meta["original_config"])[0].parameterization == "eps"
     with pytest.raises(ValueError, match="holds no DiT or SiT"):
         pretrained.load(golden.CHECKPOINT / "vae" / "diffusion_pytorch_model.safetensors")

@@ -13,7 +13,7 @@ from guided_jax.app import cli, published_model
 from guided_jax.app.convert import adm, presets, published
 from guided_jax.app.translate import translate_errors
 from guided_jax.pretrained import posthoc, readers
-from guided_jax.pretrained.adm import read_state_dict
+from guided_jax.pretrained.adm import MODELS, read_state_dict
 from guided_jax.pretrained.published import read
 
 PAGE = """
@@ -30,7 +30,8 @@ is executed; every weight that is missing, surplus or misshapen is named.
   --out RUN                   the run directory that is made
   --autoencoder PATH          of a file of a latent model: the folder or file of its autoencoder
   --family dit|sit|repa       of a file whose name does not tell
-  --like diffusers            that library's numbers where they are not those of the authors
+  --like diffusers            of a DiT: that library's numbers where they are not the authors'
+  --variant fp16              of a folder: its files of that name
   --dtype bfloat16            half the memory
   --sigma-rel 0.1             of an EDM2: an average of another length, of --snapshots FILE ...
   --config FILE               of other sizes than published: JSON with the constructors' arguments
@@ -87,12 +88,12 @@ def main(args: Sequence[str]) -> None:
 
 
 def is_adm(options: Convert) -> bool:
-    """Return whether the weights are of ADM: a file that is no pickle of EDM2, and holds no transformer."""
-    if options.model or options.classifier_weights or options.classifier:
+    """Return whether the weights are of ADM, by its own options, the name of the file, or a tensor that only ADM has."""
+    if options.model or options.classifier_weights or options.classifier or options.weights.stem in MODELS:
         return True
     if options.weights.is_dir() or options.weights.suffix == ".pkl" or not options.weights.exists():
         return False
-    return "x_embedder.proj.weight" not in readers.read_state_dict(options.weights)
+    return "input_blocks.0.0.weight" in readers.read_state_dict(options.weights)
 
 
 def check_unused(options: Convert, names: Sequence[str], what: str) -> None:
@@ -105,12 +106,18 @@ def check_unused(options: Convert, names: Sequence[str], what: str) -> None:
 
 def convert_published(options: Convert) -> None:
     """Write the run of a DiT, a SiT or an EDM2, and print how its authors sampled it."""
-    words = {"give its config": "give its --config", "name its family": "name its --family"}
+    words = {
+        "give its config": "give its --config",
+        "name its family": "name its --family",
+        "like is 'diffusers'": "--like is diffusers",
+    }
     with translate_errors(words):
         config = published.read_config(options.config)
         description, weights = read(
             options.weights, options.autoencoder, config, options.family, options.like, options.variant
         )
+    if description.family != "edm2":
+        check_unused(options, ("snapshots", "sigma_rel"), "a DiT or SiT")
     if options.sigma_rel is not None or options.snapshots:
         weights = {**weights, "network": average(options)}
     towers = () if description.text is None else description.text.towers

@@ -1,6 +1,7 @@
 """How the authors of a published model sampled it, as options of `guided-jax sample`, and what they measured.
 
-The last word of a preset is the value of an option that takes one: the run directory may follow it.
+All of them drew each label at random from all classes, as `sample` does without --labels. The last word of a preset is the
+value of an option that takes one: the run directory may follow it.
 """
 
 from typing import NamedTuple
@@ -20,7 +21,7 @@ def _words(line: str) -> tuple[str, ...]:
 
 
 DIT = Preset(
-    _words("--balanced --guidance classifier-free+channels --guided-channels 3 --scale 1.5 --steps 250 --sampler ddpm"),
+    _words("--guidance classifier-free+channels --guided-channels 3 --scale 1.5 --steps 250 --sampler ddpm"),
     "DiT-XL/2: FID 2.27 at 256x256, 3.04 at 512x512 with these [DiT table 2, 3]; their pictures are of --scale 4",
 )
 DIFFUSERS = Preset(
@@ -29,22 +30,21 @@ DIFFUSERS = Preset(
 )
 SIT = Preset(
     _words(
-        "--balanced --guidance classifier-free+channels --guided-channels 3 --scale 1.5 "
-        "--grid uniform --steps 125 --sampler heun"
+        "--guidance classifier-free+channels --guided-channels 3 --scale 1.5 --grid uniform --steps 125 --sampler heun"
     ),
-    "SiT-XL/2: FID 2.15 by an adaptive ODE solver, 2.06 by their SDE [SiT table 1]; this is the ODE in 250 calls",
+    "SiT-XL/2: FID 2.15 with these, 2.06 by their SDE [SiT]; Heun's method is here in sigma / alpha, and there in t",
 )
 REPA = Preset(
     _words(
-        "--balanced --guidance classifier-free+interval --scale 1.8 --interval-low 0 --interval-high 2.3333333 "
+        "--guidance classifier-free+interval --scale 1.8 --interval-low 0 --interval-high 2.3333333 "
         "--grid uniform --steps 125 --sampler heun"
     ),
-    "SiT-XL/2 with REPA: FID 1.42 with t up to 0.7 guided, by their SDE in 250 steps [REPA table 4]; this is the ODE",
+    "SiT-XL/2 with REPA: FID 1.42 with t up to 0.7 guided, by their SDE in 250 steps [REPA]; this is the ODE",
 )
 EDM2_LATENTS = Preset(
     _words("--grid karras --sigma-max 80 --steps 32 --sampler heun"),
-    "ImageNet 512: FID 2.56 (S), 1.91 (XXL) [EDM2 table 2]; with --guidance autoguidance --bad RUN of a smaller and less "
-    "trained model 1.34 (S), 1.25 (XXL) [AG table 1]",
+    "ImageNet 512: FID 2.56 (S), 1.91 (XXL) [EDM2 table 2]; with --guidance autoguidance --scale 2.1 (XXL: 2.05) "
+    "--bad RUN of a smaller and less trained model 1.34 (S), 1.25 (XXL) [AG table 1]",
 )
 EDM2_PIXELS = Preset(
     _words("--no-clip --grid karras --sigma-max 80 --steps 32 --sampler heun"),

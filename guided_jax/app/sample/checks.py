@@ -1,5 +1,7 @@
 """What can be wrong with a request, each in one sentence, before anything is loaded or computed."""
 
+import dataclasses
+
 import numpy as np
 
 from guided_jax.app import facts, network_fields
@@ -31,17 +33,35 @@ def check_readers(options: Sampling, run: runs.Run | None = None) -> None:
 
     run: without it, samples may take their labels from the data.
     """
+    for name, readers in _unread(options, run).items():
+        raise ValueError(f"{option(name)} has no effect here; it goes with {' or '.join(readers)}")
+    if options.scale != (1.0,) and not guidances.row_of(options.method).scaled:
+        raise ValueError(f"--scale has no effect with --guidance {options.method.guidance}; leave it out")
+
+
+def _unread(options: Sampling, run: runs.Run | None = None) -> dict[str, list[str]]:
+    """Return each non-default option that the chosen method ignores -> what reads it; run: as of `check_readers`."""
     given, defaults = flatten(options), flatten(Sampling(options.run))
     chosen = _chosen(options.method) | ({"--sweep"} if options.sweep.sweep else set())
     if options.prompt:
         chosen.add("--prompt")
     if run is None or labels.are_of_data(options, run):
         chosen.add(OF_DATA)
-    for name, readers in _readers().items():
-        if given[name] != defaults[name] and not chosen & set(readers):
-            raise ValueError(f"{option(name)} has no effect here; it goes with {' or '.join(readers)}")
-    if options.scale != (1.0,) and not guidances.row_of(options.method).scaled:
-        raise ValueError(f"--scale has no effect with --guidance {options.method.guidance}; leave it out")
+    changed = {name: readers for name, readers in _readers().items() if given[name] != defaults[name]}
+    return {name: readers for name, readers in changed.items() if not chosen & set(readers)}
+
+
+def drop_unread(options: Sampling, given: Sampling) -> Sampling:
+    """Return a request without what its method ignores of a preset, such as the interval of another guidance.
+
+    given: the request without the preset; what it changes itself stays, for `check_readers` to refuse.
+    """
+    defaults = Sampling(options.run)
+    own, usual = flatten(given), flatten(defaults)
+    dropped = [name for name in _unread(options) if own[name] == usual[name]]
+    method = dataclasses.replace(options.method, **{name: usual[name] for name in dropped})
+    unscaled = not guidances.row_of(method).scaled and given.scale == defaults.scale
+    return dataclasses.replace(options, method=method, scale=defaults.scale if unscaled else options.scale)
 
 
 def _chosen(method: Method) -> set[str]:
@@ -121,6 +141,8 @@ def _check_labels(options: Sampling, run: runs.Run) -> None:
     method, row, classes = options.method, guidances.row_of(options.method), run.facts.num_classes
     given = (*(options.labels or ()), *method.any_of, *method.also)
     wrong = [label for label in given if label not in range(classes)] if run.facts.labelling == "class" else []
+    if ("conditional" in row.needs or (not row.labelled and options.labels)) and not run.conditional:
+        raise ValueError("this run's network takes no labels; use --guidance classifier, or leave --labels out")
     if wrong:
         raise ValueError(f"label {wrong[0]} is out of range; the run has the classes 0 to {classes - 1}")
     if "null" in row.needs and run.model.null is None:
@@ -128,8 +150,6 @@ def _check_labels(options: Sampling, run: runs.Run) -> None:
             f"this run was trained without label dropout and has no null label, which {method.guidance} needs; use another "
             "guidance"
         )
-    if ("conditional" in row.needs or (not row.labelled and options.labels)) and not run.conditional:
-        raise ValueError("this run's network takes no labels; use --guidance classifier, or leave --labels out")
     if method.any_of and options.labels:
         raise ValueError("--any-of stands in the place of --labels; give one of the two")
     if method.any_of and run.conditional and run.model.null is None:

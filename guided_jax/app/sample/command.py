@@ -44,6 +44,7 @@ goes on from what is there.
   guided-jax sample runs/digits --guidance classifier --scale 2 --sampler ddim --steps 50
 
   --list                  the guidances, samplers and grids that there are
+  --preset                of a published model: as its authors did; other options count more
   --guidance NAME         none (default), classifier, classifier-free, ...; +interval may follow
   --scale FLOAT ...       0 ignores the label, 1 is the conditional model (default)
   --labels CLASS ...      numbers or names, in turn; default: by the data's frequencies
@@ -89,7 +90,7 @@ def parse(args: Sequence[str]) -> Sampling:
     words = runs.preset(options.run)
     if not words:
         raise ValueError(f"{options.run} has no preset, which guided-jax convert writes; leave out --preset")
-    return cli.parse(Sampling, "guided-jax sample", [*words, *args], description=PAGE)
+    return checks.drop_unread(cli.parse(Sampling, "guided-jax sample", [*words, *args], description=PAGE), options)
 
 
 def load_run(options: Sampling) -> runs.Run:

@@ -48,8 +48,8 @@ class Method:
     """How to draw: the guidance and the sampler."""
 
     guidance: str = "none"
-    """One of those that --list prints, such as classifier or classifier-free, then any of +interval +rescale +ramp
-    +dynamic. none with --labels is the plain conditional model."""
+    """One of those that --list prints, such as classifier or classifier-free, then any of +interval +rescale +channels
+    +ramp +dynamic. none with --labels is the plain conditional model."""
     sampler: str | None = None
     """One of those that --list prints. Default: dpm++, or ddim for cfg++, measurements and ADM's forms of --steps."""
     steps: str | None = None
@@ -74,7 +74,7 @@ class Method:
     at: Literal["x_t", "mean"] = "x_t"
     """Where algorithm 1 takes the classifier's gradient."""
     clip: bool = True
-    """Clip the (guided) predicted clean image to [-1, 1]."""
+    """Clip the (guided) predicted clean image to [-1, 1]; latents have no range and are never clipped."""
     space: Annotated[Literal["pixels", "latents"] | None, tyro.conf.arg(name="in")] = None
     """universal, off-the-shelf, pigdm, dps, repaint of a run of latents: what the classifier or the measurement sees, the
     latents or, through the decoder, the pixels. Default: latents."""
@@ -198,14 +198,17 @@ class Sampling:
     """--measure held-out, sweeps: the folder that holds the data of the run, if it was moved since the run was trained."""
 
 
-# Change nothing about the samples but their rounding, and so are not part of what is recorded beside them.
-NOT_RECORDED = ("out", "overwrite", "devices", "batch_size", "shard_parameters", "allow_non_finite", "data_dir")
+# Change nothing about the samples but their rounding, and so are not part of what is recorded beside them; a preset is
+# recorded as the options that it stands for.
+NOT_RECORDED = (
+    *("out", "overwrite", "devices", "batch_size", "shard_parameters", "allow_non_finite", "data_dir", "preset"),
+)
 
 
 # Recorded only where they are not the default: older requests were written when there was no other choice.
 NEWER = (
     *("checkpoint", "image", "strength", "mask", "guided_channels", "perturb_blocks", "skip_blocks", "exit_block"),
-    *("balanced", "preset", "decode_tile", "dino", "space", "clean_classifier", "attention_mask"),
+    *("balanced", "decode_tile", "dino", "space", "clean_classifier", "attention_mask"),
     *("prompt", "prompts", "negative_prompt"),
 )
 

@@ -227,7 +227,7 @@ def _run(layers: Sequence[Layer], x: Array, bias: Any = None) -> tuple[Array, ..
 
 
 class CLIP(nn.Module):
-    """Both towers: logit = net.apply(params, pixels, ids); params["params"]["text"] and ["vision"] are theirs.
+    """Both towers: logit = net.apply(params, pixels, ids); theirs are `text` and `vision` of params["params"].
 
     net.apply(params, ids, method="encode_text") is what `text` returns, and "encode_image" what `vision` returns; their
     `projected` are compared by `similarity`.

@@ -17,6 +17,7 @@ from jaxtyping import Array, PyTree
 from guided_jax import schedule
 from guided_jax.model import Model
 from guided_jax.models import latent, prepare_params
+from guided_jax.models.edm2 import EDM2
 from guided_jax.pretrained import autoencoder, clip, dit, edm2, stable_diffusion
 from guided_jax.pretrained.published import levels as tables
 from guided_jax.pretrained.published.description import Description
@@ -70,18 +71,18 @@ def make_model(
 
 def _transformer(module: Any, description: Description) -> Model:
     """Return the model of a DiT, which predicts eps, or of a SiT, which predicts a velocity."""
-    common: dict[str, Any] = {"shape": (*_sides(module.input_size), module.in_channels), "null": module.num_classes}
+    null = module.num_classes if module.null_label else None
+    common: dict[str, Any] = {"shape": (*_sides(module.input_size), module.in_channels), "null": null}
     if description.family == "dit":
         table = tables.of_scheduler(description.schedule)
         predicted = tables.parameterization_of(description.schedule)
         learned = module.out_channels == 2 * module.in_channels
         return Model(_call(module), table, predicted, learned, **common)
-    backwards = (
-        description.family == "sit"
-    )  # [SiT] counts from the noise, its velocity is x_0 - eps; [REPA] as `flow` does
+    call = _call(module)
+    backwards = description.family == "sit"  # its time counts from the noise, its velocity is x_0 - eps
 
     def network(params: PyTree, x: Array, time: Array, label: Any) -> Array:
-        output = module.apply(params["network"], x, time, label)[..., : module.in_channels]
+        output = call(params, x, time, label)[..., : module.in_channels]
         return -output if backwards else output
 
     time = _data_share if backwards else _noise_share
@@ -98,7 +99,13 @@ def _edm2(module: Any, description: Description) -> Model:
 
 
 def _call(module: Any) -> Callable[[PyTree, Array, Any, Any], Array]:
-    return lambda params, x, time, label: module.apply(params["network"], x, time, label)
+    """Return `Model.network` of a module; one without classes ignores the label."""
+    classes = _classes_of(module)
+    return lambda params, x, time, label: module.apply(params["network"], x, time, label if classes else None)
+
+
+def _classes_of(module: Any) -> int | None:
+    return (module.label_dim if isinstance(module, EDM2) else module.num_classes) or None
 
 
 def _data_share(level: NoiseLevel) -> Array:
@@ -117,11 +124,7 @@ def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
 
 def count_classes(description: Description) -> int | None:
     """Return how many classes the network takes, None for one without."""
-    if description.family == "edm2":
-        return description.network.get("label_dim") or None
-    if description.family == "sd":
-        return None
-    return make_parts(description).network.num_classes
+    return None if description.family == "sd" else _classes_of(make_parts(description).network)
 
 
 def image_shape(description: Description) -> tuple[int, int, int]:
@@ -148,8 +151,10 @@ def prepare(description: Description, params: PyTree, dtype: Any = None) -> PyTr
     """Return the params as the networks compute with them: see `models.prepare_params`. Once, before a loop of steps."""
     module, model = make_parts(description, dtype).network, make_model(description)
     x, zero = jax.ShapeDtypeStruct(model.shape, jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
-    given: tuple[Any, ...] = (jax.ShapeDtypeStruct((), jnp.int32),)
-    if description.family == "sd":
+    given: tuple[Any, ...] = ()
+    if description.family != "sd":
+        given = (jax.ShapeDtypeStruct((), jnp.int32) if _classes_of(module) else None,)
+    else:
         x = jax.ShapeDtypeStruct((*model.shape[:2], module.in_channels), jnp.float32)
         condition = jax.eval_shape(model.condition, params, model.null)
         given = tuple(condition.get(name) for name in ("context", "pooled", "time_ids"))

@@ -19,6 +19,14 @@ from guided_jax.pretrained.published.files import latents_of, read_json
 Weights = dict[str, Mapping[str, np.ndarray]]  # "network" and perhaps "autoencoder" -> torch key -> array
 TRANSFORMERS = ("Transformer2DModel", "DiTTransformer2DModel")  # the class of a DiT, in old folders and in new ones
 HEAD_WIDTHS = {1152: 72}  # of DiT-XL and SiT-XL; the smaller ones have 64
+# What a DiT or SiT has, and the number of its axes, from which its sizes are read.
+AXES = {
+    "x_embedder.proj.weight": 4,
+    "pos_embed": 3,
+    "y_embedder.embedding_table.weight": 2,
+    "blocks.0.mlp.fc1.weight": 2,
+    "final_layer.linear.weight": 2,
+}
 EDM2_MEAN, EDM2_STD = (5.81, 3.25, 0.12, -2.15), (4.17, 4.62, 3.71, 3.28)  # of the codes of sd-vae-ft-mse [EDM2]
 
 
@@ -86,6 +94,10 @@ def read(
     elif variant:
         raise ValueError(f"{path} is a file, which has no variants; leave out {variant!r}")
     elif path.suffix == ".pkl":
+        if config or family or like != "original":
+            raise ValueError(
+                f"{path} is a pickle of EDM2, which says itself what it holds; leave out all but its autoencoder"
+            )
         found = _read_edm2(path, autoencoder)
     else:
         found = _read_transformer(path, autoencoder, config, family, like)
@@ -108,7 +120,7 @@ def _read_folder(path: Path, like: Any, variant: str | None) -> tuple[Descriptio
     names = _class_names(index.get("id2label"), parts["transformer"].get("num_embeds_ada_norm", 1000))
     latents = latents_of(parts["vae"])
     weights = {
-        name: readers.read_state_dict(weight_files.find_weights(path / part))
+        name: readers.read_state_dict(weight_files.find_weights(path / part, variant))
         for name, part in (("network", "transformer"), ("autoencoder", "vae"))
     }
     return Description("dit", parts["transformer"], scheduler, latents, like, names), weights
@@ -137,10 +149,13 @@ def _read_transformer(
 ) -> tuple[Description, Weights]:
     """Return the DiT or SiT of a single file; its numbers of layers and channels are those of its tensors."""
     state = readers.read_state_dict(path)
+    if "pos_embed.proj.weight" in state:
+        raise ValueError(f"{path} is a part of a folder of diffusers; give the folder with model_index.json")
     if "x_embedder.proj.weight" not in state:
-        first = ", ".join(list(state)[:3])
-        raise ValueError(f"{path} holds no DiT or SiT: it has no x_embedder.proj.weight, and begins with {first}")
+        raise ValueError(f"{path} holds no DiT or SiT: it has no x_embedder.proj.weight, and {_beginning(state)}")
     family = family or _family_of(path, state)
+    if like != "original" and family != "dit":
+        raise ValueError(f"like is {like!r}, which is for a DiT, and {path} is a {family}; leave it out")
     arguments = dict(config) if config is not None else infer_config(state)
     if any(key.startswith("final_layer_xr.") for key in state):  # the head of internal guidance; blocks count from 1
         arguments["internal_head"] = arguments.get("encoder_depth", 8) - 1
@@ -155,10 +170,14 @@ def _read_transformer(
 def infer_config(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Return the arguments of the constructor of a DiT or SiT, read off the shapes of its tensors.
 
-    ValueError for a width that no published model has, since the number of heads leaves no trace in the shapes.
+    ValueError for a width that no published model has, since the number of heads leaves no trace in the shapes, and for
+    tensors that are missing or misshapen.
     """
+    lacking = [key for key, axes in AXES.items() if key not in state_dict or np.ndim(state_dict[key]) != axes]
+    if lacking:
+        raise ValueError(f"the network has no {', '.join(lacking)} of the usual shape; give its config")
     width, channels, patch, _ = np.shape(state_dict["x_embedder.proj.weight"])
-    depth = 1 + max(int(found[1]) for key in state_dict if (found := re.match(r"blocks\.(\d+)\.", key)))
+    depth = len({found[0] for key in state_dict if (found := re.match(r"(decoder_)?blocks\.\d+\.", key))})
     outputs = np.shape(state_dict["final_layer.linear.weight"])[0] // patch**2
     head = HEAD_WIDTHS.get(width, 64)
     if width % head:
@@ -187,11 +206,21 @@ def _family_of(path: Path, state_dict: Mapping[str, np.ndarray]) -> str:
 
 
 def _read_autoencoder(path: Path) -> tuple[dict[str, Any], Mapping[str, np.ndarray]]:
-    """Return (the arguments of its constructor, its weights) of an autoencoder in a folder or a file."""
-    if path.is_dir():
-        return read_json(path / "config.json"), readers.read_state_dict(weight_files.find_weights(path))
-    beside = path.parent / "config.json"
-    return read_json(beside) if beside.is_file() else {**STABLE_DIFFUSION}, readers.read_state_dict(path)
+    """Return (the arguments of its constructor, its weights) of an autoencoder: its folder, one around it, or its file."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file or folder {path}")
+    if (path / "vae").is_dir():
+        path = path / "vae"
+    config = (path if path.is_dir() else path.parent) / "config.json"
+    state = readers.read_state_dict(weight_files.find_weights(path) if path.is_dir() else path)
+    if not any(key.endswith("decoder.conv_in.weight") for key in state):
+        raise ValueError(f"{path} holds no autoencoder: it has no decoder.conv_in.weight, and {_beginning(state)}")
+    return read_json(config) if path.is_dir() or config.is_file() else {**STABLE_DIFFUSION}, state
+
+
+def _beginning(state_dict: Mapping[str, np.ndarray]) -> str:
+    """Return the first names of a file of weights, for a message."""
+    return f"begins with {', '.join(list(state_dict)[:3])}"
 
 
 # The autoencoder of Stable Diffusion 1 and 2, of DiT, SiT and EDM2, whose single files come without a config.

@@ -1,0 +1,67 @@
+"""Tiny files of random weights under the names of published ones, for the commands of the documents."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from flax import traverse_util
+from safetensors.numpy import save_file
+
+from guided_jax.models.transformer import position_table
+from guided_jax.pretrained import dit, edm2
+from tests import latent_golden as golden
+from tests import pickle_writer
+
+TRANSFORMER = {
+    "input_size": 8,
+    "hidden_size": 64,
+    "depth": 8,
+    "num_heads": 1,
+}  # of a width that a published one may have
+EDM2 = {"img_resolution": 8, "model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]}
+EDM2 |= {"channels_per_head": 8, "logvar_channels": 8}
+
+
+def write(folder: Path, name: str) -> str:
+    """Make what a published file or folder of this name is, in a folder; return the name that it has there.
+
+    PyTorch, which reads .pt files, is not installed for the tests: they become .safetensors.
+    """
+    path = folder / name
+    if path.suffix == ".pkl":
+        path.write_bytes(pickle(channels=3 if "img64" in name else 4, classes=0 if "uncond" in name else 1000))
+    elif path.suffix in (".pt", ".safetensors"):
+        path = path.with_suffix(".safetensors")
+        save_file(transformer(), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(TRANSFORMER))
+    else:
+        shutil.copytree(golden.CHECKPOINT / "vae" if "vae" in name else golden.CHECKPOINT, path, dirs_exist_ok=True)
+    return path.name
+
+
+def transformer():
+    """Return the state_dict of a DiT in the layout of the original."""
+    shapes = traverse_util.flatten_dict(dit.shapes(dit.make_network(TRANSFORMER))["params"])
+    found = {dit.original_key(list(path)): draw(path, leaf.shape, 0.1) for path, leaf in shapes.items()}
+    size, table = TRANSFORMER["hidden_size"], np.asarray(position_table(4, 4, 4, TRANSFORMER["hidden_size"]))
+    patches = found["x_embedder.proj.weight"].reshape(size, 4, 2, 2)
+    return found | {"x_embedder.proj.weight": patches, "pos_embed": table.reshape(1, 16, size)}
+
+
+def pickle(channels, classes):
+    """Return the bytes of a pickle like EDM2's, of 8 x 8 pixels or latents."""
+    config = {**EDM2, "img_channels": channels, "label_dim": classes}
+    state = {}
+    for path, leaf in traverse_util.flatten_dict(edm2.shapes(edm2.make_network(config))).items():
+        key, *gain = edm2.torch_keys(list(path[1:]))
+        state[key] = draw(path, leaf.shape, 1.0).astype(np.float16)
+        state |= {name: np.float16(1) for name in gain}
+    return pickle_writer.snapshot(pickle_writer.network(state, config), encoder=pickle_writer.encoder())
+
+
+def draw(path, shape, std):
+    """Return random weights of a layer in the layout of torch."""
+    order = {2: (1, 0), 4: (3, 2, 0, 1)}[len(shape)] if path[-1] == "kernel" else range(len(shape))
+    return np.random.default_rng(0).normal(0, std, [shape[i] for i in order]).astype(np.float32)
