@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guided_jax import operators
+from guided_jax import operators, schedule
 from guided_jax.app import cli
 from guided_jax.app import run as runs
 from guided_jax.app.sample import command as sample
@@ -151,6 +151,17 @@ def test_pixels_are_measured_through_the_decoder(published):
     np.testing.assert_allclose(parts.measurement.solve(y, 0.7, 0.1), want, rtol=1e-5)
     latents = Parts(run, dataclasses.replace(request, space=None), params, operator=operators.average_pool(4))
     np.testing.assert_allclose(latents.measurement.forward(x_0), operators.average_pool(4).forward(x_0), atol=1e-6)
+
+
+def test_the_mask_is_where_the_network_attends_more_than_on_average(published):
+    run = runs.load(published)
+    parts = Parts(run, Method("self-attention"), {"diffusion": run.params("diffusion")}, label=7)
+    level, x_t = schedule.at(run.model.levels, 500), jax.random.normal(jax.random.key(0), run.model.shape)
+    mass = run.attention(parts.params["diffusion"], x_t, run.model.time(level), 7)
+    np.testing.assert_allclose(mass.mean(), 1, rtol=1e-5)
+    np.testing.assert_array_equal(parts.attended(x_t, level), mass > 1)
+    other = parts._replace(labelled=False).attended(x_t, level)  # of the null label
+    assert (other != (mass > 1)).any() or (run.attention(parts.params["diffusion"], x_t, 499.0, 1000) != mass).any()
 
 
 def test_a_mask_of_attention_limits_the_blur(published, tmp_path, plain):
