@@ -112,10 +112,14 @@ def test_guidance_by_a_worse_network(run, tmp_path, guidance, plain):
     ("words", "message"),
     [
         (["--labels", "1000"], "label 1000 is out of range"),
-        (["--guidance", "perturbed-attention", "--perturb-blocks", "blocks_9"], "blocks_9"),
-        (["--guidance", "skip-layer", "--skip-blocks", "middle"], "middle"),
+        (
+            ["--guidance", "perturbed-attention", "--perturb-blocks", "blocks_9"],
+            "--perturb-blocks takes blocks_0, blocks_1",
+        ),
+        (["--guidance", "skip-layer", "--skip-blocks", "middle"], "--skip-blocks has 'middle'"),
+        (["--guidance", "internal", "--exit-block", "blocks_7"], "--exit-block has 'blocks_7'"),
         (["--guidance", "classifier-free", "--guided-channels", "2"], "no effect"),
-        (["--guidance", "classifier-free+channels", "--guided-channels", "9"], "count is 9"),
+        (["--guidance", "classifier-free+channels", "--guided-channels", "9"], "--guided-channels is 9"),
         (["--guidance", "classifier-free+dynamic"], "latents"),
         (["--clip-base"], "latents"),
         (["--guidance", "classifier"], "no classifier"),

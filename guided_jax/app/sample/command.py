@@ -19,6 +19,7 @@ from guided_jax.app.results import check_free
 from guided_jax.app.sample import checks, diagnostics, draw, guidances, inverse, labels, named_pictures, samplers
 from guided_jax.app.sample.parts import Pictures
 from guided_jax.app.sample.request import Sampling, recorded
+from guided_jax.app.translate import translate_errors
 from guided_jax.models import tiles
 from guided_jax.storage import images, streaming
 from guided_jax.storage.files import is_result_of, replacing, writable_directory
@@ -47,6 +48,13 @@ goes on from what is there.
   --diagnose              also write what happened at each step, as curves
 """
 NUM_SAMPLES = 64  # without --num-samples
+# Arguments of the library -> options, in messages of what is only found while a drawing is compiled.
+FIELDS = {
+    "perturb_blocks takes": "--perturb-blocks takes",
+    "skip_blocks has": "--skip-blocks has",
+    "exit_block has": "--exit-block has",
+    "count is": "--guided-channels is",
+}
 RECORD = "samples.json"
 EXTRA = ("measured.png", "start.png", "diagnostics.npz", "diagnostics.png")  # beside the samples of some requests
 
@@ -67,7 +75,8 @@ def main(args: Sequence[str]) -> None:
     options = labels.resolve_labels(options, run.facts)
     checks.check(options, run)
     options = dataclasses.replace(options, num_samples=options.num_samples or NUM_SAMPLES)
-    out = make_writer(options, run)(options)
+    with translate_errors(FIELDS):
+        out = make_writer(options, run)(options)
     print(f"{out / 'samples.npz'} and {out / 'grid.png'}: {options.num_samples} images")
 
 
