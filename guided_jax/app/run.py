@@ -14,7 +14,7 @@ from guided_jax import data, denoiser, model
 from guided_jax.app import (
     best_checkpoint,
     config_file,
-    latents,
+    latent_space,
     network_fields,
     networks,
     own_data,
@@ -147,8 +147,8 @@ def assemble(experiment: settings.Experiment, facts: Facts, directory: Path | No
         low_res=diffusion.low_res,
         self_conditioning=diffusion.self_conditioning,
         prepare=functools.partial(networks.prepare, experiment, facts, modules),
-        complete=functools.partial(latents.complete, directory) if experiment.latent else _same,
-        decode_size=latents.DECODE_SIZE if experiment.latent else None,
+        complete=functools.partial(latent_space.complete, directory, experiment) if experiment.latent else _same,
+        decode_size=latent_space.DECODE_SIZE if experiment.latent else None,
         source=None if experiment.data.name == settings.NO_DATA else functools.cache(experiment.data.make),
         flip=experiment.data.flip,
         trained=functools.partial(_steps, directory, experiment),
@@ -193,7 +193,7 @@ def adopt(experiment: settings.Experiment) -> settings.Experiment:
     if experiment.diffusion.num_steps:
         raise ValueError(f"--diffusion.from {source} is for training a classifier alone; add --diffusion.num-steps 0")
     other = config_file.experiment_of(source)
-    if other.latent or experiment.latent:
+    if other.latent or experiment.latent or experiment.autoencoder.from_run:
         raise ValueError(
             f"--diffusion.from {source} is for models of pixels; train the classifier of a model of latents with it, by "
             "its own command and --classifier.num-steps above 0"
@@ -249,7 +249,8 @@ def _load_params(
     if directory is None:
         raise ValueError(f"this run has no directory, and so no parameters of its {part} network")
     found = _load_weights(directory, experiment, part, sharding, which)
-    return latents.complete(directory, found, sharding) if part == "diffusion" and experiment.latent else found
+    of_latents = part == "diffusion" and experiment.latent
+    return latent_space.complete(directory, experiment, found, sharding) if of_latents else found
 
 
 def _load_weights(

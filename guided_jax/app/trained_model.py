@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guided_jax import denoiser, model, models
-from guided_jax.app import latents, networks
+from guided_jax.app import latent_space, networks
 from guided_jax.app.facts import Facts
 from guided_jax.app.networks import Networks, with_estimate
 from guided_jax.app.settings import Classifier, Diffusion, Experiment
@@ -51,7 +51,7 @@ def make_model(experiment: Experiment, facts: Facts, modules: Networks) -> Model
     )
     if diffusion.conditional and facts.labelling != "class":
         made = made._replace(condition=model.known_values)
-    return made if modules.autoencoder is None else latents.extend(made, modules.autoencoder)
+    return made if modules.autoencoder is None else latent_space.extend(made, modules.autoencoder)
 
 
 def make_variant(experiment: Experiment, modules: Networks) -> Callable[..., Network]:
@@ -59,7 +59,7 @@ def make_variant(experiment: Experiment, modules: Networks) -> Callable[..., Net
 
     def variant(*options: Any) -> Network:
         made = make_network(experiment.diffusion, modules.diffusion, *options)
-        return made if modules.autoencoder is None else latents.of_network(made)
+        return made if modules.autoencoder is None else latent_space.of_network(made)
 
     return variant
 

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from guided_jax import data, losses, sampler, schedule
-from guided_jax.app import experiments, nll, posthoc
-from guided_jax.app import latents as weights
+from guided_jax.app import experiments, latent_space, nll, posthoc
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.sample import command as sample
@@ -103,15 +102,15 @@ def test_the_internal_head_is_trained_beside_the_last_one(place):
     assert first["loss"] == pytest.approx(1.5 * first["internal_loss"], rel=1e-5)
     assert "internal_loss" in last
     assert "held_out_internal_loss" not in last
-    weights_ = runs.params(place / "run", "diffusion")["params"]
-    assert all(np.abs(weights_[head]["linear"]["kernel"]).max() > 0 for head in ("internal_layer", "final_layer"))
+    weights = runs.params(place / "run", "diffusion")["params"]
+    assert all(np.abs(weights[head]["linear"]["kernel"]).max() > 0 for head in ("internal_layer", "final_layer"))
 
 
 def test_the_latents_are_those_of_the_pictures_and_of_their_mirror_images(place):
     run, source = runs.load(place / "run"), data.load("digits", "train", place / "data")
     found = np.load(place / "run" / "latents" / "train.npy")
     assert (found.shape, found.dtype) == ((2 * len(source), 4, 4, 4), np.float32)
-    params = weights.load_weights(place / "run", 4)
+    params = latent_space.load_weights(place / "run", 4)
     image = data.scale(source.read(np.arange(5))["image"])
     both = jnp.concatenate([image, image[:, :, ::-1]])
     mean, log_variance = run.networks.autoencoder.apply(params, both, method="encode")
@@ -230,14 +229,14 @@ def test_latents_that_are_not_there_are_computed_again(place, tmp_path, capsys, 
         more = ["--autoencoder.latent-dtype", "float16"]
     (out / latents.WRITING).mkdir()
     (out / latents.WRITING / "train.npy").write_bytes(b"the remains of a killed run")
-    whitening = weights.read_whitening(out)
+    whitening = latent_space.read_whitening(out)
     code, said, err = call(place, out, capsys, *more)
     assert code == 0, err
     assert f"{out / 'latents'}: 3234 latents of 4x4x2" in said
     after = np.load(out / "latents" / "train.npy")
     assert after.dtype == (np.float16 if change == "another type" else np.float32)
     np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-4)
-    assert weights.read_whitening(out) == whitening
+    assert latent_space.read_whitening(out) == whitening
     assert not (out / latents.WRITING).exists()
 
 
@@ -255,9 +254,9 @@ def test_an_autoencoder_that_was_trained_further_has_other_latents(place, tmp_pa
     code, said, err = call(place, out, capsys, *more, "--classifier.num-steps", "0")
     assert code == 0, err
     assert "of step 6" in said
-    found = weights.read_whitening(out)
+    found = latent_space.read_whitening(out)
     assert found.step == 6
-    assert found.shift != weights.read_whitening(place / "run").shift
+    assert found.shift != latent_space.read_whitening(place / "run").shift
 
 
 def test_a_run_without_its_autoencoder_says_so(place, tmp_path, capsys):
@@ -275,6 +274,47 @@ def test_pixels_and_latents_are_different_runs(place, tmp_path, capsys):
     assert (code, "holds another run (autoencoder.num_steps: 4 -> 0)" in err) == (2, True), err
     code, _, err = call(place, tmp_path / "b", capsys, "--diffusion.from", out, "--diffusion.num-steps", "0")
     assert (code, "is for models of pixels" in err) == (2, True), err
+
+
+@pytest.fixture(scope="module")
+def adopted(place):
+    """Another run with the autoencoder of the first, and a smaller transformer."""
+    more = ("--autoencoder.from", place / "run", "--diffusion.transformer.depth", "1", "--classifier.num-steps", "0")
+    train.main([str(word) for word in words(place, place / "adopted", *more)])
+    return place / "adopted"
+
+
+def test_an_autoencoder_serves_several_runs(place, adopted):
+    """With its settings, step and whitening; its checkpoints stay where they are."""
+    own, other = runs.load(adopted), runs.load(place / "run")
+    assert sorted(path.name for path in (adopted / "autoencoder").iterdir()) == ["whitening.json"]
+    assert own.experiment.autoencoder.from_run == place / "run"
+    assert own.experiment.autoencoder.network == other.experiment.autoencoder.network
+    params, others = own.params("diffusion"), other.params("diffusion")
+    for name in ("autoencoder", "whitening"):
+        chex.assert_trees_all_equal(params[name], others[name])
+    latent_space.check_same(params, others)
+    np.testing.assert_array_equal(*(np.load(each / "latents" / "held_out.npy") for each in (adopted, place / "run")))
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_bad_model_works_on_the_same_latents(place, adopted, tmp_path, capsys, same):
+    bad = shutil.copytree(adopted, tmp_path / "bad")
+    if not same:
+        own = latent_space.read_whitening(bad)
+        latent_space.write_whitening(bad, own._replace(shift=tuple(2 * each for each in own.shift)))
+    options = ["--guidance", "autoguidance", "--bad", bad, "--scale", "2", "--num-samples", "2", "--steps", "2"]
+    code, _, err = run_script(sample.main, [place / "run", *options, "--out", tmp_path / "out"], capsys)
+    assert code == (0 if same else 2), err
+    assert same or "--bad works on the latents of another autoencoder" in err
+
+
+def test_an_autoencoder_that_is_not_there_is_not_adopted(place, tmp_path, capsys):
+    shutil.copytree(place / "run", tmp_path / "moved", ignore=shutil.ignore_patterns("checkpoints"))
+    for source, message in (("nowhere", "nowhere"), (tmp_path / "moved", "has no trained autoencoder")):
+        code, _, err = call(place, tmp_path / "run", capsys, "--autoencoder.from", source)
+        assert (code, message in err) == (2, True), err
+    assert not (tmp_path / "run").exists()
 
 
 WRONG = {
@@ -356,9 +396,9 @@ def test_the_perceptual_term_is_of_the_judge_that_is_named(place, tmp_path):
     np.testing.assert_allclose(
         autoencoder.make_perceptual(run)(output, image), losses.autoencoding.perceptual(*maps), rtol=1e-5
     )
-    weights_ = weights.load_weights(place / "run", 4)
+    weights = latent_space.load_weights(place / "run", 4)
     value, terms = jax.device_get(
-        autoencoder.make_loss(run)(weights_, jax.random.split(jax.random.key(2), 3), {"image": image})
+        autoencoder.make_loss(run)(weights, jax.random.split(jax.random.key(2), 3), {"image": image})
     )
     assert value == pytest.approx(terms["reconstruction"] + 1e-6 * terms["kl"] + 0.5 * terms["perceptual"], rel=1e-5)
     other = run._replace(facts=run.facts._replace(image_shape=(4, 4, 1)))

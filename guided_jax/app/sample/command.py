@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from guided_jax import data, parallel, progress
-from guided_jax.app import cli, preview
+from guided_jax.app import cli, latent_space, preview
 from guided_jax.app import run as runs
 from guided_jax.app.results import check_free
 from guided_jax.app.sample import (
@@ -257,7 +257,10 @@ def load_params(options: Sampling, run: runs.Run, sharding: Any = None) -> dict[
         found["classifier"] = run.params("classifier", sharding, which)
     if run.judge is not None:
         found["judge"] = _place(run.judge.params, sharding)
-    return {**found, "bad": run.bad.params("diffusion", sharding)} if run.bad else found
+    if run.bad:
+        found["bad"] = run.bad.params("diffusion", sharding)
+        latent_space.check_same(found["diffusion"], found["bad"])
+    return found
 
 
 def _place(params: Any, sharding: Any) -> Any:

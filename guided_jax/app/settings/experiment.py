@@ -163,6 +163,8 @@ class Autoencoder(Training):
 
     num_steps: int = 0
     """Training steps, before those of the other networks; 0: no autoencoder, the other networks work on pixels."""
+    from_run: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Another run whose trained autoencoder is used, with its settings."""
     distance: Literal["l1", "l2"] = "l1"
     """Of a picture from its reconstruction: the mean absolute, or squared, difference."""
     kl_weight: float = 1e-6
@@ -208,7 +210,7 @@ TRAINED = ("autoencoder", *PARTS)  # the networks of an experiment, in the order
 # Settings that may change between two starts of a run: they change neither the network nor what it has learned.
 MAY_CHANGE = (
     *("devices", "shard_parameters", "tensorboard", "data.dir", "data.corrupt", "data.held_out", "diffusion.from_run"),
-    "autoencoder.latent_dtype",
+    *("autoencoder.from_run", "autoencoder.latent_dtype"),
     *(
         f"{part}.{name}"
         for part in TRAINED

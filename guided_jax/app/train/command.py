@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from guided_jax import parallel
-from guided_jax.app import best_checkpoint, cli, config_file, experiments, posthoc, signals
+from guided_jax.app import best_checkpoint, cli, config_file, experiments, latent_space, posthoc, signals
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.facts import check_classes, describe_labels
@@ -85,7 +85,9 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
     Raises ValueError for settings or data that cannot be trained with, and when another process writes to the folder.
     """
     checks.check(experiment)
-    experiment = init_from.located(runs.adopt(experiment))
+    experiment = init_from.located(latent_space.adopt(runs.adopt(experiment)))
+    if experiment.autoencoder.from_run:
+        checks.check(experiment)  # of a model of latents, which it was not before
     sources = functools.cache(experiment.data.make)
     facts = facts_of(sources(False))
     run, parts = runs.assemble(experiment, facts, out)._replace(source=sources), networks.trained_parts(experiment)

@@ -18,8 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guided_jax import data, parallel, progress
-from guided_jax.app import latents as own
-from guided_jax.app import networks
+from guided_jax.app import latent_space, networks
 from guided_jax.app import run as runs
 from guided_jax.app.train.held_out import Loss
 from guided_jax.storage import checkpoint, manifest
@@ -39,9 +38,9 @@ def check(run: runs.Run, out: Path) -> None:
     trained = [part for part in runs.PARTS if checkpoint.latest(out / part / "checkpoints") is not None]
     if not (experiment.latent and trained):
         return
-    whitening, last = own.read_whitening(out), own.step_of(out)
+    whitening, last = latent_space.read_whitening(out), latent_space.step_of(latent_space.home(out, experiment))
     if whitening is None or last is None:
-        raise ValueError(f"{out} has lost its autoencoder; restore {out / own.FOLDER}, or give another --out")
+        raise ValueError(f"{out} has lost its autoencoder; restore {out / latent_space.FOLDER}, or give another --out")
     if max(last, experiment.autoencoder.num_steps) != whitening.step:
         raise ValueError(
             f"{out / trained[0]} was trained on the latents of step {whitening.step} of the autoencoder; give "
@@ -68,7 +67,7 @@ def keep(run: runs.Run, out: Path, pictures: Sources, stop: Stop) -> Sources | N
     if parallel.primary() and not _keep(run, out, splits, stop):
         return None
     parallel.wait_for_all()
-    whitening = own.read_whitening(out)
+    whitening = latent_space.read_whitening(out)
     assert whitening is not None
     parallel.same_everywhere(whitening.step, f"latents in {out}; it has to be one directory, shared")
     return lambda held_out: _source(out, splits[held_out], SPLITS[held_out], whitening)
@@ -76,20 +75,21 @@ def keep(run: runs.Run, out: Path, pictures: Sources, stop: Stop) -> Sources | N
 
 def _keep(run: runs.Run, out: Path, splits: dict[bool, data.Source], stop: Stop) -> bool:
     """Compute and write what is not there, and print a line on it; return whether all is there."""
-    step = own.step_of(out)
+    place = latent_space.home(out, run.experiment)
+    step = latent_space.step_of(place)
     assert step is not None
-    wanted, whitening = _describe(run, step, splits), own.read_whitening(out)
+    wanted, whitening = _describe(run, step, splits), latent_space.read_whitening(out)
     same = whitening is not None and whitening.step == step
     if same and _kept(out) == wanted:
         return True
     folder = out / WRITING
     shutil.rmtree(folder, ignore_errors=True)
-    found = _compute_all(run, own.load_weights(out, step), writable_directory(folder), splits, stop)
+    found = _compute_all(run, latent_space.load_weights(place, step), writable_directory(folder), splits, stop)
     if found is None:
         return False
     manifest.write(folder, wanted)
     if not same:
-        own.write_whitening(out, whiten(found[False], step))
+        latent_space.write_whitening(out, whiten(found[False], step))
     shutil.rmtree(out / FOLDER, ignore_errors=True)
     os.replace(folder, out / FOLDER)
     shape, size = "x".join(map(str, run.model.shape)), sum(each.nbytes for each in found.values())
@@ -175,7 +175,7 @@ def _compute(
     return True
 
 
-def whiten(moments: np.ndarray, step: int) -> own.Whitening:
+def whiten(moments: np.ndarray, step: int) -> latent_space.Whitening:
     """Return shift = mean of z and scale = 1 / its standard deviation over examples, positions and draws, of each channel.
 
     moments: (N, h, w, 2 c). The variance of z is the mean of its posterior variances and the variance of their means.
@@ -188,10 +188,10 @@ def whiten(moments: np.ndarray, step: int) -> own.Whitening:
         square += (mean**2 + std**2).sum((0, 1, 2))
     shift = total / count
     std = np.sqrt(np.maximum(square / count - shift**2, 1e-12))
-    return own.Whitening(step, tuple(map(float, shift)), tuple(map(float, 1 / std)))
+    return latent_space.Whitening(step, tuple(map(float, shift)), tuple(map(float, 1 / std)))
 
 
-def _source(out: Path, pictures: data.Source, split: str, whitening: own.Whitening) -> data.Source:
+def _source(out: Path, pictures: data.Source, split: str, whitening: latent_space.Whitening) -> data.Source:
     """Return the latents of a split, with the labels of its pictures."""
     moments = np.load(out / FOLDER / f"{split}.npy", mmap_mode="r")
     shift, scale = whitening.arrays().values()

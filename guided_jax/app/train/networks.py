@@ -19,7 +19,8 @@ STREAMS = {"diffusion": 0, "classifier": 1, "autoencoder": 2}  # of the seed's k
 
 def trained_parts(experiment: schema.Experiment) -> list[str]:
     """Return the networks that an experiment trains, in the order in which it does."""
-    return [part for part in schema.TRAINED if getattr(experiment, part).num_steps]
+    adopted = ["autoencoder"] if experiment.autoencoder.from_run else []
+    return [part for part in schema.TRAINED if getattr(experiment, part).num_steps and part not in adopted]
 
 
 def make_task(run: runs.Run, part: str, sources: Sources) -> job.Task:
