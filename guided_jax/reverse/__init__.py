@@ -6,9 +6,10 @@ from guided_jax.reverse.dpm import dpm_solver, dpm_solver_2s
 from guided_jax.reverse.heun import churned, heun
 from guided_jax.reverse.implicit import ddim, euler, euler_ancestral
 from guided_jax.reverse.langevin import annealed_langevin, chain, langevin
-from guided_jax.reverse.measurement import dps, repaint
+from guided_jax.reverse.measurement import blend, dps, repaint
 from guided_jax.reverse.off_the_shelf import off_the_shelf_ddpm
 from guided_jax.reverse.optimal import estimated_spread, normal_spread, optimal_variance
+from guided_jax.reverse.plms import plms
 from guided_jax.reverse.sde import reverse_sde
 from guided_jax.reverse.stateful import with_state
 from guided_jax.reverse.step import ReverseStep
@@ -17,6 +18,7 @@ from guided_jax.reverse.unipc import unipc
 __all__ = [
     "ReverseStep",
     "annealed_langevin",
+    "blend",
     "chain",
     "churned",
     "classifier_ddpm",
@@ -34,6 +36,7 @@ __all__ = [
     "normal_spread",
     "off_the_shelf_ddpm",
     "optimal_variance",
+    "plms",
     "repaint",
     "reverse_sde",
     "unipc",

@@ -11,6 +11,7 @@ SDE. The step into the clean level, where lambda is infinite, gives the predicte
 Source: [DPM++] Lu et al. 2211.01095.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -20,7 +21,17 @@ from jaxtyping import Array, ArrayLike, Float
 from guided_jax.checks import check_number
 from guided_jax.denoiser import Denoiser
 from guided_jax.numerics import narrow, ratio, root
-from guided_jax.reverse.multistep import check_order, empty, exponential_moments, half_log_snr, mix, nodes_of, remember
+from guided_jax.reverse.multistep import (
+    check_choice,
+    check_order,
+    empty,
+    exponential_moments,
+    half_log_snr,
+    mix,
+    nodes_of,
+    remember,
+    steps_left,
+)
 from guided_jax.reverse.step import ReverseStep, is_stochastic, no_memory
 from guided_jax.schedule import NoiseLevel, interpolate, is_clean
 
@@ -44,15 +55,22 @@ def leg(now: NoiseLevel, then: NoiseLevel, eta: ArrayLike = 0.0) -> Leg:
     return Leg(kept, jnp.asarray(then.alpha), std, h, h + noise)
 
 
-def dpm_solver(order: int = 2, eta: ArrayLike = 0.0) -> ReverseStep:
+def dpm_solver(
+    order: int = 2, eta: ArrayLike = 0.0, solver_type: str | None = None, run: NoiseLevel | None = None
+) -> ReverseStep:
     """x_0(u) is the polynomial through the last `order` predictions: DPM-Solver++ 2M ([DPM++] algorithm 2), 3M, or 1.
 
     order: 2 for guided sampling, 3 for unguided, or 1.
     eta: number or traced value; 0 the ODE, 1 SDE-DPM-Solver++. One call of the network a step; order 3 makes its first
         step with two, as a first step of order 1 would lower the order of the run. Order 2 weights the slope by the
         paper's midpoint rule (1 - e^-H) / 2, order 3 by the exact integral.
+    solver_type: "midpoint" or "heun" for the numbers of the authors' code and of diffusers: the slope of two predictions
+        by the midpoint rule or by the exact integral, half of the curvature of three, and one call at the first step too,
+        of order 1. With them order 3 has errors of order 2.
+    run: the levels of the run, to end it with a step of order 1 after one of order 2 at most, which is stabler in few
+        steps.
     Returns a ReverseStep.
-    Raises ValueError for any other order.
+    Raises ValueError for any other order or solver_type.
 
     >>> mixture = gj.analytic.GaussianMixture(jnp.ones(1), jnp.full((1, 2), 0.5), jnp.array([0.01]))
     >>> levels = gj.schedule.respace(gj.schedule.cosine(1000), 6)
@@ -62,21 +80,36 @@ def dpm_solver(order: int = 2, eta: ArrayLike = 0.0) -> ReverseStep:
     """
     check_order(order)
     check_number("eta", eta)
+    check_choice("solver_type", solver_type, (None, "midpoint", "heun"))
 
     def step(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
         x_0, way = denoise(x_t, now).x_0, leg(now, then, eta)
         history = remember(memory, x_0, half_log_snr(now))
-        moments = exponential_moments(way.H, order)
-        if order == 2:
-            moments[1] = moments[0] / 2
-        target = mix(history.values, nodes_of(history.places, history.places[0], way.h), moments, history.made)
-        if order == 3:
+        count = jnp.minimum(history.made, steps_left(run, now, order))
+        nodes = nodes_of(history.places, history.places[0], way.h)
+        target = mix(history.values, nodes, _moments(way.H, order, solver_type), count)
+        if order == 3 and solver_type is None:
             target = first_step_twice(denoise, x_t, x_0, target, way, then, history.made == 1)
         noise = jax.random.normal(key, x_t.shape, x_t.dtype) if is_stochastic(eta) else 0.0
         x_s = way.kept * x_t + way.gain * jnp.where(is_clean(then), x_0, target) + way.std * noise
         return x_s, history
 
     return ReverseStep(lambda x_T: empty(x_T, order), step)
+
+
+def _moments(H: Array, order: int, solver_type: str | None) -> Callable[[int], list[Array]]:
+    """Return size -> the moments of the polynomial through that many predictions."""
+    exact = exponential_moments(H, order)
+    midpoint = solver_type == "midpoint" or (solver_type is None and order == 2)
+
+    def of_size(size: int) -> list[Array]:
+        if size == 2 and midpoint:
+            return [exact[0], exact[0] / 2]
+        if size == 3 and solver_type is not None:
+            return [*exact[:2], exact[2] / 2]
+        return exact
+
+    return of_size
 
 
 def first_step_twice(
@@ -91,7 +124,8 @@ def first_step_twice(
     def twice(target: Array) -> Array:
         there = denoise(way.kept * x_t + way.gain * target, then).x_0
         both = jnp.stack([x_0, there])
-        return mix(both, jnp.array([0.0, 1.0], way.H.dtype), exponential_moments(way.H, 2), jnp.asarray(2))
+        exact = exponential_moments(way.H, 2)
+        return mix(both, jnp.array([0.0, 1.0], way.H.dtype), lambda size: exact, jnp.asarray(2))
 
     return jax.lax.cond(first & ~is_clean(then), twice, lambda target: target, target)
 

@@ -11,13 +11,14 @@ Sources: [DPM++] Lu et al. 2211.01095, [DEIS] Zhang & Chen 2204.13902, [UniPC] Z
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from guided_jax.numerics import ratio
-from guided_jax.schedule import NoiseLevel, log_snr_of
+from guided_jax.schedule import NoiseLevel, levels_like, log_snr_of
 
 ORDERS = (1, 2, 3)
 
@@ -52,15 +53,18 @@ def nodes_of(places: Float[Array, " n"], now: Float[Array, ""], h: Float[Array, 
 
 
 def mix(
-    values: Float[Array, "n *shape"], nodes: Float[Array, " n"], moments: list[Array], count: Int[ArrayLike, ""]
+    values: Float[Array, "n *shape"],
+    nodes: Float[Array, " n"],
+    moments: Callable[[int], list[Array]],
+    count: Int[ArrayLike, ""],
 ) -> Float[Array, "*shape"]:
     """The integral of the polynomial through the first min(count, n) values, at the nodes, in units of the step.
 
-    moments: int_0^1 kernel(u) u^j du for j = 0 .. n - 1.
+    moments: size -> int_0^1 kernel(u) u^j du for j = 0 .. size - 1, of the polynomial through that many values.
     count: the number of predictions so far, traced.
     """
     n = len(values)
-    rows = [jnp.pad(jnp.stack(weights(nodes[:size], moments)), (0, n - size)) for size in range(1, n + 1)]
+    rows = [jnp.pad(jnp.stack(weights(nodes[:size], moments(size))), (0, n - size)) for size in range(1, n + 1)]
     chosen = jnp.stack(rows)[jnp.clip(count, 1, n) - 1]
     return jnp.tensordot(chosen, values, 1)
 
@@ -109,7 +113,21 @@ def half_log_snr(level: NoiseLevel) -> Float[Array, ""]:
     return log_snr_of(level) / 2
 
 
-def check_order(order: int) -> None:
-    """Raise ValueError for an order other than 1, 2 and 3."""
-    if order not in ORDERS:
-        raise ValueError(f"order {order} is not one of {ORDERS}; take 2 for guided sampling, 3 for unguided")
+def steps_left(run: NoiseLevel | None, now: NoiseLevel, many: int) -> Int[ArrayLike, ""]:
+    """Return the number of steps from `now` to the end of a run, at least 1; `many` where its levels are not given."""
+    if run is None:
+        return many
+    below, here = (log_snr_of(levels_like(levels, jnp.float32)) for levels in (run, now))
+    return jnp.maximum(jnp.sum(below > here), 1)
+
+
+def check_order(order: int, orders: tuple[int, ...] = ORDERS) -> None:
+    """Raise ValueError for an order that is not one of `orders`."""
+    if order not in orders:
+        raise ValueError(f"order {order} is not one of {orders}; take 2 for guided sampling, 3 for unguided")
+
+
+def check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
+    """Raise ValueError if the value of the argument `name` is not one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; give one of {', '.join(map(repr, choices))}")

@@ -19,8 +19,9 @@ SIBLINGS = (("guidance", "reverse"),)
 ROOMS = [name for layer in LAYERS for name in layer]
 # Knows no alpha: nothing of LAYERS but the arithmetic and the checks of arguments.
 MACHINERY = ("extras", "progress", *gj.MACHINERY)
-# Makes a `Model` of published weights: the one place of the machinery that knows what a level is.
-MODELS_OF_WEIGHTS, THEIRS = ("pretrained", "published"), ("schedule", "model")
+# Makes a `Model` of published weights, and the sampler of their scheduler: the one place of the machinery that knows what a
+# level is.
+MODELS_OF_WEIGHTS, THEIRS = ("pretrained", "published"), ("schedule", "model", "reverse")
 APP = "app"
 DOORS = ("__main__.py",)  # `python -m`, which call the application
 

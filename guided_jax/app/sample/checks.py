@@ -33,6 +33,8 @@ def check_readers(options: Sampling, run: runs.Run | None = None) -> None:
     """
     given, defaults = flatten(options), flatten(Sampling(options.run))
     chosen = _chosen(options.method) | ({"--sweep"} if options.sweep.sweep else set())
+    if options.prompt:
+        chosen.add("--prompt")
     if run is None or labels.are_of_data(options, run):
         chosen.add(OF_DATA)
     for name, readers in _readers().items():
@@ -69,6 +71,7 @@ def _readers() -> dict[str, list[str]]:
             "--sweep": ("sweep_seeds", "reference", "judge", "inception", "dino", "data_dir"),
             **dict.fromkeys(("--measure held-out", "--image held-out", OF_DATA), ("data_dir",)),
             "--image": ("strength",),
+            "--prompt": ("negative",),
         }
         | guidances.READERS
         | samplers.readers()

@@ -75,6 +75,12 @@ SAMPLERS: dict[str, Sampler] = {
         "respaced",
         ("order",),
     ),
+    "plms": Sampler(
+        "four last eps in DDIM's step, two calls at the first: Stable Diffusion's first sampler [PNDM 2202.09778]",
+        lambda k, table: reverse.plms(),
+        50,
+        "respaced",
+    ),
     "heun": Sampler(
         "order 2, two calls a step, noise added back by --churn a step [EDM 2206.00364]",
         lambda k, table: _heun(k, table),
