@@ -155,6 +155,10 @@ MEMBERS = {
         classifiers=2,
         conditionals=1,
     ),
+    "channels": Member(
+        lambda net, p, y, s, k: guidance.channels(lambda c: guidance.classifier_free(c, net(NULL), s), net(y), 1),
+        *("u", "c", True),
+    ),
     "rescale": Member(
         lambda net, p, y, s, k: guidance.rescale(lambda c: guidance.classifier_free(c, net(NULL), s), net(y), k),
         "u",
