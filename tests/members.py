@@ -43,6 +43,9 @@ def towards(y):
     return lambda x_0, level: -jnp.sum(jnp.square(x_0 - (y - 0.5)))
 
 
+INVERSES = (lambda image: image / 2, lambda x_0: 2 * x_0)  # an encoder and its decoder
+
+
 def random_label(key):
     return jax.random.randint(key, (), 0, 2)
 
@@ -152,6 +155,10 @@ MEMBERS = {
         classifiers=2,
         conditionals=1,
     ),
+    "channels": Member(
+        lambda net, p, y, s, k: guidance.channels(lambda c: guidance.classifier_free(c, net(NULL), s), net(y), 1),
+        *("u", "c", True),
+    ),
     "rescale": Member(
         lambda net, p, y, s, k: guidance.rescale(lambda c: guidance.classifier_free(c, net(NULL), s), net(y), k),
         "u",
@@ -175,6 +182,12 @@ MEMBERS = {
     ),
     "CFG++": Member(lambda net, p, y, s, k: guidance.cfg_plus_plus(net(y), net(NULL), s), "u", None),
     "CFG-Zero*": Member(lambda net, p, y, s, k: guidance.zero_star(net(y), net(NULL), s, 1e9 * (1 - k)), None, "c"),
+    "paste": Member(
+        lambda net, p, y, s, k: guidance.paste(
+            classifier_free(net, y, s), k * measurement(1)[0].forward(jnp.ones(SHAPE)), measurement(y)[1], *INVERSES
+        ),
+        *("u", "c", True),
+    ),
     "clip": Member(lambda net, p, y, s, k: guidance.clip(classifier_free(net, y, s), k - 99, 99 - k), "u", "c", True),
     "dynamic threshold": Member(
         lambda net, p, y, s, k: guidance.dynamic_threshold(classifier_free(net, y, s), 1 - k, 99.0), "u", "c", True

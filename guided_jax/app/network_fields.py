@@ -16,6 +16,7 @@ class Field(NamedTuple):
 def of_module(module: Any) -> dict[str, Field]:
     """Return the fields of a network by their names, "perturb_blocks" and of a transformer "skip_blocks" and "exit_block".
 
+    module: a `models.UNet`, `models.EDM2`, `models.UNet2DConditionModel` or `models.DiT`.
     The usual ones are those of the papers: attention is perturbed in the middle, as diffusers' example for PixArt does in
     block 14 of 28; an eighth of the blocks is left out after 7/24 of them, 7, 8 and 9 of 24 as for SD 3.5.
     """

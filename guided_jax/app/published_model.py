@@ -7,7 +7,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from guided_jax import models
 from guided_jax.app import network_fields
 from guided_jax.app.facts import Facts
 from guided_jax.app.network_fields import Field
@@ -67,17 +66,9 @@ def fields(description: Description) -> dict[str, Field]:
 
 
 def make_attention(description: Description, dtype: str) -> Any:
-    """Return (params, x, time, label, low_res, estimate) -> the attention to each pixel of x, as `Run.attention`."""
-    module = published.make_parts(description, jnp.dtype(dtype)).network
-
-    def attention(params: Any, x: Any, time: Any, label: Any, low_res: Any = None, estimate: Any = None) -> Any:
-        if not isinstance(label, dict):
-            return models.attention_mass(module, params["network"], x, time, label)
-        named = {name: label[name] for name in ("pooled", "time_ids") if name in label}  # of a prompt
-        given = jnp.concatenate([x, label["inpaint"]], axis=-1) if "inpaint" in label else x
-        return models.attention_mass(module, params["network"], given, time, label["context"], **named)
-
-    return attention
+    """Return `Run.attention`, which takes neither a low-resolution picture nor an estimate."""
+    made = published.make_attention(description, jnp.dtype(dtype))
+    return lambda params, x, time, condition, *neither: made(params, x, time, condition)
 
 
 def data_std(description: Description) -> float:

@@ -24,8 +24,9 @@ def test_a_run_starts_at_the_noised_code_of_its_image():
     whole = samplers.levels_of(Method(steps="10", grid="uniform"), TABLE)
     np.testing.assert_array_equal(levels.t, whole.t[:5])
     level, image = schedule.at(levels, -1), jnp.arange(16.0).reshape(4, 4, 1)
-    noise = draw.start(RUN, jnp.float32(2), jax.random.key(0), level)
-    found = draw.start(RUN, jnp.float32(2), jax.random.key(0), level, image)
+    noise = draw.start(RUN, jax.random.key(0), level)
+    code = draw.encode(RUN, jnp.float32(2), jax.random.key(0), image)
+    found = draw.start(RUN, jax.random.key(0), level, code)
     np.testing.assert_allclose(found, noise + level.alpha * 2 * image[:, ::2], rtol=1e-6)
     assert 0.2 < np.std(noise / level.sigma) < 2
 

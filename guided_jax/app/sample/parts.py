@@ -10,7 +10,9 @@ from guided_jax import guidance, operators, schedule
 from guided_jax.app import run as runs
 from guided_jax.app.sample.request import Method
 from guided_jax.denoiser import Denoiser
-from guided_jax.guidance import Logits, LogProb
+from guided_jax.guidance import LogProb
+from guided_jax.guidance.log_prob import Logits
+from guided_jax.guidance.self_attention import Mask
 from guided_jax.model import network_input
 from guided_jax.operators import Operator
 
@@ -170,7 +172,7 @@ class Parts(NamedTuple):
         return operators.through(self.operator, self.decode, (self.data_std / self.run.data_std) ** 2)
 
     @property
-    def attended(self) -> guidance.Mask:
+    def attended(self) -> Mask:
         """(x_t, level) -> whether the network attends to each pixel of x_t more than on average, (h, w)."""
         run, params = self.run, self.params["diffusion"]
         raw = run.raw(self.label) if self._uses_label else run.model.null

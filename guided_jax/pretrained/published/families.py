@@ -16,10 +16,11 @@ from jaxtyping import Array, PyTree
 
 from guided_jax import schedule
 from guided_jax.model import Model
-from guided_jax.models import latent, prepare_params
+from guided_jax.models import attention_mass, latent, prepare_params
 from guided_jax.models.edm2 import EDM2
 from guided_jax.pretrained import autoencoder, clip, dit, edm2, stable_diffusion
 from guided_jax.pretrained.published import levels as tables
+from guided_jax.pretrained.published import text_to_image
 from guided_jax.pretrained.published.description import Description
 from guided_jax.pretrained.published.text_to_image import make_text_model, make_towers
 from guided_jax.schedule import NoiseLevel
@@ -67,6 +68,17 @@ def make_model(
     assert latents is not None
     around = (parts.autoencoder, np.asarray(latents.shift), np.asarray(latents.scale), latents.image_range)
     return model._replace(encode=latent.make_encode(*around), decode=latent.make_decode(*around))
+
+
+def make_attention(description: Description, dtype: Any = None) -> Callable[[PyTree, Array, Any, Any], Array]:
+    """Return (params, x, time, condition) -> the attention to each pixel of x in the middle of the network, of mean 1.
+
+    x, time: as `model.network_input` has them. dtype: of the computation, float32 if None.
+    """
+    module = make_parts(description, dtype).network
+    if description.family == "sd":
+        return text_to_image.make_attention(module)
+    return lambda params, x, time, label: attention_mass(module, params["network"], x, time, label)
 
 
 def _transformer(module: Any, description: Description) -> Model:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from guided_jax.model import Model
+from guided_jax.models import attention_mass
 from guided_jax.models.clip import CLIPText
 from guided_jax.pretrained import clip
 from guided_jax.pretrained.published import levels as tables
@@ -42,8 +43,7 @@ def make_text_model(module: Any, description: Description) -> Model:
     encode = make_condition(description)
 
     def network(params: PyTree, x: Array, time: Array, condition: dict[str, Array]) -> Array:
-        known = {name: condition[name] for name in ("pooled", "time_ids") if name in condition}
-        given = jnp.concatenate([x, condition["inpaint"]], axis=-1) if "inpaint" in condition else x
+        given, known = _arguments(x, condition)
         return module.apply(params["network"], given, time, condition["context"], **known)
 
     ids = np.asarray(text.null, np.int32)
@@ -55,6 +55,22 @@ def make_text_model(module: Any, description: Description) -> Model:
         condition=encode,
         null=Prompt(ids, keep=0.0 if text.zero_null else 1.0),
     )
+
+
+def make_attention(module: Any) -> Callable[[PyTree, Array, Array, Any], Array]:
+    """Return (params, x, time, condition) -> the attention to each pixel of x in the middle of a U-Net."""
+
+    def attention(params: PyTree, x: Array, time: Array, condition: dict[str, Array]) -> Array:
+        given, known = _arguments(x, condition)
+        return attention_mass(module, params["network"], given, time, condition["context"], **known)
+
+    return attention
+
+
+def _arguments(x: Array, condition: dict[str, Array]) -> tuple[Array, dict[str, Any]]:
+    """Return what a U-Net is called with beside the text: x, of inpainting with the known part, and what XL is told."""
+    known: dict[str, Any] = {name: condition[name] for name in ("pooled", "time_ids") if name in condition}
+    return (jnp.concatenate([x, condition["inpaint"]], axis=-1) if "inpaint" in condition else x), known
 
 
 def make_towers(text: Text, dtype: Any = None) -> list[CLIPText]:
