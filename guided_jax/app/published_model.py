@@ -1,15 +1,19 @@
 """The run of a published model: what `guided-jax convert` writes of a checkpoint, and what the commands draw from."""
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from guided_jax import models
 from guided_jax.app.facts import Facts
 from guided_jax.model import Model
-from guided_jax.pretrained import published
+from guided_jax.pretrained import clip, published
 from guided_jax.pretrained.published import Description
 
+TOKENIZERS = ("tokenizer", "tokenizer_2")  # folders in that of the run, one for each text tower
 DECODE_SIZE = 4  # pictures that the decoder makes at once on each device: it needs more memory than all steps before
 
 
@@ -25,9 +29,22 @@ def facts_of(description: Description) -> Facts:
     return Facts(shape, classes, (1 / classes,) * classes, class_names=names, kind=kind)
 
 
+def make_tokenize(description: Description, directory: Path) -> Callable[[Sequence[str]], Any] | None:
+    """Return `Run.tokenize` by the tokenizers of a run directory; None for a model that takes no prompts."""
+    if description.text is None:
+        return None
+    folders = [directory / name for name in TOKENIZERS[: len(description.text.towers)]]
+
+    def tokenize(texts: Sequence[str]) -> published.Prompt:
+        ids = np.stack([np.asarray(clip.tokenizer(folder)(list(texts)), np.int32) for folder in folders], axis=1)
+        return published.Prompt(ids, keep=np.ones(len(texts), np.float32))
+
+    return tokenize
+
+
 def is_conditional(description: Description) -> bool:
     """Return whether the network takes a class."""
-    return bool(published.count_classes(description))
+    return description.text is not None or bool(published.count_classes(description))
 
 
 def make_model(description: Description, dtype: str) -> Model:
@@ -46,7 +63,7 @@ def fields(description: Description) -> dict[str, Any]:
     """Return the fields of the module that a guidance may change, with their usual values."""
     module = published.make_parts(description).network
     usual = {"perturb_blocks": tuple(models.perturbation.perturbed_blocks(module))}
-    if description.family == "edm2":
+    if description.family in ("edm2", "sd"):
         return usual
     middle = (module.depth - 1) // 2
     first, count = module.depth * 7 // 24, max(1, module.depth // 8)  # of SD 3.5, which skips 7, 8 and 9 of its 24

@@ -6,7 +6,7 @@ A run directory holds config.json, and for each network its checkpoints, metrics
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -41,6 +41,7 @@ class Run(NamedTuple):
     low_res: the side of the pictures that an upsampler starts from. self_conditioning: whether the network takes its last
         predicted x_0.
     prepare: (part, params) -> the params as the network computes with them, once for all steps.
+    tokenize: of a text-to-image model, prompts -> the raw condition of each, a pytree of rows; None for any other.
     decode_size: how many examples `model.decode` takes at once on each device, after all steps; None for all of them.
     source: held_out -> the data, if any, to measure against and take true pictures from. flip: whether it may be mirrored.
     trained: which -> part -> the step of its checkpoint. bad: the run of the worse model that autoguidance draws away from.
@@ -61,6 +62,7 @@ class Run(NamedTuple):
     self_conditioning: bool = False
     prepare: Callable[[str, Any], Any] = lambda part, params: params
     decode_size: int | None = None
+    tokenize: Callable[[Sequence[str]], Any] | None = None
     source: Callable[[bool], data.Source] | None = None
     flip: bool = False
     trained: Callable[[Which], dict[str, int | None]] = lambda which: {}
@@ -148,6 +150,7 @@ def assemble_published(published: config_file.Published, facts: Facts, directory
         variant=functools.partial(published_model.make_variant, description, dtype),
         fields=published_model.fields(description),
         prepare=functools.partial(published_model.prepare, description, dtype),
+        tokenize=published_model.make_tokenize(description, directory),
         decode_size=None if description.latents is None else published_model.DECODE_SIZE,
         trained=lambda which: {"diffusion": checkpoint.latest(saved), "classifier": None},
     )

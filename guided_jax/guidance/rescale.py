@@ -7,14 +7,15 @@ from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.denoiser import Denoiser, cached
 from guided_jax.numerics import norm, ratio
-from guided_jax.prediction import Prediction, from_v, from_x_0, v
+from guided_jax.prediction import Prediction, from_eps, from_v, from_x_0, v
 from guided_jax.schedule import NoiseLevel
 
-# view -> (function that reads it from a prediction, function that makes a prediction of it). Not eps: x_0 computed from eps
-# loses its digits where alpha is small.
+# view -> (function that reads it from a prediction, function that makes a prediction of it). eps is not the default: x_0
+# computed from eps loses its digits where alpha is small.
 VIEWS: dict[str, tuple[Callable[..., Array], Callable[..., Prediction]]] = {
     "v": (v, from_v),
     "x_0": (lambda prediction, level: prediction.x_0, from_x_0),
+    "eps": (lambda prediction, level: prediction.eps, from_eps),
 }
 
 
@@ -26,7 +27,8 @@ def rescale(
     guide: denoiser -> denoiser, for instance `lambda c: classifier_free(c, u, 7.5)`.
     conditional: the denoiser that it is applied to, c, called once.
     mix: number or traced value, 0 changes nothing.
-    view: "v", the output of the paper's networks, or "x_0"; the two differ, because the method is not linear.
+    view: "v", the output of the paper's networks, "x_0", or "eps", what diffusers rescales of a network that predicts eps;
+        they differ, because the method is not linear.
     Returns a denoiser.
     Raises ValueError for another view.
 

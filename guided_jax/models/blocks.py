@@ -222,12 +222,16 @@ class Resample(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "*batch h w c"], emb: Any = None, keys: Any = None
+        self, x: Float[Array, "*batch h w c"], emb: Any = None, keys: Any = None, size: tuple[int, int] | None = None
     ) -> Float[Array, "*batch h2 w2 c"]:
-        """Return x resampled; `emb` and `keys` are ignored, so that it is called like a ResBlock."""
+        """Return x resampled; `emb` and `keys` are ignored, so that it is called like a ResBlock.
+
+        size: height and width, what is beyond them is cut off before the convolution: of an odd size that was halved.
+        """
         options: dict[str, Any] = {"dtype": self.dtype, "plain": self.plain_convolution, "dims": self.dims}
         if self.direction == "up":
             x = upsample(x, self.dims)
+            x = x if size is None else x[..., : size[0], : size[1], :]
             return conv3x3(x, x.shape[-1], "conv", **options) if self.use_conv else x
         return conv3x3(x, x.shape[-1], "op", stride=2, **options) if self.use_conv else downsample(x, self.dims)
 
@@ -243,6 +247,7 @@ class ResBlock(nn.Module):
     dtype: Any = jnp.float32
     plain_convolution: bool = False
     dims: int = 2
+    norm_epsilon: float = 1e-5
 
     @nn.compact
     def __call__(
@@ -250,7 +255,7 @@ class ResBlock(nn.Module):
     ) -> Float[Array, "*batch h2 w2 c2"]:
         """emb: the embedding of time and label, float32. keys: one per example, turns dropout on."""
         options: dict[str, Any] = {"dtype": self.dtype, "plain": self.plain_convolution, "dims": self.dims}
-        h = nn.silu(group_norm(x, self.num_groups, "in_layers_0"))
+        h = nn.silu(group_norm(x, self.num_groups, "in_layers_0", epsilon=self.norm_epsilon))
         if self.resample:
             resize = upsample if self.resample == "up" else downsample
             h, x = resize(h, self.dims), resize(x, self.dims)
@@ -267,9 +272,9 @@ class ResBlock(nn.Module):
         width = 2 * self.out_channels if self.use_scale_shift_norm else self.out_channels
         e = dense(nn.silu(emb), width, "emb_layers_1").astype(h.dtype)[..., None, None, :]
         if not self.use_scale_shift_norm:
-            return group_norm(h + e, self.num_groups, "out_layers_0")
+            return group_norm(h + e, self.num_groups, "out_layers_0", epsilon=self.norm_epsilon)
         scale, shift = jnp.split(e, 2, axis=-1)
-        return group_norm(h, self.num_groups, "out_layers_0") * (1 + scale) + shift
+        return group_norm(h, self.num_groups, "out_layers_0", epsilon=self.norm_epsilon) * (1 + scale) + shift
 
 
 class AttentionBlock(nn.Module):

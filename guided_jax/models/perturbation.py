@@ -10,7 +10,9 @@ Sources: [PAG] Ahn et al. 2403.17377, [SEG] Hong 2408.00760, [SAG] Hong et al. 2
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.models.blocks import attend
@@ -46,27 +48,35 @@ def attention_mass(
     t: ArrayLike,
     label: Any = None,
     block: str | int | None = None,
+    **conditions: Any,
 ) -> Float[Array, "*batch h w"]:
-    """Return the attention to each pixel from all positions of a block, mean over the heads ([SAG]).
+    """Return the attention to each pixel from all positions of a block, mean over its heads and layers ([SAG]).
 
-    net: a `models.UNet`, `models.EDM2` or `models.DiT`. block: None for the middle one. The mean over the pixels is 1. XLA
-    merges the call with a net.apply(params, x, t, label) beside it.
+    net: a `models.UNet`, `models.EDM2`, `models.DiT`, or `models.UNet2DConditionModel`, whose context is in the place of
+    the label and whose other `conditions` are given by name. block: None for the middle one. The mean over the pixels is 1,
+    where their sides are multiples of the block's. XLA merges the call with a net.apply(params, x, t, label) beside it.
     """
     name = block_name(middle_block(net) if block is None else block)
     if name not in attention_blocks(net):
         raise ValueError(f"no attention in the block {block!r}; there is {', '.join(attention_blocks(net))}")
-    _, collected = net.apply(params, x, t, label, mutable=["attention"])
-    modules = (name, f"{name}_1", f"unet.{name}")  # of the block in DiT, of its attention in UNet, of the block in EDM2
-    ((mass,),) = (found["mass"] for module, found in collected["attention"].items() if module in modules)
+    _, collected = net.apply(params, x, t, label, mutable=["attention"], **conditions)
+    modules = (
+        name,
+        f"{name}_1",
+        f"unet.{name}",
+    )  # of the block in DiT, of its attention in U-Nets, of the block in EDM2
+    masses = jax.tree.leaves([found for module, found in collected["attention"].items() if module in modules])
+    mass = jnp.mean(jnp.stack(masses), 0)
     for axis in (-2, -1):
-        mass = jnp.repeat(mass, x.shape[axis - 1] // mass.shape[axis], axis)
+        side, own = x.shape[axis - 1], mass.shape[axis]
+        mass = jnp.take(mass, np.arange(side) * own // side, axis)  # the nearest
     return mass
 
 
 def attention_blocks(net: Any) -> list[str]:
     """Return the names, as `perturb_blocks` takes them, of the blocks with attention, from input to output.
 
-    net: a `models.UNet`, a `models.EDM2`, or a `models.DiT`, whose blocks all have it.
+    net: a `models.UNet`, `models.EDM2`, `models.UNet2DConditionModel`, or a `models.DiT`, whose blocks all have it.
     """
     if hasattr(net, "attention_blocks"):
         return net.attention_blocks()

@@ -35,9 +35,11 @@ def dense(x: Float[Array, "..."], features: int, name: str, dtype: Any = jnp.flo
     return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)(x)
 
 
-def modulation(c: Float[Array, "*batch d"], count: int, dtype: Any = jnp.float32) -> list[Array]:
+def modulation(
+    c: Float[Array, "*batch d"], count: int, dtype: Any = jnp.float32, name: str = "modulation"
+) -> list[Array]:
     """Return `count` vectors of c's size, linear in c and 0 at first, of shape (*batch, 1, 1, d)."""
-    vectors = dense(c.astype(dtype), count * c.shape[-1], "modulation", dtype, nn.initializers.zeros)
+    vectors = dense(c.astype(dtype), count * c.shape[-1], name, dtype, nn.initializers.zeros)
     return jnp.split(vectors[..., None, None, :], count, axis=-1)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
     from guided_jax.pretrained import posthoc as posthoc
     from guided_jax.pretrained import published as published
     from guided_jax.pretrained import readers as readers
+    from guided_jax.pretrained import stable_diffusion as stable_diffusion
     from guided_jax.pretrained import state_dict as state_dict
     from guided_jax.pretrained import weight_files as weight_files
     from guided_jax.pretrained.published import load as load
@@ -32,6 +33,7 @@ MODULES = (
     "posthoc",
     "published",
     "readers",
+    "stable_diffusion",
     "state_dict",
     "weight_files",
 )

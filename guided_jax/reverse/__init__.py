@@ -6,7 +6,7 @@ from guided_jax.reverse.dpm import dpm_solver, dpm_solver_2s
 from guided_jax.reverse.heun import churned, heun
 from guided_jax.reverse.implicit import ddim, euler, euler_ancestral
 from guided_jax.reverse.langevin import annealed_langevin, chain, langevin
-from guided_jax.reverse.measurement import dps, repaint
+from guided_jax.reverse.measurement import blend, dps, repaint
 from guided_jax.reverse.off_the_shelf import off_the_shelf_ddpm
 from guided_jax.reverse.optimal import estimated_spread, normal_spread, optimal_variance
 from guided_jax.reverse.plms import plms
@@ -18,6 +18,7 @@ from guided_jax.reverse.unipc import unipc
 __all__ = [
     "ReverseStep",
     "annealed_langevin",
+    "blend",
     "chain",
     "churned",
     "classifier_ddpm",

@@ -77,3 +77,27 @@ def repaint(step: ReverseStep, observed: Array, x_0: Float[Array, "*shape"], rep
         return x_s, kept
 
     return ReverseStep(step.init, painted)
+
+
+def blend(
+    step: ReverseStep, observed: Array, x_0: Float[Array, "*shape"], eps: Float[Array, "*shape"], end: float = 0.0
+) -> ReverseStep:
+    """x_s = alpha_s x_0 + sigma_s eps where observed, step(x_t) elsewhere, with the same eps at every step.
+
+    How pipelines of latent diffusion paint into a picture without a network that was trained for it: cheaper than
+    `repaint`, and the painted part fits the known one less well. The last step takes x_0 itself.
+    step: a ReverseStep.
+    observed: 1 (or True) where x_0 is known, (*shape) or broadcasting to it.
+    x_0: (*shape), of this example.
+    eps: (*shape), the noise that the run begins with.
+    end: t of the level at which the run ends, where that is not the clean one.
+    Returns a ReverseStep with the memory of `step`.
+    """
+
+    def blended(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
+        x_s, memory = step.step(key, denoise, x_t, memory, now, then)
+        noised = jnp.where(then.t <= end, x_0, diffuse(x_0, eps, then))
+        everywhere = jnp.zeros_like(x_s)
+        return jnp.where(observed + everywhere != 0, noised + everywhere, x_s), memory
+
+    return ReverseStep(step.init, blended)

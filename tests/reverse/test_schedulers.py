@@ -89,12 +89,10 @@ def test_the_network_is_called_at_the_listed_timesteps(key):
     np.testing.assert_allclose(run(key)[2], recorded(key, "timesteps"), rtol=2e-6)
 
 
-@every
+@pytest.mark.parametrize("key", [key for key in CASES if recorded(key, "sigmas") is not None])
 def test_the_levels_have_the_listed_sigmas(key):
     """Of the Euler family, the solvers and flow matching, which list them with the last one; Heun repeats them."""
     sigmas, levels = recorded(key, "sigmas"), levels_of(key)
-    if sigmas is None:
-        pytest.skip("the class lists none")
     flow = CASES[key]["prediction"] == "flow"
     found = np.asarray(levels.sigma if flow else schedule.noise_ratio(levels), np.float64)[::-1]
     found = np.repeat(found, 2)[1:-1] if key == "heun" else found
@@ -173,6 +171,7 @@ REFUSED = [
     ({**PNDM, "prediction_type": "sample"}, 5, "prediction_type sample"),
     ({**DPM, "algorithm_type": "dpmsolver"}, 5, "algorithm_type is 'dpmsolver'; there is dpmsolver"),
     ({**DPM, "use_lu_lambdas": True}, 5, "use_lu_lambdas is True, which is not supported; set it to False"),
+    ({"_class_name": "FlowMatchEulerDiscreteScheduler", "use_karras_sigmas": True}, 5, "use_karras_sigmas is True"),
     ({**DPM, "solver_order": 4}, 5, "order 4"),
     ({**DPM, "timestep_spacing": "even"}, 5, "timestep_spacing is 'even'"),
     ({**DPM, "timestep_spacing": "leading", "steps_offset": 600}, 2, "steps_offset is 600"),
@@ -188,7 +187,11 @@ def test_what_is_not_supported_is_said(config, count, words):
 
 
 def test_settings_without_effect_are_taken():
-    """As published files have them: null, and what another class reads."""
+    """As published files have them: null, the usual value, and what another class reads."""
     config = {**BASE, **DPM, "interpolation_type": "linear", "shift_terminal": None, "thresholding": None}
     assert len(schedulers.levels_of(config, 3).t) == 4
     steps.make_step({**config, "lambda_min_clipped": float("-inf")}, 3)
+    ancestral = {**BASE, "_class_name": "EulerAncestralDiscreteScheduler"}
+    for name, value in (("use_karras_sigmas", True), ("final_sigmas_type", "sigma_min")):
+        found, plain = (schedulers.levels_of(each, 5) for each in ({**ancestral, name: value}, ancestral))
+        np.testing.assert_array_equal(found.sigma, plain.sigma)

@@ -120,7 +120,9 @@ def convert_published(options: Convert) -> None:
         check_unused(options, ("snapshots", "sigma_rel"), "a DiT or SiT")
     if options.sigma_rel is not None or options.snapshots:
         weights = {**weights, "network": average(options)}
-    published.write(options.out, description, weights, options.dtype)
+    towers = () if description.text is None else description.text.towers
+    tokenizers = [options.weights / name for name in published_model.TOKENIZERS[: len(towers)]]
+    published.write(options.out, description, weights, options.dtype, tokenizers)
     preset = presets.of(description)
     if description.latents is None and published_model.facts_of(description).kind == "arrays":
         print("note: this run draws latents; convert it with --autoencoder for pictures", file=sys.stderr)

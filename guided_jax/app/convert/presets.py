@@ -52,8 +52,16 @@ EDM2_PIXELS = Preset(
 )
 
 
+STABLE_DIFFUSION = Preset(
+    _words("--guidance classifier-free --scale 7.5 --grid leading --steps 50 --sampler plms"),
+    "the usual settings of Stable Diffusion; name what to draw with --prompt, and what not with --negative",
+)
+
+
 def of(description: Description) -> Preset:
     """Return the preset of a published model."""
+    if description.family == "sd":
+        return STABLE_DIFFUSION
     if description.family == "edm2":
         return EDM2_PIXELS if description.network.get("img_channels") == 3 else EDM2_LATENTS
     if description.like == "diffusers":

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,11 @@ def read_config(path: Path | None) -> dict[str, Any] | None:
     return found
 
 
-def write(out: Path, description: Description, weights: Any, dtype: str) -> None:
+def write(out: Path, description: Description, weights: Any, dtype: str, tokenizers: Sequence[Path] = ()) -> None:
     """Write the run directory; ValueError names every weight missing, surplus or misshapen, before any is written.
 
-    What an interrupted conversion left is replaced: it writes config.json last.
+    tokenizers: the folder of each text tower's, which is copied. What an interrupted conversion left is replaced: it
+    writes config.json last.
     """
     check_free(out, description)
     params = published.import_weights(description, weights, jnp.dtype(dtype))
@@ -44,6 +46,8 @@ def write(out: Path, description: Description, weights: Any, dtype: str) -> None
             shutil.rmtree(saved / str(step))
         with checkpoint.opened(saved, keep=1) as opened:
             checkpoint.save(opened, 1, {"ema": params}, config=description.to_json(), frugal=True)
+        for name, source in zip(published_model.TOKENIZERS, tokenizers, strict=False):
+            shutil.copytree(source, out / name, dirs_exist_ok=True)
         found = config_file.Published(description, dtype, presets.of(description).options)
         config_file.write(out / "config.json", config_file.Config(facts, published=found))
 

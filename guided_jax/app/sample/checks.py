@@ -42,6 +42,8 @@ def _unread(options: Sampling, run: runs.Run | None = None) -> dict[str, list[st
     """Return each non-default option that the chosen method ignores -> what reads it; run: as of `check_readers`."""
     given, defaults = flatten(options), flatten(Sampling(options.run))
     chosen = _chosen(options.method) | ({"--sweep"} if options.sweep.sweep else set())
+    if options.prompt:
+        chosen.add("--prompt")
     if run is None or labels.are_of_data(options, run):
         chosen.add(OF_DATA)
     changed = {name: readers for name, readers in _readers().items() if given[name] != defaults[name]}
@@ -88,6 +90,7 @@ def _readers() -> dict[str, list[str]]:
             "--sweep": ("sweep_seeds", "reference", "judge", "inception", "dino", "data_dir"),
             **dict.fromkeys(("--measure held-out", "--image held-out", OF_DATA), ("data_dir",)),
             "--image": ("strength",),
+            "--prompt": ("negative",),
         }
         | guidances.READERS
         | samplers.readers()

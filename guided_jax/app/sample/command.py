@@ -16,7 +16,17 @@ from guided_jax import data, parallel, progress
 from guided_jax.app import cli, preview
 from guided_jax.app import run as runs
 from guided_jax.app.results import check_free
-from guided_jax.app.sample import checks, diagnostics, draw, guidances, inverse, labels, named_pictures, samplers
+from guided_jax.app.sample import (
+    checks,
+    diagnostics,
+    draw,
+    guidances,
+    inverse,
+    labels,
+    named_pictures,
+    prompts,
+    samplers,
+)
 from guided_jax.app.sample.parts import Pictures
 from guided_jax.app.sample.request import Sampling, recorded
 from guided_jax.app.translate import translate_errors
@@ -71,7 +81,7 @@ def main(args: Sequence[str]) -> None:
         sweep.sweep_run(*sweep.prepare(options))
         return
     parallel.use_cpu_devices()
-    run = load_run(options)
+    options, run = prompts.resolve_prompts(options, load_run(options))
     options = labels.resolve_labels(options, run.facts)
     checks.check(options, run)
     options = dataclasses.replace(options, num_samples=options.num_samples or NUM_SAMPLES)

@@ -94,7 +94,7 @@ class Method:
     rescale_mix: float = 0.7
     """+rescale: 0 changes nothing, 1 rescales in full."""
     negative: Label | None = None
-    """negative: the label to go away from."""
+    """negative: the label to go away from. Text-to-image runs: the negative prompt, of classifier-free and its kin too."""
     momentum: float = -0.5
     """projected: of the direction, over the steps."""
     radius: float = 2.5
@@ -150,6 +150,12 @@ class Sampling:
     labels: tuple[Label, ...] | None = None
     """Classes, by number or by name, in turn over the samples. Where pictures have several labels at once, 3,7 for each
     sample, or none; where they have a vector, 0.3,1.2. Default: drawn by the data's frequencies."""
+    prompt: tuple[str, ...] = ()
+    """Text-to-image runs: what to draw, in turn over the samples; instead of --labels."""
+    prompts: Path | None = None
+    """Text-to-image runs: a text file with a prompt on each line, after those of --prompt."""
+    negative_prompt: tyro.conf.Suppress[str | None] = None
+    """What --negative of a text-to-image run says, for the record beside the samples."""
     balanced: bool = False
     """As many samples of each class, in turn, in the place of --labels."""
     base_samples: Path | None = None
@@ -192,7 +198,7 @@ NOT_RECORDED = (
 # Recorded only where they are not the default: older requests were written when there was no other choice.
 NEWER = (
     *("checkpoint", "image", "strength", "mask", "guided_channels", "perturb_blocks", "skip_blocks", "exit_block"),
-    *("balanced", "decode_tile", "dino"),
+    *("balanced", "decode_tile", "dino", "prompt", "prompts", "negative_prompt"),
 )
 
 

@@ -15,16 +15,19 @@ from guided_jax.pretrained.published.families import (
     prepare,
 )
 from guided_jax.pretrained.published.loading import import_weights, infer_config, load, read
+from guided_jax.pretrained.published.text_to_image import Prompt, make_condition
 
 __all__ = [
     "Description",
     "Latents",
+    "Prompt",
     "check_description",
     "count_classes",
     "image_shape",
     "import_weights",
     "infer_config",
     "load",
+    "make_condition",
     "make_model",
     "make_parts",
     "of_json",

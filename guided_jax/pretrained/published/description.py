@@ -3,7 +3,7 @@
 import reprlib
 from typing import Any, Literal, NamedTuple, get_args
 
-Family = Literal["dit", "sit", "repa", "edm2"]
+Family = Literal["dit", "sit", "repa", "edm2", "sd"]
 
 
 class Latents(NamedTuple):
@@ -19,6 +19,20 @@ class Latents(NamedTuple):
     image_range: tuple[float, float] = (-1.0, 1.0)
 
 
+class Text(NamedTuple):
+    """The text towers of a text-to-image model.
+
+    towers: the config.json of each. null: for each the token ids of an empty prompt. is_penultimate: whether the network
+    reads the states before the last layer, not normed, and the projected text, as Stable Diffusion XL does; else the states
+    after the last one. zero_null: whether no prompt at all stands for zeros instead of an empty prompt.
+    """
+
+    towers: tuple[dict[str, Any], ...]
+    null: tuple[tuple[int, ...], ...]
+    is_penultimate: bool = False
+    zero_null: bool = False
+
+
 class Description(NamedTuple):
     """A published diffusion model.
 
@@ -27,6 +41,7 @@ class Description(NamedTuple):
     noise levels, as the config.json of a scheduler of diffusers says them; empty for a family that has its own. latents:
     None for a model of pixels, and for one whose autoencoder is not at hand, which then draws latents. like: "diffusers"
     for the numbers of that library where they are not those of the authors. class_names: in the order of their numbers.
+    text: of a text-to-image model.
     """
 
     family: Family
@@ -35,11 +50,12 @@ class Description(NamedTuple):
     latents: Latents | None = None
     like: Literal["original", "diffusers"] = "original"
     class_names: tuple[str, ...] | None = None
+    text: Text | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the description as JSON holds it."""
-        latents = None if self.latents is None else self.latents._asdict()
-        return {**self._asdict(), "latents": latents}
+        parts = {"latents": self.latents, "text": self.text}
+        return self._asdict() | {name: None if part is None else part._asdict() for name, part in parts.items()}
 
 
 def of_json(saved: Any) -> Description:
@@ -54,6 +70,7 @@ def of_json(saved: Any) -> Description:
         "latents": found["latents"] is None or _are_latents(found["latents"]),
         "like": found["like"] in ("original", "diffusers"),
         "class_names": found["class_names"] is None or _all(str, found["class_names"]),
+        "text": found["text"] is None or _is_text(found["text"]),
     }
     if wrong := [name for name, is_right in right.items() if not is_right]:
         raise TypeError(f"{wrong[0]} is {reprlib.repr(found[wrong[0]])}")
@@ -62,6 +79,9 @@ def of_json(saved: Any) -> Description:
     if latents is not None:
         numbers = {name: tuple(latents[name]) for name in ("shift", "scale", "image_range")}
         found["latents"] = Latents(latents["autoencoder"], **numbers)
+    if (text := found["text"]) is not None:
+        null = tuple(tuple(ids) for ids in text["null"])
+        found["text"] = Text(tuple(text["towers"]), null, text["is_penultimate"], text["zero_null"])
     return Description(**found)
 
 
@@ -70,6 +90,13 @@ def _are_latents(saved: Any) -> bool:
         return False
     numbers = [saved[name] for name in ("shift", "scale", "image_range")]
     return all(_all((int, float), each) for each in numbers) and len(saved["image_range"]) == 2
+
+
+def _is_text(saved: Any) -> bool:
+    if not isinstance(saved, dict) or set(saved) != set(Text._fields) or not _all(dict, saved["towers"]):
+        return False
+    flags = all(isinstance(saved[name], bool) for name in ("is_penultimate", "zero_null"))
+    return flags and _all(list, saved["null"]) and all(_all(int, ids) for ids in saved["null"])
 
 
 def _all(kind: Any, values: Any) -> bool:

@@ -18,9 +18,10 @@ from guided_jax import schedule
 from guided_jax.model import Model
 from guided_jax.models import latent, prepare_params
 from guided_jax.models.edm2 import EDM2
-from guided_jax.pretrained import autoencoder, dit, edm2
+from guided_jax.pretrained import autoencoder, clip, dit, edm2, stable_diffusion
 from guided_jax.pretrained.published import levels as tables
 from guided_jax.pretrained.published.description import Description
+from guided_jax.pretrained.published.text_to_image import make_text_model, make_towers
 from guided_jax.schedule import NoiseLevel
 
 FLOW_LEVELS = 1000  # SiT is trained on all t in [0, 1]; a table that is dense enough to be interpolated
@@ -36,8 +37,10 @@ class Parts(NamedTuple):
 
 def make_parts(description: Description, dtype: Any = None) -> Parts:
     """Return the modules, which compute in `dtype`, None for float32; ValueError for a configuration of none."""
-    if description.family == "edm2":
-        network: Any = edm2.make_network(description.network, dtype=dtype)
+    if description.family == "sd":
+        network: Any = stable_diffusion.make_unet(description.network, dtype=dtype)
+    elif description.family == "edm2":
+        network = edm2.make_network(description.network, dtype=dtype)
     else:
         arguments = {name: value for name, value in description.network.items() if name != "internal_head"}
         network = dit.make_network(arguments, like=description.like, dtype=dtype)
@@ -56,7 +59,8 @@ def make_model(
     """
     parts = make_parts(description, dtype)
     module = change(parts.network)
-    model = _edm2(module, description) if description.family == "edm2" else _transformer(module, description)
+    makers = {"edm2": _edm2, "sd": make_text_model}
+    model = makers.get(description.family, _transformer)(module, description)
     if parts.autoencoder is None:
         return model
     latents = description.latents
@@ -120,7 +124,7 @@ def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
 
 def count_classes(description: Description) -> int | None:
     """Return how many classes the network takes, None for one without."""
-    return _classes_of(make_parts(description).network)
+    return None if description.family == "sd" else _classes_of(make_parts(description).network)
 
 
 def image_shape(description: Description) -> tuple[int, int, int]:
@@ -136,17 +140,24 @@ def image_shape(description: Description) -> tuple[int, int, int]:
 def param_shapes(description: Description) -> PyTree:
     """Return the parameters of a description as shapes; nothing is allocated."""
     parts = make_parts(description)
-    of_network = edm2.shapes if description.family == "edm2" else dit.shapes
-    found = {"network": of_network(parts.network)}
+    of_network: Any = {"edm2": edm2.shapes, "sd": stable_diffusion.shapes}.get(description.family, dit.shapes)
+    found: dict[str, Any] = {"network": of_network(parts.network)}
+    if (text := description.text) is not None:
+        found["text"] = [clip.shapes(tower) for tower in make_towers(text)]
     return found if parts.autoencoder is None else {**found, "autoencoder": autoencoder.shapes(parts.autoencoder)}
 
 
 def prepare(description: Description, params: PyTree, dtype: Any = None) -> PyTree:
     """Return the params as the networks compute with them: see `models.prepare_params`. Once, before a loop of steps."""
-    module, shape = make_parts(description, dtype).network, make_model(description).shape
-    x, zero = jax.ShapeDtypeStruct((1, *shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
-    label = jax.ShapeDtypeStruct((1,), jnp.int32) if _classes_of(module) else None
-    return {**params, "network": prepare_params(module, params["network"], x, zero, label)}
+    module, model = make_parts(description, dtype).network, make_model(description)
+    x, zero = jax.ShapeDtypeStruct(model.shape, jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
+    if description.family != "sd":
+        given: tuple[Any, ...] = (jax.ShapeDtypeStruct((), jnp.int32) if _classes_of(module) else None,)
+    else:
+        x = jax.ShapeDtypeStruct((*model.shape[:2], module.in_channels), jnp.float32)
+        condition = jax.eval_shape(model.condition, params, model.null)
+        given = tuple(condition.get(name) for name in ("context", "pooled", "time_ids"))
+    return {**params, "network": prepare_params(module, params["network"], x, zero, *given)}
 
 
 def check_description(description: Description) -> None:

@@ -1,6 +1,5 @@
 """From the files of a published model to its description and its weights; nothing in a file is ever executed."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -12,8 +11,10 @@ from jaxtyping import PyTree
 
 from guided_jax.model import Model
 from guided_jax.pretrained import autoencoder, dit, edm2, pickles, readers, weight_files
+from guided_jax.pretrained.published import stable_diffusion_folder
 from guided_jax.pretrained.published.description import Description, Latents
 from guided_jax.pretrained.published.families import check_description, make_model
+from guided_jax.pretrained.published.files import latents_of, read_json
 
 Weights = dict[str, Mapping[str, np.ndarray]]  # "network" and perhaps "autoencoder" -> torch key -> array
 TRANSFORMERS = ("Transformer2DModel", "DiTTransformer2DModel")  # the class of a DiT, in old folders and in new ones
@@ -58,7 +59,9 @@ def load(
 def import_weights(description: Description, weights: Weights, dtype: Any = None) -> PyTree:
     """Return the params of a description, read one tensor at a time; ValueError for weights that do not fit it."""
     own = {"dtype": dtype}
-    if description.family == "edm2":
+    if description.family == "sd":
+        found: dict[str, Any] = stable_diffusion_folder.import_weights(description, weights, dtype)
+    elif description.family == "edm2":
         found = {"network": edm2.load(description.network, weights["network"], **own)[1]}
     else:
         arguments = {name: value for name, value in description.network.items() if name != "internal_head"}
@@ -104,14 +107,18 @@ def read(
 
 def _read_folder(path: Path, like: Any, variant: str | None) -> tuple[Description, Weights]:
     """Return what a folder of diffusers holds: a DiT, its autoencoder and its scheduler."""
-    index = _read_json(path / "model_index.json", "model_index.json, which a folder of diffusers has")
+    index = read_json(path / "model_index.json", "model_index.json, which a folder of diffusers has")
+    if (index.get("unet") or [None, None])[1] == "UNet2DConditionModel":
+        return stable_diffusion_folder.read(path, index, variant)
     kind = (index.get("transformer") or [None, None])[1]
     if kind not in TRANSFORMERS:
-        raise ValueError(f"{path} holds a {index.get('_class_name')}; DiTPipeline is read from a folder")
-    parts = {name: _read_json(path / name / "config.json") for name in ("transformer", "vae")}
-    scheduler = _read_json(path / "scheduler" / "scheduler_config.json")
+        raise ValueError(
+            f"{path} holds a {index.get('_class_name')}; a DiT or a Stable Diffusion is read from a folder"
+        )
+    parts = {name: read_json(path / name / "config.json") for name in ("transformer", "vae")}
+    scheduler = read_json(path / "scheduler" / "scheduler_config.json")
     names = _class_names(index.get("id2label"), parts["transformer"].get("num_embeds_ada_norm", 1000))
-    latents = _latents_of(parts["vae"])
+    latents = latents_of(parts["vae"])
     weights = {
         name: readers.read_state_dict(weight_files.find_weights(path / part, variant))
         for name, part in (("network", "transformer"), ("autoencoder", "vae"))
@@ -156,7 +163,7 @@ def _read_transformer(
     latents = None
     if autoencoder is not None:
         of_autoencoder, weights["autoencoder"] = _read_autoencoder(Path(autoencoder))
-        latents = _latents_of(of_autoencoder)
+        latents = latents_of(of_autoencoder)
     return Description(family, arguments, {}, latents, like), weights  # type: ignore[arg-type]
 
 
@@ -208,7 +215,7 @@ def _read_autoencoder(path: Path) -> tuple[dict[str, Any], Mapping[str, np.ndarr
     state = readers.read_state_dict(weight_files.find_weights(path) if path.is_dir() else path)
     if not any(key.endswith("decoder.conv_in.weight") for key in state):
         raise ValueError(f"{path} holds no autoencoder: it has no decoder.conv_in.weight, and {_beginning(state)}")
-    return _read_json(config) if path.is_dir() or config.is_file() else {**STABLE_DIFFUSION}, state
+    return read_json(config) if path.is_dir() or config.is_file() else {**STABLE_DIFFUSION}, state
 
 
 def _beginning(state_dict: Mapping[str, np.ndarray]) -> str:
@@ -220,25 +227,7 @@ def _beginning(state_dict: Mapping[str, np.ndarray]) -> str:
 STABLE_DIFFUSION = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "scaling_factor": 0.18215}
 
 
-def _latents_of(config: dict[str, Any]) -> Latents:
-    shift, scale = (tuple(np.atleast_1d(column).tolist()) for column in autoencoder.latents(config))
-    return Latents(config, shift, scale)
-
-
 def _class_names(found: Any, number: int) -> tuple[str, ...] | None:
     """Return the names of the classes of a model_index.json, None where it does not name them all."""
     keys = [str(index) for index in range(number)]
     return tuple(found[key] for key in keys) if isinstance(found, dict) and set(found) == set(keys) else None
-
-
-def _read_json(path: Path, what: str | None = None) -> dict[str, Any]:
-    """Return the object that a JSON file holds; ValueError where there is none."""
-    if not path.is_file():
-        raise ValueError(f"{path.parent} has no {what or path.name}; is the download complete?")
-    try:
-        found = json.loads(path.read_bytes())
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not a JSON file ({error})") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return found

@@ -31,6 +31,29 @@ FLOW = ("FlowMatchEulerDiscreteScheduler",)
 CLASSES = (*BY_ROWS, *IN_SIGMA, *SOLVERS, *FLOW)
 PURE_NOISE = 2.0**-12  # the alpha at which schedulers that compute with sigma / alpha begin, of zero terminal SNR
 RHO = 7.0
+KARRAS = ("EulerDiscreteScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler", *SOLVERS)  # read use_karras_sigmas
+SIGMA_MIN = ("EulerDiscreteScheduler", *SOLVERS)  # read final_sigmas_type
+# Settings that would change the numbers if they were anything else.
+EXPECTED: dict[str, Any] = {
+    "thresholding": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "use_lu_lambdas": False,
+    "use_flow_sigmas": False,
+    "use_dynamic_shifting": False,
+    "shift_terminal": None,
+    "stochastic_sampling": False,
+    "invert_sigmas": False,
+    "euler_at_final": False,
+    "interpolation_type": "linear",
+    "timestep_type": "discrete",
+    "sigma_min": None,
+    "sigma_max": None,
+    "disable_corrector": [],
+    "predict_x0": True,
+    "lambda_min_clipped": float("-inf"),
+    "solver_p": None,
+}
 
 
 class Visits(NamedTuple):
@@ -51,8 +74,8 @@ def visits(config: Config, num_steps: int) -> Visits:
     ends T // n rows below where it starts, which is not where the next one starts.
     Raises ValueError for a class or a setting that is not supported.
     """
-    name = class_of(config)
-    total = config.get("num_train_timesteps", 1000)
+    check(config)
+    name, total = class_of(config), config.get("num_train_timesteps", 1000)
     if not 1 <= num_steps <= total:
         raise ValueError(f"num_steps is {num_steps}; give a number from 1 to {total}")
     if name in FLOW:
@@ -92,6 +115,15 @@ def class_of(config: Config) -> str:
     if name not in CLASSES:
         raise ValueError(f"the scheduler's class is {name!r}; there is {', '.join(CLASSES)}")
     return str(name)
+
+
+def check(config: Config) -> None:
+    """Raise ValueError for a class, or for a setting, that is not supported."""
+    expected = {**EXPECTED, "use_karras_sigmas": False} if class_of(config) in FLOW else EXPECTED
+    for name, usual in expected.items():
+        found = config.get(name)
+        if found is not None and found != usual:
+            raise ValueError(f"the scheduler's {name} is {found!r}, which is not supported; set it to {usual!r}")
 
 
 def spacing_of(config: Config) -> str:
@@ -139,13 +171,13 @@ def _by_sigma(config: Config, num_steps: int) -> Visits:
     rows = _rows(config, num_steps)
     visited = np.interp(rows, np.arange(len(sigmas)), sigmas)
     solver = class_of(config) in SOLVERS
-    if config.get("use_karras_sigmas"):
+    if config.get("use_karras_sigmas") and class_of(config) in KARRAS:
         ends = (sigmas[-1], sigmas[0]) if solver else (visited[0], visited[-1])
         high, low = (end ** (1 / RHO) for end in ends)
         visited = np.linspace(high, low, num_steps) ** RHO
         rows = np.interp(np.log(visited), np.log(sigmas), np.arange(len(sigmas)))
         rows = np.round(rows) if solver else rows
-    smallest = config.get("final_sigmas_type", "zero") == "sigma_min"
+    smallest = config.get("final_sigmas_type", "zero") == "sigma_min" and class_of(config) in SIGMA_MIN
     end = (1.0, *_vp(sigmas[0])) if smallest else (0.0, 1.0, 0.0)
     return _chained((rows + 1, *_vp(visited)), end)
 

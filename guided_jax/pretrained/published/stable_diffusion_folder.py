@@ -1,0 +1,47 @@
+"""A Stable Diffusion in the layout of diffusers: U-Net, autoencoder, text towers, tokenizers and scheduler."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import PyTree
+
+from guided_jax.pretrained import clip, readers, stable_diffusion, weight_files
+from guided_jax.pretrained.published.description import Description, Text
+from guided_jax.pretrained.published.files import latents_of, read_json
+
+TOWERS = ("text_encoder", "text_encoder_2")  # the components that they are; their tokenizers are named alike
+
+
+def read(path: Path, index: Mapping[str, Any], variant: str | None) -> tuple[Description, dict[str, Any]]:
+    """Return (description, weights) of a folder; index: its model_index.json. ValueError for one that is not whole."""
+    parts = {"network": path / "unet", "autoencoder": path / "vae"}
+    network, vae = (read_json(folder / "config.json") for folder in parts.values())
+    scheduler = read_json(path / "scheduler" / "scheduler_config.json")
+    towers = [name for name in TOWERS if (index.get(name) or [None])[0] is not None]
+    if not towers:
+        raise ValueError(f"{path} names no text_encoder in its model_index.json, which a Stable Diffusion needs")
+    parts |= {f"text_{i}": path / name for i, name in enumerate(towers)}
+    weights = {name: readers.read_state_dict(weight_files.find_weights(at, variant)) for name, at in parts.items()}
+    is_xl = len(towers) == len(TOWERS)
+    text = Text(
+        tuple(read_json(path / name / "config.json") for name in towers),
+        tuple(_empty_prompt(path / name.replace("text_encoder", "tokenizer")) for name in towers),
+        is_penultimate=is_xl,
+        zero_null=is_xl and bool(index.get("force_zeros_for_empty_prompt", True)),
+    )
+    return Description("sd", network, scheduler, latents_of(vae), text=text), weights
+
+
+def _empty_prompt(folder: Path) -> tuple[int, ...]:
+    return tuple(int(token) for token in clip.tokenizer(folder)(""))
+
+
+def import_weights(description: Description, weights: Mapping[str, Mapping[str, np.ndarray]], dtype: Any) -> PyTree:
+    """Return the params of the U-Net and of the text towers; ValueError for weights that do not fit."""
+    text = description.text
+    assert text is not None
+    found: dict[str, Any] = {"network": stable_diffusion.load_unet(description.network, weights["network"], dtype)[1]}
+    towers = enumerate(text.towers)
+    return found | {"text": [clip.load_text(config, weights[f"text_{i}"], dtype)[1] for i, config in towers]}
