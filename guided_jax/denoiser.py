@@ -90,15 +90,31 @@ def edm(network: Network, sigma_data: float = 0.5) -> Denoiser:
 
     def denoise(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
         alpha, sigma = jnp.asarray(level.alpha), jnp.asarray(level.sigma)
-        tiny = jnp.finfo(alpha.dtype).tiny
-        power = jnp.sqrt(jnp.square(sigma) + jnp.square(alpha * sigma_data))
-        c_noise = (jnp.log(jnp.maximum(sigma, tiny)) - jnp.log(jnp.maximum(alpha, tiny))) / 4
-        output = network(x_t / power, c_noise)
+        power = _edm_power(level, sigma_data)
+        output = network(*edm_input(x_t, level, sigma_data))
         check_output(output, x_t.shape, HINT)
         x_0 = (sigma_data / power) ** 2 * alpha * x_t + sigma * sigma_data / power * output
         return prediction.from_x_0(x_0, x_t, level)
 
     return denoise
+
+
+def edm_input(
+    x_t: Float[Array, "*shape"], level: NoiseLevel, sigma_data: float = 0.5
+) -> tuple[Float[Array, "*shape"], Float[Array, ""]]:
+    """(c_in x, ln(s) / 4): the arguments of the network inside `edm`, of unit variance, and finite at both ends.
+
+    x_t: of the level. level: of x_t. sigma_data: the standard deviation of the data.
+    """
+    alpha, sigma = jnp.asarray(level.alpha), jnp.asarray(level.sigma)
+    tiny = jnp.finfo(alpha.dtype).tiny
+    c_noise = (jnp.log(jnp.maximum(sigma, tiny)) - jnp.log(jnp.maximum(alpha, tiny))) / 4
+    return x_t / _edm_power(level, sigma_data), c_noise
+
+
+def _edm_power(level: NoiseLevel, sigma_data: float) -> Float[Array, ""]:
+    """The standard deviation of x_t."""
+    return jnp.sqrt(jnp.square(jnp.asarray(level.sigma)) + jnp.square(level.alpha * sigma_data))
 
 
 def cached(prediction: Prediction, x_t: Float[Array, "*shape"], level: NoiseLevel, denoise: Denoiser) -> Denoiser:

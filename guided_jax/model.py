@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from guided_jax import denoiser as denoisers
 from guided_jax.denoiser import Denoiser
@@ -101,3 +101,13 @@ def denoiser(model: Model, params: PyTree, condition: Any) -> Denoiser:
             raise ValueError("a model of the edm parameterization has no learned variance; set learned_variance=False")
         return denoisers.edm(network)
     return denoisers.from_network(network, model.parameterization, model.learned_variance, model.time)
+
+
+def network_input(model: Model, x_t: Float[Array, "*shape"], level: NoiseLevel) -> tuple[Float[Array, "*shape"], Any]:
+    """Return (x, time): what the network of a model is called with for x_t, to read more of it than its output.
+
+    model: a `Model`. x_t: of the level. level: of x_t.
+    """
+    if model.parameterization == "edm":
+        return denoisers.edm_input(x_t, level)
+    return x_t, model.time(level)

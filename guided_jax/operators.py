@@ -1,7 +1,7 @@
-"""Linear measurements y = A x_0, each with its adjoint and with the inverse that guidance needs."""
+"""Linear measurements y = A x_0, each with its adjoint and with the inverse that guidance needs; A after a decoder too."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
@@ -89,6 +89,30 @@ def gaussian_blur(height: int, width: int, std: ArrayLike) -> Operator:
     std: in pixels, a number or traced value.
     """
     return separable(gaussian_matrix(height, std), gaussian_matrix(width, std))
+
+
+def through(operator: Operator, decode: Callable[[Array], Array], gain: ArrayLike = 1.0) -> Operator:
+    """A decode(x): a measurement of the picture that a decoder makes of x, which is linear only if the decoder is.
+
+    operator: A, of pictures.
+    decode: x -> picture.
+    gain: D D^T is taken to be gain I, D the derivative of `decode`: the variance of a pixel in units of that of an element
+        of x, a number or traced value. `solve` is that of A with it, exact for a linear decoder with D D^T = gain I.
+    Returns an operator whose adjoint raises ValueError: what guides by it differentiates `forward` (`guidance.pigdm`,
+        `guidance.likelihood`, `reverse.dps`).
+
+    >>> half = gj.operators.mask(jnp.array([1.0, 0.0]))
+    >>> gj.operators.through(half, lambda z: 2 * z).forward(jnp.array([0.3, 0.4])).tolist()
+    [0.6000000238418579, 0.0]
+    """
+
+    def adjoint(y: Array) -> NoReturn:
+        raise ValueError("a measurement through a decoder has no adjoint; take jax.vjp of its forward")
+
+    def solve(y: Array, weight: ArrayLike, noise: ArrayLike) -> Array:
+        return operator.solve(y, jnp.asarray(weight) * gain, noise)
+
+    return Operator(lambda x: operator.forward(decode(x)), adjoint, solve)
 
 
 def _spectrum(matrix: Array) -> tuple[Array, Array]:

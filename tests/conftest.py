@@ -76,6 +76,18 @@ def _no_process_is_left():
 
 
 @pytest.fixture(scope="session")
+def published(tmp_path_factory):
+    """The tiny DiT of the golden folder as a run of latents; the tests only read it."""
+    from guided_jax.app import cli
+    from guided_jax.app.convert import command as convert
+    from tests import latent_golden as golden
+
+    out = tmp_path_factory.mktemp("published") / "run"
+    cli.script(convert.main, [str(golden.CHECKPOINT), "--out", str(out)])
+    return out
+
+
+@pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """A run of a few steps, one for all processes of the test runner; the tests only read it."""
     from guided_jax.app import cli

@@ -293,17 +293,26 @@ SLIPS = (
     *slips(
         "guidance/measurement",
         "measurement",
-        (
-            "operator.solve(y - operator.forward(x_0), variance, noise)",
-            "operator.solve(y - operator.forward(x_0), 1.0, noise)",
-        ),
-        (
-            "operator.solve(y - operator.forward(x_0), variance, noise)",
-            "operator.solve(operator.forward(x_0) - y, variance, noise)",
-        ),
+        ("operator.solve(y - seen, variance, noise)", "operator.solve(y - seen, 1.0, noise)"),
+        ("operator.solve(y - seen, variance, noise)", "operator.solve(seen - y, variance, noise)"),
         ("jnp.square(jnp.asarray(noise_std))", "jnp.asarray(noise_std)"),
         ("/ (2 * jnp.square(noise_std))", "/ jnp.square(noise_std)"),
         only="pigdm or likelihood",
+    ),
+    *slips(
+        "operators",
+        "through_decoder",
+        ("jnp.asarray(weight) * gain, noise", "jnp.asarray(weight), noise"),
+        ("operator.forward(decode(x))", "decode(operator.forward(x))"),
+        only="through",
+    ),
+    *slips(
+        "guidance/measurement",
+        "through_decoder",
+        ("jnp.where(jnp.asarray(observed) != 0, image,", "jnp.where(jnp.asarray(observed) == 0, image,"),
+        ("encode(pasted) - prediction.x_0", "encode(pasted)"),
+        ("encode(pasted) - prediction.x_0, level)", "pasted - prediction.x_0, level)"),
+        only="past or painted",
     ),
     *slips(
         "guidance/observe",

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from guided_jax import training
-from guided_jax.app import facts
+from guided_jax.app import config_file, facts
 from guided_jax.app import run as runs
 from guided_jax.app.train import networks
 from guided_jax.metrics.judge import describe
@@ -19,7 +19,7 @@ TINY = {"model_channels": 8, "channel_mult": (1,), "num_groups": 4, "num_head_ch
 def make_untrained(directory, experiment):
     """Write a run of the experiment's data, whose weights are random numbers; return it."""
     source = experiment.data.make()
-    runs.create(directory, experiment, facts.of_source(source))
+    config_file.create(directory, experiment, facts.of_source(source))
     run = runs.load(directory)
     rng = np.random.default_rng(0)
     for part in networks.trained_parts(experiment):

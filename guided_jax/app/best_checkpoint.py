@@ -19,7 +19,11 @@ def highest(metric: str) -> bool:
 
 def held_out_metrics(part: str, settings: Any) -> set[str]:
     """Return the names of the held-out metrics of a network, as its rows have them."""
-    names = {"diffusion": ("loss",), "classifier": ("loss", "accuracy")}[part] if settings.eval_every else ()
+    if not settings.eval_every:
+        return set()
+    if part == "autoencoder":
+        return {f"{HELD_OUT}{name}" for name in ("loss", "reconstruction", "kl", "mse", "psnr")}
+    names = {"diffusion": ("loss",), "classifier": ("loss", "accuracy")}[part]
     return {f"{HELD_OUT}{name}{quarter}" for name in names for quarter in QUARTERS}
 
 

@@ -5,11 +5,14 @@ import reprlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from guided_jax import parallel
 from guided_jax.app import settings
-from guided_jax.app.facts import Facts, of_json
+from guided_jax.app.facts import Facts, check_classes, of_json
 from guided_jax.pretrained.published import description
-from guided_jax.storage.files import replacing
+from guided_jax.storage import compare
+from guided_jax.storage.files import replacing, writable_directory
 
+NAME = "config.json"
 DTYPES = ("float32", "bfloat16")
 
 
@@ -56,6 +59,55 @@ def write(path: Path, config: Config) -> None:
         body = {"experiment": settings.to_dict(config.experiment)} | body
     with replacing(path) as file:
         file.write(json.dumps(body, indent=2).encode())
+
+
+def experiment_of(directory: Path) -> settings.Experiment:
+    """Return the experiment of a run; ValueError for a published model, which has none."""
+    found = read(directory / NAME).experiment
+    if found is None:
+        raise ValueError(f"{directory} is a published model, which has no experiment; give a run that was trained here")
+    return found
+
+
+def _check_fit(experiment: settings.Experiment, facts: Facts) -> None:
+    """Raise ValueError when the data is not what the adopted diffusion model was trained on."""
+    if experiment.diffusion.from_run is not None:
+        other = read(experiment.diffusion.from_run / NAME).facts
+        check_classes(facts, "a classifier", "leave out --diffusion.from")
+        mine, its = ((each.image_shape, each.num_classes) for each in (facts, other))
+        if mine != its:
+            raise ValueError(f"the data has shape and classes {mine}, {experiment.diffusion.from_run} has {its}")
+
+
+def create(directory: Path, experiment: settings.Experiment, facts: Facts) -> None:
+    """Write config.json, or check it if it is there: ValueError names the fields in which another run differs.
+
+    Of several processes the first writes it, which holds the folder's lock.
+    """
+    _check_fit(experiment, facts)
+    path = writable_directory(directory) / NAME
+    if path.exists():
+        saved, began = experiment_of(directory), read(path).facts
+        # Settings that are newer than the run are there at their defaults.
+        differing = compare.differences(settings.to_dict(saved), settings.to_dict(experiment), settings.MAY_CHANGE)
+        if saved.latent != experiment.latent:
+            steps = [each.autoencoder.num_steps for each in (saved, experiment)]
+            differing.append(f"autoencoder.num_steps: {steps[0]} -> {steps[1]}")
+        if differing:
+            raise ValueError(f"{directory} holds another run ({'; '.join(differing)}); give another --out")
+        _check_data(directory, began, facts)
+    if parallel.primary():
+        write(path, Config(facts, experiment))
+
+
+def _check_data(directory: Path, began: Facts, facts: Facts) -> None:
+    """Raise ValueError when examples came or went since the run began: the position in the data would be another."""
+    saved, found = began._asdict(), facts._asdict()
+    unknown = [name for name, value in saved.items() if value is None]
+    if compare.differences(saved, found, unknown):
+        named = compare.differences(saved, found, [*unknown, "class_frequencies", "class_names"])
+        what = "; ".join(named) or "as many examples, of other classes"
+        raise ValueError(f"the data is not what {directory} began with ({what}); restore it, or give another --out")
 
 
 def _published(saved: Any) -> Published:

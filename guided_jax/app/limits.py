@@ -77,7 +77,7 @@ RANGES: dict[str, Range] = {
     # train: processes
     **{"num_processes": COUNT, "process_id": NOT_NEGATIVE},
     # train: all `*_every` settings, and counts
-    **dict.fromkeys(("num_steps", "sample_every", "eval_every", "measure_every"), NOT_NEGATIVE),
+    **dict.fromkeys(("num_steps", "sample_every", "eval_every", "measure_every", "reconstruct_every"), NOT_NEGATIVE),
     **dict.fromkeys(("checkpoint_every", "log_every", "eval_examples", "keep"), COUNT),
     **dict.fromkeys(("microbatches", "steps_per_dispatch", "snapshot_every", "low_res"), COUNT),
     **{
@@ -91,11 +91,14 @@ RANGES: dict[str, Range] = {
     **{"learning_rate": POSITIVE, "warmup_steps": NOT_NEGATIVE, "weight_decay": NOT_NEGATIVE, "clip_norm": POSITIVE},
     **dict.fromkeys(("min_snr_gamma", "p2_k", "sigma_data", "std"), POSITIVE),
     **dict.fromkeys(("p2_gamma", "sigmoid_bias", "mean"), ANY),
+    **dict.fromkeys(("kl_weight", "perceptual_weight", "internal_weight", "internal_head"), NOT_NEGATIVE),
     # train: networks
     **dict.fromkeys(
         ("model_channels", "num_res_blocks", "num_heads", "num_head_channels", "num_groups", "patch"), COUNT
     ),
     **{"channel_mult": Range(0, above=True, nonempty=True), "attention_resolutions": COUNT, "dropout": SHARE},
+    **dict.fromkeys(("patch_size", "hidden_size", "depth", "latent_channels", "layers_per_block"), COUNT),
+    **{"mlp_ratio": POSITIVE, "norm_num_groups": COUNT, "block_out_channels": Range(1, nonempty=True)},
     # judge
     "Judging.channels": Range(1, nonempty=True),
 }

@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 from flax import traverse_util
 
-from guided_jax.app import cli
+from guided_jax.app import cli, config_file
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.train import folder
@@ -136,7 +136,7 @@ def _files(run: Path, step: int | None) -> dict[int, Path]:
 
 
 def write(options: Reconstructing) -> Path:
-    """Write the new run, with the averaged weights and the classifier of the run they come from; return its folder.
+    """Write the new run, with the averaged weights, and the other networks of the run they come from; return its folder.
 
     Raises ValueError for a folder that holds something, before the averages are read; nothing is left of a run that failed.
     """
@@ -150,12 +150,13 @@ def write(options: Reconstructing) -> Path:
         step, params = reconstruct(options.run, options.sigma_rel, options.step)
         settings = dataclasses.replace(source.experiment.diffusion, num_steps=0)
         experiment = dataclasses.replace(source.experiment, diffusion=settings)
-        runs.create(out, experiment, source.facts)
+        config_file.create(out, experiment, source.facts)
         with checkpoint.opened(out / "diffusion" / "checkpoints", keep=1) as saved:
             checkpoint.save(saved, step, {"ema": params}, config=schema.to_dict(experiment))
-        if (options.run / "classifier").is_dir():
-            target = os.path.relpath(options.run / "classifier", out)  # relative, so that the run may be moved
-            (out / "classifier").symlink_to(target, target_is_directory=True)
+        for part in ("classifier", "autoencoder"):
+            if (options.run / part).is_dir():
+                target = os.path.relpath(options.run / part, out)  # relative, so that the run may be moved
+                (out / part).symlink_to(target, target_is_directory=True)
         with replacing(out / "posthoc.json") as file:
             file.write(json.dumps(schema.to_dict(dataclasses.replace(options, step=step)), indent=2).encode())
     return out

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from guided_jax import models
+from guided_jax.app import network_fields
 from guided_jax.app.facts import Facts
+from guided_jax.app.network_fields import Field
 from guided_jax.model import Model
 from guided_jax.pretrained import clip, published
 from guided_jax.pretrained.published import Description
@@ -59,19 +61,28 @@ def make_variant(description: Description, dtype: str, fields: Any, low_res: Any
     return published.make_model(description, jnp.dtype(dtype), lambda module: module.clone(**fields)).network
 
 
-def fields(description: Description) -> dict[str, Any]:
-    """Return the fields of the module that a guidance may change, with their usual values."""
-    module = published.make_parts(description).network
-    usual = {"perturb_blocks": tuple(models.perturbation.perturbed_blocks(module))}
-    if description.family in ("edm2", "sd"):
-        return usual
-    middle = (module.depth - 1) // 2
-    first, count = module.depth * 7 // 24, max(1, module.depth // 8)  # of SD 3.5, which skips 7, 8 and 9 of its 24
-    return {
-        **usual,
-        "skip_blocks": tuple(f"blocks_{first + i}" for i in range(count)),
-        "exit_block": f"blocks_{middle}" if module.internal_head is None else module.internal_head,
-    }
+def fields(description: Description) -> dict[str, Field]:
+    """Return the fields of the module that a guidance may change."""
+    return network_fields.of_module(published.make_parts(description).network)
+
+
+def make_attention(description: Description, dtype: str) -> Any:
+    """Return (params, x, time, label, low_res, estimate) -> the attention to each pixel of x, as `Run.attention`."""
+    module = published.make_parts(description, jnp.dtype(dtype)).network
+
+    def attention(params: Any, x: Any, time: Any, label: Any, low_res: Any = None, estimate: Any = None) -> Any:
+        if not isinstance(label, dict):
+            return models.attention_mass(module, params["network"], x, time, label)
+        named = {name: label[name] for name in ("pooled", "time_ids") if name in label}  # of a prompt
+        given = jnp.concatenate([x, label["inpaint"]], axis=-1) if "inpaint" in label else x
+        return models.attention_mass(module, params["network"], given, time, label["context"], **named)
+
+    return attention
+
+
+def data_std(description: Description) -> float:
+    """Return the standard deviation of x, about: that of the preconditioning of EDM2; scaled latents have 1, pixels 0.5."""
+    return 1.0 if description.family != "edm2" and published.make_model(description).shape[-1] != 3 else 0.5
 
 
 def prepare(description: Description, dtype: str, part: str, params: Any) -> Any:

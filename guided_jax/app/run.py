@@ -10,12 +10,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from guided_jax import data, denoiser, model, parallel
-from guided_jax.app import best_checkpoint, config_file, own_data, pixel_model, published_model, settings
-from guided_jax.app.facts import Facts, check_classes
+from guided_jax import data, denoiser, model
+from guided_jax.app import (
+    best_checkpoint,
+    config_file,
+    latents,
+    network_fields,
+    networks,
+    own_data,
+    published_model,
+    settings,
+    trained_model,
+)
+from guided_jax.app.facts import Facts
+from guided_jax.app.network_fields import Field
 from guided_jax.model import Model
-from guided_jax.storage import checkpoint, compare
-from guided_jax.storage.files import writable_directory
+from guided_jax.storage import checkpoint
 
 Which = Literal["last", "best"]  # of the checkpoints of a network
 PARTS = settings.PARTS
@@ -37,14 +47,18 @@ class Run(NamedTuple):
     classifier: (params, x_t, level) -> logits of a classifier of noisy examples, if there is one.
     variant: (fields, low_res, estimate) -> a network in the place of `model.network`: with other fields of its module, an
         upsampler of that picture, told that estimate; None for a network that has no variants. fields: those that a
-        guidance may change, with their usual values: "perturb_blocks", "skip_blocks", "exit_block".
+        guidance may change. attention: (params, x, time, condition, low_res, estimate) -> the attention to each pixel of
+        x, (h, w), of mean 1; None for a network that has none to read.
     low_res: the side of the pictures that an upsampler starts from. self_conditioning: whether the network takes its last
         predicted x_0.
     prepare: (part, params) -> the params as the network computes with them, once for all steps.
     tokenize: of a text-to-image model, prompts -> the raw condition of each, a pytree of rows; None for any other.
+    complete: weights of the diffusion network -> the params of the model: the weights, or those of its autoencoder too.
+    data_std: the standard deviation of x, about: 0.5 of pictures in [-1, 1].
     decode_size: how many examples `model.decode` takes at once on each device, after all steps; None for all of them.
     source: held_out -> the data, if any, to measure against and take true pictures from. flip: whether it may be mirrored.
     trained: which -> part -> the step of its checkpoint. bad: the run of the worse model that autoguidance draws away from.
+    judge: a `metrics.judge.TrainedJudge`, which guides by pictures.
     experiment, networks: what it is trained by; None for a model that is not trained here.
     """
 
@@ -57,10 +71,13 @@ class Run(NamedTuple):
     bound: float = 1.0
     classifier: Callable[..., Any] | None = None
     variant: Callable[..., Any] | None = None
-    fields: Mapping[str, Any] = {}
+    fields: Mapping[str, Field] = {}
+    attention: Callable[..., Any] | None = None
     low_res: int | None = None
     self_conditioning: bool = False
     prepare: Callable[[str, Any], Any] = lambda part, params: params
+    complete: Callable[..., Any] = _same
+    data_std: float = 0.5
     decode_size: int | None = None
     tokenize: Callable[[Sequence[str]], Any] | None = None
     source: Callable[[bool], data.Source] | None = None
@@ -69,6 +86,12 @@ class Run(NamedTuple):
     experiment: Any = None
     networks: Any = None
     bad: Any = None
+    judge: Any = None
+
+    @property
+    def latent(self) -> bool:
+        """Whether x is not the picture, but what an autoencoder makes of it."""
+        return self.decode_size is not None or self.model.shape != self.facts.image_shape
 
 
 def from_params(model: Model, facts: Facts, given: Mapping[str, Any], **fields: Any) -> Run:
@@ -107,26 +130,30 @@ def source(run: Run, held_out: bool = False) -> data.Source:
 
 def assemble(experiment: settings.Experiment, facts: Facts, directory: Path | None = None) -> Run:
     """Return the run that the settings and the data make; with its parameters if it is given its directory."""
-    networks = pixel_model.make_networks(experiment, facts)
-    diffusion = experiment.diffusion
+    modules, diffusion = networks.make_networks(experiment, facts), experiment.diffusion
     return Run(
-        pixel_model.make_model(experiment, facts, networks.unet),
+        trained_model.make_model(experiment, facts, modules),
         facts,
         functools.partial(_load_params, directory, experiment),
         conditional=diffusion.conditional,
-        raw=functools.partial(pixel_model.raw, facts),
-        classifier=pixel_model.make_logits(experiment, networks.classifier) if facts.labelling == "class" else None,
-        variant=functools.partial(pixel_model.make_network, diffusion, networks.unet),
-        fields=pixel_model.FIELDS,
+        raw=functools.partial(trained_model.raw, facts),
+        bounded=not experiment.latent,
+        classifier=trained_model.make_logits(experiment, modules.classifier) if facts.labelling == "class" else None,
+        variant=trained_model.make_variant(experiment, modules),
+        fields=network_fields.of_module(modules.diffusion),
+        attention=trained_model.make_attention(experiment, modules),
+        data_std=1.0 if experiment.latent else 0.5,
         bound=facts.bound or 1.0,
         low_res=diffusion.low_res,
         self_conditioning=diffusion.self_conditioning,
-        prepare=functools.partial(pixel_model.prepare, experiment, facts, networks),
+        prepare=functools.partial(networks.prepare, experiment, facts, modules),
+        complete=functools.partial(latents.complete, directory) if experiment.latent else _same,
+        decode_size=latents.DECODE_SIZE if experiment.latent else None,
         source=None if experiment.data.name == settings.NO_DATA else functools.cache(experiment.data.make),
         flip=experiment.data.flip,
         trained=functools.partial(_steps, directory, experiment),
         experiment=experiment,
-        networks=networks,
+        networks=modules,
     )
 
 
@@ -149,6 +176,8 @@ def assemble_published(published: config_file.Published, facts: Facts, directory
         bounded=description.latents is None and facts.kind == "pictures",
         variant=functools.partial(published_model.make_variant, description, dtype),
         fields=published_model.fields(description),
+        attention=published_model.make_attention(description, dtype),
+        data_std=published_model.data_std(description),
         prepare=functools.partial(published_model.prepare, description, dtype),
         tokenize=published_model.make_tokenize(description, directory),
         decode_size=None if description.latents is None else published_model.DECODE_SIZE,
@@ -163,51 +192,18 @@ def adopt(experiment: settings.Experiment) -> settings.Experiment:
         return experiment
     if experiment.diffusion.num_steps:
         raise ValueError(f"--diffusion.from {source} is for training a classifier alone; add --diffusion.num-steps 0")
-    other = _experiment(source)
+    other = config_file.experiment_of(source)
+    if other.latent or experiment.latent:
+        raise ValueError(
+            f"--diffusion.from {source} is for models of pixels; train the classifier of a model of latents with it, by "
+            "its own command and --classifier.num-steps above 0"
+        )
     home, _ = _home(source, other, "diffusion")
     if checkpoint.latest(_checkpoints(home, "diffusion")) is None:
         raise _untrained(home, "diffusion")
     own: dict[str, Any] = {"num_steps": 0, "from_run": home.absolute(), "init_from": None}
     diffusion = dataclasses.replace(other.diffusion, **own)
     return dataclasses.replace(experiment, schedule=other.schedule, diffusion=diffusion)
-
-
-def _check_fit(experiment: settings.Experiment, facts: Facts) -> None:
-    """Raise ValueError when the data is not what the adopted diffusion model was trained on."""
-    if experiment.diffusion.from_run is not None:
-        other = config_file.read(experiment.diffusion.from_run / "config.json").facts
-        check_classes(facts, "a classifier", "leave out --diffusion.from")
-        mine, its = ((each.image_shape, each.num_classes) for each in (facts, other))
-        if mine != its:
-            raise ValueError(f"the data has shape and classes {mine}, {experiment.diffusion.from_run} has {its}")
-
-
-def create(directory: Path, experiment: settings.Experiment, facts: Facts) -> None:
-    """Write config.json, or check it if it is there: ValueError names the fields in which another run differs.
-
-    Of several processes the first writes it, which holds the folder's lock.
-    """
-    _check_fit(experiment, facts)
-    path = writable_directory(directory) / "config.json"
-    if path.exists():
-        saved, began = _experiment(directory), config_file.read(path).facts
-        # Settings that are newer than the run are there at their defaults.
-        differing = compare.differences(settings.to_dict(saved), settings.to_dict(experiment), settings.MAY_CHANGE)
-        if differing:
-            raise ValueError(f"{directory} holds another run ({'; '.join(differing)}); give another --out")
-        _check_data(directory, began, facts)
-    if parallel.primary():
-        config_file.write(path, config_file.Config(facts, experiment))
-
-
-def _check_data(directory: Path, began: Facts, facts: Facts) -> None:
-    """Raise ValueError when examples came or went since the run began: the position in the data would be another."""
-    saved, found = began._asdict(), facts._asdict()
-    unknown = [name for name, value in saved.items() if value is None]
-    if compare.differences(saved, found, unknown):
-        named = compare.differences(saved, found, [*unknown, "class_frequencies", "class_names"])
-        what = "; ".join(named) or "as many examples, of other classes"
-        raise ValueError(f"the data is not what {directory} began with ({what}); restore it, or give another --out")
 
 
 def load(directory: Path, data_dir: Path | None = None) -> Run:
@@ -238,20 +234,28 @@ def preset(directory: Path) -> tuple[str, ...]:
 
 
 def params(directory: Path, part: str, sharding: Any = None, which: Which = "last") -> Any:
-    """Return the averaged parameters of the "diffusion" or the "classifier" network of a run directory.
+    """Return the averaged parameters of the "diffusion", "classifier" or "autoencoder" network of a run directory.
 
     sharding: where each leaf goes, as for `checkpoint.load_params`. Raises ValueError when the network was not trained, and
     when the best of its checkpoints is asked for and none was measured.
     """
-    return _load_params(directory, _experiment(directory), part, sharding, which)
+    return _load_weights(directory, config_file.experiment_of(directory), part, sharding, which)
 
 
 def _load_params(
     directory: Path | None, experiment: settings.Experiment, part: str, sharding: Any = None, which: Which = "last"
 ) -> Any:
-    """Return `params` of a run with this experiment."""
+    """Return `Run.params` of a run with this experiment."""
     if directory is None:
         raise ValueError(f"this run has no directory, and so no parameters of its {part} network")
+    found = _load_weights(directory, experiment, part, sharding, which)
+    return latents.complete(directory, found, sharding) if part == "diffusion" and experiment.latent else found
+
+
+def _load_weights(
+    directory: Path, experiment: settings.Experiment, part: str, sharding: Any = None, which: Which = "last"
+) -> Any:
+    """Return `params` of a run with this experiment."""
     home, own = _home(directory, experiment, part)
     step = None if which == "last" else _step_of(directory, experiment, part, which)
     if which == "best" and step is None and checkpoint.latest(_checkpoints(home, part)) is not None:
@@ -262,7 +266,7 @@ def _load_params(
 
 def param_shapes(directory: Path, part: str) -> Any:
     """Return the shapes of what `params` reads from the last checkpoint, without reading it."""
-    home, _ = _home(directory, _experiment(directory), part)
+    home, _ = _home(directory, config_file.experiment_of(directory), part)
     with _trained(home, part):
         return checkpoint.param_shapes(_checkpoints(home, part))
 
@@ -282,7 +286,7 @@ def _untrained(directory: Path, part: str) -> ValueError:
 
 def step_of(directory: Path, part: str, which: Which) -> int | None:
     """Return the step of the last or the best checkpoint of a network, None where there is none."""
-    return _step_of(directory, _experiment(directory), part, which)
+    return _step_of(directory, config_file.experiment_of(directory), part, which)
 
 
 def _step_of(directory: Path, experiment: settings.Experiment, part: str, which: Which) -> int | None:
@@ -309,11 +313,4 @@ def _home(directory: Path, experiment: settings.Experiment, part: str) -> tuple[
     source = experiment.diffusion.from_run
     if part != "diffusion" or source is None or source == directory.absolute():
         return directory, getattr(experiment, part)
-    return _home(source, _experiment(source), part)
-
-
-def _experiment(directory: Path) -> settings.Experiment:
-    found = config_file.read(directory / "config.json").experiment
-    if found is None:
-        raise ValueError(f"{directory} is a published model, which has no experiment; give a run that was trained here")
-    return found
+    return _home(source, config_file.experiment_of(source), part)

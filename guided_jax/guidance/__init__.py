@@ -14,13 +14,13 @@ from guided_jax.guidance.classifier_free import autoguidance, classifier_free
 from guided_jax.guidance.composition import compose, push
 from guided_jax.guidance.independent import independent
 from guided_jax.guidance.interval import interval
-from guided_jax.guidance.log_prob import all_of, any_of, from_logits
-from guided_jax.guidance.measurement import likelihood, pigdm
+from guided_jax.guidance.log_prob import Logits, all_of, any_of, from_logits
+from guided_jax.guidance.measurement import likelihood, paste, pigdm
 from guided_jax.guidance.off_the_shelf import off_the_shelf, universal
 from guided_jax.guidance.projected import projected
 from guided_jax.guidance.ramp import cosine_ramp, linear_ramp
 from guided_jax.guidance.rescale import rescale
-from guided_jax.guidance.self_attention import blurred, self_attention
+from guided_jax.guidance.self_attention import Mask, blurred, self_attention
 from guided_jax.guidance.self_conditioning import self_conditioned
 from guided_jax.guidance.threshold import clip, dynamic_threshold
 from guided_jax.guidance.zero_star import zero_star
@@ -29,6 +29,8 @@ from guided_jax.strength import LogProb, Scale, strength
 
 __all__ = [
     "LogProb",
+    "Logits",
+    "Mask",
     "Scale",
     "Stateful",
     "all_of",
@@ -54,6 +56,7 @@ __all__ = [
     "linear_ramp",
     "observe",
     "off_the_shelf",
+    "paste",
     "pigdm",
     "projected",
     "push",

@@ -2,8 +2,11 @@
 
 `reverse.dps` and `reverse.repaint` do the same within a step.
 
-Source: [PiGDM] Song et al., Pseudoinverse-guided diffusion models for inverse problems, ICLR 2023.
+Sources: [PiGDM] Song et al., Pseudoinverse-guided diffusion models for inverse problems, ICLR 2023; [DDNM] Wang et al.
+2212.00490.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.denoiser import Denoiser
 from guided_jax.forward import posterior_variance
-from guided_jax.guidance.shift import by_score
+from guided_jax.guidance.shift import by_score, by_x_0
 from guided_jax.operators import Operator
 from guided_jax.prediction import Prediction
 from guided_jax.schedule import NoiseLevel
@@ -46,7 +49,7 @@ def pigdm(
     data. V is the paper's r_t^2 for data_std = 1; the paper multiplies the term by r_t^2 once more, here it stays a
     score, for any sampler.
     denoise: the denoiser to guide.
-    operator: A, of `operators`.
+    operator: A, of `operators`; through a decoder A and J^T A^T are the derivatives of its `forward`.
     y: the measurement, of this example.
     noise_std: of y, 0 for the pseudo-inverse.
     data_std: of the data.
@@ -64,12 +67,38 @@ def pigdm(
     def guided(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
         def of(x: Array) -> tuple[Array, Prediction]:
             prediction = denoise(x, level)
-            return prediction.x_0, prediction
+            return operator.forward(prediction.x_0), prediction
 
-        x_0, back, prediction = jax.vjp(of, x_t, has_aux=True)
+        seen, back, prediction = jax.vjp(of, x_t, has_aux=True)
         variance, noise = posterior_variance(level, data_std), jnp.square(jnp.asarray(noise_std))
-        solved = operator.adjoint(operator.solve(y - operator.forward(x_0), variance, noise))
-        (gradient,) = back(solved.astype(x_0.dtype))
+        (gradient,) = back(operator.solve(y - seen, variance, noise).astype(seen.dtype))
         return by_score(prediction, strength(scale, level) * gradient, level)
+
+    return guided
+
+
+def paste(
+    denoise: Denoiser,
+    observed: Array,
+    image: Float[Array, "..."],
+    encode: Callable[[Array], Array],
+    decode: Callable[[Array], Array],
+) -> Denoiser:
+    """encode(observed image + (1 - observed) decode(x_0)) in the place of x_0, eps recomputed: inpainting of latents.
+
+    The formula of [DDNM] for a mask, on the picture of the predicted x_0; `reverse.repaint` with nothing observed repeats
+    the steps around it, by which the rest comes to fit.
+    denoise: the denoiser to guide.
+    observed: 1 (or True) where the picture is known, of its shape or broadcasting to it.
+    image: the picture, of this example, in which the unknown part is ignored.
+    encode: picture -> x_0.
+    decode: x_0 -> picture.
+    Returns a denoiser, of one forward pass of the network, the decoder and the encoder.
+    """
+
+    def guided(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
+        prediction = denoise(x_t, level)
+        pasted = jnp.where(jnp.asarray(observed) != 0, image, decode(prediction.x_0))
+        return by_x_0(prediction, encode(pasted) - prediction.x_0, level)
 
     return guided

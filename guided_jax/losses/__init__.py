@@ -1,6 +1,6 @@
-"""Losses of diffusion networks and noisy classifiers: of a noisy batch, with the laws and the weightings of its levels."""
+"""Losses of diffusion networks and noisy classifiers, with the laws and the weightings of levels; and of autoencoders."""
 
-from guided_jax.losses import importance, times, weighting
+from guided_jax.losses import autoencoding, importance, times, weighting
 from guided_jax.losses.denoising import (
     TARGETS,
     Hybrid,
@@ -19,6 +19,7 @@ __all__ = [
     "TARGETS",
     "Hybrid",
     "Noisy",
+    "autoencoding",
     "bound_bits",
     "classification",
     "corrupt",

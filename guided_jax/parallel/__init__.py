@@ -13,6 +13,7 @@ from guided_jax.parallel.processes import (
     share,
     single_process,
     stop_requested,
+    wait_for_all,
 )
 from guided_jax.parallel.replicated import as_global, data_parallel, first_copy, parallel_map, place, replicate, shard
 from guided_jax.parallel.sharded import fully_sharded, init_sharded, leaf_sharding, sharded_map
@@ -43,4 +44,5 @@ __all__ = [
     "single_process",
     "stop_requested",
     "use_cpu_devices",
+    "wait_for_all",
 ]

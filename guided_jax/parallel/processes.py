@@ -82,6 +82,12 @@ def stop_requested(stop: Callable[[], Any], step: int) -> bool:
     return bool(stop()) if single_process() else multihost_utils.reached_preemption_sync_point(step)
 
 
+def wait_for_all() -> None:
+    """Return once every process has called this: what the first one wrote before is there for all."""
+    if not single_process():
+        multihost_utils.sync_global_devices("wait_for_all")
+
+
 def same_everywhere(value: int, what: str) -> None:
     """Raise ValueError when the processes do not all have the same value; what: the plural noun for it in the message."""
     if not single_process() and len(set(multihost_utils.process_allgather(np.asarray(value)).tolist())) > 1:

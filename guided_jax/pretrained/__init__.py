@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` imports each on first use
     from guided_jax.pretrained import adm as adm
     from guided_jax.pretrained import autoencoder as autoencoder
+    from guided_jax.pretrained import bert as bert
     from guided_jax.pretrained import clip as clip
     from guided_jax.pretrained import dit as dit
     from guided_jax.pretrained import edm2 as edm2
@@ -19,12 +20,15 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
     from guided_jax.pretrained import readers as readers
     from guided_jax.pretrained import stable_diffusion as stable_diffusion
     from guided_jax.pretrained import state_dict as state_dict
+    from guided_jax.pretrained import t5 as t5
+    from guided_jax.pretrained import tokens as tokens
     from guided_jax.pretrained import weight_files as weight_files
     from guided_jax.pretrained.published import load as load
 
 MODULES = (
     "adm",
     "autoencoder",
+    "bert",
     "clip",
     "dit",
     "edm2",
@@ -35,6 +39,8 @@ MODULES = (
     "readers",
     "stable_diffusion",
     "state_dict",
+    "t5",
+    "tokens",
     "weight_files",
 )
 __all__ = ["load"]

@@ -77,6 +77,19 @@ def refuse_pointer(path: Path) -> None:
             raise ValueError(f"{path} is a Git LFS pointer and not the weights; fetch them with 'git lfs pull'")
 
 
+def read_component(folder: str | Path, variant: str | None = None) -> tuple[dict[str, Any], Mapping[str, np.ndarray]]:
+    """Return (its config.json, its weights) of a folder with one network, as the `load` of its family takes them.
+
+    variant: as of `weight_files.find_weights`. FileNotFoundError for a folder without weights; ValueError for one without
+    config.json.
+    """
+    weights = read_state_dict(weight_files.find_weights(folder, variant))
+    config = weight_files.read_json(Path(folder) / "config.json")
+    if not config:
+        raise ValueError(f"{folder} has no config.json, which says what its weights are; download it too.")
+    return config, weights
+
+
 def _sharded(index: Path) -> Mapping[str, np.ndarray]:
     """Return the tensors of all shards. ValueError for a shard without one that the index places there."""
     shard_of = weight_files.read_index(index)

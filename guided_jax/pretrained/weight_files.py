@@ -8,6 +8,7 @@ unet/diffusion_pytorch_model.safetensors.index.json   {"weight_map": {name of a 
 
 import json
 from pathlib import Path
+from typing import Any
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 FORMATS = ("safetensors", "bin")  # the first is preferred
@@ -80,3 +81,16 @@ def read_index(index: Path) -> dict[str, Path]:
     if missing:
         raise FileNotFoundError(f"{index} names shards that are not there: {', '.join(missing)}; download them")
     return {tensor: index.parent / name for tensor, name in shard_of.items()}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds, empty where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not a JSON file ({error}); download it again.") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no JSON object; download it again.")
+    return found

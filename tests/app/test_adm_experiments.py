@@ -34,7 +34,7 @@ def test_a_learned_variance_is_trained_and_sampled_with(tmp_path):
     lines = [line.format(part="diffusion") for line in (TINY, NET)]
     run(train, "imagenet64_adm --out", out, DIGITS, *lines, "--diffusion.sample-every 0")
     made = runs.load(out)
-    assert made.networks.unet.out_channels == 2
+    assert made.networks.diffusion.out_channels == 2
     losses = [json.loads(line)["loss"] for line in (out / "diffusion" / "metrics.jsonl").read_text().splitlines()]
     assert np.all(np.isfinite(losses))
     run(sample, out, "--sampler ddpm --steps 3 --labels 1 --num-samples 2 --devices 1 --out", tmp_path / "drawn")
@@ -54,7 +54,7 @@ def test_a_classifier_is_trained_alone(tmp_path):
 def test_the_experiments_are_the_published_networks():
     """Equal to the modules of the published configurations; num_heads has no effect beside num_head_channels."""
     made = runs.assemble(experiments.load("imagenet64_adm"), facts.Facts((64, 64, 3), 1000, (0.001,) * 1000))
-    assert made.networks.unet.clone(num_heads=1) == adm.unet(adm.MODELS["64x64_diffusion"].config)
+    assert made.networks.diffusion.clone(num_heads=1) == adm.unet(adm.MODELS["64x64_diffusion"].config)
     made = runs.assemble(
         experiments.load("imagenet128_adm_classifier"), facts.Facts((128, 128, 3), 1000, (0.001,) * 1000)
     )

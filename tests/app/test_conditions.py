@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from guided_jax import data, model, sampler
-from guided_jax.app import facts, judge, pixel_model
+from guided_jax.app import facts, judge, trained_model
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.sample import checks, labels
@@ -107,7 +107,7 @@ def test_a_vector_is_embedded_by_a_matrix():
 
 def test_the_network_of_a_run_is_told_the_numbers_and_which_are_known(run):
     size = run.facts.num_classes
-    assert (run.networks.unet.vector, run.networks.unet.num_classes, run.classifier) == (2 * size, None, None)
+    assert (run.networks.diffusion.vector, run.networks.diffusion.num_classes, run.classifier) == (2 * size, None, None)
     null = run.model.condition({}, run.model.null)
     np.testing.assert_array_equal(null, np.zeros(2 * size))
     np.testing.assert_array_equal(model.known_values(None, jnp.array([2.0, jnp.nan])), [2, 0, 1, 0])
@@ -120,7 +120,7 @@ def test_training_drops_a_label_to_the_null_condition(rate, known, run, monkeypa
     def make(settings, unet, dropout):
         return lambda params, x, t, label, low_res, estimate, keys: given.append(label) or jnp.zeros_like(x)
 
-    monkeypatch.setattr(pixel_model, "make_training_network", make)
+    monkeypatch.setattr(trained_model, "make_training_network", make)
     diffusion = dataclasses.replace(run.experiment.diffusion, label_dropout=rate or 1e-9)
     run = run._replace(experiment=dataclasses.replace(run.experiment, diffusion=diffusion))
     batch = jax.tree.map(jnp.asarray, next(data.loader(runs.source(run), 4, seed=0)))

@@ -95,7 +95,7 @@ def test_a_published_model_becomes_an_experiment_of_the_same_network(name):
     """Nothing is allocated: the settings make the very module, up to its classifier."""
     model = published.named(name, "256x256_classifier")
     made = runs.assemble(published.experiment(model), published.facts_of(model))
-    assert made.networks.unet == adm.unet(model.unet)
+    assert made.networks.diffusion == adm.unet(model.unet)
     assert made.networks.classifier == adm.classifier(model.classifier)
     assert float(made.model.levels.t[-1]) == 1000
     # The command that is shown at the end is one that sample.py understands.

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from guided_jax.app import experiments, facts, settings
+from guided_jax.app import config_file, experiments, facts, settings
 from guided_jax.app import run as runs
 
 KNOWN = facts.Facts((8, 8, 1), 3, (0.5, 0.25, 0.25), 100, ("a", "b", "c"))
@@ -87,7 +87,7 @@ def test_what_is_right_is_read(tmp_path):
 
 
 def refused(place, reason):
-    for read in (runs.load, lambda place: runs.create(place, experiments.load("digits"), KNOWN)):
+    for read in (runs.load, lambda place: config_file.create(place, experiments.load("digits"), KNOWN)):
         with pytest.raises(ValueError, match=r"; restore it, or make the run again with another --out$") as error:
             read(place)
         assert str(error.value).startswith(f"{place / 'config.json'} is damaged ({reason}")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from guided_jax import analytic, guidance, losses, sampler, schedule
-from guided_jax.app import facts, nll, pixel_model
+from guided_jax.app import facts, nll, trained_model
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
-from guided_jax.app.sample import draw, guidances, samplers
+from guided_jax.app.sample import draw, samplers
 from guided_jax.app.sample.parts import Parts
 from guided_jax.app.sample.request import Method
 from guided_jax.app.train import command as train
@@ -50,8 +50,8 @@ def run_of(name, output, **diffusion):
     experiment = schema.Experiment(schedule=settings, diffusion=schema.Diffusion(parameterization=output, **diffusion))
     run = runs.assemble(experiment, facts.Facts(SHAPE, 2, (0.5, 0.5)))
     unet = Exact(settings, output)
-    network = pixel_model.make_network(experiment.diffusion, unet)
-    known = {"networks": run.networks._replace(unet=unet), "prepare": lambda part, params: params}
+    network = trained_model.make_network(experiment.diffusion, unet)
+    known = {"networks": run.networks._replace(diffusion=unet), "prepare": lambda part, params: params}
     return run._replace(model=run.model._replace(network=network), **known)
 
 
@@ -117,7 +117,7 @@ def test_a_learned_variance_is_not_scaled():
             return jnp.concatenate([x, 0.3 * jnp.ones_like(x)], -1)
 
     settings = schema.Diffusion(parameterization="score", learned_variance=True)
-    network, x = pixel_model.make_network(settings, Twice()), jnp.ones((2, 1, 3))
+    network, x = trained_model.make_network(settings, Twice()), jnp.ones((2, 1, 3))
     output = network({}, x, schedule.at(schedule.karras(1, 15**0.5, 15**0.5), 1), 0)
     np.testing.assert_allclose(output[..., :3], 0.25 / np.sqrt(15), rtol=1e-6)
     np.testing.assert_allclose(output[..., 3:], 0.3, rtol=1e-6)
@@ -138,11 +138,11 @@ def test_the_noisy_classifier_sees_what_the_network_sees(name, power):
         schedule=schema.Schedule(name=name), diffusion=schema.Diffusion(parameterization="flow")
     )
     level = schedule.at(experiment.schedule.make(), -1)
-    seen = pixel_model.make_logits(experiment, Seen())({}, 160 * jnp.ones(SHAPE), level)
+    seen = trained_model.make_logits(experiment, Seen())({}, 160 * jnp.ones(SHAPE), level)
     np.testing.assert_allclose(seen, [160 / power, 999], rtol=2e-4)
-    trained = pixel_model.make_training_classifier(experiment.classifier, Seen(), dropout=False)
+    trained = trained_model.make_training_classifier(experiment.classifier, Seen(), dropout=False)
     column = jax.tree.map(lambda part: part[None], level)
-    batch = trained({}, 160 * jnp.ones((1, *SHAPE)), pixel_model.make_time(experiment)(column), None)
+    batch = trained({}, 160 * jnp.ones((1, *SHAPE)), trained_model.make_time(experiment)(column), None)
     np.testing.assert_allclose(batch, seen[None], rtol=1e-6)
 
 
@@ -152,7 +152,7 @@ def test_a_classifier_of_clean_pictures_is_the_noisy_one_at_the_first_level():
     logits = lambda params, x, level: jnp.stack([PICTURES.log_prob(y)(x, level) for y in (0, 1)])  # noqa: E731
     parts = Parts(run._replace(classifier=logits), Method("universal"), {"classifier": None}, label=1)
     x_0, levels = jnp.array([0.1, -0.2]).reshape(SHAPE), run.model.levels
-    found = guidances._of_clean(parts)(x_0, schedule.at(levels, 30))
+    found = parts.clean_log_prob(x_0, schedule.at(levels, 30))
     np.testing.assert_allclose(found, PICTURES.log_prob(1)(x_0, schedule.at(levels, 1)), rtol=1e-5)
 
 
@@ -160,11 +160,11 @@ def test_networks_of_the_usual_schedules_are_called_as_ever():
     """With t - 1, and x itself: nothing multiplies it, not even by 1."""
     x, level = jnp.ones(3), schedule.at(schedule.cosine(10), 4)
     for predicts in ("eps", "x_0", "v", "flow"):
-        time = pixel_model.make_time(schema.Experiment(diffusion=schema.Diffusion(parameterization=predicts)))(level)
-        same, step = pixel_model.scale_input(x, time)
+        time = trained_model.make_time(schema.Experiment(diffusion=schema.Diffusion(parameterization=predicts)))(level)
+        same, step = trained_model.scale_input(x, time)
         assert same is x
         assert float(step) == 3
-        assert pixel_model.scale_output(schema.Diffusion(parameterization=predicts), x, time) is x
+        assert trained_model.scale_output(schema.Diffusion(parameterization=predicts), x, time) is x
 
 
 KINDS = {"flow": schedule.flow(1000), "VE": schedule.karras(1000, 0.002, 80.0)}

@@ -29,7 +29,7 @@ def files(tmp_path):
 
 
 def look(files, **settings):
-    measure = inverse.make_measure(Measurement(files, **settings), RUN, 0)
+    measure = inverse.make_measure(Method(measurement=Measurement(files, **settings)), RUN, 0)
     return lambda indices: measure(indices).y
 
 
@@ -62,7 +62,7 @@ def test_masks_are_taken_in_turn_and_white_is_the_hole(files, tmp_path):
     masks[0, :2], masks[0, 2:], masks[1, :, 4:] = 128, 127, 255
     images.save_npz(tmp_path / "masks.npz", masks)  # of three channels, for grey pictures
     settings = Measurement(files, mask=(str(tmp_path / "masks.npz"),), noise_std=0.1)
-    seen, known = inverse.make_measure(settings, RUN, 0)(np.arange(4))
+    seen, known, _ = inverse.make_measure(Method(measurement=settings), RUN, 0)(np.arange(4))
     assert known.shape == (4, 4, 6, 1)
     np.testing.assert_array_equal(known[..., 0], np.tile(masks[..., 0] < 128, (2, 1, 1)))
     noise = seen - known * images.from_uint8(RANDOM[np.arange(4) % 3])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from guided_jax.app import experiments, facts
+from guided_jax.app import config_file, experiments, facts
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.sample import command as sample
@@ -105,7 +105,8 @@ METHODS = [
 # More of them, each with the options that it cannot do without.
 REST = {
     **dict.fromkeys(("zero-star", "independent", "off-the-shelf", "universal"), ()),
-    **dict.fromkeys(("perturbed-attention", "smoothed-energy", "self-attention"), ()),
+    **dict.fromkeys(("perturbed-attention", "smoothed-energy"), ()),
+    "self-attention": ["--attention-mask"],
     "autoguidance": ["--bad", "RUN"],
     "negative": ["--negative", 3],
     "projected+ramp": ["--sampler", "ddpm"],
@@ -394,6 +395,13 @@ WRONG_SAMPLING = {
     "label 11 is out of range": ["--guidance", "classifier", "--any-of", "3", "11"],
     "in the place of --labels": ["--guidance", "classifier", "--any-of", "3", "--labels", "5"],
     "--bad RUN": ["--guidance", "autoguidance"],
+    "--in pixels is for runs of latents": ["--guidance", "universal", "--in", "pixels"],
+    "--in has no effect here; it goes with --guidance off-the-shelf": ["--guidance", "none", "--in", "latents"],
+    "nowhere is no trained judge; train one with": ["--guidance", "universal", "--clean-classifier", "nowhere"],
+    "--attention-mask has no effect here": ["--guidance", "perturbed-attention", "--attention-mask"],
+    "names 'middle', and this network takes middle_block": [
+        *("--guidance", "perturbed-attention", "--perturb-blocks", "middle")
+    ],
     "nowhere is not a run": ["--guidance", "autoguidance", "--bad", "nowhere"],
     "--negative is None": ["--guidance", "negative"],
     "--negative is 10": ["--guidance", "negative", "--negative", "10"],
@@ -437,19 +445,19 @@ def test_another_configuration_in_the_same_place_is_refused_by_its_fields(tiny, 
 
 def test_data_that_changed_since_the_run_began_is_refused(tmp_path):
     experiment, known = experiments.load("digits"), facts.Facts((8, 8, 1), 2, (0.5, 0.5), 100)
-    runs.create(tmp_path, experiment, known)
-    runs.create(tmp_path, experiment, known)
+    config_file.create(tmp_path, experiment, known)
+    config_file.create(tmp_path, experiment, known)
     assert runs.load(tmp_path).facts == known
     for now, words in (
         (known._replace(num_examples=101), r"\(num_examples: 100 -> 101\)"),
         (known._replace(class_frequencies=(0.4, 0.6)), r"\(as many examples, of other classes\)"),
     ):
         with pytest.raises(ValueError, match=rf"^the data is not what .* began with {words}; restore it, or"):
-            runs.create(tmp_path, experiment, now)
+            config_file.create(tmp_path, experiment, now)
     older = json.loads((tmp_path / "config.json").read_text())
     del older["facts"]["num_examples"], older["facts"]["class_names"]
     (tmp_path / "config.json").write_text(json.dumps(older))
-    runs.create(tmp_path, experiment, known)  # a run from before it was written down
+    config_file.create(tmp_path, experiment, known)  # a run from before it was written down
 
 
 def test_a_classifier_alone_for_somebody_elses_diffusion_run(tiny, tmp_path, capsys):
@@ -473,7 +481,7 @@ def test_a_classifier_for_a_run_that_adopted_its_diffusion_model_itself(tiny, tm
 
     def adopt(name, source):
         settings = schema.Experiment(diffusion=schema.Diffusion(num_steps=0, from_run=source))
-        runs.create(tmp_path / name, runs.adopt(settings), runs.load(tiny).facts)
+        config_file.create(tmp_path / name, runs.adopt(settings), runs.load(tiny).facts)
         return runs.load(tmp_path / name).experiment.diffusion.from_run
 
     with monkeypatch.context() as patch:  # whether it is there is seen without reading it
@@ -494,8 +502,8 @@ def test_a_classifier_for_a_run_that_adopted_its_diffusion_model_itself(tiny, tm
 
 
 def test_the_first_of_several_processes_describes_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs.parallel, "primary", lambda: False)
-    runs.create(tmp_path, experiments.load("digits"), facts.Facts((8, 8, 1), 2, (0.5, 0.5), 100))
+    monkeypatch.setattr(config_file.parallel, "primary", lambda: False)
+    config_file.create(tmp_path, experiments.load("digits"), facts.Facts((8, 8, 1), 2, (0.5, 0.5), 100))
     assert not list(tmp_path.iterdir())
 
 

@@ -58,7 +58,7 @@ def test_a_run_knows_its_signals_and_their_largest_value(place):
     run = runs.load(place / "run")
     assert (run.facts.kind, run.facts.stored_shape, run.model.shape) == ("signals", (16, 2), (16, 1, 2))
     assert run.bound == run.facts.bound == np.abs(SIGNALS[:27]).max()
-    assert run.networks.unet.dims == run.networks.classifier.dims == 1
+    assert run.networks.diffusion.dims == run.networks.classifier.dims == 1
     older = json.loads((place / "run" / "config.json").read_text())["facts"]
     del older["kind"], older["bound"], older["labelling"]  # a run from before they were written down
     then = facts.of_json(older)

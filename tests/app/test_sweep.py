@@ -225,6 +225,28 @@ def test_wrong_sweeps_are_told_in_one_sentence(words, arguments, tiny, tmp_path,
     assert not (tmp_path / "out").exists()
 
 
+def test_a_judge_that_guides_should_not_measure(swept, tiny, tmp_path, capsys):
+    """It guides the run of pixels, in the place of the noisy classifier; a sweep that it measures too says so."""
+    place = swept[1]
+    words = [tiny, "--guidance", "off-the-shelf", "--clean-classifier", place, "--steps", "3", "--labels", "3"]
+    by_noisy = [word for word in words if word not in ("--clean-classifier", place)]
+    drawn = []
+    for name, asked in (("judge", words), ("noisy", by_noisy)):
+        out = tmp_path / name
+        assert run_script(sample.main, [*asked, "--num-samples", "4", "--scale", "3000", "--out", out], capsys)[0] == 0
+        drawn.append(images.load_npz(out / "samples.npz")[0])
+    assert (drawn[0] != drawn[1]).any()
+    swept_by = [*words, "--sweep", "1", "--sweep-seeds", "1", "--num-samples", "20", "--judge", place]
+    code, _, err = run_script(sample.main, [*swept_by, "--out", tmp_path / "sweep"], capsys)
+    assert code == 0, err
+    assert "the same judge guides and measures" in err
+    code, _, err = run_script(sample.main, [*by_noisy, "--clean-classifier", tmp_path], capsys)
+    assert (code, "is no trained judge; train one with 'guided-jax judge RUN'" in err) == (2, True)
+    wrong = [word if word != "off-the-shelf" else "classifier" for word in words]
+    code, _, err = run_script(sample.main, wrong, capsys)
+    assert (code, "--clean-classifier has no effect here" in err) == (2, True)
+
+
 def test_a_judge_of_other_pictures_or_half_trained_is_refused(swept, tmp_path):
     place = swept[1]
     function = judge_features(load_judge(place))

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import sampler_pages
 from benchmarks import tricks as benchmark
 from guided_jax import data, losses, model, parallel, sampler, schedule, training
-from guided_jax.app import experiments, facts, nll, pixel_model, posthoc
+from guided_jax.app import experiments, facts, nll, posthoc, trained_model
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.sample import command as sample
@@ -142,7 +142,7 @@ def test_without_an_estimate_the_network_is_given_zeros(tricky):
     level, settings = schedule.at(run.model.levels, 10), run.experiment.diffusion
 
     def predict(estimate):
-        network = pixel_model.make_network(settings, Echo(), estimate=estimate)
+        network = trained_model.make_network(settings, Echo(), estimate=estimate)
         return model.denoiser(run.model._replace(network=network), 0.5, 3)(x, level).x_0
 
     np.testing.assert_array_equal(predict(None), predict(jnp.zeros_like(x)))
@@ -373,7 +373,7 @@ def test_the_loss_has_the_chosen_weighting_and_law_of_times():
     )
     experiment = schema.Experiment(schedule=schema.Schedule(num_steps=50), diffusion=settings)
     run = runs.assemble(experiment, facts.Facts((4, 4, 1), 10, (0.1,) * 10))
-    run = run._replace(networks=run.networks._replace(unet=Zero()))
+    run = run._replace(networks=run.networks._replace(diffusion=Zero()))
     index = jnp.arange(4, 8)
     keys, x_0 = sampler.keys(jax.random.key(0), index), jax.random.normal(jax.random.key(1), (4, 4, 4, 1))
     batch = {"image": x_0, "label": jnp.arange(4), "index": index}

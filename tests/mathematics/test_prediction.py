@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guided_jax import denoiser, forward, prediction, schedule
+from guided_jax import denoiser, forward, model, prediction, schedule
 from tests.oracle import MIXTURE, SCHEDULES
 
 ALL = list(denoiser.PARAMETERIZATIONS)
@@ -118,6 +118,20 @@ def test_edm_conditions_the_network_by_its_table():
     c_in, c_noise = 1 / np.sqrt(4.25), np.log(2.0) / 4
     found = denoiser.edm(lambda x, c: x + c)(jnp.ones(1), level)
     np.testing.assert_allclose(found.x_0, 0.25 / 4.25 + 2 * 0.5 * c_in * (c_in + c_noise), rtol=1e-5)
+
+
+@pytest.mark.parametrize("parameterization", ["edm", "eps", "flow"])
+def test_the_input_of_a_network_is_what_its_denoiser_calls_it_with(parameterization):
+    level, seen = schedule.at(SCHEDULES["cosine"], 400), []
+
+    def network(params, x, time, condition):
+        seen.append((x, time))
+        return jnp.zeros_like(x)
+
+    own = model.Model(network, SCHEDULES["cosine"], parameterization, time=lambda level: level.alpha, shape=(2,))
+    model.denoiser(own, None, None)(X_0, level)
+    np.testing.assert_array_equal(seen[0][0], model.network_input(own, X_0, level)[0])
+    np.testing.assert_array_equal(seen[0][1], model.network_input(own, X_0, level)[1])
 
 
 def test_from_batched_gives_a_batch_of_one():

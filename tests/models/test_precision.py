@@ -149,7 +149,7 @@ def test_bfloat16_computes_nearly_the_same_and_keeps_the_state_in_float32(part):
 
 
 def test_bfloat16_is_what_the_network_computes_in():
-    text = jax.jit(assembled("bfloat16").networks.unet.apply).lower(
+    text = jax.jit(assembled("bfloat16").networks.diffusion.apply).lower(
         params_of("diffusion"), LITTLE["image"], jnp.ones(16), LITTLE["label"]
     )
     lines = [line for line in text.as_text().splitlines() if "stablehlo.convolution" in line]

@@ -316,7 +316,7 @@ def test_half_precision():
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(40, 61), (61, 40), (9, 12)])
+@pytest.mark.parametrize("shape", [(40, 61), (12, 9)])
 def test_preprocess_resizes_as_pillow_does(shape):
     picture = np.random.default_rng(0).uniform(-1, 1, (*shape, 3)).astype(np.float32)
     size = 16

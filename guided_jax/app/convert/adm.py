@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from guided_jax.app import facts, limits, settings
+from guided_jax.app import config_file, facts, limits, settings
 from guided_jax.app import run as runs
 from guided_jax.app.train import folder
 from guided_jax.pretrained import adm
@@ -142,7 +142,7 @@ def write(out: Path, model: Architecture, weights: Mapping[str, Any], classifier
         for part in list(parts):
             with checkpoint.opened(_checkpoints(out, part), keep=1) as saved:
                 checkpoint.save(saved, 1, {"ema": parts.pop(part)}, config=settings.to_dict(made), frugal=True)
-        runs.create(out, made, facts_of(model))
+        config_file.create(out, made, facts_of(model))
 
 
 def _checkpoints(out: Path, part: str) -> Path:

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from guided_jax.app import facts
+from guided_jax.app import facts, network_fields
 from guided_jax.app import run as runs
 from guided_jax.app.sample import guidance_rows, guidances, inverse, labels, samplers
 from guided_jax.app.sample.request import Measurement, Method, Sampling, flatten, option
@@ -20,6 +20,7 @@ def check(options: Sampling, run: runs.Run) -> None:
     _check_names(options.method, run)
     _check_sweep(options, run)
     _check_labels(options, run)
+    _check_space(options.method, run)
     _check_needs(options, run)
     _check_clip(options.method, run)
     if options.diagnose and run.self_conditioning:
@@ -112,6 +113,10 @@ def _check_names(method: Method, run: runs.Run) -> None:
             f"--interval-low is {method.interval_low:g} and --interval-high {method.interval_high:g}, which guides "
             "nowhere; give a lower end below the upper one"
         )
+    if "+channels" in method.guidance and method.guided_channels > run.model.shape[-1]:
+        raise ValueError(
+            f"--guided-channels is {method.guided_channels}, and x has {run.model.shape[-1]} channels; give at most these"
+        )
     variance_of(run, method.variance)
 
 
@@ -158,14 +163,14 @@ def _check_needs(options: Sampling, run: runs.Run) -> None:
     method, needs, classes = options.method, guidances.row_of(options.method).needs, run.facts.num_classes
     if "bad" in needs:
         _check_bad(run)
-    if "classifier" in needs or "classes" in needs:
+    if {"classifier", "clean", "classes"} & set(needs):
         facts.check_classes(run.facts, f"--guidance {method.guidance}", "use classifier-free")
-    if "classifier" in needs and run.classifier is None:
-        raise ValueError("this model has no classifier of noisy examples; use another guidance")
-    for field in {"perturb_blocks", "skip_blocks", "exit_block"} & set(needs):
-        if field not in run.fields:
-            what = "attention to perturb" if field == "perturb_blocks" else f"{option(field)}"
-            raise ValueError(f"this network has no {what}; use another guidance than {method.guidance}")
+    if "clean" in needs and (run.judge is not None or method.space == "pixels"):
+        _check_judge(method, run)
+    elif {"classifier", "clean"} & set(needs) and run.classifier is None:
+        instead = "give one of clean pictures by --clean-classifier, or " if "clean" in needs else ""
+        raise ValueError(f"this model has no classifier of noisy examples; {instead}use another guidance")
+    _check_blocks(method, run)
     if "also" in needs and not method.also:
         raise ValueError("compose needs further labels; name them with --also")
     if "also" in needs and len(method.also_scale) not in (0, len(method.also)):
@@ -181,6 +186,40 @@ def _check_needs(options: Sampling, run: runs.Run) -> None:
     if (run.low_res is None) != (options.base_samples is None):
         wanted = "leave out" if options.base_samples else "name low-resolution pictures by"
         raise ValueError(f"this run is {'no' if options.base_samples else 'an'} upsampler; {wanted} --base-samples")
+
+
+def _check_blocks(method: Method, run: runs.Run) -> None:
+    """Raise ValueError for blocks that the guidance needs and the network does not have."""
+    for name in sorted({"perturb_blocks", "skip_blocks", "exit_block"} & set(guidances.row_of(method).needs)):
+        if name not in run.fields:
+            what = "attention to perturb" if name == "perturb_blocks" else f"{option(name)}"
+            raise ValueError(f"this network has no {what}; use another guidance than {method.guidance}")
+        network_fields.check(option(name), getattr(method, name) or (), run.fields[name])
+    if method.attention_mask and run.attention is None:
+        raise ValueError("this network has no attention that can be read; leave out --attention-mask")
+
+
+def _check_space(method: Method, run: runs.Run) -> None:
+    if method.space is not None and not run.latent:
+        raise ValueError(f"--in {method.space} is for runs of latents, and this one draws its x itself; leave it out")
+
+
+def _check_judge(method: Method, run: runs.Run) -> None:
+    """Raise ValueError for a guidance by pictures without a judge, and for one of other pictures or classes."""
+    judge, own = run.judge, (run.facts.image_shape, run.facts.num_classes)
+    if judge is None:
+        raise ValueError("--in pixels needs a classifier of pictures; name one by --clean-classifier JUDGE")
+    if run.latent and method.space != "pixels":
+        raise ValueError(
+            "the judge of --clean-classifier is of pictures, and this run works on latents; add --in pixels"
+        )
+    facts.check_pictures(run.facts, "--clean-classifier")
+    found = (judge.picture_shape, judge.network.num_classes)
+    if found != own:
+        raise ValueError(
+            f"the judge of --clean-classifier is of pictures {found[0]} of {found[1]} classes, and the run draws {own[0]} "
+            f"of {own[1]}; give another"
+        )
 
 
 def _check_bad(run: runs.Run) -> None:
@@ -211,9 +250,7 @@ def _check_measurement(method: Method, run: runs.Run) -> None:
         raise ValueError(f"repaint fills holes only; use pigdm or dps for --operator {method.measurement.operator}")
     if method.measurement.mask and method.measurement.hole != Measurement().hole:
         raise ValueError("--mask stands in the place of --hole; give one of the two")
-    if run.model.shape != run.facts.image_shape:
-        raise ValueError(f"{method.guidance} measures pixels, and this model works on x of {run.model.shape}")
-    inverse.make_operator(method.measurement, run.facts.image_shape)
+    inverse.make_operator(method, run)
 
 
 def _check_clip(method: Method, run: runs.Run) -> None:

@@ -27,9 +27,9 @@ from guided_jax.app.sample import (
     prompts,
     samplers,
 )
-from guided_jax.app.sample.parts import Pictures
+from guided_jax.app.sample.parts import Pictures, usual_data_std
 from guided_jax.app.sample.request import Sampling, recorded
-from guided_jax.app.translate import translate_errors
+from guided_jax.app.translate import JUDGE, translate_errors
 from guided_jax.models import tiles
 from guided_jax.storage import images, streaming
 from guided_jax.storage.files import is_result_of, replacing, writable_directory
@@ -58,13 +58,6 @@ goes on from what is there.
   --diagnose              also write what happened at each step, as curves
 """
 NUM_SAMPLES = 64  # without --num-samples
-# Arguments of the library -> options, in messages of what is only found while a drawing is compiled.
-FIELDS = {
-    "perturb_blocks takes": "--perturb-blocks takes",
-    "skip_blocks has": "--skip-blocks has",
-    "exit_block has": "--exit-block has",
-    "count is": "--guided-channels is",
-}
 RECORD = "samples.json"
 EXTRA = ("measured.png", "start.png", "diagnostics.npz", "diagnostics.png")  # beside the samples of some requests
 
@@ -84,9 +77,8 @@ def main(args: Sequence[str]) -> None:
     options, run = prompts.resolve_prompts(options, load_run(options))
     options = labels.resolve_labels(options, run.facts)
     checks.check(options, run)
-    options = dataclasses.replace(options, num_samples=options.num_samples or NUM_SAMPLES)
-    with translate_errors(FIELDS):
-        out = make_writer(options, run)(options)
+    options = complete(dataclasses.replace(options, num_samples=options.num_samples or NUM_SAMPLES), run)
+    out = make_writer(options, run)(options)
     print(f"{out / 'samples.npz'} and {out / 'grid.png'}: {options.num_samples} images")
 
 
@@ -102,11 +94,26 @@ def parse(args: Sequence[str]) -> Sampling:
 
 
 def load_run(options: Sampling) -> runs.Run:
-    """Return the run of a request, with the run of --bad if there is one."""
+    """Return the run of a request, with the run of --bad and the judge of --clean-classifier if there are such."""
     run, bad, side = runs.load(options.run, options.data_dir), options.method.bad, options.decode_tile
     if side is not None:
         run = run._replace(model=run.model._replace(decode=decode_in_tiles(run, side)))
-    return run if bad is None else run._replace(bad=runs.load(bad))
+    run = run if bad is None else run._replace(bad=runs.load(bad))
+    judge = options.method.clean_classifier
+    if judge is None:
+        return run
+    from guided_jax.metrics.judge import load_judge  # with all that measures, which drawing alone does not need
+
+    with translate_errors(JUDGE):
+        return run._replace(judge=load_judge(judge))
+
+
+def complete(options: Sampling, run: runs.Run) -> Sampling:
+    """Return a checked request with the defaults that depend on the run, as it is recorded."""
+    settings = options.method.measurement
+    std = usual_data_std(options.method, run) if settings.data_std is None else settings.data_std
+    method = dataclasses.replace(options.method, measurement=dataclasses.replace(settings, data_std=std))
+    return dataclasses.replace(options, method=method)
 
 
 def decode_in_tiles(run: runs.Run, side: int) -> Callable[[Any, Any], Any]:
@@ -156,7 +163,7 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
 
 
 def open_samples(
-    out: Path, count: int, run: runs.Run, options: Sampling, steps: dict[str, int | None]
+    out: Path, count: int, run: runs.Run, options: Sampling, steps: dict[str, Any]
 ) -> contextlib.AbstractContextManager[tuple[streaming.Stream, int]]:
     """Return `streaming.open_stream` for the samples of a request by networks trained so far.
 
@@ -199,7 +206,7 @@ def make_inputs(options: Sampling, run: runs.Run) -> Callable[[np.ndarray], Inpu
     base = None if options.base_samples is None else load_base(options.base_samples, run)[0]
     given = given_labels(options, run)
     measured = "measurement" in guidances.row_of(method).needs
-    measure = inverse.make_measure(method.measurement, run, options.seed) if measured else None
+    measure = inverse.make_measure(method, run, options.seed) if measured else None
     image = named_pictures.read(method.image, run, "--image") if method.image else None
     labels_of = labels.make_labels(options, run, given)
 
@@ -208,8 +215,8 @@ def make_inputs(options: Sampling, run: runs.Run) -> Callable[[np.ndarray], Inpu
         low_res = None if base is None else images.from_uint8(base[indices % len(base)])
         scales = np.asarray(options.scale)[indices // len(options.labels or (0,)) % len(options.scale)]
         start = None if image is None else data.scale(image(indices))
-        y, observed = (None, None) if measure is None else measure(indices)
-        pictures = Pictures(start, y, observed, low_res)
+        y, observed, truth = (None, None, None) if measure is None else measure(indices)
+        pictures = Pictures(start, y, observed, low_res, truth)
         return Inputs(row, labels.recorded(options, run, row, given is not None), scales, pictures)
 
     return inputs
@@ -245,14 +252,26 @@ def load_params(options: Sampling, run: runs.Run, sharding: Any = None) -> dict[
     method, which = options.method, options.checkpoint
     found = {"diffusion": run.params("diffusion", sharding, which)}
     shown = options.diagnose and run.classifier is not None and run.trained(which).get("classifier") is not None
-    if "classifier" in guidances.row_of(method).needs or shown:
+    needs = guidances.row_of(method).needs
+    if "classifier" in needs or ("clean" in needs and run.judge is None) or shown:
         found["classifier"] = run.params("classifier", sharding, which)
+    if run.judge is not None:
+        found["judge"] = _place(run.judge.params, sharding)
     return {**found, "bad": run.bad.params("diffusion", sharding)} if run.bad else found
 
 
-def trained_steps(options: Sampling, run: runs.Run) -> dict[str, int | None]:
-    """Return how far each network was trained whose weights draw the samples; None for one that there is not."""
-    return run.trained(options.checkpoint) | ({"bad": run.bad.trained("last").get("diffusion")} if run.bad else {})
+def _place(params: Any, sharding: Any) -> Any:
+    """Return params of which each leaf goes to sharding(leaf), the same ones if that is None."""
+    return params if sharding is None else jax.tree.map(lambda leaf: jax.device_put(leaf, sharding(leaf)), params)
+
+
+def trained_steps(options: Sampling, run: runs.Run) -> dict[str, Any]:
+    """Return how far each network was trained whose weights draw the samples, None for one that there is not.
+
+    Of a judge its name, a digest of its weights.
+    """
+    bad = {"bad": run.bad.trained("last").get("diffusion")} if run.bad else {}
+    return run.trained(options.checkpoint) | bad | ({"judge": run.judge.name} if run.judge else {})
 
 
 def request(options: Sampling) -> dict[str, Any]:

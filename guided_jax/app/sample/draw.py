@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from guided_jax import forward, guidance, operators, parallel, reverse, sampler, schedule
@@ -22,23 +23,20 @@ NONE = Pictures()
 def make_draw(run: runs.Run, request: Method, labelled: bool, diagnose: bool = False) -> Draw:
     """Return (params, key, label, scale, pictures) -> one image (H, W, C), a picture in [-1, 1].
 
-    With `run.decode_size` it is x_0, and pictures.image is too: `make_sampler` decodes and encodes a few at once.
-    params: by name, "diffusion" and perhaps "classifier" and "bad". labelled: whether the label counts for a guidance that
-    needs none. With `diagnose` the function returns (image, observations).
+    With `run.decode_size` it is x_0, and pictures.image and truth are too: `make_sampler` decodes and encodes a few at
+    once. params: by name, "diffusion" and perhaps "classifier", "bad" and "judge". labelled: whether the label counts for a
+    guidance that needs none. With `diagnose` the function returns (image, observations).
     """
     recipe, common = resolve(request, run), _common(run, request, labelled)._replace(observed=diagnose)
 
     def draw(params: Any, key: Any, label: Any, scale: Any, pictures: Pictures = NONE) -> Any:
         key_noise, key_run, key_method = jax.random.split(key, 3)
         parts = common._replace(params=prepare(run, params), label=label, scale=scale, key=key_method)
-        parts = parts._replace(y=pictures.y, low_res=pictures.low_res, clips_inside=recipe.clips_inside)
-        if pictures.observed is not None:
-            parts = parts._replace(operator=operators.mask(pictures.observed))
+        parts = parts._replace(low_res=pictures.low_res, clips_inside=recipe.clips_inside)
+        x_0, truth = (_of_image(run, params, key, image) for image in (pictures.image, pictures.truth))
+        parts = _measured(parts, pictures, truth, jax.random.fold_in(key_noise, 2))
         denoise, step = _guided(recipe, parts)
         observe = _observer(recipe, parts, request) if diagnose else None
-        x_0 = pictures.image
-        if x_0 is not None and not run.decode_size:
-            x_0 = encode(run, params["diffusion"], key, x_0)
         x_T = start(run, key_noise, schedule.at(recipe.levels, -1), x_0)
         drawn = sampler.sample(key_run, denoise, step, x_T, recipe.levels, observe)
         x_0, *observations = drawn if diagnose else (drawn,)
@@ -78,10 +76,28 @@ def encode(run: runs.Run, params: Any, key: Any, image: Any) -> Any:
     return run.model.encode(params, jax.random.fold_in(key_noise, 1), image)
 
 
+def _of_image(run: runs.Run, params: Any, key: Any, image: Any) -> Any:
+    """Return the x_0 of an image, None for none; what `make_sampler` has encoded is one already."""
+    return image if image is None or run.decode_size else encode(run, params["diffusion"], key, image)
+
+
+def _measured(parts: Parts, pictures: Pictures, truth: Any, key: Any) -> Parts:
+    """Return the parts with the measurement of this example. truth: the x_0 that is measured, None for pixels."""
+    known, latents = pictures.observed, inverse.measures_latents(parts.request, parts.run)
+    if known is not None:
+        parts = parts._replace(operator=operators.mask(inverse.thin(known, parts.run) if latents else known))
+    if truth is None:
+        return parts._replace(y=pictures.y)
+    settings, operator = parts.request.measurement, parts.operator
+    assert operator is not None
+    seen = operator.forward(jnp.ones_like(truth)) if settings.operator == "mask" else 1.0
+    return parts._replace(y=inverse.measure(operator, truth, settings.noise_std, key, seen))
+
+
 def _common(run: runs.Run, request: Method, labelled: bool) -> Parts:
     """Return the parts that all examples share."""
     measured = "measurement" in guidances.row_of(request).needs
-    operator = inverse.make_operator(request.measurement, run.facts.image_shape) if measured else None
+    operator = inverse.make_operator(request, run) if measured else None
     return Parts(run, request, {}, labelled=labelled, operator=operator)
 
 
@@ -103,10 +119,10 @@ def _observer(recipe: Recipe, parts: Parts, request: Method) -> sampler.Observe:
 
 def prepare(run: runs.Run, params: Any) -> Any:
     """Return the params of each network as it computes with them, made once before a drawing's steps."""
-    return {
-        name: run.bad.prepare("diffusion", weights) if name == "bad" else run.prepare(name, weights)
-        for name, weights in params.items()
-    }
+    prepared = {name: run.prepare(name, weights) for name, weights in params.items() if name not in ("bad", "judge")}
+    if "bad" in params:
+        prepared["bad"] = run.bad.prepare("diffusion", params["bad"])
+    return prepared | {name: weights for name, weights in params.items() if name == "judge"}
 
 
 class Drawn(NamedTuple):
@@ -145,8 +161,9 @@ def make_sampler(
     def call(params: Any, indices: Any, labels: Any, scales: Any, seed: int, pictures: Pictures = NONE) -> Drawn:
         keys = _keys(np.uint32(seed), indices)  # one program, and not one for each of its operations
         kind = np.int32 if run.facts.labelling == "class" else np.float32
-        if size and pictures.image is not None:
-            pictures = pictures._replace(image=encoded(params["diffusion"], keys, pictures.image))
+        given = {name: getattr(pictures, name) for name in ("image", "truth")} if size else {}
+        latents = {name: encoded(params["diffusion"], keys, it) for name, it in given.items() if it is not None}
+        pictures = pictures._replace(**latents)
         found = compiled(params, keys, labels.astype(kind), scales.astype(np.float32), pictures)
         x, observations = found if diagnose else (found, None)
         x = decode(params["diffusion"], x) if size else x

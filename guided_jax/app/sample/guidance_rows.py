@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from guided_jax import guidance, models, reverse, schedule
+from guided_jax import guidance, models, reverse
+from guided_jax.app import network_fields
 from guided_jax.app.sample.parts import Parts
 from guided_jax.denoiser import Denoiser
 from guided_jax.guidance import Stateful
@@ -23,7 +24,8 @@ class Row(NamedTuple):
 
     line: str
     make: Callable[[Parts], tuple[Denoiser, Guide]]  # -> (the denoiser to guide, the guidance of it)
-    # of "null", "classifier", "bad", "negative", "conditional", "classes", "also", "measurement", or of `Run.fields`
+    # of "null", "classifier", "clean" (a classifier of x_0), "bad", "negative", "conditional", "classes", "also",
+    # "measurement", or of `Run.fields`
     needs: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()  # its own options
     follow: tuple[str, ...] = (
@@ -40,12 +42,6 @@ class Row(NamedTuple):
     pair: bool = False  # whether it is a denoiser made of calls of parts.conditional and parts.unconditional
 
 
-def _of_clean(parts: Parts) -> Any:
-    """Return the noisy classifier as one of clean pictures: evaluated at the first level."""
-    first = schedule.at(parts.run.model.levels, 1)
-    return lambda x_0, level: parts.log_prob(x_0, first._replace(t=jnp.ones_like(level.t)))
-
-
 def _changed(parts: Parts, **fields: Any) -> tuple[Denoiser, Guide]:
     """Return the guidance away from the same network with other fields of its module."""
     bad = parts.plain(**fields)
@@ -58,7 +54,8 @@ def _perturbed(parts: Parts, perturb: Any) -> tuple[Denoiser, Guide]:
 
 def _named(parts: Parts, field: str) -> Any:
     """Return the blocks that the request names for a field of the network, or the usual ones."""
-    return getattr(parts.request, field) or parts.run.fields[field]
+    given = getattr(parts.request, field)
+    return network_fields.spell(given) if given else parts.run.fields[field].usual
 
 
 def _independent(parts: Parts) -> tuple[Denoiser, Guide]:
@@ -90,25 +87,43 @@ def _projected(parts: Parts) -> tuple[Denoiser, Guide]:
 
 
 def _pigdm(parts: Parts) -> tuple[Denoiser, Guide]:
-    stds = parts.request.measurement.noise_std, parts.request.measurement.data_std
-    operator = parts.operator
-    assert operator is not None
-    return parts.plain(), lambda d: guidance.pigdm(d, operator, parts.y, *stds, parts.scale)
+    # The variance of x_0 is that of x; `operators.through` has the share of it that pixels have.
+    stds = parts.request.measurement.noise_std, parts.run.data_std if parts.sees_pixels else parts.data_std
+    return parts.plain(), lambda d: guidance.pigdm(d, parts.measurement, parts.y, *stds, parts.scale)
 
 
 def _dps(parts: Parts, step: reverse.ReverseStep) -> reverse.ReverseStep:
-    assert parts.operator is not None
-    return reverse.dps(step, parts.operator, parts.y, parts.scale)
+    return reverse.dps(step, parts.measurement, parts.y, parts.scale)
+
+
+def _pasted(parts: Parts) -> tuple[Denoiser, Guide]:
+    """Return the known pixels pasted into each prediction, where pixels are measured; known latents are put into x_s."""
+    if not parts.sees_pixels:
+        return _plain(parts)
+    return parts.plain(), lambda d: guidance.paste(d, _observed(parts), parts.y, parts.encode, parts.decode)
 
 
 def _repaint(parts: Parts, step: reverse.ReverseStep) -> reverse.ReverseStep:
+    repeats = parts.request.measurement.repeats
+    if parts.sees_pixels:
+        nothing = jnp.zeros(parts.run.model.shape)
+        return reverse.repaint(step, nothing, nothing, repeats)
+    return reverse.repaint(step, _observed(parts), parts.y, repeats)
+
+
+def _observed(parts: Parts) -> Any:
     assert parts.operator is not None
-    observed = parts.operator.forward(jnp.ones_like(parts.y))
-    return reverse.repaint(step, observed, parts.y, parts.request.measurement.repeats)
+    return parts.operator.forward(jnp.ones_like(parts.y))
+
+
+def _self_attention(parts: Parts) -> tuple[Denoiser, Guide]:
+    mask = parts.attended if parts.request.attention_mask else None
+    return parts.plain(), lambda d: guidance.self_attention(d, parts.scale, parts.request.blur, mask)
 
 
 JUDGED = ("any_of", "temperature")
-MEASURED = ("measure", "operator", "noise_std")
+CLEAN = (*JUDGED, "clean_classifier", "space")
+MEASURED = ("measure", "operator", "noise_std", "space")
 
 GUIDANCES: dict[str, Row] = {
     "none": Row(
@@ -126,15 +141,15 @@ GUIDANCES: dict[str, Row] = {
     ),
     "off-the-shelf": Row(
         "gradient of log p(y | predicted x_0), not back through the network [MPGD 2311.16424, EluCD 2310.11311]",
-        lambda p: (p.base, lambda d: guidance.off_the_shelf(d, _of_clean(p), p.scale)),
-        ("classifier",),
-        JUDGED,
+        lambda p: (p.base, lambda d: guidance.off_the_shelf(d, p.clean_log_prob, p.scale, p.run.data_std)),
+        ("clean",),
+        CLEAN,
     ),
     "universal": Row(
         "gradient of log p(y | predicted x_0), back through the network [UG 2302.07121]",
-        lambda p: (p.base, lambda d: guidance.universal(d, _of_clean(p), p.scale)),
-        ("classifier",),
-        JUDGED,
+        lambda p: (p.base, lambda d: guidance.universal(d, p.clean_log_prob, p.scale)),
+        ("clean",),
+        CLEAN,
     ),
     "classifier-free": Row(
         "u + scale (c - u) [CFG 2207.12598]",
@@ -218,8 +233,8 @@ GUIDANCES: dict[str, Row] = {
     ),
     "self-attention": Row(
         "SAG: away from what the network makes of its own blurred x_0 [SAG 2210.00939]",
-        lambda p: (p.plain(), lambda d: guidance.self_attention(d, p.scale, p.request.blur)),
-        reads=("blur",),
+        _self_attention,
+        reads=("blur", "attention_mask"),
         labelled=False,
     ),
     "pigdm": Row(
@@ -240,7 +255,7 @@ GUIDANCES: dict[str, Row] = {
     ),
     "repaint": Row(
         "noised y where it is observed, --repeats steps for each level, for the mask only [RePaint 2201.09865]",
-        _plain,
+        _pasted,
         ("measurement",),
         (*MEASURED, "repeats"),
         ("dynamic",),

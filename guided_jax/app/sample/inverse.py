@@ -1,9 +1,13 @@
-"""Inverse problems by name: the true pictures that `--measure` names, and the measurement y = A x_0 + noise of each."""
+"""Inverse problems by name: the true pictures that `--measure` names, and the measurement y = A x_0 + noise of each.
 
+Of a run of latents A is of the latents that the encoder makes of a picture, or, with `--in pixels`, of the picture.
+"""
+
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +18,7 @@ from guided_jax.app import preview
 from guided_jax.app import run as runs
 from guided_jax.app.facts import Facts
 from guided_jax.app.sample import named_pictures
-from guided_jax.app.sample.named_pictures import Rows
-from guided_jax.app.sample.request import Measurement
+from guided_jax.app.sample.request import Method
 from guided_jax.data import pictures
 
 Shape = tuple[int, int, int]
@@ -23,10 +26,19 @@ WHITE = 128  # of a mask, and above
 
 
 class Measured(NamedTuple):
-    """Measurements, and where they are observed: 1 and 0 in the hole, (n, H, W, 1), or None if all share an operator."""
+    """Measurements of pictures, and where they are observed: 1 and 0 in the hole, (n, H, W, 1), or None if all share it.
+
+    truth: the pictures in [-1, 1], where the latents of these are measured instead; else None.
+    """
 
     y: np.ndarray
     observed: np.ndarray | None = None
+    truth: np.ndarray | None = None
+
+
+def measures_latents(request: Method, run: runs.Run) -> bool:
+    """Return whether the measurement is of latents, and not of pixels."""
+    return run.latent and request.space != "pixels"
 
 
 def observed(hole: str, shape: Shape) -> jax.Array:
@@ -49,43 +61,71 @@ def observed(hole: str, shape: Shape) -> jax.Array:
     return jnp.ones(shape).at[top:bottom, left:right].set(0)
 
 
-def make_operator(settings: Measurement, shape: Shape) -> operators.Operator:
-    """Return A for pictures of that shape; ValueError for one that does not fit them."""
-    height, width, _ = shape
+def thin(mask: Any, run: runs.Run) -> Any:
+    """Return the mask of latents, (..., h, w, 1): that of a picture at the top left pixel of those of each latent."""
+    down, across = (big // small for big, small in zip(run.facts.image_shape[:2], run.model.shape[:2], strict=True))
+    return mask[..., ::down, ::across, :1]
+
+
+def make_operator(request: Method, run: runs.Run) -> operators.Operator:
+    """Return A for the pictures of a run, or for its latents; ValueError for one that does not fit them."""
+    settings, latents = request.measurement, measures_latents(request, run)
+    if latents and len(run.model.shape) != 3:
+        raise ValueError(f"the latents of this run, {run.model.shape}, are no pictures; measure pixels by --in pixels")
+    height, width, _ = run.model.shape if latents else run.facts.image_shape
     if settings.operator == "mask":
-        return operators.mask(observed(settings.hole, shape))
+        known = observed(settings.hole, run.facts.image_shape)
+        return operators.mask(_with_hole(thin(known, run), f"--hole {settings.hole}") if latents else known)
     if settings.operator == "blur":
         return operators.gaussian_blur(height, width, settings.blur_std)
     if height % settings.factor or width % settings.factor:
-        raise ValueError(f"--factor is {settings.factor}, which does not divide pictures of {height}x{width}")
+        what = "latents" if latents else "pictures"
+        raise ValueError(f"--factor is {settings.factor}, which does not divide {what} of {height}x{width}")
     return operators.average_pool(settings.factor)
 
 
-def make_measure(settings: Measurement, run: runs.Run, seed: int) -> Callable[[np.ndarray], Measured]:
+def _with_hole(known: Any, option: str) -> Any:
+    """Return masks of latents; ValueError for one without a hole."""
+    if known.all((-3, -2, -1)).any():
+        raise ValueError(f"{option} hides no whole latent; make the hole larger, or paint the pixels by --in pixels")
+    return known
+
+
+def measure(
+    operator: operators.Operator, x_0: jax.Array, noise_std: float, key: jax.Array, known: Any = 1.0
+) -> jax.Array:
+    """y = A x_0 + noise, with noise where it is known."""
+    y = operator.forward(x_0)
+    return y + noise_std * known * jax.random.normal(key, y.shape)
+
+
+def make_measure(request: Method, run: runs.Run, seed: int) -> Callable[[np.ndarray], Measured]:
     """Return indices -> `Measured` of their true pictures; the noise depends on the seed and the index alone."""
-    shape = run.facts.image_shape
-    common = make_operator(settings, shape)
+    settings, shape, latents = request.measurement, run.facts.image_shape, measures_latents(request, run)
+    common = make_operator(dataclasses.replace(request, space="pixels"), run)
     known = observed(settings.hole, shape) if settings.operator == "mask" else 1.0
     masks = read_masks(settings.mask, shape) if settings.mask else None
+    if latents and masks is not None:
+        _with_hole(thin(masks, run), "--mask")
     truth = named_pictures.read(settings.measure, run, "--measure")
 
     @jax.jit
     @jax.vmap
-    def measure(key: jax.Array, x_0: jax.Array, mask: jax.Array | None) -> jax.Array:
+    def measured(key: jax.Array, x_0: jax.Array, mask: jax.Array | None) -> jax.Array:
         operator, seen = (common, known) if mask is None else (operators.mask(mask), mask)
-        y = operator.forward(x_0)
-        return y + settings.noise_std * seen * jax.random.normal(key, y.shape)
+        return measure(operator, x_0, settings.noise_std, key, seen)
 
     def rows(indices: np.ndarray) -> Measured:
         keys = sampler.keys(jax.random.fold_in(jax.random.key(seed), 2), indices)
-        mask = None if masks is None else masks(indices)
-        return Measured(np.asarray(measure(keys, data.scale(truth(indices)), mask)), mask)
+        mask = None if masks is None else masks[indices % len(masks)]
+        x_0 = data.scale(truth(indices))
+        return Measured(np.asarray(measured(keys, x_0, mask)), mask, x_0 if latents else None)
 
     return rows
 
 
-def read_masks(names: tuple[str, ...], shape: Shape) -> Rows:
-    """Return indices -> (n, H, W, 1), 0 where their mask is white, 1 where it is black; ValueError for other masks."""
+def read_masks(names: tuple[str, ...], shape: Shape) -> np.ndarray:
+    """Return (n, H, W, 1), 0 where a mask is white, 1 where it is black; ValueError for masks that do not fit."""
     found = [mask for name in names for mask in named_pictures.read_file(Path(name), 1, "--mask")]
     wrong = next((mask.shape for mask in found if mask.shape[:2] != shape[:2]), None)
     if wrong or not found:
@@ -97,7 +137,7 @@ def read_masks(names: tuple[str, ...], shape: Shape) -> Rows:
         raise ValueError(
             f"--mask has a picture without white, {WHITE} or more, and so nothing to paint; white is the hole"
         )
-    return lambda indices: 1 - white[indices % len(white)].astype(np.float32)
+    return 1 - white.astype(np.float32)
 
 
 def picture(y: np.ndarray, facts: Facts) -> np.ndarray:

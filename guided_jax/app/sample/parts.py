@@ -6,25 +6,28 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from guided_jax import guidance
+from guided_jax import guidance, operators, schedule
 from guided_jax.app import run as runs
 from guided_jax.app.sample.request import Method
 from guided_jax.denoiser import Denoiser
-from guided_jax.guidance import LogProb
+from guided_jax.guidance import Logits, LogProb
+from guided_jax.model import network_input
 from guided_jax.operators import Operator
 
 
 class Pictures(NamedTuple):
     """The pictures that an example is drawn with; each None where the request has none.
 
-    image: a clean one in [-1, 1] to start from, instead of noise. y: a measurement. observed: 1 where y is known, 0 in its
-    hole, where these differ among the examples. low_res: what an upsampler starts from.
+    image: a clean one in [-1, 1] to start from, instead of noise. y: a measurement of pixels. observed: 1 where it is
+    known, 0 in its hole, where these differ among the examples. low_res: what an upsampler starts from. truth: the true
+    picture, whose encoding is measured in the place of y where latents are.
     """
 
     image: Any = None
     y: Any = None
     observed: Any = None
     low_res: Any = None
+    truth: Any = None
 
 
 class Parts(NamedTuple):
@@ -32,9 +35,9 @@ class Parts(NamedTuple):
 
     labelled: whether labels were given; a guidance that needs none leaves the label out where they were not.
     clips_inside: whether every prediction of the network is clipped, before the guidance.
-    operator, y: the measurement of this example. low_res: the picture that an upsampler starts from. estimate: the last
-    predicted x_0, for a network with self-conditioning. pair: the model with the label and with the null condition, where
-    one program of the network serves both. observed: whether an observer calls the networks too.
+    operator, y: the measurement of this example, of pixels or of latents. low_res: the picture that an upsampler starts
+    from. estimate: the last predicted x_0, for a network with self-conditioning. pair: the model with the label and with
+    the null condition, where one program of the network serves both. observed: whether an observer calls the networks too.
     """
 
     run: runs.Run
@@ -122,14 +125,65 @@ class Parts(NamedTuple):
     @property
     def log_prob(self) -> LogProb:
         """log p(label | x_t) by the run's classifier, or of any of --any-of."""
-        request, classifier = self.request, self.run.classifier
+        classifier = self.run.classifier
         assert classifier is not None
-        wanted = jnp.asarray(request.any_of) if request.any_of else self.label
-        inverse_temperature = 1 / request.temperature
-        params = self.params["classifier"]
-        return guidance.from_logits(
-            lambda x, level: classifier(params, x, level),
-            wanted,
-            joint=inverse_temperature,
-            marginal=inverse_temperature,
-        )
+        return self._of_logits(lambda x, level: classifier(self.params["classifier"], x, level))
+
+    @property
+    def clean_log_prob(self) -> LogProb:
+        """log p(label | x_0): by the judge of the picture, or without one by the noisy classifier at the first level."""
+        judge, first = self.run.judge, schedule.at(self.run.model.levels, 1)
+        if judge is None:
+            return lambda x_0, level: self.log_prob(x_0, first._replace(t=jnp.ones_like(level.t)))
+        return self._of_logits(lambda x_0, level: judge.network.apply(self.params["judge"], self.decode(x_0))[1])
+
+    def _of_logits(self, logits: Logits) -> LogProb:
+        wanted = jnp.asarray(self.request.any_of) if self.request.any_of else self.label
+        inverse_temperature = 1 / self.request.temperature
+        return guidance.from_logits(logits, wanted, joint=inverse_temperature, marginal=inverse_temperature)
+
+    def decode(self, x_0: Any) -> Any:
+        """Return the picture of x_0."""
+        return self.run.model.decode(self.params["diffusion"], x_0)
+
+    def encode(self, image: Any) -> Any:
+        """Return the x_0 of a picture, for this example always with the same noise of the encoder."""
+        return self.run.model.encode(self.params["diffusion"], self.key, image)
+
+    @property
+    def sees_pixels(self) -> bool:
+        """Whether the measurement is of the pixels that a decoder makes of x_0."""
+        return self.run.latent and self.request.space == "pixels"
+
+    @property
+    def data_std(self) -> float:
+        """The standard deviation of what is measured."""
+        given = self.request.measurement.data_std
+        return given if given is not None else usual_data_std(self.request, self.run)
+
+    @property
+    def measurement(self) -> Operator:
+        """A of this example, after the decoder where pixels are measured."""
+        assert self.operator is not None
+        if not self.sees_pixels:
+            return self.operator
+        return operators.through(self.operator, self.decode, (self.data_std / self.run.data_std) ** 2)
+
+    @property
+    def attended(self) -> guidance.Mask:
+        """(x_t, level) -> whether the network attends to each pixel of x_t more than on average, (h, w)."""
+        run, params = self.run, self.params["diffusion"]
+        raw = run.raw(self.label) if self._uses_label else run.model.null
+        estimate = self.estimate if run.self_conditioning else None
+
+        def mask(x_t: Any, level: schedule.NoiseLevel) -> Any:
+            x, time = network_input(run.model, x_t, level)
+            assert run.attention is not None
+            return run.attention(params, x, time, run.model.condition(params, raw), self.low_res, estimate) > 1
+
+        return mask
+
+
+def usual_data_std(request: Method, run: runs.Run) -> float:
+    """Return the standard deviation of what is measured, without --data-std: of pixels in [-1, 1], or of latents."""
+    return 0.5 if run.latent and request.space == "pixels" else run.data_std

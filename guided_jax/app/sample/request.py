@@ -36,9 +36,9 @@ class Measurement:
     blur_std: float = 1.0
     """blur: its standard deviation in pixels."""
     noise_std: float = 0.0
-    """Standard deviation of the noise that is added to the measurement, for pictures in [-1, 1]."""
-    data_std: float = 0.5
-    """pigdm: the standard deviation of the data, for pictures in [-1, 1]."""
+    """Standard deviation of the noise that is added to the measurement, of pixels in [-1, 1] or of latents."""
+    data_std: float | None = None
+    """pigdm: the standard deviation of what is measured. Default: 0.5 of pixels in [-1, 1], that of the run of latents."""
     repeats: int = 10
     """repaint: steps for each level."""
 
@@ -75,6 +75,12 @@ class Method:
     """Where algorithm 1 takes the classifier's gradient."""
     clip: bool = True
     """Clip the (guided) predicted clean image to [-1, 1]; latents have no range and are never clipped."""
+    space: Annotated[Literal["pixels", "latents"] | None, tyro.conf.arg(name="in")] = None
+    """universal, off-the-shelf, pigdm, dps, repaint of a run of latents: what the classifier or the measurement sees, the
+    latents or, through the decoder, the pixels. Default: latents."""
+    clean_classifier: Path | None = None
+    """universal, off-the-shelf: the folder of a classifier of clean pictures by 'guided-jax judge' that guides, instead of
+    the run's noisy one. Measure the samples by another one than this."""
     clip_base: bool = False
     """Clip the network's own prediction instead, before the guidance, which is ADM's order."""
     any_of: tuple[Label, ...] = ()
@@ -100,13 +106,17 @@ class Method:
     radius: float = 2.5
     """projected: the direction's greatest length."""
     perturb_blocks: tuple[str, ...] = ()
-    """perturbed-attention, smoothed-energy: the blocks whose attention is replaced. Default: the middle one."""
+    """perturbed-attention, smoothed-energy: the blocks whose attention is replaced, by name, or by number those of a
+    transformer. Default: the middle one."""
     skip_blocks: tuple[str, ...] = ()
     """skip-layer: the blocks that are left out. Default: an eighth of them after the first 7/24, as for SD 3.5."""
     exit_block: str | None = None
     """internal: the block after which the bad model's output is read. Default: the one with a head, or the middle one."""
     blur: float = 1.0
-    """self-attention: the standard deviation of the blur of x_0, in pixels."""
+    """self-attention: the standard deviation of the blur of x_0, in pixels; of latents in theirs, of which each is several
+    of the picture's."""
+    attention_mask: bool = False
+    """self-attention: blur only where the middle block attends more than on average, for one more call of the network."""
     bad: Path | None = None
     """autoguidance: the run of a smaller or less trained model."""
     measurement: tyro.conf.OmitArgPrefixes[Measurement] = dataclasses.field(default_factory=Measurement)
@@ -198,7 +208,8 @@ NOT_RECORDED = (
 # Recorded only where they are not the default: older requests were written when there was no other choice.
 NEWER = (
     *("checkpoint", "image", "strength", "mask", "guided_channels", "perturb_blocks", "skip_blocks", "exit_block"),
-    *("balanced", "decode_tile", "dino", "prompt", "prompts", "negative_prompt"),
+    *("balanced", "decode_tile", "dino", "space", "clean_classifier", "attention_mask"),
+    *("prompt", "prompts", "negative_prompt"),
 )
 
 
@@ -227,4 +238,4 @@ def flatten(settings: Any) -> dict[str, Any]:
 
 def option(name: str) -> str:
     """Return the option of a field: --num-samples of num_samples."""
-    return "--data.dir" if name == "data_dir" else f"--{name.replace('_', '-')}"
+    return {"data_dir": "--data.dir", "space": "--in"}.get(name, f"--{name.replace('_', '-')}")

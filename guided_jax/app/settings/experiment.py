@@ -9,7 +9,7 @@ import tyro
 
 from guided_jax import training
 from guided_jax.app.settings.data import Data
-from guided_jax.app.settings.networks import Encoder, UNet
+from guided_jax.app.settings.networks import AutoencoderKL, DiT, Encoder, UNet
 from guided_jax.app.settings.noise import Schedule, Times, Weighting
 from guided_jax.training import averaging
 
@@ -50,7 +50,7 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """The settings of training that both networks have."""
+    """The settings of training that all networks have."""
 
     num_steps: int = 1000
     """Training steps; 0 skips this network."""
@@ -131,7 +131,12 @@ class Diffusion(Training):
     """Probability of replacing the label by the null label, for classifier-free guidance; 0 for no null label."""
     low_res: int | None = None
     """Side of the low-resolution picture that an upsampler takes too; None for any other network."""
+    architecture: Literal["unet", "dit"] = "unet"
+    """Which network it is: the U-Net, with the options of `network`, or a transformer, with those of `transformer`."""
     network: UNet = dataclasses.field(default_factory=UNet)
+    transformer: DiT = dataclasses.field(default_factory=DiT)
+    internal_weight: float = 0.5
+    """With transformer.internal_head: weight of the loss of that head."""
 
     def make_optimizer(self) -> optax.GradientTransformation:
         """Return the optimizer, with the averages by a power of the step."""
@@ -153,6 +158,27 @@ class Classifier(Training):
 
 
 @dataclasses.dataclass(frozen=True)
+class Autoencoder(Training):
+    """Training of the autoencoder; with one, the other networks work on its latents."""
+
+    num_steps: int = 0
+    """Training steps, before those of the other networks; 0: no autoencoder, the other networks work on pixels."""
+    distance: Literal["l1", "l2"] = "l1"
+    """Of a picture from its reconstruction: the mean absolute, or squared, difference."""
+    kl_weight: float = 1e-6
+    """Weight of the Kullback-Leibler divergence of a latent from normal noise, in nats per number of the picture."""
+    perceptual_weight: float = 0.0
+    """Weight of the distance between the features that a judge has of a picture and of its reconstruction."""
+    perceptual_judge: Path | None = None
+    """That judge, by 'guided-jax judge'. Measure samples with another one."""
+    reconstruct_every: int = 500
+    """Steps between grids of held-out pictures with their reconstructions; 0 for none."""
+    latent_dtype: Literal["float32", "float16"] = "float32"
+    """Type of the latents on disk."""
+    network: AutoencoderKL = dataclasses.field(default_factory=AutoencoderKL)
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """The settings of a run, saved with it as config.json."""
 
@@ -160,6 +186,7 @@ class Experiment:
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
     diffusion: Diffusion = dataclasses.field(default_factory=Diffusion)
     classifier: Classifier = dataclasses.field(default_factory=Classifier)
+    autoencoder: Autoencoder = dataclasses.field(default_factory=Autoencoder)
     seed: int = 0
     """The seed of weights, noise and the order of the data."""
     devices: int | None = None
@@ -169,25 +196,26 @@ class Experiment:
     shard_parameters: bool = False
     """Divide parameters and optimizer over the devices, for networks that do not fit on one; one process only."""
 
+    @property
+    def latent(self) -> bool:
+        """Return whether the diffusion model and the classifier work on the latents of an autoencoder."""
+        return self.autoencoder.num_steps > 0
 
-PARTS = ("diffusion", "classifier")  # the networks of an experiment
+
+PARTS = ("diffusion", "classifier")  # the networks that samples are drawn with
+TRAINED = ("autoencoder", *PARTS)  # the networks of an experiment, in the order of their training
 
 # Settings that may change between two starts of a run: they change neither the network nor what it has learned.
 MAY_CHANGE = (
     *("devices", "shard_parameters", "tensorboard", "data.dir", "data.corrupt", "data.held_out", "diffusion.from_run"),
+    "autoencoder.latent_dtype",
     *(
         f"{part}.{name}"
-        for part in PARTS
+        for part in TRAINED
         for name in (
-            *("num_steps", "checkpoint_every", "log_every", "sample_every", "eval_every", "eval_examples"),
-            *(
-                "measure_every",
-                "measure_samples",
-                "measure_scale",
-                "measure_judge",
-                "measure_inception",
-                "measure_dino",
-            ),
+            *("num_steps", "checkpoint_every", "log_every", "sample_every", "reconstruct_every"),
+            *("eval_every", "eval_examples", "measure_every", "measure_samples", "measure_scale"),
+            *("measure_judge", "measure_inception", "measure_dino"),
             *("keep", "keep_best", "keep_best_by", "snapshot_every"),
             *("microbatches", "remat", "remat_keep", "steps_per_dispatch"),  # up to rounding: another order of sums
         )

@@ -6,6 +6,7 @@ import itertools
 import json
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def prepare(options: Sampling) -> tuple[Sampling, runs.Run]:
     run = sample.load_run(options)
     options = resolve_labels(options, run.facts)
     checks.check(options, run)
-    return options, run
+    return sample.complete(options, run), run
 
 
 def sweep_run(options: Sampling, run: runs.Run) -> Path:
@@ -77,6 +78,12 @@ def sweep_run(options: Sampling, run: runs.Run) -> Path:
     planned = list(plan(labelled, out))
     check_free([out / RECORD, *out.glob(DRAWN)], out / RECORD, mine, options.overwrite)
     extractors, reference = evaluate.make_reference(options, run, pictures, others)
+    if run.judge is not None and run.judge.name == reference.features:
+        print(
+            "note: the same judge guides and measures, which says nothing of the samples; train another one by "
+            "'guided-jax judge RUN --out FOLDER --seed 1', and name it by --judge",
+            file=sys.stderr,
+        )
     write, _ = sample.make_writer(labelled, run), sample.make_inputs(labelled, run)
     with lock.hold(out):
         claim(out, mine, options.overwrite)

@@ -10,6 +10,8 @@ def check(experiment: schema.Experiment) -> None:
     """Raise ValueError for a number out of its range, and for settings that exclude one another."""
     limits.check(experiment)
     _check_signals(experiment)
+    _check_architecture(experiment.diffusion)
+    _check_autoencoder(experiment)
     lengths = experiment.diffusion.power_ema
     if len(set(lengths)) < len(lengths):
         raise ValueError(f"--diffusion.power-ema is {' '.join(map(str, lengths))}; give each length once")
@@ -26,6 +28,43 @@ def _check_signals(experiment: schema.Experiment) -> None:
     options += ["--diffusion.low-res"] if experiment.diffusion.low_res else []
     if data.signals and options:
         raise ValueError(f"{options[0]} is for pictures; leave it out with --data.signals")
+
+
+def _check_architecture(diffusion: schema.Diffusion) -> None:
+    """Raise ValueError for options of the network that was not chosen, or that a transformer does not have."""
+    ignored = {"unet": "transformer", "dit": "network"}[diffusion.architecture]
+    own, usual = getattr(diffusion, ignored), getattr(schema.Diffusion(), ignored)
+    changed = [name for name, value in vars(own).items() if value != getattr(usual, name)]
+    if changed:
+        raise ValueError(
+            f"--diffusion.{ignored}.{changed[0].replace('_', '-')} has no effect with --diffusion.architecture "
+            f"{diffusion.architecture}; leave it out"
+        )
+    if diffusion.architecture == "dit" and diffusion.low_res:
+        raise ValueError(
+            "--diffusion.low-res is for an upsampler, which --diffusion.architecture dit cannot be; use unet"
+        )
+
+
+def _check_autoencoder(experiment: schema.Experiment) -> None:
+    """Raise ValueError for what cannot be trained on latents, and for settings of an autoencoder that need one another."""
+    own = experiment.autoencoder
+    if not experiment.latent:
+        return
+    refused = {
+        "--data.signals": experiment.data.signals,
+        "--data.crop random": experiment.data.crop == "random",  # latents are computed once
+        "--diffusion.low-res": experiment.diffusion.low_res is not None,
+        "--diffusion.self-conditioning": experiment.diffusion.self_conditioning,  # clips x_0 to [-1, 1]
+    }
+    for option in (option for option, given in refused.items() if given):
+        raise ValueError(f"{option} does not go with an autoencoder; leave it out, or give --autoencoder.num-steps 0")
+    if own.remat_keep != "nothing":
+        raise ValueError("--autoencoder.remat-keep has no effect on an autoencoder, which recomputes all; leave it out")
+    if bool(own.perceptual_weight) != (own.perceptual_judge is not None):
+        raise ValueError(
+            "--autoencoder.perceptual-weight and --autoencoder.perceptual-judge go together; give both or neither"
+        )
 
 
 def _check_schedule(settings: schema.Schedule) -> None:

@@ -12,13 +12,24 @@ from typing import Annotated, Any
 import tyro
 
 from guided_jax import parallel
-from guided_jax.app import best_checkpoint, cli, experiments, posthoc, signals
+from guided_jax.app import best_checkpoint, cli, config_file, experiments, posthoc, signals
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.facts import check_classes, describe_labels
 from guided_jax.app.facts import describe as describe_facts
 from guided_jax.app.facts import of_source as facts_of
-from guided_jax.app.train import checks, curves, folder, grids, init_from, job, networks, sample_metrics
+from guided_jax.app.train import (
+    autoencoder,
+    checks,
+    curves,
+    folder,
+    grids,
+    init_from,
+    job,
+    latents,
+    networks,
+    sample_metrics,
+)
 from guided_jax.training import loop
 
 PAGE = """usage: guided-jax train EXPERIMENT [OPTIONS]
@@ -38,6 +49,8 @@ Train every network of an experiment; the same command again resumes from the la
   --diffusion.checkpoint-every N             steps between checkpoints
   --diffusion.init-from RUN                  start from the weights of another run: fine-tuning
   --diffusion.network.model-channels N       width of the network
+  --diffusion.architecture NAME              unet, or dit: a transformer
+  --autoencoder.num-steps N                  of an autoencoder, in whose latents the others work
   --devices N                                how many (as many as divide the batch)
 """
 
@@ -75,18 +88,39 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
     experiment = init_from.located(runs.adopt(experiment))
     sources = functools.cache(experiment.data.make)
     facts = facts_of(sources(False))
-    run, parts = runs.assemble(experiment, facts)._replace(source=sources), networks.trained_parts(experiment)
+    run, parts = runs.assemble(experiment, facts, out)._replace(source=sources), networks.trained_parts(experiment)
     if "classifier" in parts:
         check_classes(facts, f"--classifier.num-steps {experiment.classifier.num_steps}", "give 0")
     measured = sample_metrics.make(run, functools.partial(sources, True))
     for part in parts:
         names = measured.names if measured and part == "diffusion" else ()
         best_checkpoint.check(part, getattr(experiment, part), names)
-    starts = [init_from.check(run, part, out) for part in networks.PARTS]
+    starts = [init_from.check(run, part, out) for part in schema.TRAINED]
+    latents.check(run, out)
+    latents.check_networks(run, parts)
     with folder.exclusive(out):
-        runs.create(out, experiment, facts)
+        config_file.create(out, experiment, facts)
         _announce(experiment, measured, [describe_facts(facts), describe_labels(sources(False)), *starts])
-        return all(_fit(run, part, sources, out, stop, measured) for part in parts)
+        return _fit_parts(run, parts, sources, out, stop, measured)
+
+
+def _fit_parts(
+    run: runs.Run,
+    parts: Sequence[str],
+    sources: networks.Sources,
+    out: Path,
+    stop: Callable[[], Any],
+    measured: sample_metrics.SampleMetrics | None,
+) -> bool:
+    """Train the networks, those of latents on the latents of the autoencoder; return whether all reached their end."""
+    of_pictures = [part for part in parts if part in networks.pictures_of(run.experiment)]
+    if not all(_fit(run, part, sources, out, stop, measured) for part in of_pictures):
+        return False
+    of_latents = [part for part in parts if part not in of_pictures]
+    kept = latents.keep(run, out, sources, stop) if of_latents else None
+    return not of_latents or (
+        kept is not None and all(_fit(run, part, kept, out, stop, measured) for part in of_latents)
+    )
 
 
 def _fit(
@@ -101,6 +135,8 @@ def _fit(
     settings, directory = getattr(run.experiment, part), out / part
     prepared = job.prepare(networks.make_task(run, part, sources), settings, directory)
     hooks, evaluations = posthoc.snapshot_hooks(settings, directory), [*prepared.evaluations]
+    if part == "autoencoder":
+        hooks = autoencoder.make_hooks(run, out, sources(bool(settings.eval_every)))
     if part == "diffusion":
         hooks = [*grids.make_hooks(run, out), *hooks]
         evaluations += [(settings.measure_every, measured.evaluate)] if measured else []

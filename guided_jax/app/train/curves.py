@@ -10,6 +10,7 @@ import tyro
 
 from guided_jax.app import best_checkpoint, cli
 from guided_jax.app import run as runs
+from guided_jax.app import settings as schema
 from guided_jax.storage import log, tensorboard
 
 PAGE = """usage: guided-jax curves RUN
@@ -21,6 +22,7 @@ Draw the curves of a run again, and write its TensorBoard files, from its metric
 
   RUN    the folder that guided-jax train wrote; each network gets curves.png and an event file
 """
+GRIDS = ("samples", "reconstructions")  # grids are files KIND-STEP.png
 # Metric -> the panel of curves.png that it shares with others; those of no panel here have one of their own.
 PANELS = {
     **dict.fromkeys(("samples_fd", "samples_fd_infinity"), "Fréchet distance of samples"),
@@ -32,6 +34,12 @@ PANELS = {
     "samples_accuracy": "class accuracy of samples",
     "samples_inception_score": "Inception Score of samples",
     "learning_rate": "learning rate",
+    "mse": "mean square of the error",
+    "held_out_mse": "mean square of the error",
+    "psnr": "PSNR (dB)",
+    "held_out_psnr": "PSNR (dB)",
+    "kl": "Kullback-Leibler (nats per number of the picture)",
+    "held_out_kl": "Kullback-Leibler (nats per number of the picture)",
     "grad_norm": "norm of the gradients",
     "update_norm": "norm of the update",
     "param_norm": "norm of the parameters",
@@ -60,8 +68,9 @@ def make_hook(directory: Path, write_events: bool) -> Callable[..., None]:
 
 def save_events(directory: Path, rows: Sequence[dict[str, Any]], until: int, after: int | None = None) -> None:
     """Write the event file of one network: its rows and grids up to step `until`, those after `after` appended."""
-    grids = [(int(path.stem[8:]), path) for path in directory.glob("samples-*.png") if path.stem[8:].isdigit()]
-    pictures = [tensorboard.Picture(step, "samples/grid", path) for step, path in grids if step <= until]
+    found = [(*path.stem.rpartition("-")[::2], path) for kind in GRIDS for path in directory.glob(f"{kind}-*.png")]
+    grids = [(int(step), kind, path) for kind, step, path in found if step.isdigit()]
+    pictures = [tensorboard.Picture(step, f"{kind}/grid", path) for step, kind, path in grids if step <= until]
     tagged = [{tag(name): value for name, value in row.items()} for row in rows if row["step"] <= until]
     tensorboard.write(directory / tensorboard.NAME, tagged, pictures, after)
 
@@ -85,7 +94,7 @@ def main(args: Sequence[str]) -> None:
     """Write curves.png and the event file of every network that has rows."""
     options = cli.parse(Curves, "guided-jax curves", args, description=PAGE)
     runs.load(options.run)
-    for part in runs.PARTS:
+    for part in schema.TRAINED:
         directory = options.run / part
         if rows := log.read(directory / "metrics.jsonl"):
             make_hook(directory, write_events=True)(rows[-1]["step"])

@@ -6,10 +6,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from guided_jax import parallel
-from guided_jax.app.train.networks import PARTS
+from guided_jax.app.settings import TRAINED
 from guided_jax.storage import checkpoint, lock, log
 
-RUN = ("config.json", *PARTS)  # what training writes into the folder of a run, its description first
+RUN = (
+    "config.json",
+    *TRAINED,
+    "latents",
+    "latents.writing",
+)  # what training writes into the folder of a run, its description first
 
 
 @contextlib.contextmanager
@@ -49,5 +54,5 @@ def _undo(out: Path, names: Sequence[str]) -> Iterator[None]:
 
 def _has_trained(out: Path) -> bool:
     """Return whether a step of any network was recorded or saved."""
-    places = [out, *(out / part for part in PARTS)]
+    places = [out, *(out / part for part in TRAINED)]
     return any(log.read(place / "metrics.jsonl") or checkpoint.steps(place / "checkpoints") for place in places)

@@ -52,12 +52,13 @@ def make_hooks(run: runs.Run, out: Path) -> list[tuple[int, loop.Hook]]:
         return []
     labels = labels_of_columns(run)
     method = default_method(run, 2.0, str(min(25, run.model.levels.t.size - 1)))
-    draw_grid = jax.jit(jax.vmap(draw.make_draw(run, method, run.conditional), (None, 0, 0, None)))
+    whole = run._replace(decode_size=None)  # pictures, and no latents that are decoded afterwards
+    draw_grid = jax.jit(jax.vmap(draw.make_draw(whole, method, run.conditional), (None, 0, 0, None)))
 
     def save_grid(done: int, state: Any) -> None:
         indices = np.arange(ROWS * len(labels))
         keys = sampler.keys(jax.random.key(run.experiment.seed), indices)
-        params = {"diffusion": parallel.first_copy(state.ema)}
+        params = {"diffusion": run.complete(parallel.first_copy(state.ema))}
         samples = draw_grid(params, keys, jnp.asarray(labels[indices % len(labels)]), 2.0)
         warn_non_finite(done, len(images.non_finite(samples)), len(samples))
         path = out / "diffusion" / f"samples-{done:06d}.png"

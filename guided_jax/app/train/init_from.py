@@ -12,13 +12,13 @@ import jax
 from flax import traverse_util
 from jaxtyping import PyTree
 
-from guided_jax.app import facts, pixel_model
+from guided_jax.app import facts, networks
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.storage import checkpoint, compare
 
 # Settings of a network that change what its weights compute and not their shapes.
-HIDDEN = ("num_groups", "num_head_channels", "num_heads", "use_new_attention_order")
+HIDDEN = ("num_groups", "norm_num_groups", "num_head_channels", "num_heads", "use_new_attention_order")
 # Settings of a run that change what its network is for; training learns the new one from the old one.
 PURPOSE = ("parameterization", "self_conditioning", "low_res")
 
@@ -35,9 +35,13 @@ class Pair(NamedTuple):
     theirs: Shapes
 
     @property
-    def layer(self) -> str:
-        """The name of the layer that depends on the classes."""
-        return pixel_model.class_layer(self.here.experiment, self.part)
+    def layer(self) -> str | None:
+        """The name of the layer that depends on the classes, None where there is none."""
+        return networks.class_layer(self.here.experiment, self.part)
+
+    def of_classes(self, name: str) -> bool:
+        """Return whether a weight is of that layer."""
+        return self.layer is not None and name.startswith(self.layer)
 
     @property
     def same_classes(self) -> bool:
@@ -51,7 +55,7 @@ class Pair(NamedTuple):
 
 def located(experiment: schema.Experiment) -> schema.Experiment:
     """Return the experiment with absolute paths of the runs that its networks start from."""
-    for part in runs.PARTS:
+    for part in schema.TRAINED:
         settings = getattr(experiment, part)
         if settings.init_from is not None:
             settings = dataclasses.replace(settings, init_from=settings.init_from.expanduser().absolute())
@@ -104,7 +108,7 @@ def merge(params: PyTree, given: Mapping[str, Any]) -> PyTree:
 def _pair(run: runs.Run, part: str) -> Pair:
     source = getattr(run.experiment, part).init_from
     arguments = run.experiment, run.facts, run.networks, part
-    mine = jax.eval_shape(lambda: pixel_model.init(*arguments, jax.random.key(0)))
+    mine = jax.eval_shape(lambda: networks.init(*arguments, jax.random.key(0)))
     return Pair(part, run, runs.load(source), _shapes(mine), _shapes(runs.param_shapes(source, part)))
 
 
@@ -114,27 +118,27 @@ def _shapes(tree: PyTree) -> Shapes:
 
 def _misfit(pair: Pair) -> str:
     """Return in words what of the network does not fit, "" for nothing."""
-    names = [name for name in {**pair.theirs, **pair.mine} if not name.startswith(pair.layer)]
+    names = [name for name in {**pair.theirs, **pair.mine} if not pair.of_classes(name)]
     wrong = [name for name in names if pair.theirs.get(name) != pair.mine.get(name)]
     if wrong:
         there, here = (each.get(wrong[0], "absent") for each in (pair.theirs, pair.mine))
         more = f", and {len(wrong) - 1} more" if wrong[1:] else ""
         return f"{wrong[0].removeprefix('params/')} is {there} there and {here} here{more}"
-    theirs, mine = (_hidden(getattr(each.experiment, pair.part).network) for each in (pair.there, pair.here))
+    theirs, mine = (_hidden(networks.settings_of(each.experiment, pair.part)) for each in (pair.there, pair.here))
     differing = [name for name in theirs if theirs[name] != mine[name]]
     return ", ".join(f"{name} is {theirs[name]} there and {mine[name]} here" for name in differing)
 
 
 def _hidden(network: Any) -> dict[str, Any]:
-    found = {name: getattr(network, name) for name in HIDDEN}
-    return found if network.num_head_channels is None else {**found, "num_heads": None}
+    found = {name: getattr(network, name) for name in HIDDEN if hasattr(network, name)}
+    return found if found.get("num_head_channels") is None else {**found, "num_heads": None}
 
 
 def _taken(pair: Pair) -> dict[str, int | None]:
     """Return name -> how many of its rows, None for all, of every weight that is taken."""
     taken: dict[str, int | None] = {}
     for name, shape in pair.mine.items():
-        of_classes = name.startswith(pair.layer)
+        of_classes = pair.of_classes(name)
         if pair.theirs.get(name) == shape and (pair.same_classes or not of_classes):
             taken[name] = None
         elif pair.same_classes and name.endswith("/embedding"):
@@ -148,7 +152,7 @@ def _new(pair: Pair) -> str:
     if any(name not in taken for name in pair.mine):
         here, there = (_classes(run, pair.part) for run in (pair.here, pair.there))
         classes = f"{here} here and {there} there" if here != there else f"{here} of other names"
-        return f"{pair.layer.removeprefix('params/')}, for {classes}"
+        return f"{(pair.layer or '').removeprefix('params/')}, for {classes}"
     partial = [name for name, rows in taken.items() if rows is not None and rows < pair.mine[name][0]]
     return "the null label" if partial else ""
 

@@ -1,4 +1,4 @@
-"""The losses of the two networks: the library's, composed as the settings say."""
+"""The losses of the networks that draw samples: the library's, composed as the settings say."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from guided_jax import losses, training
-from guided_jax.app import pixel_model
 from guided_jax.app import run as runs
+from guided_jax.app import trained_model
+from guided_jax.app.settings import Diffusion
 from guided_jax.app.train.held_out import Loss
 from guided_jax.losses import times
 from guided_jax.storage import images
@@ -25,7 +26,9 @@ def diffusion_loss(run: runs.Run, plain: bool = False) -> Loss:
     plain: without dropout, weighting and law of times, so that runs of one parameterization can be compared.
     """
     settings = run.experiment.diffusion
-    network = pixel_model.make_training_network(settings, run.networks.unet, dropout=not plain)
+    module = run.networks.diffusion
+    network = trained_model.make_training_network(settings, module, dropout=not plain)
+    inner = None if plain else _make_internal(settings, module)
     target, stratified = settings.parameterization, settings.times.stratified and not plain
     weight = None if plain else settings.weighting.make(run.model.levels, target)
     law = None if plain else settings.times.make()
@@ -33,8 +36,20 @@ def diffusion_loss(run: runs.Run, plain: bool = False) -> Loss:
     def loss(params: Any, keys: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
         low_res = images.shrink(batch["image"], run.low_res) if run.low_res else None
 
-        def call(estimate: Any) -> Any:
+        def call(estimate: Any, network: Any = network) -> Any:
             return lambda x, t, label, keys: network(params, x, t, label, low_res, estimate, keys)
+
+        def compare(network: Any) -> Any:
+            return losses.denoising(
+                call(estimate, network),
+                noisy,
+                label,
+                run.model.levels,
+                target,
+                run.model.time,
+                learned_variance=run.model.learned_variance,
+                weight=weight,
+            )
 
         label = batch["label"] if run.conditional else None
         if run.model.null is not None:
@@ -46,24 +61,26 @@ def diffusion_loss(run: runs.Run, plain: bool = False) -> Loss:
         estimate = None
         if run.self_conditioning:
             estimate = losses.first_estimate(call(None), keys, noisy, label, target, run.model.time)
-        each = losses.denoising(
-            call(estimate),
-            noisy,
-            label,
-            run.model.levels,
-            target,
-            run.model.time,
-            learned_variance=run.model.learned_variance,
-            weight=weight,
-        )
-        return each.mean(), by_quarter("loss", each, noisy.level, run.model.levels.t.size - 1)
+        each = compare(network)
+        metrics = by_quarter("loss", each, noisy.level, run.model.levels.t.size - 1)
+        if inner is None:
+            return each.mean(), metrics
+        internal = compare(inner).mean()
+        return each.mean() + settings.internal_weight * internal, {**metrics, "internal_loss": internal}
 
     return loss
 
 
+def _make_internal(settings: Diffusion, module: Any) -> Callable[..., Any] | None:
+    """Return the network that ends at its internal head, None for one without such a head."""
+    if getattr(module, "internal_head", None) is None:
+        return None
+    return trained_model.make_training_network(settings, module.clone(exit_block=module.internal_head), dropout=False)
+
+
 def classifier_loss(run: runs.Run, plain: bool = False) -> Loss:
     """Return the cross-entropy of the noisy classifier, with its accuracy. plain: without dropout."""
-    classifier = pixel_model.make_training_classifier(
+    classifier = trained_model.make_training_classifier(
         run.experiment.classifier, run.networks.classifier, dropout=not plain
     )
 

@@ -152,7 +152,8 @@ def _make_sampler(run: runs.Run, devices: list[jax.Device]) -> Callable[[Any], d
     chunk = parallel.chunk_size(len(labels), settings.batch_size, devices)
 
     def sample(ema: Any) -> draw.Drawn:
-        params = {"diffusion": ema if sharded else parallel.place(parallel.first_copy(ema), devices)}
+        weights = run.complete(parallel.first_copy(ema))
+        params = {"diffusion": weights if sharded else parallel.place(weights, devices)}
         rows = lambda i: draw_rows(params, i, labels[i], scales[i], experiment.seed)  # noqa: E731
         chunks = list(parallel.map_in_chunks(rows, len(labels), chunk))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)

@@ -10,7 +10,6 @@ Source: [CLIP] Radford et al. 2103.00020; the rules are those of transformers, w
 original does (ftfy).
 """
 
-import json
 import math
 import warnings
 from pathlib import Path
@@ -21,6 +20,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from guided_jax.pretrained.clip.prompts import parse_weights
+from guided_jax.pretrained.tokens import read_backend
+from guided_jax.pretrained.weight_files import read_json
 
 LENGTH = 77  # of a text in tokens, with the two that begin and end it
 PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
@@ -126,7 +127,7 @@ def tokenizer(folder: str | Path) -> Tokenizer:
     folder = _find(Path(folder))
     names = _special_tokens(folder)
     if (folder / "tokenizer.json").is_file():
-        backend = _read_backend(folder / "tokenizer.json")
+        backend = read_backend(folder / "tokenizer.json")
     else:
         backend = _make_backend(folder, names)
     padding = (backend.padding or {}).get("pad_token", names["eos_token"])
@@ -147,7 +148,7 @@ def _find(folder: Path) -> Path:
 
 def _special_tokens(folder: Path) -> dict[str, Any]:
     """Return the names of the tokens that begin, end and pad a text, and its length; special_tokens_map.json goes first."""
-    config, first = (_read_json(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json"))
+    config, first = (read_json(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json"))
     found: dict[str, Any] = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": None}
     for name in found:
         for said in (config.get(name), first.get(name)):
@@ -156,16 +157,6 @@ def _special_tokens(folder: Path) -> dict[str, Any]:
     length = config.get("model_max_length")  # a number that no text has where nobody said it
     known = isinstance(length, int) and 2 < length < 100_000
     return found | {"model_max_length": length if known else LENGTH}
-
-
-def _read_backend(path: Path) -> Any:
-    """Return the tokenizer of a tokenizer.json."""
-    from tokenizers import Tokenizer as Backend
-
-    try:
-        return Backend.from_file(str(path))
-    except Exception as error:  # the package raises this class
-        raise ValueError(f"{path} is not a tokenizer ({error}); download it again.") from None
 
 
 def _make_backend(folder: Path, names: dict[str, Any]) -> Any:
@@ -193,7 +184,7 @@ def _make_backend(folder: Path, names: dict[str, Any]) -> Any:
 
 def _add_tokens(backend: Any, folder: Path) -> None:
     """Add the tokens that were added to the vocabulary, such as those of textual inversion, in the order of their ids."""
-    added = _read_json(folder / "added_tokens.json")
+    added = read_json(folder / "added_tokens.json")
     for token, number in sorted(added.items(), key=lambda item: item[1]):
         backend.add_tokens([token])
         if backend.token_to_id(token) != number:
@@ -209,17 +200,4 @@ def _id(backend: Any, folder: Path, token: str) -> int:
         raise ValueError(
             f"{folder} names the token {token!r}, which its vocabulary lacks; give the files of one tokenizer."
         )
-    return found
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file holds, empty where there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file ({error}); download it again.") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no JSON object; download it again.")
     return found

@@ -1,44 +1,24 @@
-"""A class-conditional model of pixels, built from the settings of an experiment.
+"""The diffusion model of a run: its networks as functions, of pixels or of latents, as the settings of an experiment say.
 
-The one place of the application that knows the U-Net, what its null label is and what it is called with. Everything else
-works on a `model.Model` and on a `Run`, whose network may be anything.
+With `networks` the one place of the application that knows which networks there are, what their null label is and what they
+are called with. Everything else works on a `model.Model` and on a `Run`, whose network may be anything.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from guided_jax import denoiser, model, models
+from guided_jax.app import latents, networks
 from guided_jax.app.facts import Facts
+from guided_jax.app.networks import Networks, with_estimate
 from guided_jax.app.settings import Classifier, Diffusion, Experiment
 from guided_jax.model import Model
 from guided_jax.schedule import NoiseLevel
-from guided_jax.storage import images
 
 Network = Callable[[Any, Any, Any, Any], Any]  # (params, x_t, time, label) -> output, one example
-FIELDS = {"perturb_blocks": ("middle_block",)}  # of the U-Net, which a guidance may change
-
-
-class Networks(NamedTuple):
-    """The Flax modules of a run, made and not yet initialised."""
-
-    unet: models.UNet
-    classifier: models.Classifier
-
-
-def make_networks(experiment: Experiment, facts: Facts) -> Networks:
-    """Return the modules that the settings and the data ask for."""
-    diffusion = experiment.diffusion
-    of_classes = diffusion.conditional and facts.labelling == "class"
-    vector = 2 * facts.num_classes if diffusion.conditional and not of_classes else None
-    channels = facts.image_shape[-1] * (2 if diffusion.learned_variance else 1)
-    dims = 1 if facts.kind == "signals" else 2
-    classes, null = (facts.num_classes, diffusion.null_label) if of_classes else (None, False)
-    unet = diffusion.network.make(channels, classes, null, dims, vector)
-    return Networks(unet, experiment.classifier.network.make(facts.num_classes, dims))
 
 
 def null_label(experiment: Experiment, facts: Facts) -> Any:
@@ -57,19 +37,31 @@ def raw(facts: Facts, label: Any) -> Any:
     return np.isin(np.arange(facts.num_classes), label).astype(np.float32)
 
 
-def make_model(experiment: Experiment, facts: Facts, unet: models.UNet) -> Model:
+def make_model(experiment: Experiment, facts: Facts, modules: Networks) -> Model:
     """Return the diffusion model of the settings; its raw condition is the label, a class or numbers."""
     diffusion = experiment.diffusion
     made = Model(
-        make_network(diffusion, unet),
+        make_network(diffusion, modules.diffusion),
         experiment.schedule.make(),
         diffusion.parameterization,
         diffusion.learned_variance,
         make_time(experiment),
-        shape=facts.image_shape,
+        shape=networks.data_shape(experiment, facts),
         null=null_label(experiment, facts),
     )
-    return made if unet.vector is None else made._replace(condition=model.known_values)
+    if diffusion.conditional and facts.labelling != "class":
+        made = made._replace(condition=model.known_values)
+    return made if modules.autoencoder is None else latents.extend(made, modules.autoencoder)
+
+
+def make_variant(experiment: Experiment, modules: Networks) -> Callable[..., Network]:
+    """Return (fields, low_res, estimate) -> the network in the place of that of the model, as `Run.variant`."""
+
+    def variant(*options: Any) -> Network:
+        made = make_network(experiment.diffusion, modules.diffusion, *options)
+        return made if modules.autoencoder is None else latents.of_network(made)
+
+    return variant
 
 
 def make_time(experiment: Experiment) -> Callable[[NoiseLevel], Any]:
@@ -98,7 +90,7 @@ def scale_input(x: Any, time: Any) -> tuple[Any, Any]:
 
 
 def scale_output(diffusion: Diffusion, output: Any, time: Any) -> Any:
-    """score = output / sigma of a U-Net whose numbers are of size 1; the output itself for any other parameterization.
+    """score = output / sigma of a network whose numbers are of size 1; the output itself for any other parameterization.
 
     The score is as large as 1 / sigma, too much for a network; its error times sigma is what `losses.denoising` squares.
     """
@@ -114,41 +106,46 @@ def _like(column: Any, x: Any) -> Any:
 
 
 def make_network(
-    diffusion: Diffusion, unet: models.UNet, fields: Any = None, low_res: Any = None, estimate: Any = None
+    diffusion: Diffusion, module: Any, fields: Any = None, low_res: Any = None, estimate: Any = None
 ) -> Network:
-    """Return (params, x_t, time, label) -> output of the U-Net.
+    """Return (params, x_t, time, label) -> output of the diffusion network, a Flax module.
 
-    fields: those of its module that are changed, of FIELDS. low_res: the picture that an upsampler starts from.
+    fields: those of the module that are changed. low_res: the picture that an upsampler starts from.
     estimate: the last predicted x_0, for a network with self-conditioning; None stands for zeros, as at the first step.
     """
-    module = unet.clone(**fields) if fields else unet
+    module = module.clone(**fields) if fields else module
 
     def network(params: Any, x: Any, t: Any, label: Any) -> Any:
         given = label if diffusion.conditional else None
         x, step = scale_input(x, t)
-        return scale_output(
-            diffusion, module.apply(params, with_estimate(diffusion, x, estimate), step, given, low_res), t
-        )
+        output = networks.apply(module, params, with_estimate(diffusion, x, estimate), step, given, low_res)
+        return scale_output(diffusion, output, t)
 
     return network
 
 
-def with_estimate(diffusion: Diffusion, x: Any, estimate: Any = None) -> Any:
-    """Return [x_t, the last x_0] channel by channel for a network with self-conditioning, x_t alone for another."""
-    if not diffusion.self_conditioning:
-        return x
-    return jnp.concatenate([x, jnp.zeros_like(x) if estimate is None else estimate.astype(x.dtype)], axis=-1)
+def make_attention(experiment: Experiment, modules: Networks) -> Network:
+    """Return (params, x, time, label, low_res, estimate) -> the attention to each pixel of x, as `Run.attention`."""
+    diffusion = experiment.diffusion
+
+    def attention(params: Any, x: Any, t: Any, label: Any, low_res: Any = None, estimate: Any = None) -> Any:
+        own = params if modules.autoencoder is None else params["network"]
+        x, step = scale_input(x, t)
+        given, more = label if diffusion.conditional else None, {} if low_res is None else {"low_res": low_res}
+        return models.attention_mass(modules.diffusion, own, with_estimate(diffusion, x, estimate), step, given, **more)
+
+    return attention
 
 
-def make_training_network(diffusion: Diffusion, unet: models.UNet, dropout: bool) -> Callable[..., Any]:
+def make_training_network(diffusion: Diffusion, module: Any, dropout: bool) -> Callable[..., Any]:
     """Return (params, x_t, t, label, low_res, estimate, keys) -> output of a batch; the keys are of its dropout."""
-    module = unet.clone(remat=diffusion.remat, remat_keep=diffusion.remat_keep)
+    module = module.clone(remat=diffusion.remat, remat_keep=diffusion.remat_keep)
     drops = dropout and bool(diffusion.network.dropout)
 
     def network(params: Any, x: Any, t: Any, label: Any, low_res: Any, estimate: Any, keys: Any) -> Any:
         x, step = scale_input(x, t)
         x = with_estimate(diffusion, x, estimate)
-        output = module.apply(params, x, step, label, low_res, dropout_keys=keys if drops else None)
+        output = networks.apply(module, params, x, step, label, low_res, {"dropout_keys": keys if drops else None})
         return scale_output(diffusion, output, t)
 
     return network
@@ -165,33 +162,3 @@ def make_logits(experiment: Experiment, classifier: models.Classifier) -> Callab
     """Return (params, x_t, level) -> the logits of the noisy classifier."""
     time = make_time(experiment)
     return lambda params, x, level: classifier.apply(params, *scale_input(x, time(level)))
-
-
-def example(experiment: Experiment, facts: Facts, part: str) -> tuple[Any, ...]:
-    """Return what a network is called with beside its params, in a batch of one: x_t, t, and for "diffusion" conditions."""
-    x, t, diffusion = jnp.zeros((1, *facts.image_shape)), jnp.zeros(1), experiment.diffusion
-    if part == "classifier":
-        return x, t
-    label = None
-    if diffusion.conditional:
-        label = jnp.zeros(1, jnp.int32) if facts.labelling == "class" else jnp.zeros((1, 2 * facts.num_classes))
-    low_res = images.shrink(x, diffusion.low_res) if diffusion.low_res else None
-    return with_estimate(diffusion, x), t, label, low_res
-
-
-def prepare(experiment: Experiment, facts: Facts, networks: Networks, part: str, params: Any) -> Any:
-    """Return the params of a network as it computes with them, for a drawing to make once, before its steps."""
-    network = networks.classifier if part == "classifier" else networks.unet
-    return models.prepare_params(network, params, *example(experiment, facts, part))
-
-
-def init(experiment: Experiment, facts: Facts, networks: Networks, part: str, key: Any) -> Any:
-    """Return the initial params of a network."""
-    network = {"diffusion": networks.unet, "classifier": networks.classifier}[part]
-    return jax.jit(network.init)(key, *example(experiment, facts, part))
-
-
-def class_layer(experiment: Experiment, part: str) -> str:
-    """Return the name, within the params of a network, of the layer whose shape depends on the classes."""
-    heads = {"attention": "out_2/c_proj", "adaptive": "out_3", "spatial": "out_2", "spatial_v2": "out_3"}
-    return f"params/{heads[experiment.classifier.network.pool] if part == 'classifier' else 'label_emb'}"

@@ -1,0 +1,144 @@
+"""The networks of a run: Flax modules, made of the settings of an experiment and the facts of its data."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from guided_jax import models
+from guided_jax.app.facts import Facts, count_labels
+from guided_jax.app.settings import Diffusion, Experiment
+from guided_jax.storage import images
+
+
+class Networks(NamedTuple):
+    """The Flax modules of a run, made and not yet initialised; no autoencoder for a model of pixels."""
+
+    diffusion: models.UNet | models.DiT
+    classifier: models.Classifier
+    autoencoder: models.AutoencoderKL | None = None
+
+
+def make_networks(experiment: Experiment, facts: Facts) -> Networks:
+    """Return the modules that the settings and the data ask for; ValueError for data that they cannot work on."""
+    dims = 1 if facts.kind == "signals" else 2
+    autoencoder = experiment.autoencoder.network.make(facts.image_shape[-1]) if experiment.latent else None
+    make = _make_transformer if experiment.diffusion.architecture == "dit" else _make_unet
+    return Networks(make(experiment, facts), experiment.classifier.network.make(facts.num_classes, dims), autoencoder)
+
+
+def _make_unet(experiment: Experiment, facts: Facts) -> models.UNet:
+    diffusion = experiment.diffusion
+    of_classes = diffusion.conditional and facts.labelling == "class"
+    vector = 2 * facts.num_classes if diffusion.conditional and not of_classes else None
+    dims = 1 if facts.kind == "signals" else 2
+    classes, null = (facts.num_classes, diffusion.null_label) if of_classes else (None, False)
+    channels = _out_channels(diffusion, data_shape(experiment, facts))
+    return diffusion.network.make(channels, classes, null, dims, vector)
+
+
+def _make_transformer(experiment: Experiment, facts: Facts) -> models.DiT:
+    diffusion, shape = experiment.diffusion, data_shape(experiment, facts)
+    if diffusion.conditional and facts.labelling != "class":
+        raise ValueError(
+            f"--diffusion.architecture dit takes one class for each picture, and here they have {count_labels(facts)}; "
+            "use unet, or --diffusion.no-conditional"
+        )
+    if any(side % diffusion.transformer.patch_size for side in shape[:2]):
+        raise ValueError(
+            f"--diffusion.transformer.patch-size is {diffusion.transformer.patch_size}, which does not divide the sides "
+            f"of {shape[0]}x{shape[1]}; give another"
+        )
+    classes, null = (facts.num_classes, diffusion.null_label) if diffusion.conditional else (None, False)
+    channels = shape[-1] * (1 + diffusion.self_conditioning)
+    return diffusion.transformer.make(shape, channels, _out_channels(diffusion, shape), classes, null)
+
+
+def _out_channels(diffusion: Diffusion, shape: tuple[int, ...]) -> int:
+    return shape[-1] * (1 + diffusion.learned_variance)
+
+
+def data_shape(experiment: Experiment, facts: Facts) -> tuple[int, int, int]:
+    """Return the shape of x, of a picture or of its latent; ValueError for a picture that cannot be halved so often."""
+    height, width, channels = facts.image_shape
+    if not experiment.latent:
+        return height, width, channels
+    network = experiment.autoencoder.network
+    if height % network.factor or width % network.factor:
+        raise ValueError(
+            f"--autoencoder.network.block-out-channels has {len(network.block_out_channels)} levels, for which sides have "
+            f"to be multiples of {network.factor}, and the pictures are {height}x{width}; give fewer levels, or "
+            "--data.image-size"
+        )
+    return height // network.factor, width // network.factor, network.latent_channels
+
+
+def with_estimate(diffusion: Diffusion, x: Any, estimate: Any = None) -> Any:
+    """Return [x_t, the last x_0] channel by channel for a network with self-conditioning, x_t alone for another."""
+    if not diffusion.self_conditioning:
+        return x
+    return jnp.concatenate([x, jnp.zeros_like(x) if estimate is None else estimate.astype(x.dtype)], axis=-1)
+
+
+def apply(
+    network: Any, params: Any, x: Any, t: Any, label: Any, low_res: Any = None, dropout: dict[str, Any] | None = None
+) -> Any:
+    """Return the output of a diffusion network; dropout: {"dropout_keys": keys} for one that has dropout in training."""
+    if isinstance(network, models.DiT):  # neither an upsampler nor with dropout
+        return network.apply(params, x, t, label)
+    return network.apply(params, x, t, label, low_res, **(dropout or {}))
+
+
+def example(experiment: Experiment, facts: Facts, part: str) -> tuple[Any, ...]:
+    """Return what a network is called with beside its params, in a batch of one.
+
+    x_t and t, and for "diffusion" conditions; for "autoencoder" a picture.
+    """
+    if part == "autoencoder":
+        return (jnp.zeros((1, *facts.image_shape)),)
+    x, t, diffusion = jnp.zeros((1, *data_shape(experiment, facts))), jnp.zeros(1), experiment.diffusion
+    if part == "classifier":
+        return x, t
+    label = None
+    if diffusion.conditional:
+        label = jnp.zeros(1, jnp.int32) if facts.labelling == "class" else jnp.zeros((1, 2 * facts.num_classes))
+    conditions = (label,) if diffusion.architecture == "dit" else (label, _low_res_example(diffusion, x))
+    return with_estimate(diffusion, x), t, *conditions
+
+
+def _low_res_example(diffusion: Diffusion, x: Any) -> Any:
+    return images.shrink(x, diffusion.low_res) if diffusion.low_res else None
+
+
+def prepare(experiment: Experiment, facts: Facts, networks: Networks, part: str, params: Any) -> Any:
+    """Return the params of a network as it computes with them, for a drawing to make once, before its steps.
+
+    params: of a model of latents those of its autoencoder too, which stay as they are.
+    """
+    if part == "diffusion" and experiment.latent:
+        weights = models.prepare_params(networks.diffusion, params["network"], *example(experiment, facts, part))
+        return {**params, "network": weights}
+    return models.prepare_params(getattr(networks, part), params, *example(experiment, facts, part))
+
+
+def init(experiment: Experiment, facts: Facts, networks: Networks, part: str, key: Any) -> Any:
+    """Return the initial params of a network."""
+    return jax.jit(getattr(networks, part).init)(key, *example(experiment, facts, part))
+
+
+def settings_of(experiment: Experiment, part: str) -> Any:
+    """Return the settings of the network itself."""
+    own = getattr(experiment, part)
+    return own.transformer if part == "diffusion" and own.architecture == "dit" else own.network
+
+
+def class_layer(experiment: Experiment, part: str) -> str | None:
+    """Return the name, within the params of a network, of the layer whose shape depends on the classes, if there is one."""
+    heads = {"attention": "out_2/c_proj", "adaptive": "out_3", "spatial": "out_2", "spatial_v2": "out_3"}
+    embeddings = {"unet": "label_emb", "dit": "y_embedder"}
+    layers = {
+        "autoencoder": None,
+        "diffusion": embeddings[experiment.diffusion.architecture],
+        "classifier": heads[experiment.classifier.network.pool],
+    }
+    return f"params/{layers[part]}" if layers[part] else None
