@@ -163,9 +163,8 @@ def prepare(description: Description, params: PyTree, dtype: Any = None) -> PyTr
     """Return the params as the networks compute with them: see `models.prepare_params`. Once, before a loop of steps."""
     module, model = make_parts(description, dtype).network, make_model(description)
     x, zero = jax.ShapeDtypeStruct(model.shape, jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
-    given: tuple[Any, ...] = ()
     if description.family != "sd":
-        given = (jax.ShapeDtypeStruct((), jnp.int32) if _classes_of(module) else None,)
+        given: tuple[Any, ...] = (jax.ShapeDtypeStruct((), jnp.int32) if _classes_of(module) else None,)
     else:
         x = jax.ShapeDtypeStruct((*model.shape[:2], module.in_channels), jnp.float32)
         condition = jax.eval_shape(model.condition, params, model.null)
