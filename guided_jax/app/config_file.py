@@ -61,9 +61,17 @@ def write(path: Path, config: Config) -> None:
         file.write(json.dumps(body, indent=2).encode())
 
 
+def path_of(directory: Path) -> Path:
+    """Return the config.json of a run; ValueError for a folder that is none."""
+    path = directory / NAME
+    if not path.is_file():
+        raise ValueError(f"{directory} is not a run: it has no {NAME}; train one with 'guided-jax train digits'")
+    return path
+
+
 def experiment_of(directory: Path) -> settings.Experiment:
-    """Return the experiment of a run; ValueError for a published model, which has none."""
-    found = read(directory / NAME).experiment
+    """Return the experiment of a run; ValueError for a published model, which has none, and for a folder that is no run."""
+    found = read(path_of(directory)).experiment
     if found is None:
         raise ValueError(f"{directory} is a published model, which has no experiment; give a run that was trained here")
     return found

@@ -211,8 +211,7 @@ def load(directory: Path, data_dir: Path | None = None) -> Run:
 
     data_dir: the folder that holds the data of the run, where that was moved since it was trained.
     """
-    path = _config_of(directory)
-    facts, experiment, published = config_file.read(path)
+    facts, experiment, published = config_file.read(config_file.path_of(directory))
     if published is not None:
         return assemble_published(published, facts, directory)
     assert experiment is not None
@@ -220,16 +219,9 @@ def load(directory: Path, data_dir: Path | None = None) -> Run:
     return assemble(experiment, facts, directory)._replace(source=read)
 
 
-def _config_of(directory: Path) -> Path:
-    path = directory / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{directory} is not a run: it has no config.json; train one with 'guided-jax train digits'")
-    return path
-
-
 def preset(directory: Path) -> tuple[str, ...]:
     """Return the options that the authors of a published model sampled it with; none for a run that was trained here."""
-    found = config_file.read(_config_of(directory)).published
+    found = config_file.read(config_file.path_of(directory)).published
     return () if found is None else found.preset
 
 

@@ -37,11 +37,10 @@ class Description(NamedTuple):
     """A published diffusion model.
 
     family: the network, with its time and what it predicts. network: the arguments of its constructor, and "internal_head",
-    the block with a head of its own, of a transformer that has one. schedule: the
-    noise levels, as the config.json of a scheduler of diffusers says them; empty for a family that has its own. latents:
-    None for a model of pixels, and for one whose autoencoder is not at hand, which then draws latents. like: "diffusers"
-    for the numbers of that library where they are not those of the authors. class_names: in the order of their numbers.
-    text: of a text-to-image model.
+    the block with a head of its own, of a transformer that has one. schedule: the noise levels, as the config.json of a
+    scheduler of diffusers says them; empty for a family that has its own. latents: None for a model of pixels, and for one
+    whose autoencoder is not at hand, which then draws latents. like: "diffusers" for the numbers of that library where they
+    are not those of the authors. class_names: in the order of their numbers. text: of a text-to-image model.
     """
 
     family: Family
