@@ -13,7 +13,7 @@ import pytest
 from flax import traverse_util
 
 from guided_jax import schedule
-from guided_jax.app import cli
+from guided_jax.app import cli, config_file
 from guided_jax.app import run as runs
 from guided_jax.app.convert import adm as published
 from guided_jax.app.convert import command as convert
@@ -188,7 +188,7 @@ def test_an_interrupted_conversion_is_finished_and_a_finished_one_is_refused_bef
     """Killed between the checkpoints and config.json, which says that the run is whole."""
     words = arguments(files, tmp_path / "run", **{"--classifier-weights": None})
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "create", lambda *_: interrupt())
+        patch.setattr(config_file, "create", lambda *_: interrupt())
         with pytest.raises(KeyboardInterrupt):
             convert.main(words)
     assert runs.checkpoint.latest(tmp_path / "run" / "diffusion" / "checkpoints") == 1

@@ -121,6 +121,7 @@ def test_the_features_of_a_sweep(place, tiny):
     assert (alone.name, alone.judge, alone.dino) == (NAME, None, None)
 
 
+@pytest.mark.slow
 def test_a_sweep_measures_it_beside_the_others(place, tiny, capsys):
     pictures = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 1), np.uint8)
     images.save_npz(place / "digits.npz", pictures)

@@ -77,8 +77,13 @@ def test_a_judge_of_pictures_guides_latents(published, files, plain, tmp_path, g
     assert recorded["method"]["space"] == "pixels"
 
 
-@pytest.mark.parametrize("space", ["pixels", "latents"])
-@pytest.mark.parametrize("guidance", MEASURED)
+PAIRS = [(guidance, space) for guidance in MEASURED for space in ("pixels", "latents")]
+
+
+@pytest.mark.parametrize(
+    ("guidance", "space"),
+    [pytest.param(*pair, marks=() if pair == ("dps", "pixels") else pytest.mark.slow) for pair in PAIRS],
+)
 def test_a_measurement_of_either_space_guides(published, files, plain, tmp_path, guidance, space):
     options = [files / word if word.endswith(".npz") else word for word in MEASURED[guidance]]
     words = ("--guidance", guidance, "--measure", files / "true.npz", *options, "--in", space)

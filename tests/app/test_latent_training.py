@@ -168,7 +168,13 @@ def test_each_step_draws_from_the_posterior_by_keys_of_its_own():
     assert abs(np.corrcoef(np.ravel(other), np.ravel(x))[0, 1]) < 0.05
 
 
-@pytest.mark.parametrize("guidance", ["classifier-free", "classifier", "perturbed-attention", "internal"])
+@pytest.mark.parametrize(
+    "guidance",
+    [
+        "classifier-free",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("classifier", "perturbed-attention", "internal")),
+    ],
+)
 def test_samples_are_pictures_and_repeat(place, tmp_path, capsys, guidance):
     options = ["--guidance", guidance, "--scale", "2", "--labels", "3", "7", "--num-samples", "4", "--steps", "3"]
     found = []
@@ -208,6 +214,7 @@ def forbid(*_):
     raise AssertionError("latents are computed again")
 
 
+@pytest.mark.slow
 def test_latents_are_computed_once(place, tmp_path, capsys, monkeypatch):
     out = copied(place, tmp_path)
     monkeypatch.setattr(latents, "_compute_all", forbid)
@@ -217,6 +224,7 @@ def test_latents_are_computed_once(place, tmp_path, capsys, monkeypatch):
     assert checkpoint.latest(out / "diffusion" / "checkpoints") == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["no folder", "an array", "another type"])
 def test_latents_that_are_not_there_are_computed_again(place, tmp_path, capsys, change):
     out, more = copied(place, tmp_path), ["--diffusion.num-steps", "4"]
@@ -240,6 +248,7 @@ def test_latents_that_are_not_there_are_computed_again(place, tmp_path, capsys, 
     assert not (out / latents.WRITING).exists()
 
 
+@pytest.mark.slow
 def test_an_autoencoder_that_was_trained_further_has_other_latents(place, tmp_path, capsys):
     """Before any network was trained on its latents; afterwards it stays as it is."""
     out = copied(place, tmp_path)
@@ -284,6 +293,7 @@ def adopted(place):
     return place / "adopted"
 
 
+@pytest.mark.slow
 def test_an_autoencoder_serves_several_runs(place, adopted):
     """With its settings, step and whitening; its checkpoints stay where they are."""
     own, other = runs.load(adopted), runs.load(place / "run")
@@ -297,6 +307,7 @@ def test_an_autoencoder_serves_several_runs(place, adopted):
     np.testing.assert_array_equal(*(np.load(each / "latents" / "held_out.npy") for each in (adopted, place / "run")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("same", [True, False])
 def test_a_bad_model_works_on_the_same_latents(place, adopted, tmp_path, capsys, same):
     bad = shutil.copytree(adopted, tmp_path / "bad")
@@ -309,6 +320,7 @@ def test_a_bad_model_works_on_the_same_latents(place, adopted, tmp_path, capsys,
     assert same or "--bad works on the latents of another autoencoder" in err
 
 
+@pytest.mark.slow
 def test_an_autoencoder_that_is_not_there_is_not_adopted(place, tmp_path, capsys):
     shutil.copytree(place / "run", tmp_path / "moved", ignore=shutil.ignore_patterns("checkpoints"))
     for source, message in (("nowhere", "nowhere"), (tmp_path / "moved", "has no trained autoencoder")):

@@ -91,6 +91,7 @@ def test_chunks_of_the_decoder_change_nothing(run, tmp_path, monkeypatch, plain)
     assert np.abs(drawn.astype(int) - plain[0]).max() <= 1
 
 
+@pytest.mark.slow
 def test_tiles_of_the_decoder_change_little(run, tmp_path, plain):
     drawn, _ = draw(run, tmp_path, "--balanced", "--steps", "2", "--decode-tile", "6")
     assert (drawn != plain[0]).any()
@@ -100,7 +101,9 @@ def test_tiles_of_the_decoder_change_little(run, tmp_path, plain):
 WORSE = ("perturbed-attention", "smoothed-energy", "skip-layer", "internal", "self-attention")
 
 
-@pytest.mark.parametrize("guidance", WORSE)
+@pytest.mark.parametrize(
+    "guidance", [pytest.param(n, marks=() if n == "skip-layer" else pytest.mark.slow) for n in WORSE]
+)
 def test_guidance_by_a_worse_network(run, tmp_path, guidance, plain):
     drawn, _ = draw(run, tmp_path, "--guidance", guidance, "--scale", "3", "--balanced", "--steps", "2")
     assert (drawn != plain[0]).any()
@@ -184,6 +187,7 @@ def edm2(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_autoguidance_of_two_published_networks(edm2, tmp_path):
     """The preset of EDM2 beside a worse network of the same size; the decoder makes 32x32 pictures of 16x16 latents."""
     words = ("--preset", "--labels", "2", "--steps", "2", "--guidance", "autoguidance", "--bad", edm2 / "0.100")

@@ -225,6 +225,7 @@ def test_wrong_sweeps_are_told_in_one_sentence(words, arguments, tiny, tmp_path,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_judge_that_guides_should_not_measure(swept, tiny, tmp_path, capsys):
     """It guides the run of pixels, in the place of the noisy classifier; a sweep that it measures too says so."""
     place = swept[1]

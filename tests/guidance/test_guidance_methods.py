@@ -229,8 +229,8 @@ def test_rescale_gives_the_guided_view_the_conditionals_deviation():
             got = on(guidance.rescale(guide, c, mix, view), LEVEL)
             want = mix * read(plain).std(1) + (1 - mix) * read(guided).std(1)
             np.testing.assert_allclose(read(got).std(1), want, rtol=1e-3)
-    with pytest.raises(ValueError, match="'eps'"):
-        guidance.rescale(guide, c, view="eps")
+    with pytest.raises(ValueError, match="'score'"):
+        guidance.rescale(guide, c, view="score")
 
 
 @pytest.mark.parametrize(("name", "position"), PLACES)

@@ -13,10 +13,10 @@ from guided_jax.pretrained.state_dict import from_torch
 from tests import latent_golden as golden
 
 CALLS = [
-    *[pytest.param("unet_sd1", i, marks=pytest.mark.slow) for i in (0, 1)],
+    *[pytest.param("unet_sd1", i, marks=pytest.mark.slow) for i in (0, 1, 3)],  # the last one with a mask
     ("unet_sd1", 2),  # an odd size
-    ("unet_sd1", 3),  # a mask
-    *[(f"unet_{name}", 0) for name in ("sd2", "sdxl", "inpaint", "eps_probe")],
+    *[pytest.param(f"unet_{name}", 0, marks=pytest.mark.slow) for name in ("sd2", "sdxl")],
+    *[(f"unet_{name}", 0) for name in ("inpaint", "eps_probe")],
     *[(f"unet_class_{name}", 0) for name in ("embed", "timestep", "projection")],
 ]
 # Names in the files -> those of our arguments.

@@ -91,7 +91,7 @@ TEXT = (
 )
 
 
-FAST = ("sd1_pndm", "sdxl", "img2img_pndm")  # the others are in the slow suite: each compiles a network of its own
+FAST = ("sd1_pndm",)  # the others are in the slow suite: each compiles a network of its own
 
 
 def marked(names):
@@ -170,6 +170,7 @@ def test_image_to_image(name):
     check(*run(found, params, description, call, *conditions, x, [], places), arrays, description)
 
 
+@pytest.mark.slow
 def test_inpainting_with_nine_channels():
     """The mask and the latents of the masked picture are told to the network at every step."""
     meta, arrays, description, params, found = load("inpaint9")
