@@ -1,6 +1,10 @@
 """Fashion-MNIST by latent diffusion: an autoencoder of our own, from 28x28 to 7x7x4, and a transformer on its latents.
 
-guided-jax train fashion_mnist_latent
+    guided-jax train fashion_mnist_latent
+
+The data is that of fashion_mnist. Made for half an hour on two CPU cores, and not trained to its end here: after 750 of its
+1200 steps the autoencoder's error on held-out clothes is 0.026, the mean square in [-1, 1], or 23 dB. For results of latent
+diffusion see digits_latent.
 """
 
 from guided_jax.app.settings import Autoencoder, AutoencoderKL, Classifier, Data, Diffusion, DiT, Experiment, Optimizer

@@ -105,7 +105,7 @@ def complete(
     whitening, place = read_whitening(directory), home(directory, experiment)
     if whitening is None or not (_checkpoints(place) / str(whitening.step)).is_dir():
         raise ValueError(f"{directory} has no trained autoencoder; the command that trained it resumes it")
-    devices = list(jax.tree.leaves(weights)[0].devices())
+    devices = sorted(jax.tree.leaves(weights)[0].devices(), key=lambda device: device.id)  # in the order of training's
     if sharding is None and len(devices) > 1:  # weights that are divided over them
         sharding = parallel.leaf_sharding(devices)
     own = load_weights(place, whitening.step, sharding)
