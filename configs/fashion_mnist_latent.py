@@ -2,9 +2,9 @@
 
     guided-jax train fashion_mnist_latent
 
-The data is that of fashion_mnist. On two CPU cores the autoencoder takes six minutes; its error on held-out clothes is 0.021,
-the mean square in [-1, 1], or 24 dB. The transformer takes a quarter of an hour by its first steps, and was not trained to its
-end here: for samples of latent diffusion that were measured see digits_latent.
+The data is that of fashion_mnist. On two CPU cores the autoencoder takes six minutes; its error on held-out clothes is
+0.021, the mean square in [-1, 1], or 24 dB. The transformer takes a quarter of an hour by its first steps, and was not
+trained to its end here: for samples of latent diffusion that were measured see digits_latent.
 """
 
 from guided_jax.app.settings import Autoencoder, AutoencoderKL, Classifier, Data, Diffusion, DiT, Experiment, Optimizer
