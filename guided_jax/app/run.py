@@ -3,16 +3,14 @@
 A run directory holds config.json, and for each network its checkpoints, metrics and curves. It alone is enough to sample.
 """
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from guided_jax import data, denoiser, model
 from guided_jax.app import (
-    best_checkpoint,
     config_file,
     latent_space,
     network_fields,
@@ -21,13 +19,14 @@ from guided_jax.app import (
     published_model,
     settings,
     trained_model,
+    trained_weights,
 )
 from guided_jax.app.facts import Facts
 from guided_jax.app.network_fields import Field
+from guided_jax.app.trained_weights import Which
 from guided_jax.model import Model
 from guided_jax.storage import checkpoint
 
-Which = Literal["last", "best"]  # of the checkpoints of a network
 PARTS = settings.PARTS
 
 
@@ -151,7 +150,7 @@ def assemble(experiment: settings.Experiment, facts: Facts, directory: Path | No
         decode_size=latent_space.DECODE_SIZE if experiment.latent else None,
         source=None if experiment.data.name == settings.NO_DATA else functools.cache(experiment.data.make),
         flip=experiment.data.flip,
-        trained=functools.partial(_steps, directory, experiment),
+        trained=functools.partial(trained_weights.steps, directory, experiment),
         experiment=experiment,
         networks=modules,
     )
@@ -159,12 +158,12 @@ def assemble(experiment: settings.Experiment, facts: Facts, directory: Path | No
 
 def assemble_published(published: config_file.Published, facts: Facts, directory: Path) -> Run:
     """Return the run of a published model, with its parameters in a directory."""
-    saved = _checkpoints(directory, "diffusion")
+    saved = trained_weights.checkpoints(directory, "diffusion")
 
     def params(part: str, sharding: Any = None, which: Which = "last") -> Any:
         if part != "diffusion" or which != "last":
             raise ValueError(f"{directory} is a published model, which has no {part} network of its {which} checkpoint")
-        with _trained(directory, part):
+        with trained_weights.trained(directory, part):
             return checkpoint.load_params(saved, "ema", None, sharding)
 
     description, dtype = published.description, published.dtype
@@ -198,9 +197,9 @@ def adopt(experiment: settings.Experiment) -> settings.Experiment:
             f"--diffusion.from {source} is for models of pixels; train the classifier of a model of latents with it, by "
             "its own command and --classifier.num-steps above 0"
         )
-    home, _ = _home(source, other, "diffusion")
-    if checkpoint.latest(_checkpoints(home, "diffusion")) is None:
-        raise _untrained(home, "diffusion")
+    home, _ = trained_weights.home(source, other, "diffusion")
+    if checkpoint.latest(trained_weights.checkpoints(home, "diffusion")) is None:
+        raise trained_weights.untrained(home, "diffusion")
     own: dict[str, Any] = {"num_steps": 0, "from_run": home.absolute(), "init_from": None}
     diffusion = dataclasses.replace(other.diffusion, **own)
     return dataclasses.replace(experiment, schedule=other.schedule, diffusion=diffusion)
@@ -231,7 +230,7 @@ def params(directory: Path, part: str, sharding: Any = None, which: Which = "las
     sharding: where each leaf goes, as for `checkpoint.load_params`. Raises ValueError when the network was not trained, and
     when the best of its checkpoints is asked for and none was measured.
     """
-    return _load_weights(directory, config_file.experiment_of(directory), part, sharding, which)
+    return trained_weights.load_weights(directory, config_file.experiment_of(directory), part, sharding, which)
 
 
 def _load_params(
@@ -240,70 +239,18 @@ def _load_params(
     """Return `Run.params` of a run with this experiment."""
     if directory is None:
         raise ValueError(f"this run has no directory, and so no parameters of its {part} network")
-    found = _load_weights(directory, experiment, part, sharding, which)
+    found = trained_weights.load_weights(directory, experiment, part, sharding, which)
     of_latents = part == "diffusion" and experiment.latent
     return latent_space.complete(directory, experiment, found, sharding) if of_latents else found
 
 
-def _load_weights(
-    directory: Path, experiment: settings.Experiment, part: str, sharding: Any = None, which: Which = "last"
-) -> Any:
-    """Return `params` of a run with this experiment."""
-    home, own = _home(directory, experiment, part)
-    step = None if which == "last" else _step_of(directory, experiment, part, which)
-    if which == "best" and step is None and checkpoint.latest(_checkpoints(home, part)) is not None:
-        raise ValueError(f"{home} has no {part} checkpoint with {own.keep_best_by}; leave out --checkpoint best")
-    with _trained(home, part):
-        return checkpoint.load_params(_checkpoints(home, part), "ema", step, sharding)
-
-
 def param_shapes(directory: Path, part: str) -> Any:
     """Return the shapes of what `params` reads from the last checkpoint, without reading it."""
-    home, _ = _home(directory, config_file.experiment_of(directory), part)
-    with _trained(home, part):
-        return checkpoint.param_shapes(_checkpoints(home, part))
-
-
-@contextlib.contextmanager
-def _trained(directory: Path, part: str) -> Iterator[None]:
-    """Raise ValueError when the network has no checkpoint."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise _untrained(directory, part) from None
-
-
-def _untrained(directory: Path, part: str) -> ValueError:
-    return ValueError(f"{directory} has no trained {part} network; train it with --{part}.num-steps above 0")
+    place, _ = trained_weights.home(directory, config_file.experiment_of(directory), part)
+    with trained_weights.trained(place, part):
+        return checkpoint.param_shapes(trained_weights.checkpoints(place, part))
 
 
 def step_of(directory: Path, part: str, which: Which) -> int | None:
     """Return the step of the last or the best checkpoint of a network, None where there is none."""
-    return _step_of(directory, config_file.experiment_of(directory), part, which)
-
-
-def _step_of(directory: Path, experiment: settings.Experiment, part: str, which: Which) -> int | None:
-    home, own = _home(directory, experiment, part)
-    if which == "last":
-        return checkpoint.latest(_checkpoints(home, part))
-    return checkpoint.best(_checkpoints(home, part), own.keep_best_by, best_checkpoint.highest(own.keep_best_by))
-
-
-def _steps(directory: Path | None, experiment: settings.Experiment, which: Which) -> dict[str, int | None]:
-    """Return how far each network was trained; None for one that there is not."""
-    return {part: _step_of(directory, experiment, part, which) for part in PARTS} if directory else {}
-
-
-def _checkpoints(directory: Path, part: str) -> Path:
-    return directory / part / "checkpoints"
-
-
-def _home(directory: Path, experiment: settings.Experiment, part: str) -> tuple[Path, Any]:
-    """Return where that network was trained, and with which settings.
-
-    A diffusion model may have been adopted from another run, which may have adopted it in its turn.
-    """
-    source = experiment.diffusion.from_run
-    if part != "diffusion" or source is None or source == directory.absolute():
-        return directory, getattr(experiment, part)
-    return _home(source, config_file.experiment_of(source), part)
+    return trained_weights.step_of(directory, config_file.experiment_of(directory), part, which)

@@ -38,7 +38,8 @@ def prompts(meta, arrays, which="", size=None):
     if not ids:
         return None
     ids = jnp.asarray(np.stack(ids, axis=1), jnp.int32)
-    return Prompt(ids, None if size is None else jnp.tile(jnp.asarray(size, jnp.float32), (len(ids), 1)))
+    sizes = None if size is None else jnp.tile(jnp.asarray(size, jnp.float32), (len(ids), 1))
+    return Prompt(ids, sizes, keep=jnp.ones(len(ids)), skip=jnp.zeros(len(ids), int))
 
 
 def downwards(count):
@@ -110,12 +111,9 @@ def test_text_to_image(name):
     if negative is None:  # none at all: of XL zeros
         assert description.text.zero_null or call["guidance_scale"] <= 1
         negative = positive._replace(keep=jnp.zeros(len(positive.ids)))
-    else:
-        negative = negative._replace(keep=jnp.ones(len(negative.ids)))
-    positive = positive._replace(keep=jnp.ones(len(positive.ids)))
-    skips = call.get("clip_skip", 0)
-    encode = lambda skip: jax.jit(jax.vmap(published.make_condition(description, skip), in_axes=(None, 0)))  # noqa: E731
-    conditions = encode(skips)(params, positive), encode(0)(params, negative)
+    positive = positive._replace(skip=positive.skip + call.get("clip_skip", 0))
+    encode = jax.jit(jax.vmap(published.make_condition(description), in_axes=(None, 0)))
+    conditions = encode(params, positive), encode(params, negative)
     assert golden.error(conditions[0]["context"], arrays["prompt_embeds"]) < 5e-5
     if "negative_prompt_embeds" in arrays and np.abs(arrays["negative_prompt_embeds"]).max():
         assert golden.error(conditions[1]["context"], arrays["negative_prompt_embeds"]) < 5e-5
@@ -146,7 +144,7 @@ def encode_prompts(description, params, meta, arrays):
     """Return the positive and the negative condition of a recorded pipeline."""
     condition = jax.jit(jax.vmap(published.make_condition(description), in_axes=(None, 0)))
     both = (prompts(meta, arrays, which) for which in ("", "negative_"))
-    return [condition(params, each._replace(keep=jnp.ones(len(each.ids)))) for each in both]
+    return [condition(params, each) for each in both]
 
 
 IMAGES = ("img2img", "img2img_euler", "img2img_pndm")

@@ -16,12 +16,13 @@ from guided_jax.pretrained.published.families import (
     prepare,
 )
 from guided_jax.pretrained.published.loading import import_weights, infer_config, load, read
-from guided_jax.pretrained.published.text_to_image import Prompt, make_condition
+from guided_jax.pretrained.published.text_to_image import Prompt, States, make_condition
 
 __all__ = [
     "Description",
     "Latents",
     "Prompt",
+    "States",
     "check_description",
     "count_classes",
     "image_shape",

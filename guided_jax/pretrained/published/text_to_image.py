@@ -23,16 +23,32 @@ from guided_jax.pretrained.published.description import Description, Text
 class Prompt(NamedTuple):
     """The raw condition of a text-to-image model, for one example.
 
-    ids: (towers, 77), the tokens for each text tower; (77,) for one. sizes: (6,) of a Stable Diffusion XL, the height and
-    width of the original picture, the top and left of its crop, the height and width of the target; None for the size of
-    the picture that is drawn. keep: 0 for no prompt at all, whose states are zeros, as XL has it without a negative prompt;
-    1 for any other. inpaint: (h, w, 5) of a network with nine channels, the mask and the latents of the masked picture.
+    ids: (towers, 77), the tokens for each text tower; (77,) for one. (towers, n, 77) of n windows, whose states follow one
+    another. sizes: (6,) of a Stable Diffusion XL, the height and width of the original picture, the top and left of its
+    crop, the height and width of the target; None for the size of the picture that is drawn. keep: 0 for no prompt at all,
+    whose states are zeros, as XL has it without a negative prompt; 1 for any other. inpaint: (h, w, 5) of a network with
+    nine channels, the mask and the latents of the masked picture. weights: of the states of each token, shaped as ids; None
+    for 1. skip: layers that are left out at the end of each tower ("clip skip"). states: `States` in the place of ids.
     """
 
-    ids: Any
+    ids: Any = None
     sizes: Any = None
     keep: Any = 1.0
     inpaint: Any = None
+    weights: Any = None
+    skip: Any = 0
+    states: Any = None
+
+
+class States(NamedTuple):
+    """What the text towers make of a prompt.
+
+    context: (tokens, width), their states beside each other. pooled: (width of the last,), its projected text, of a Stable
+    Diffusion XL; else None.
+    """
+
+    context: Any
+    pooled: Any = None
 
 
 def make_text_model(module: Any, description: Description) -> Model:
@@ -79,35 +95,43 @@ def make_towers(text: Text, dtype: Any = None) -> list[CLIPText]:
     return [clip.make_text(each, dtype, text.is_penultimate and i == last) for i, each in enumerate(text.towers)]
 
 
-def make_condition(description: Description, skip: int = 0) -> Callable[[PyTree, Any], dict[str, Array]]:
-    """Return `Model.condition`: (params, raw) -> the states of the text towers, and what else the network reads.
-
-    skip: layers that are left out at the end of the towers, for states that are read after the last one ("clip skip").
-    """
+def make_condition(description: Description) -> Callable[[PyTree, Any], dict[str, Array]]:
+    """Return `Model.condition`: (params, raw) -> the states of the text towers, and what else the network reads."""
     text = description.text
     assert text is not None
     towers = make_towers(text)
 
     def condition(params: PyTree, raw: Any) -> dict[str, Array]:
         prompt = raw if isinstance(raw, Prompt) else Prompt(raw)
-        ids = jnp.asarray(prompt.ids).reshape(len(towers), -1)
-        found = [_read(tower, p, row, text, skip) for tower, p, row in zip(towers, params["text"], ids, strict=True)]
-        context = jnp.concatenate([states for states, _ in found], axis=-1) * prompt.keep
-        made = {"context": context}
+        states = _encode(towers, params["text"], prompt, text) if prompt.states is None else States(*prompt.states)
+        made = {"context": states.context * prompt.keep}
         if text.is_penultimate:  # of XL
-            made |= {"pooled": found[-1][1] * prompt.keep, "time_ids": _sizes(prompt.sizes, description)}
+            made |= {"pooled": states.pooled * prompt.keep, "time_ids": _sizes(prompt.sizes, description)}
         return made if prompt.inpaint is None else {**made, "inpaint": jnp.asarray(prompt.inpaint)}
 
     return condition
 
 
-def _read(tower: Any, params: PyTree, ids: Array, text: Any, skip: int) -> tuple[Array, Array | None]:
-    """Return (the states that the network reads, the projected text or None) of a tower."""
+def _encode(towers: list[CLIPText], params: list[PyTree], prompt: Prompt, text: Text) -> States:
+    """Return what the towers make of a prompt; the projected text is that of its first window."""
+    shape = jnp.shape(prompt.ids)
+    ids = jnp.asarray(prompt.ids).reshape(len(towers), -1, shape[-1])
+    weights = [None] * len(towers) if prompt.weights is None else jnp.asarray(prompt.weights).reshape(ids.shape)
+    found, pooled = [], None
+    for tower, own, row, weight in zip(towers, params, ids, weights, strict=True):
+        states = _read(tower, own, row, text, prompt.skip)
+        states = states if weight is None else clip.weigh(states, weight)
+        found.append(states.reshape(-1, states.shape[-1]))
     if text.is_penultimate:
-        features = tower.apply(params, ids)
-        return features.penultimate.astype(jnp.float32), features.projected
-    states = tower.apply(params, ids, method="hidden_states")
-    return tower.apply(params, states[-(skip + 1)], method="normalize"), None
+        pooled = towers[-1].apply(params[-1], ids[-1, 0]).projected
+    return States(jnp.concatenate(found, axis=-1), pooled)
+
+
+def _read(tower: CLIPText, params: PyTree, ids: Array, text: Text, skip: Any) -> Array:
+    """Return the states that the network reads of a tower, `skip` layers earlier."""
+    layers = jnp.stack(tower.apply(params, ids, method="hidden_states")).astype(jnp.float32)
+    states = layers[len(layers) - 1 - text.is_penultimate - skip]
+    return states if text.is_penultimate else tower.apply(params, states, method="normalize")
 
 
 def _sizes(sizes: Any, description: Description) -> Array:
