@@ -5,7 +5,13 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-FLAT = ("experiment", "method", "measurement", "sweep")  # sections whose names are not part of their options' names
+FLAT = (
+    "experiment",
+    "method",
+    "measurement",
+    "sweep",
+    "text",
+)  # sections whose names are not part of their options' names
 
 
 class Range(NamedTuple):
@@ -59,6 +65,9 @@ RANGES: dict[str, Range] = {
     # sample and sweep
     **dict.fromkeys(("corrections", "factor", "repeats", "sweep_seeds", "guided_channels", "decode_tile"), COUNT),
     **dict.fromkeys(("temperature", "data_std", "langevin_size", "sigma_max", "radius"), POSITIVE),
+    **{"windows": COUNT, "clip_skip": NOT_NEGATIVE, **dict.fromkeys(("crop", "negative_crop"), NOT_NEGATIVE)},
+    **dict.fromkeys(("size", "original_size", "target_size"), Range(1, LARGEST_SIDE)),
+    **dict.fromkeys(("negative_original_size", "negative_target_size"), Range(1, LARGEST_SIDE)),
     **dict.fromkeys(("noise_std", "blur_std", "blur", "churn", "interval_low", "interval_high"), NOT_NEGATIVE),
     **{
         "scale": Range(nonempty=True),

@@ -1,11 +1,12 @@
 """The run of a published model: what `guided-jax convert` writes of a checkpoint, and what the commands draw from."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-import numpy as np
 
 from guided_jax.app import network_fields
 from guided_jax.app.facts import Facts
@@ -30,17 +31,59 @@ def facts_of(description: Description) -> Facts:
     return Facts(shape, classes, (1 / classes,) * classes, class_names=names, kind=kind)
 
 
-def make_tokenize(description: Description, directory: Path) -> Callable[[Sequence[str]], Any] | None:
-    """Return `Run.tokenize` by the tokenizers of a run directory; None for a model that takes no prompts."""
-    if description.text is None:
+class TextModel(NamedTuple):
+    """What a text-to-image run is told, beside the classes that its prompts become.
+
+    tokenize: (texts, weighted, windows) -> `Prompt`, a row for each text; weighted: whether brackets in them are weights;
+        windows: how many times 77 tokens a text may have.
+    depth: the layers of its shallowest tower. widths: of a prompt's states, and of its projected text where that is read.
+    zero_null: whether no negative prompt stands for zeros instead of an empty one. takes_sizes: whether it is told the
+        sizes of pictures, as XL is. takes_mask: whether it is told what to paint in, by nine channels.
+    factor: pixels of a latent, a side.
+    """
+
+    tokenize: Callable[[Sequence[str], bool, int], published.Prompt]
+    depth: int
+    widths: tuple[int, ...]
+    zero_null: bool
+    takes_sizes: bool
+    takes_mask: bool
+    factor: int
+
+
+def make_text(description: Description, directory: Path) -> TextModel | None:
+    """Return `Run.text` with the tokenizers of a directory; None for a model that takes no prompts."""
+    text = description.text
+    if text is None:
         return None
-    folders = [directory / name for name in TOKENIZERS[: len(description.text.towers)]]
+    folders = [directory / name for name in TOKENIZERS[: len(text.towers)]]
+    parts, model = published.make_parts(description), published.make_model(description)
+    shapes = jax.eval_shape(model.condition, published.param_shapes(description), model.null)
+    widths = tuple(shapes[name].shape[-1] for name in ("context", "pooled") if name in shapes)
+    return TextModel(
+        functools.partial(tokenize, functools.cache(lambda: [clip.tokenizer(folder) for folder in folders])),
+        min(tower["num_hidden_layers"] for tower in text.towers),
+        widths,
+        text.zero_null,
+        takes_sizes=text.is_penultimate,
+        takes_mask=parts.network.in_channels > parts.network.out_channels,
+        factor=published.image_shape(description)[0] // model.shape[0],
+    )
 
-    def tokenize(texts: Sequence[str]) -> published.Prompt:
-        ids = np.stack([np.asarray(clip.tokenizer(folder)(list(texts)), np.int32) for folder in folders], axis=1)
-        return published.Prompt(ids, keep=np.ones(len(texts), np.float32))
 
-    return tokenize
+def tokenize(
+    tokenizers: Callable[[], list[clip.Tokenizer]], texts: Sequence[str], weighted: bool = False, windows: int = 1
+) -> published.Prompt:
+    """Return a `Prompt` of a row for each text, its ids (n, towers, windows, 77); arguments as of `TextModel.tokenize`."""
+    given, weights = list(texts), None
+    if weighted:
+        found = [each.weighted(given, windows) for each in tokenizers()]
+        ids, weights = (jnp.stack(column, axis=1) for column in zip(*found, strict=True))
+    else:
+        ids = jnp.stack([each(given, windows) for each in tokenizers()], axis=1)
+    shape, ones = (*ids.shape[:2], windows, -1), jnp.ones(len(given))
+    weights = None if weights is None else weights.reshape(shape)
+    return published.Prompt(ids.reshape(shape), keep=ones, skip=0 * ones.astype(int), weights=weights)
 
 
 def is_conditional(description: Description) -> bool:
@@ -79,3 +122,21 @@ def data_std(description: Description) -> float:
 def prepare(description: Description, dtype: str, part: str, params: Any) -> Any:
     """Return the params as the networks compute with them, for a drawing to make once, before its steps."""
     return published.prepare(description, params, jnp.dtype(dtype))
+
+
+class Folder(NamedTuple):
+    """A folder of diffusers: the description that it makes, and its weights, read when they are called for."""
+
+    description: Description
+    load: Callable[[], Any]
+
+
+def is_folder(directory: Path) -> bool:
+    """Return whether this is a folder of diffusers, and no run."""
+    return (directory / "model_index.json").is_file() and not (directory / "config.json").exists()
+
+
+def read_folder(directory: Path) -> Folder:
+    """Return what a folder of diffusers holds; errors as of `pretrained.load`."""
+    description, weights = published.read(directory)
+    return Folder(description, lambda: published.import_weights(description, weights))

@@ -5,9 +5,11 @@ A run directory holds config.json, and for each network its checkpoints, metrics
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import jax
 
 from guided_jax import data, denoiser, model
 from guided_jax.app import (
@@ -16,6 +18,7 @@ from guided_jax.app import (
     network_fields,
     networks,
     own_data,
+    presets,
     published_model,
     settings,
     trained_model,
@@ -51,7 +54,9 @@ class Run(NamedTuple):
     low_res: the side of the pictures that an upsampler starts from. self_conditioning: whether the network takes its last
         predicted x_0.
     prepare: (part, params) -> the params as the network computes with them, once for all steps.
-    tokenize: of a text-to-image model, prompts -> the raw condition of each, a pytree of rows; None for any other.
+    text: what a text-to-image model is told; None for any other. null: label -> the raw condition of no label beside it,
+        such as its negative prompt; None where `model.null` is that of all. scheduler: of a published model its
+        own, as the config.json of one of diffusers has it.
     complete: weights of the diffusion network -> the params of the model: the weights, or those of its autoencoder too.
     data_std: the standard deviation of x, about: 0.5 of pictures in [-1, 1].
     decode_size: how many examples `model.decode` takes at once on each device, after all steps; None for all of them.
@@ -78,7 +83,9 @@ class Run(NamedTuple):
     complete: Callable[..., Any] = _same
     data_std: float = 0.5
     decode_size: int | None = None
-    tokenize: Callable[[Sequence[str]], Any] | None = None
+    text: published_model.TextModel | None = None
+    null: Callable[[Any], Any] | None = None
+    scheduler: Mapping[str, Any] | None = None
     source: Callable[[bool], data.Source] | None = None
     flip: bool = False
     trained: Callable[[Which], dict[str, int | None]] = lambda which: {}
@@ -156,15 +163,18 @@ def assemble(experiment: settings.Experiment, facts: Facts, directory: Path | No
     )
 
 
-def assemble_published(published: config_file.Published, facts: Facts, directory: Path) -> Run:
-    """Return the run of a published model, with its parameters in a directory."""
-    saved = trained_weights.checkpoints(directory, "diffusion")
+def assemble_published(
+    published: config_file.Published, facts: Facts, directory: Path, load: Callable[[Any], Any], step: int | None
+) -> Run:
+    """Return the run of a published model.
+
+    load: sharding -> its parameters. step: of the checkpoint that they are of.
+    """
 
     def params(part: str, sharding: Any = None, which: Which = "last") -> Any:
         if part != "diffusion" or which != "last":
             raise ValueError(f"{directory} is a published model, which has no {part} network of its {which} checkpoint")
-        with trained_weights.trained(directory, part):
-            return checkpoint.load_params(saved, "ema", None, sharding)
+        return load(sharding)
 
     description, dtype = published.description, published.dtype
     return Run(
@@ -178,9 +188,10 @@ def assemble_published(published: config_file.Published, facts: Facts, directory
         attention=published_model.make_attention(description, dtype),
         data_std=published_model.data_std(description),
         prepare=functools.partial(published_model.prepare, description, dtype),
-        tokenize=published_model.make_tokenize(description, directory),
+        text=published_model.make_text(description, directory),
+        scheduler=description.schedule if "_class_name" in description.schedule else None,
         decode_size=None if description.latents is None else published_model.DECODE_SIZE,
-        trained=lambda which: {"diffusion": checkpoint.latest(saved), "classifier": None},
+        trained=lambda which: {"diffusion": step, "classifier": None},
     )
 
 
@@ -206,20 +217,47 @@ def adopt(experiment: settings.Experiment) -> settings.Experiment:
 
 
 def load(directory: Path, data_dir: Path | None = None) -> Run:
-    """Return the run that a directory holds; ValueError when it holds none.
+    """Return the run that a directory holds, or the published model of a folder of diffusers; ValueError when it is none.
 
     data_dir: the folder that holds the data of the run, where that was moved since it was trained.
     """
+    if published_model.is_folder(directory):
+        return _load_folder(directory)
     facts, experiment, published = config_file.read(config_file.path_of(directory))
     if published is not None:
-        return assemble_published(published, facts, directory)
+        return _load_published(published, facts, directory)
     assert experiment is not None
     read = own_data.make_reader(experiment.data, facts, directory, data_dir)
     return assemble(experiment, facts, directory)._replace(source=read)
 
 
+def _load_published(published: config_file.Published, facts: Facts, directory: Path) -> Run:
+    """Return the run that `guided-jax convert` made."""
+    saved = trained_weights.checkpoints(directory, "diffusion")
+
+    def load_params(sharding: Any) -> Any:
+        with trained_weights.trained(directory, "diffusion"):
+            return checkpoint.load_params(saved, "ema", None, sharding)
+
+    return assemble_published(published, facts, directory, load_params, checkpoint.latest(saved))
+
+
+def _load_folder(directory: Path) -> Run:
+    """Return the run of a folder of diffusers, whose weights are read as they are."""
+    description, load_weights = published_model.read_folder(directory)
+
+    def load_params(sharding: Any) -> Any:
+        found = load_weights()
+        return found if sharding is None else jax.tree.map(lambda leaf: jax.device_put(leaf, sharding(leaf)), found)
+
+    facts = published_model.facts_of(description)
+    return assemble_published(config_file.Published(description), facts, directory, load_params, step=1)
+
+
 def preset(directory: Path) -> tuple[str, ...]:
     """Return the options that the authors of a published model sampled it with; none for a run that was trained here."""
+    if published_model.is_folder(directory):
+        return presets.of(published_model.read_folder(directory).description).options
     found = config_file.read(config_file.path_of(directory)).published
     return () if found is None else found.preset
 

@@ -5,7 +5,7 @@ Sources: [DPS] Chung et al. 2209.14687, [RePaint] Lugmayr et al. 2201.09865.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.denoiser import Denoiser, cached
 from guided_jax.forward import diffuse, transition
@@ -80,7 +80,7 @@ def repaint(step: ReverseStep, observed: Array, x_0: Float[Array, "*shape"], rep
 
 
 def blend(
-    step: ReverseStep, observed: Array, x_0: Float[Array, "*shape"], eps: Float[Array, "*shape"], end: float = 0.0
+    step: ReverseStep, observed: Array, x_0: Float[Array, "*shape"], eps: Float[Array, "*shape"], end: ArrayLike = 0.0
 ) -> ReverseStep:
     """x_s = alpha_s x_0 + sigma_s eps where observed, step(x_t) elsewhere, with the same eps at every step.
 

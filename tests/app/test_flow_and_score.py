@@ -92,7 +92,7 @@ def test_an_exact_network_makes_the_exact_denoiser_and_has_its_loss(name, output
 def test_a_guided_sample_is_that_of_the_exact_denoisers(name, schedule_name, output):
     """Classifier-free guidance by the method of the command, from pure noise on and from sigma_max on."""
     run, method = run_of(schedule_name, output), Method("classifier-free", sampler=name, steps="6", clip=False)
-    levels, step = samplers.levels_of(method, run.model.levels), samplers.row_of(method).make(method, run.model.levels)
+    levels, step = samplers.levels_of(method, run.model.levels), samplers.make_step(method, run.model.levels)
 
     drawn = draw.make_draw(run, method, True)
 

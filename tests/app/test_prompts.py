@@ -1,11 +1,19 @@
 """Text to image by the command line: prompts are the classes of a converted Stable Diffusion."""
 
+import json
+import re
+import shutil
+
+import jax
 import numpy as np
 import pytest
 
 from guided_jax.app import cli
+from guided_jax.app import run as runs
 from guided_jax.app.convert import command as convert
 from guided_jax.app.sample import command as sample
+from guided_jax.app.sample import prompt_files, prompts, request
+from guided_jax.app.sweep import command as sweep
 from guided_jax.storage import images
 from tests import latent_golden as golden
 
@@ -35,9 +43,9 @@ def test_prompts_in_turn_and_a_negative_one(run, tmp_path):
     (tmp_path / "prompts.txt").write_text("a photo of a cat\n\ntwo red apples\n")
     plain, _ = draw(run, tmp_path / "plain", *GUIDED, "--prompts", tmp_path / "prompts.txt")
     assert (drawn != plain).any()
-    record = (tmp_path / "negative" / "samples.json").read_text()
-    assert '"blurry"' in record
-    assert '"two red apples"' in record
+    record = json.loads((tmp_path / "negative" / "samples.json").read_text())
+    assert record["negative_prompt"] == ["blurry", "blurry"]
+    assert record["prompt"] == ["a photo of a cat", "two red apples"]
 
 
 @pytest.mark.slow
@@ -55,6 +63,101 @@ def test_other_guidances_of_prompts(run, tmp_path, words):
     assert np.std(drawn) > 5
 
 
+def test_a_prompt_has_a_negative_one_a_scale_and_a_seed_of_its_own(run, tmp_path):
+    """The rows of a file draw what each of them would draw alone."""
+    rows = [
+        {"prompt": "a photo of a cat", "negative": "blurry", "scale": 3, "seed": 7},
+        {"prompt": "two red apples"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    drawn, labels = draw(run, tmp_path / "rows", "--prompts", tmp_path / "rows.jsonl", "--scale", "5")
+    assert list(labels) == [0, 1, 0, 1]
+    alone = ("--prompt", "a photo of a cat", "--negative", "blurry", "--scale", "3", "--seed", "7")
+    first, _ = draw(run, tmp_path / "alone", *alone)
+    assert np.abs(drawn[[0, 2]].astype(int) - first[:2]).max() <= 1
+    second, _ = draw(run, tmp_path / "other", "--prompt", "a photo of a cat", "two red apples", "--scale", "5")
+    assert np.abs(drawn[[1, 3]].astype(int) - second[[1, 3]]).max() <= 1
+    assert np.abs(drawn[0].astype(int) - second[0]).max() > 1
+
+
+@pytest.fixture(scope="module")
+def told():
+    """The tiny Stable Diffusion XL, which is told sizes, with one prompt of each kind."""
+    found = runs.load(golden.FOLDER / "checkpoints" / "sdxl")
+    return found, jax.jit(found.model.condition), found.params("diffusion")
+
+
+def condition_of(told, *words):
+    """Return what the network is told of the first prompt of a request, and beside it."""
+    run, condition, params = told
+    options = sample.parse(["run", *words])
+    _, run = prompts.resolve_prompts(options, run)
+    return condition(params, run.raw(0)), condition(params, run.null(0)), run
+
+
+def test_sizes_windows_and_states_reach_the_network(told, tmp_path):
+    words = ("--prompt", "a (red:1.5) cat", "--size", "16", "24")
+    plain, null, run = condition_of(told, *words)
+    assert run.facts.image_shape == (16, 24, 3)
+    assert list(plain["time_ids"]) == [16, 24, 0, 0, 16, 24]
+    assert not null["context"].any()  # XL without a negative prompt
+    sized = ("--original-size", "768", "1024", "--crop", "1", "2", "--negative-crop", "3", "4", "--negative", "dog")
+    positive, negative, _ = condition_of(told, *words, *sized)
+    assert list(positive["time_ids"]) == [768, 1024, 1, 2, 16, 24]
+    assert list(negative["time_ids"]) == [768, 1024, 3, 4, 16, 24]
+    assert negative["context"].any()
+    both, empty, _ = condition_of(told, *words, "--windows", "2")
+    assert both["context"].shape == empty["context"].shape == (154, plain["context"].shape[1])
+    np.testing.assert_allclose(both["context"][:77], plain["context"], atol=1e-5)
+    weighed, _, _ = condition_of(told, *words, "--weighted")
+    assert np.abs(weighed["context"] - plain["context"]).max() > 1e-2
+    states = {"context": np.asarray(plain["context"])[None], "pooled": np.asarray(plain["pooled"])[None]}
+    np.savez(tmp_path / "states.npz", **states)
+    given, _, _ = condition_of(told, "--prompts", str(tmp_path / "states.npz"), "--size", "16", "24")
+    jax.tree.map(np.testing.assert_array_equal, given, plain)
+
+
+def test_a_prompt_that_is_too_long_says_what_is_cut(told):
+    with pytest.warns(UserWarning, match="left out is"):
+        condition_of(told, "--prompt", "cat " * 80)
+
+
+WRONG_FILES = {
+    "none.jsonl": (b"a cat", "line 1 is no prompt"),
+    "list.jsonl": (b'["a cat"]', "line 1 is no prompt"),
+    "name.jsonl": (b'{"prompt": "a cat", "size": 3}', "has 'size', which no prompt has"),
+    "kind.jsonl": (b'{"prompt": "a cat", "seed": "3"}', "has the seed '3'"),
+    "seed.jsonl": (b'{"prompt": "a cat", "seed": -3}', "has the seed -3"),
+    "scale.jsonl": (b'{"prompt": "a cat", "scale": NaN}', "has the scale nan"),
+    "empty.txt": (b"\n\n", "holds no prompt"),
+    "bytes.txt": (b"\xff\xfe\x00", "is no text file of prompts"),
+    "bytes.npz": (b"no states", "holds no states of prompts"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_FILES)
+def test_a_wrong_file_of_prompts_is_one_sentence(name, tmp_path):
+    body, message = WRONG_FILES[name]
+    (tmp_path / name).write_bytes(body)
+    with pytest.raises(ValueError, match=message):
+        prompt_files.read(request.Sampling(tmp_path, prompts=tmp_path / name), (64,))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"context": np.zeros((2, 77, 32))}, "has context of shape (2, 77, 32), and the run reads (2, 77, 64)"),
+        ({"context": np.zeros(3)}, "and the run reads (3, tokens, 64)"),
+        ({"states": np.zeros((2, 77, 64))}, "give the arrays context"),
+        ({"context": np.full((1, 77, 64), np.nan)}, "not finite"),
+    ],
+)
+def test_states_of_the_wrong_shape_are_one_sentence(arrays, message, tmp_path):
+    np.savez(tmp_path / "states.npz", **arrays)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        prompt_files.read(request.Sampling(tmp_path, prompts=tmp_path / "states.npz"), (64,))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -62,6 +165,12 @@ def test_other_guidances_of_prompts(run, tmp_path, words):
         (["--labels", "3"], "leave out --labels"),
         (["--prompts", "nowhere.txt"], "cannot read nowhere.txt"),
         (["--prompt", "a cat", "--also", "a dog"], "--also has no effect"),
+        (["--prompt", "a cat", "--crop", "3", "4"], "leave out --crop"),
+        (["--prompt", "a cat", "--size", "17", "16"], "--size is 17x16; give multiples of 2"),
+        (["--prompt", "a cat", "--clip-skip", "9"], "--clip-skip is 9"),
+        (["--prompt", "a cat", "--mask", "m.png"], "--mask has no effect here"),
+        (["--prompt", "a cat", "--windows", "0"], "--windows is 0"),
+        (["--prompt", "a cat", "--sampler", "published", "--grid", "karras"], "leave out --grid karras"),
     ],
 )
 def test_wrong_prompts_are_one_sentence(run, tmp_path, words, message, capsys):
@@ -70,3 +179,31 @@ def test_wrong_prompts_are_one_sentence(run, tmp_path, words, message, capsys):
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_prompts_to_a_run_of_classes_are_one_sentence(published, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.script(sample.main, [str(published), "--out", str(tmp_path / "out"), "--prompt", "a cat"])
+    assert ended.value.code == 2
+    assert "this run takes no prompts; name classes with --labels" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_tokenizer_is_one_sentence(tmp_path, capsys):
+    folder = tmp_path / "sd"
+    shutil.copytree(golden.FOLDER / "checkpoints" / "sd1", folder)
+    shutil.rmtree(folder / "tokenizer")
+    with pytest.raises(SystemExit) as ended:
+        cli.script(sample.main, [str(folder), "--out", str(tmp_path / "out"), "--prompt", "a cat"])
+    assert ended.value.code == 2
+    assert "has no tokenizer" in capsys.readouterr().err
+
+
+def test_a_sweep_and_its_command_line_are_of_prompts(run):
+    """As they were given, and not the numbers that they have become."""
+    words = ["--prompt", "a cat", "two dogs", "--negative", "blurry", "--guidance", "classifier-free"]
+    options, found = sweep.prepare(cli.parse(request.Sampling, "guided-jax sweep", [str(run), *words], description=""))
+    assert found.facts.class_names == ("a cat", "two dogs")
+    line = sweep.command_line(options)
+    assert "--prompt 'a cat' 'two dogs'" in line
+    assert "--negative blurry" in line
+    assert "--labels" not in line

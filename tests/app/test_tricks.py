@@ -310,7 +310,7 @@ REPRESENTATIVE = ("heun", "dpm++2s", "unipc", "deis")  # one for each kind of co
 )
 def test_every_sampler_begins_at_pure_noise_and_ends_finite(name):
     method = Method(sampler=name, steps="2", variance="small")
-    levels, step = samplers.levels_of(method, TABLE), samplers.row_of(method).make(method, TABLE)
+    levels, step = samplers.levels_of(method, TABLE), samplers.make_step(method, TABLE)
     x_T = jax.random.normal(jax.random.key(0), (2,))
     draw = jax.jit(lambda x: sampler.sample(jax.random.key(1), MIXTURE.denoiser(), step, x, levels))
     assert np.isfinite(draw(x_T)).all()

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 import tyro
 
-from guided_jax.app import cli, published_model
-from guided_jax.app.convert import adm, presets, published
+from guided_jax.app import cli, presets, published_model
+from guided_jax.app.convert import adm, published
 from guided_jax.app.translate import translate_errors
 from guided_jax.pretrained import posthoc, readers
 from guided_jax.pretrained.adm import MODELS, read_state_dict

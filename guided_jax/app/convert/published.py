@@ -8,8 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guided_jax.app import config_file, published_model
-from guided_jax.app.convert import presets
+from guided_jax.app import config_file, presets, published_model
 from guided_jax.app.train import folder
 from guided_jax.pretrained import published
 from guided_jax.pretrained.published import Description

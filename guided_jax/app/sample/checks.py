@@ -7,7 +7,7 @@ import numpy as np
 from guided_jax.app import facts, network_fields
 from guided_jax.app import run as runs
 from guided_jax.app.sample import guidance_rows, guidances, inverse, labels, samplers
-from guided_jax.app.sample.request import Measurement, Method, Sampling, flatten, option
+from guided_jax.app.sample.request import Measurement, Method, Sampling, Text, flatten, option
 from guided_jax.app.sample.resolve import variance_of
 
 OF_DATA = "labels of the data"  # of a run with several labels, or vectors, without --labels
@@ -23,9 +23,11 @@ def check(options: Sampling, run: runs.Run) -> None:
     _check_space(options.method, run)
     _check_needs(options, run)
     _check_clip(options.method, run)
+    if run.text is not None and run.text.takes_mask and not inverse.paints(options.method):
+        raise ValueError("this run paints in pictures; name them by --image, and where by --mask")
     if options.diagnose and run.self_conditioning:
         raise ValueError("--diagnose calls a network without its last x_0; leave it out for this run")
-    samplers.levels_of(options.method, run.model.levels)
+    samplers.levels_of(options.method, run.model.levels, run.scheduler)
 
 
 def check_readers(options: Sampling, run: runs.Run | None = None) -> None:
@@ -90,8 +92,8 @@ def _readers() -> dict[str, list[str]]:
         | {
             "--sweep": ("sweep_seeds", "reference", "judge", "inception", "dino", "data_dir"),
             **dict.fromkeys(("--measure held-out", "--image held-out", OF_DATA), ("data_dir",)),
-            "--image": ("strength",),
-            "--prompt": ("negative",),
+            "--image": ("strength", "mask"),
+            "--prompt": ("negative", *vars(Text())),
         }
         | guidances.READERS
         | samplers.readers()

@@ -2,17 +2,18 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from guided_jax import data, parallel, progress
+from guided_jax import parallel, progress
 from guided_jax.app import cli, latent_space, preview
 from guided_jax.app import run as runs
 from guided_jax.app.results import check_free
@@ -23,22 +24,22 @@ from guided_jax.app.sample import (
     guidances,
     inverse,
     labels,
-    named_pictures,
     prompts,
     samplers,
 )
-from guided_jax.app.sample.parts import Pictures, usual_data_std
+from guided_jax.app.sample.inputs import Inputs, given_labels, make_inputs
+from guided_jax.app.sample.parts import usual_data_std
 from guided_jax.app.sample.request import Sampling, recorded
 from guided_jax.app.translate import JUDGE, translate_errors
 from guided_jax.models import tiles
-from guided_jax.storage import images, streaming
+from guided_jax.storage import streaming
 from guided_jax.storage.files import is_result_of, replacing, writable_directory
 
 PAGE = """
 usage: guided-jax sample RUN [OPTIONS]
 
-Draw guided samples from a run: samples.npz, samples.json and grid.png. The same command again
-goes on from what is there.
+Draw guided samples from a run, or from a folder of diffusers: samples.npz, samples.json and
+grid.png. The same command again goes on from what is there.
 
   guided-jax sample runs/digits --guidance classifier-free --scale 3 --labels 3 7 --out out/
   guided-jax sample runs/digits --guidance classifier --scale 2 --sampler ddim --steps 50
@@ -52,12 +53,15 @@ goes on from what is there.
   --sampler NAME          default dpm++
   --steps INT             default: the sampler's own number
   --checkpoint last|best  which weights
-  --image FILE ...        start from pictures; --strength 0.6: the share of the steps that is run
+  --image FILE ...        start from pictures; --strength 0.6: the share of the steps that is run;
+                          --mask FILE: paint in where it is white
+  --prompt TEXT ...       of a text-to-image model, in turn; --prompts FILE, --negative TEXT
   --seed INT              with the index of a sample it determines the sample (default 0)
   --out FOLDER            default: a folder inside the run, named after the method
   --diagnose              also write what happened at each step, as curves
 """
 NUM_SAMPLES = 64  # without --num-samples
+PROMPTED = ("--guidance", "classifier-free")  # before the options of a request with prompts
 RECORD = "samples.json"
 EXTRA = ("measured.png", "start.png", "diagnostics.npz", "diagnostics.png")  # beside the samples of some requests
 
@@ -74,23 +78,31 @@ def main(args: Sequence[str]) -> None:
         sweep.sweep_run(*sweep.prepare(options))
         return
     parallel.use_cpu_devices()
-    options, run = prompts.resolve_prompts(options, load_run(options))
-    options = labels.resolve_labels(options, run.facts)
-    checks.check(options, run)
-    options = complete(dataclasses.replace(options, num_samples=options.num_samples or NUM_SAMPLES), run)
+    options, run = resolve_run(options)
+    usual = NUM_SAMPLES if run.text is None else len(options.labels or ())
+    options = complete(dataclasses.replace(options, num_samples=options.num_samples or usual), run)
     out = make_writer(options, run)(options)
     print(f"{out / 'samples.npz'} and {out / 'grid.png'}: {options.num_samples} images")
 
 
 def parse(args: Sequence[str]) -> Sampling:
     """Return the request of a command line; with --preset the authors' options come first."""
-    options = cli.parse(Sampling, "guided-jax sample", args, description=PAGE)
+    read = functools.partial(cli.parse, Sampling, "guided-jax sample", description=PAGE)
+    options = read(args)
     if not options.preset:
-        return options
+        return read([*PROMPTED, *args]) if options.prompt or options.prompts else options
     words = runs.preset(options.run)
     if not words:
         raise ValueError(f"{options.run} has no preset, which guided-jax convert writes; leave out --preset")
-    return checks.drop_unread(cli.parse(Sampling, "guided-jax sample", [*words, *args], description=PAGE), options)
+    return checks.drop_unread(read([*words, *args]), options)
+
+
+def resolve_run(options: Sampling) -> tuple[Sampling, runs.Run]:
+    """Return the request in numbers, checked, and its run, whose classes are the prompts of a text-to-image request."""
+    options, run = prompts.resolve_prompts(options, load_run(options))
+    options = labels.resolve_labels(options, run.facts)
+    checks.check(options, run)
+    return options, run
 
 
 def load_run(options: Sampling) -> runs.Run:
@@ -149,11 +161,13 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
             with progress.bar(count, label, "image", done) as bar:
                 for indices, rows in parallel.padded_chunks(count, chunk, done):
                     row = inputs(indices)
-                    drawn = sample(params, indices, row.labels, row.scales, options.seed, row.pictures)
+                    drawn = sample(params, row.numbers, row.labels, row.scales, row.seeds, row.pictures)
                     drawn, indices, given = jax.tree.map(operator.itemgetter(rows), (drawn, indices, row.recorded))
                     check_finite(indices, drawn.finite, options)
                     if options.diagnose and indices[0] == 0:
-                        diagnostics.save(out, drawn.observations, samplers.levels_of(options.method, run.model.levels))
+                        diagnostics.save(
+                            out, drawn.observations, samplers.levels_of(options.method, run.model.levels, run.scheduler)
+                        )
                     streaming.put(stream, int(indices[0]), drawn.images, given)
                     bar.update(len(indices))
             save(stream, out, run, inputs, request(options))
@@ -189,59 +203,6 @@ def check_finite(indices: np.ndarray, finite: np.ndarray, options: Sampling) -> 
             f"{len(wrong)} of {len(indices)} samples are not finite (number {named}); try a lower --scale or more --steps, "
             "or keep them, pictures as black ones, with --allow-non-finite"
         )
-
-
-class Inputs(NamedTuple):
-    """What the samples of some indices are drawn with, a row each; recorded: the labels as the file has them."""
-
-    labels: np.ndarray
-    recorded: np.ndarray
-    scales: np.ndarray
-    pictures: Pictures
-
-
-def make_inputs(options: Sampling, run: runs.Run) -> Callable[[np.ndarray], Inputs]:
-    """Return indices -> `Inputs`; ValueError for pictures that the run does not take."""
-    method = options.method
-    base = None if options.base_samples is None else load_base(options.base_samples, run)[0]
-    given = given_labels(options, run)
-    measured = "measurement" in guidances.row_of(method).needs
-    measure = inverse.make_measure(method, run, options.seed) if measured else None
-    image = named_pictures.read(method.image, run, "--image") if method.image else None
-    labels_of = labels.make_labels(options, run, given)
-
-    def inputs(indices: np.ndarray) -> Inputs:
-        row = labels_of(indices)
-        low_res = None if base is None else images.from_uint8(base[indices % len(base)])
-        scales = np.asarray(options.scale)[indices // len(options.labels or (0,)) % len(options.scale)]
-        start = None if image is None else data.scale(image(indices))
-        y, observed, truth = (None, None, None) if measure is None else measure(indices)
-        pictures = Pictures(start, y, observed, low_res, truth)
-        return Inputs(row, labels.recorded(options, run, row, given is not None), scales, pictures)
-
-    return inputs
-
-
-def given_labels(options: Sampling, run: runs.Run) -> np.ndarray | None:
-    """Return the labels that a request gives, in turn over the samples: --labels, or those of --base-samples.
-
-    None where it gives none, and for those of --base-samples where nothing reads a label.
-    """
-    if options.labels:
-        return labels.rows_of(options.labels, run)
-    if options.base_samples is None or not (run.conditional or guidances.row_of(options.method).labelled):
-        return None
-    found = load_base(options.base_samples, run)[1]
-    return None if found is None or np.isnan(found).all() else found
-
-
-def load_base(path: Path, run: runs.Run) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return (low-resolution pictures, their labels or None); ValueError for a size that the run does not start from."""
-    pictures, found = images.load_npz(path)
-    side = run.low_res
-    if pictures.shape[1:] != (side, side, run.facts.image_shape[-1]):
-        raise ValueError(f"{path} has pictures of {pictures.shape[1:]}; the run starts from {side}x{side}")
-    return pictures, labels.of_file(run.facts, found)
 
 
 def load_params(options: Sampling, run: runs.Run, sharding: Any = None) -> dict[str, Any]:

@@ -23,11 +23,15 @@ NONE = Pictures()
 def make_draw(run: runs.Run, request: Method, labelled: bool, diagnose: bool = False) -> Draw:
     """Return (params, key, label, scale, pictures) -> one image (H, W, C), a picture in [-1, 1].
 
-    With `run.decode_size` it is x_0, and pictures.image and truth are too: `make_sampler` decodes and encodes a few at
-    once. params: by name, "diffusion" and perhaps "classifier", "bad" and "judge". labelled: whether the label counts for a
-    guidance that needs none. With `diagnose` the function returns (image, observations).
+    With `run.decode_size` it is x_0, and pictures.image, masked and truth are too: `make_sampler` decodes and encodes a few
+    at once. params: by name, "diffusion" and perhaps "classifier", "bad" and "judge". labelled: whether the label counts
+    for a guidance that needs none. With `diagnose` the function returns (image, observations).
     """
     recipe, common = resolve(request, run), _common(run, request, labelled)._replace(observed=diagnose)
+    paints = inverse.paints(request)
+
+    def known(pictures: Pictures) -> Any:
+        return inverse.thin(pictures.observed, run)
 
     def draw(params: Any, key: Any, label: Any, scale: Any, pictures: Pictures = NONE) -> Any:
         key_noise, key_run, key_method = jax.random.split(key, 3)
@@ -35,9 +39,14 @@ def make_draw(run: runs.Run, request: Method, labelled: bool, diagnose: bool = F
         parts = parts._replace(low_res=pictures.low_res, clips_inside=recipe.clips_inside)
         x_0, truth = (_of_image(run, params, key, image) for image in (pictures.image, pictures.truth))
         parts = _measured(parts, pictures, truth, jax.random.fold_in(key_noise, 2))
+        if paints and pictures.masked is not None:
+            parts = parts._replace(inpaint=jnp.concatenate([1 - known(pictures), pictures.masked], axis=-1))
         denoise, step = _guided(recipe, parts)
+        if paints and pictures.masked is None:
+            step = reverse.blend(step, known(pictures), x_0, noise(run, key_noise), recipe.levels.t[0])
         observe = _observer(recipe, parts, request) if diagnose else None
-        x_T = start(run, key_noise, schedule.at(recipe.levels, -1), x_0)
+        given = None if recipe.from_noise else x_0
+        x_T = start(run, key_noise, schedule.at(recipe.levels, -1), given, recipe.start_std)
         drawn = sampler.sample(key_run, denoise, step, x_T, recipe.levels, observe)
         x_0, *observations = drawn if diagnose else (drawn,)
         image = x_0 if run.decode_size else run.model.decode(params["diffusion"], x_0)
@@ -46,10 +55,18 @@ def make_draw(run: runs.Run, request: Method, labelled: bool, diagnose: bool = F
     return draw
 
 
-def start(run: runs.Run, key: Any, level: schedule.NoiseLevel, x_0: Any = None) -> Any:
-    """Return x_T = sigma eps of the level, or x_t = alpha x_0 + sigma eps for the x_0 of an image."""
-    eps = jax.random.normal(key, run.model.shape)
-    return level.sigma * eps if x_0 is None else forward.diffuse(x_0, eps, level)
+def noise(run: runs.Run, key: Any) -> Any:
+    """Return eps, with which an example begins."""
+    return jax.random.normal(key, run.model.shape)
+
+
+def start(run: runs.Run, key: Any, level: schedule.NoiseLevel, x_0: Any = None, std: Any = None) -> Any:
+    """Return x_T = sigma eps of the level, or x_t = alpha x_0 + sigma eps for the x_0 of an image.
+
+    std: in the place of sigma, where there is no image.
+    """
+    eps = noise(run, key)
+    return (level.sigma if std is None else std) * eps if x_0 is None else forward.diffuse(x_0, eps, level)
 
 
 def in_chunks(
@@ -60,12 +77,11 @@ def in_chunks(
 
     def call(*arguments: Any) -> np.ndarray:
         count = next(len(argument) for argument, axis in zip(arguments, in_axes, strict=True) if axis == 0)
-        chunks = parallel.padded_chunks(count, min(size * len(devices), count))
-        found = []
-        for indices, rows in chunks:
-            given = (a[indices] if axis == 0 else a for a, axis in zip(arguments, in_axes, strict=True))
-            found.append(mapped(*given)[rows])
-        return np.concatenate(found)
+
+        def chunk(indices: np.ndarray) -> np.ndarray:
+            return mapped(*(a[indices] if axis == 0 else a for a, axis in zip(arguments, in_axes, strict=True)))
+
+        return np.concatenate(list(parallel.map_in_chunks(chunk, count, min(size * len(devices), count))))
 
     return call
 
@@ -84,7 +100,7 @@ def _of_image(run: runs.Run, params: Any, key: Any, image: Any) -> Any:
 def _measured(parts: Parts, pictures: Pictures, truth: Any, key: Any) -> Parts:
     """Return the parts with the measurement of this example. truth: the x_0 that is measured, None for pixels."""
     known, latents = pictures.observed, inverse.measures_latents(parts.request, parts.run)
-    if known is not None:
+    if known is not None and parts.operator is not None:
         parts = parts._replace(operator=operators.mask(inverse.thin(known, parts.run) if latents else known))
     if truth is None:
         return parts._replace(y=pictures.y)
@@ -133,9 +149,17 @@ class Drawn(NamedTuple):
     observations: Any = None
 
 
+@jax.jit  # one program, and not one for each of its operations
+@jax.vmap
+def _keys(seed: jax.Array, index: jax.Array) -> jax.Array:
+    return sampler.keys(jax.random.fold_in(jax.random.key(seed), 0), index[None])[0]
+
+
 @jax.jit
-def _keys(seed: jax.Array, indices: jax.Array) -> jax.Array:
-    return sampler.keys(jax.random.fold_in(jax.random.key(seed), 0), indices)
+@jax.vmap
+def _other(key: jax.Array) -> jax.Array:
+    """Return a key of its own for the encoder's noise of a masked picture."""
+    return jax.random.fold_in(key, 3)
 
 
 def make_sampler(
@@ -148,8 +172,8 @@ def make_sampler(
 ) -> Callable[..., Drawn]:
     """Return (params, indices, labels, scales, seed, pictures=NONE) -> `Drawn`, compiled once for a chunk.
 
-    The params have to be on the devices, as `place` puts them. sharded: every device has a part of the params, as
-    `parallel.leaf_sharding` says.
+    seed: one, or one for each example, which with its index determines the sample. The params have to be on the devices, as
+    `place` puts them. sharded: every device has a part of the params, as `parallel.leaf_sharding` says.
     """
     draw = make_draw(run, request, labelled, diagnose)
     mapped = parallel.sharded_map if sharded else parallel.parallel_map
@@ -158,11 +182,13 @@ def make_sampler(
     decode = in_chunks(run.model.decode, devices, (None, 0), size, sharded)
     encoded = in_chunks(functools.partial(encode, run), devices, (None, 0, 0), size, sharded)
 
-    def call(params: Any, indices: Any, labels: Any, scales: Any, seed: int, pictures: Pictures = NONE) -> Drawn:
-        keys = _keys(np.uint32(seed), indices)  # one program, and not one for each of its operations
+    def call(params: Any, indices: Any, labels: Any, scales: Any, seed: Any, pictures: Pictures = NONE) -> Drawn:
+        keys = _keys(np.broadcast_to(np.asarray(seed, np.uint32), np.shape(indices)), np.asarray(indices))
         kind = np.int32 if run.facts.labelling == "class" else np.float32
-        given = {name: getattr(pictures, name) for name in ("image", "truth")} if size else {}
-        latents = {name: encoded(params["diffusion"], keys, it) for name, it in given.items() if it is not None}
+        given = {"image": (keys, pictures.image), "truth": (keys, pictures.truth)} if size else {}
+        if size and pictures.masked is not None:
+            given["masked"] = _other(keys), pictures.masked
+        latents = {name: encoded(params["diffusion"], *it) for name, it in given.items() if it[1] is not None}
         pictures = pictures._replace(**latents)
         found = compiled(params, keys, labels.astype(kind), scales.astype(np.float32), pictures)
         x, observations = found if diagnose else (found, None)

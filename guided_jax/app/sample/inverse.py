@@ -18,6 +18,7 @@ from guided_jax.app import preview
 from guided_jax.app import run as runs
 from guided_jax.app.facts import Facts
 from guided_jax.app.sample import named_pictures
+from guided_jax.app.sample.guidances import row_of
 from guided_jax.app.sample.request import Method
 from guided_jax.data import pictures
 
@@ -39,6 +40,11 @@ class Measured(NamedTuple):
 def measures_latents(request: Method, run: runs.Run) -> bool:
     """Return whether the measurement is of latents, and not of pixels."""
     return run.latent and request.space != "pixels"
+
+
+def paints(request: Method) -> bool:
+    """Return whether the picture of --image is painted in where --mask is white, and not measured."""
+    return bool(request.image and request.measurement.mask) and "measurement" not in row_of(request).needs
 
 
 def observed(hole: str, shape: Shape) -> jax.Array:

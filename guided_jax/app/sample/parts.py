@@ -20,12 +20,14 @@ from guided_jax.operators import Operator
 class Pictures(NamedTuple):
     """The pictures that an example is drawn with; each None where the request has none.
 
-    image: a clean one in [-1, 1] to start from, instead of noise. y: a measurement of pixels. observed: 1 where it is
-    known, 0 in its hole, where these differ among the examples. low_res: what an upsampler starts from. truth: the true
-    picture, whose encoding is measured in the place of y where latents are.
+    image: a clean one in [-1, 1] to start from, or to paint in, instead of noise. masked: the same, grey in its hole, of a
+    run that is told what to paint in. y: a measurement of pixels. observed: 1 where it or the image is known, 0 in its
+    hole, where these differ among the examples. low_res: what an upsampler starts from. truth: the true picture, whose
+    encoding is measured in the place of y where latents are.
     """
 
     image: Any = None
+    masked: Any = None
     y: Any = None
     observed: Any = None
     low_res: Any = None
@@ -38,8 +40,9 @@ class Parts(NamedTuple):
     labelled: whether labels were given; a guidance that needs none leaves the label out where they were not.
     clips_inside: whether every prediction of the network is clipped, before the guidance.
     operator, y: the measurement of this example, of pixels or of latents. low_res: the picture that an upsampler starts
-    from. estimate: the last predicted x_0, for a network with self-conditioning. pair: the model with the label and with
-    the null condition, where one program of the network serves both. observed: whether an observer calls the networks too.
+    from. inpaint: the mask and the latents of the masked picture, for a network that is told what to paint in. estimate:
+    the last predicted x_0, for a network with self-conditioning. pair: the model with the label and with the null
+    condition, where one program of the network serves both. observed: whether an observer calls the networks too.
     """
 
     run: runs.Run
@@ -53,6 +56,7 @@ class Parts(NamedTuple):
     operator: Operator | None = None
     y: Any = None
     low_res: Any = None
+    inpaint: Any = None
     estimate: Any = None
     pair: tuple[Denoiser, Denoiser] | None = None
     observed: bool = False
@@ -66,8 +70,13 @@ class Parts(NamedTuple):
 
     def _of_condition(self, condition: Any, **fields: Any) -> Denoiser:
         estimate = self.estimate if self.run.self_conditioning else None
+        condition = self._told(self.run, condition)
         made = runs.make_denoiser(self.run, self.params["diffusion"], condition, fields, self.low_res, estimate)
         return guidance.clip(made, -self.run.bound, self.run.bound) if self.clips_inside else made
+
+    def _told(self, run: runs.Run, condition: Any) -> Any:
+        """Return the condition of a run with what it is told to paint in, if it is told."""
+        return {**condition, "inpaint": self.inpaint} if run.text is not None and run.text.takes_mask else condition
 
     def paired(self, guide: Callable[["Parts"], Denoiser]) -> Denoiser:
         """guide(self), with one program of the network for `conditional` and `unconditional`: half the time to compile.
@@ -75,7 +84,7 @@ class Parts(NamedTuple):
         guide: parts -> the guided denoiser, by calls of these two at the same x_t and level. The two stay apart where their
         conditions differ in structure or shape, as those of a network of the user's own may.
         """
-        raws = self.run.raw(self.label), self.run.model.null
+        raws = self.run.raw(self.label), self.null
         both = [self.run.model.condition(self.params["diffusion"], raw) for raw in raws]
         shapes = [jax.tree.map(jnp.shape, condition) for condition in both]
         if shapes[0] != shapes[1]:
@@ -87,6 +96,11 @@ class Parts(NamedTuple):
         )
 
     @property
+    def null(self) -> Any:
+        """The raw condition that stands for no label: that of the model, or the negative prompt beside this one."""
+        return self.run.model.null if self.run.null is None else self.run.null(self.label)
+
+    @property
     def conditional(self) -> Denoiser:
         """The model with the label."""
         return self.pair[0] if self.pair else self.model(self.label)
@@ -94,7 +108,7 @@ class Parts(NamedTuple):
     @property
     def unconditional(self) -> Denoiser:
         """The model with the null condition."""
-        return self.pair[1] if self.pair else self._denoiser(self.run.model.null)
+        return self.pair[1] if self.pair else self._denoiser(self.null)
 
     @property
     def base(self) -> Denoiser:
@@ -113,14 +127,18 @@ class Parts(NamedTuple):
 
         fields: of its module that are changed, as of `Run.variant`.
         """
-        return self._denoiser(self.run.raw(self.label) if self._uses_label else self.run.model.null, **fields)
+        return self._denoiser(self._raw, **fields)
+
+    @property
+    def _raw(self) -> Any:
+        return self.run.raw(self.label) if self._uses_label else self.null
 
     @property
     def bad_model(self) -> Denoiser:
         """The model of the run of --bad, with the condition of `plain`."""
         bad = self.run.bad
         raw = bad.raw(self.label) if self._uses_label or bad.model.null is None else bad.model.null
-        condition = bad.model.condition(self.params["bad"], raw)
+        condition = self._told(bad, bad.model.condition(self.params["bad"], raw))
         estimate = self.estimate if bad.self_conditioning else None
         return runs.make_denoiser(bad, self.params["bad"], condition, low_res=self.low_res, estimate=estimate)
 
@@ -175,13 +193,13 @@ class Parts(NamedTuple):
     def attended(self) -> Mask:
         """(x_t, level) -> whether the network attends to each pixel of x_t more than on average, (h, w)."""
         run, params = self.run, self.params["diffusion"]
-        raw = run.raw(self.label) if self._uses_label else run.model.null
         estimate = self.estimate if run.self_conditioning else None
 
         def mask(x_t: Any, level: schedule.NoiseLevel) -> Any:
             x, time = network_input(run.model, x_t, level)
             assert run.attention is not None
-            return run.attention(params, x, time, run.model.condition(params, raw), self.low_res, estimate) > 1
+            condition = self._told(run, run.model.condition(params, self._raw))
+            return run.attention(params, x, time, condition, self.low_res, estimate) > 1
 
         return mask
 

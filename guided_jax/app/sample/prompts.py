@@ -1,15 +1,21 @@
 """The prompts of a request to a text-to-image run: each becomes a class of the run, numbered as they were given."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from guided_jax.app import run as runs
+from guided_jax.app.published_model import TextModel
+from guided_jax.app.sample import named_pictures, prompt_files
 from guided_jax.app.sample.guidances import row_of
-from guided_jax.app.sample.request import Sampling
+from guided_jax.app.sample.prompt_files import Row
+from guided_jax.app.sample.request import Sampling, Text, option
+from guided_jax.pretrained.published import Prompt, States
 
 
 def resolve_prompts(options: Sampling, run: runs.Run) -> tuple[Sampling, runs.Run]:
@@ -18,56 +24,152 @@ def resolve_prompts(options: Sampling, run: runs.Run) -> tuple[Sampling, runs.Ru
     A negative prompt takes the place of the null condition, but for a guidance that reads --negative by itself. ValueError
     for prompts to a run of classes, for labels to one of prompts, and for none at all.
     """
-    texts = read_prompts(options)
-    if run.tokenize is None:
-        if texts:
+    if run.text is None:
+        if options.prompt or options.prompts:
             raise ValueError("this run takes no prompts; name classes with --labels")
         return options, run
     if options.labels or options.balanced:
         raise ValueError(
             "this run takes prompts; name what to draw with --prompt, and leave out --labels and --balanced"
         )
-    if not texts:
+    rows = prompt_files.read(options, run.text.widths)
+    if not rows:
         raise ValueError("this run takes prompts; name what to draw with --prompt, or a file of them with --prompts")
-    method, labels = options.method, tuple(range(len(texts)))
-    texts += tuple(str(text) for text in (*method.also, *method.any_of))
-    negative = None if method.negative is None else str(method.negative)
-    if negative is not None and "negative" in row_of(method).reads:
-        texts, negative = (*texts, negative), None
-    elif negative is not None:
+    if options.method.image and options.text.size is None:
+        options = dataclasses.replace(options, text=dataclasses.replace(options.text, size=_size_of(options, run)))
+    _check(options, run.text, rows)
+    method, labels = options.method, tuple(range(len(rows)))
+    rows += [Row(str(text)) for text in (*method.also, *method.any_of)]
+    if "negative" in row_of(method).reads and method.negative is not None:
+        rows.append(Row(str(method.negative)))
+    else:
+        rows = [row._replace(negative=_negative(row, options)) for row in rows]
         method = dataclasses.replace(method, negative=None)
-        run = run._replace(model=run.model._replace(null=_first(run.tokenize([negative]))))
+    run = with_prompts(run, rows, options.text)
+    if run.bad is not None and run.bad.text is not None:
+        run = run._replace(bad=with_prompts(run.bad, rows, options.text))
     # What was asked for in words is recorded beside the samples; from here on everything else counts in numbers.
-    options = dataclasses.replace(options, labels=labels, method=method, prompt=texts, prompts=None)
-    return dataclasses.replace(options, negative_prompt=negative), with_classes(run, texts)
+    return dataclasses.replace(
+        options,
+        labels=labels,
+        method=method,
+        prompt=tuple(row.prompt for row in rows),
+        prompts=None,
+        negative_prompt=_column(rows, "negative"),
+        prompt_scale=_column(rows, "scale"),
+        prompt_seed=_column(rows, "seed"),
+    ), run
 
 
-def read_prompts(options: Sampling) -> tuple[str, ...]:
-    """Return the prompts of a request, those of its file last; ValueError for a file that is none."""
-    if options.prompts is None:
-        return options.prompt
-    path = Path(options.prompts)
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is no text file of prompts, one on each line") from None
-    found = tuple(line for line in lines if line)
-    if not found:
-        raise ValueError(f"{path} holds no prompt; write one on each line")
-    return (*options.prompt, *found)
+def as_given(options: Sampling) -> Sampling:
+    """Return a resolved request as a command line gives it: prompts in the place of labels."""
+    if not options.prompt:
+        return options
+    count, method = len(options.labels or ()), options.method
+    negatives = dict.fromkeys(options.negative_prompt)
+    if "negative" in row_of(method).reads:
+        negatives = {options.prompt[-1]: None}
+    also = options.prompt[count : count + len(method.also)]
+    method = dataclasses.replace(method, also=also, negative=next(iter(negatives), None))
+    return dataclasses.replace(options, labels=None, method=method, prompt=options.prompt[:count], negative_prompt=())
 
 
-def with_classes(run: runs.Run, texts: tuple[str, ...]) -> runs.Run:
-    """Return the text-to-image run with these texts as its classes."""
-    assert run.tokenize is not None
-    table = jax.tree.map(jnp.asarray, run.tokenize(texts))
-    share = (1 / len(texts),) * len(texts)
-    facts = run.facts._replace(num_classes=len(texts), class_names=texts, class_frequencies=share)
-    return run._replace(facts=facts, raw=lambda label: jax.tree.map(lambda column: column[label], table))
+def _size_of(options: Sampling, run: runs.Run) -> tuple[int, int]:
+    """Return the height and width of the first picture of --image."""
+    height, width, _ = named_pictures.read_file(Path(options.method.image[0]), run.facts.image_shape[-1], "--image")[
+        0
+    ].shape
+    return height, width
 
 
-def _first(tree: Any) -> Any:
-    """Return the first row of a pytree of columns."""
-    return jax.tree.map(lambda column: column[0], tree)
+def _negative(row: Row, options: Sampling) -> str | None:
+    """Return the negative prompt beside a prompt, its own or that of the request; None for none."""
+    shared = None if options.method.negative is None else str(options.method.negative)
+    return shared if row.negative is None else row.negative
+
+
+def _column(rows: Sequence[Row], name: str) -> tuple[Any, ...]:
+    """Return a field of all prompts; () where none has it."""
+    found = tuple(getattr(row, name) for row in rows)
+    return () if all(value is None for value in found) else found
+
+
+def _check(options: Sampling, text: TextModel, rows: Sequence[Row]) -> None:
+    """Raise ValueError for what the run is not told, or does not have."""
+    given, defaults = options.text, Text()
+    told = [name for name in vars(given) if name.endswith(("original_size", "crop", "target_size"))]
+    wrong = [name for name in told if getattr(given, name) != getattr(defaults, name)]
+    if wrong and not text.takes_sizes:
+        raise ValueError(f"this run is not told the sizes of pictures, as XL is; leave out {option(wrong[0])}")
+    if given.clip_skip > text.depth - 1 - text.takes_sizes:
+        raise ValueError(f"--clip-skip is {given.clip_skip}, and the text tower has {text.depth} layers; give fewer")
+    if given.size is not None and any(side % text.factor for side in given.size):
+        what = "--image has a picture of" if options.method.image else "--size is"
+        raise ValueError(f"{what} {given.size[0]}x{given.size[1]}; give multiples of {text.factor}")
+    if any(row.negative is not None for row in rows) and "negative" in row_of(options.method).reads:
+        raise ValueError(
+            f"--prompts has negative prompts of its own, and {options.method.guidance} reads --negative alone; use "
+            "classifier-free"
+        )
+    if any(row.scale is not None for row in rows) and not row_of(options.method).scaled:
+        raise ValueError(f"--prompts has scales, which --guidance {options.method.guidance} ignores; leave them out")
+    if given.weighted and any(row.states is not None for row in rows):
+        raise ValueError("--prompts has states, which are not weighed; leave out --weighted")
+    if len({row.states is None for row in rows}) > 1:
+        raise ValueError("--prompts has states, beside which no prompts can stand; leave out --prompt")
+
+
+def with_prompts(run: runs.Run, rows: Sequence[Row], options: Text) -> runs.Run:
+    """Return the text-to-image run with these prompts as its classes, drawing pictures of the size that is asked for."""
+    text = run.text
+    assert text is not None
+    height, width = size = options.size or run.facts.image_shape[:2]
+    texts = tuple(row.prompt for row in rows)
+    facts = run.facts._replace(
+        image_shape=(*size, run.facts.image_shape[-1]),
+        num_classes=len(rows),
+        class_names=texts,
+        class_frequencies=(1 / len(rows),) * len(rows),
+    )
+    model = run.model._replace(shape=(height // text.factor, width // text.factor, run.model.shape[-1]))
+    raw, null = _positive(text, rows, options, size), _null(text, rows, options, size)
+    return run._replace(facts=facts, model=model, raw=raw, null=null)
+
+
+def _positive(text: TextModel, rows: Sequence[Row], options: Text, size: tuple[int, int]) -> Any:
+    """Return label -> the prompt of that number."""
+    if rows[0].states is not None:
+        one = jnp.ones(len(rows))
+        states = jax.tree.map(lambda *each: jnp.asarray(np.stack(each)), *(States(*(row.states or ())) for row in rows))
+        prompts = Prompt(keep=one, skip=0 * one.astype(int), states=states)
+    else:
+        prompts = text.tokenize([row.prompt for row in rows], options.weighted, options.windows)
+    prompts = prompts._replace(skip=prompts.skip + options.clip_skip)
+    told = (options.original_size or size, options.crop, options.target_size or size)
+    return _rows(_with_sizes(prompts, told, text))
+
+
+def _null(text: TextModel, rows: Sequence[Row], options: Text, size: tuple[int, int]) -> Any:
+    """Return label -> the negative prompt beside the prompt of that number, or an empty one, or zeros as XL has them."""
+    prompts = text.tokenize([row.negative or "" for row in rows], options.weighted, options.windows)
+    if text.zero_null:
+        prompts = prompts._replace(keep=jnp.array([float(row.negative is not None) for row in rows]))
+    told = (
+        options.negative_original_size or options.original_size or size,
+        options.negative_crop or options.crop,
+        options.negative_target_size or options.target_size or size,
+    )
+    return _rows(_with_sizes(prompts, told, text))
+
+
+def _with_sizes(prompts: Prompt, told: tuple[tuple[int, int], ...], text: TextModel) -> Prompt:
+    """Return the prompts with the six numbers that XL is told: height and width, top and left, height and width."""
+    if not text.takes_sizes:
+        return prompts
+    sizes = jnp.asarray(sum(told, ()), jnp.float32)
+    return prompts._replace(sizes=jnp.broadcast_to(sizes, (len(prompts.keep), 6)))
+
+
+def _rows(table: Prompt) -> Any:
+    """Return label -> its row of a table of prompts."""
+    return lambda label: jax.tree.map(lambda column: column[label], table)

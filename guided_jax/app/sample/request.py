@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from guided_jax.app.run import Which
 from guided_jax.app.settings import to_dict
+from guided_jax.app.trained_weights import Which
 
 Variance = Literal["small", "large", "learned"]  # of a step of ddpm
 Label = int | str  # a class by its number, or by its name until `labels.resolve_labels` has replaced it
@@ -29,8 +29,8 @@ class Measurement:
     """mask: what is hidden: the left, right, top or bottom half, the centre, rows and columns such as 2:6,0:4, or rows
     such as 2:6, which of signals are samples."""
     mask: tuple[str, ...] = ()
-    """mask: picture files, or npz files of pictures, in the place of --hole, in turn over the samples: white (128 or more)
-    is the hole, which is painted anew, as in diffusers; black is observed."""
+    """mask, and --image: picture files, or npz files of pictures, in the place of --hole, in turn over the samples: white
+    (128 or more) is the hole, which is painted anew, as in diffusers; black is observed."""
     factor: int = 2
     """super-resolution: the pixels a side that are averaged into one."""
     blur_std: float = 1.0
@@ -49,7 +49,7 @@ class Method:
 
     guidance: str = "none"
     """One of those that --list prints, such as classifier or classifier-free, then any of +interval +rescale +channels
-    +ramp +dynamic. none with --labels is the plain conditional model."""
+    +ramp +dynamic. none with --labels is the plain conditional model. Default with --prompt: classifier-free."""
     sampler: str | None = None
     """One of those that --list prints. Default: dpm++, or ddim for cfg++, measurements and ADM's forms of --steps."""
     steps: str | None = None
@@ -122,8 +122,9 @@ class Method:
     measurement: tyro.conf.OmitArgPrefixes[Measurement] = dataclasses.field(default_factory=Measurement)
     image: tuple[str, ...] = ()
     """Start from these pictures instead of noise, in turn over the samples: named as --measure names pictures."""
-    strength: float = 0.6
-    """--image: the share of the steps that are run, as in diffusers; the pictures are noised to where these begin."""
+    strength: float | None = None
+    """--image: the share of the steps that are run, as in diffusers; the pictures are noised to where these begin. Default:
+    0.6; with --mask 1, from noise alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +147,32 @@ class Sweep:
 
 
 @dataclasses.dataclass(frozen=True)
+class Text:
+    """How a text-to-image run reads its prompts, and what else it is told."""
+
+    weighted: bool = False
+    """Read brackets in prompts as weights: (word:1.3), (word) for 1.1, [word] for 1 / 1.1."""
+    windows: int = 1
+    """How many times 77 tokens a prompt may have; what does not fit is cut, with a warning that shows it."""
+    clip_skip: int = 0
+    """Layers that are left out at the end of the text towers, for the prompts and not for the negative ones."""
+    size: tuple[int, int] | None = None
+    """The height and width of the pictures. Default: those that the model was trained on."""
+    original_size: tuple[int, int] | None = None
+    """XL: what it is told of the height and width of the picture before it was scaled. Default: those that are drawn."""
+    crop: tuple[int, int] = (0, 0)
+    """XL: what it is told of the top left corner of the picture's crop."""
+    target_size: tuple[int, int] | None = None
+    """XL: what it is told of the height and width of the crop. Default: those that are drawn."""
+    negative_original_size: tuple[int, int] | None = None
+    """XL: --original-size beside the negative prompt. Default: the same."""
+    negative_crop: tuple[int, int] | None = None
+    """XL: --crop beside the negative prompt. Default: the same."""
+    negative_target_size: tuple[int, int] | None = None
+    """XL: --target-size beside the negative prompt. Default: the same."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Sampling:
     """Draw guided samples from a trained run."""
 
@@ -163,15 +190,22 @@ class Sampling:
     prompt: tuple[str, ...] = ()
     """Text-to-image runs: what to draw, in turn over the samples; instead of --labels."""
     prompts: Path | None = None
-    """Text-to-image runs: a text file with a prompt on each line, after those of --prompt."""
-    negative_prompt: tyro.conf.Suppress[str | None] = None
-    """What --negative of a text-to-image run says, for the record beside the samples."""
+    """Text-to-image runs: a file of prompts, after those of --prompt: .txt with one on each line; .jsonl with an object on
+    each line, {"prompt": "a cat", "negative": "blurry", "scale": 5, "seed": 3}, all but the first of which may be missing;
+    or .npz with the states of the text towers, context (n, tokens, width) and of XL pooled (n, width)."""
+    text: tyro.conf.OmitArgPrefixes[Text] = dataclasses.field(default_factory=Text)
+    negative_prompt: tyro.conf.Suppress[tuple[str | None, ...]] = ()
+    """The negative prompt beside each prompt, for the record beside the samples; none where all go without."""
+    prompt_scale: tyro.conf.Suppress[tuple[float | None, ...]] = ()
+    """The scale of each prompt that has one of its own in --prompts; none where no prompt has."""
+    prompt_seed: tyro.conf.Suppress[tuple[int | None, ...]] = ()
+    """The seed of each prompt that has one of its own in --prompts; none where no prompt has."""
     balanced: bool = False
     """As many samples of each class, in turn, in the place of --labels."""
     base_samples: Path | None = None
     """For an upsampler: the samples.npz of low-resolution pictures, in turn; their labels too, without --labels."""
     num_samples: int | None = None
-    """Default: 64; of a sweep, at each scale and seed, as many as the reference has, up to 1000."""
+    """Default: 64, or one of each prompt; of a sweep, at each scale and seed, as many as the reference has, up to 1000."""
     sweep: tyro.conf.OmitArgPrefixes[Sweep] = dataclasses.field(default_factory=Sweep)
     checkpoint: Which = "last"
     """The weights of the last checkpoint, or of the best, by the keep-best-by that the run was trained with."""
@@ -209,7 +243,7 @@ NOT_RECORDED = (
 NEWER = (
     *("checkpoint", "image", "strength", "mask", "guided_channels", "perturb_blocks", "skip_blocks", "exit_block"),
     *("balanced", "decode_tile", "dino", "space", "clean_classifier", "attention_mask"),
-    *("prompt", "prompts", "negative_prompt"),
+    *("prompt", "prompts", "negative_prompt", "prompt_scale", "prompt_seed", "text"),
 )
 
 

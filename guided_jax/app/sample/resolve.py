@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from guided_jax import guidance, reverse, stateful
 from guided_jax.app import run as runs
-from guided_jax.app.sample import guidances, samplers
+from guided_jax.app.sample import guidances, inverse, samplers
 from guided_jax.app.sample.guidance_rows import Guided
 from guided_jax.app.sample.parts import Parts
 from guided_jax.app.sample.request import Method, Variance
@@ -20,7 +20,8 @@ class Recipe(NamedTuple):
 
     guide: parts of an example -> its guided denoiser. step: parts -> the reverse step, which calls no network of its own.
     levels: the levels that a run visits. clips_inside: whether the network's own predictions are clipped. clip: what
-    clips the guided denoiser, None for nothing.
+    clips the guided denoiser, None for nothing. start_std: the standard deviation of x_T; None for sigma of the last level.
+    from_noise: whether a run starts from noise though it is given a picture.
     """
 
     guide: Callable[[Parts], Guided]
@@ -28,12 +29,14 @@ class Recipe(NamedTuple):
     levels: NoiseLevel
     clips_inside: bool
     clip: Callable[[Denoiser], Denoiser] | None = None
+    start_std: float | None = None
+    from_noise: bool = False
 
 
 def resolve(request: Method, run: runs.Run) -> Recipe:
     """Return the recipe of a request to a run; ValueError for names, steps or a variance that the run does not have."""
     request = dataclasses.replace(request, variance=variance_of(run, request.variance))
-    row, sampler = guidances.row_of(request), samplers.row_of(request).make(request, run.model.levels)
+    row, sampler = guidances.row_of(request), samplers.make_step(request, run.model.levels, run.scheduler)
     clips = request.clip and run.bounded
     clips_inside = clips and (row.clips_inside or request.clip_base)
     clip: Callable[[Denoiser], Denoiser] | None = None
@@ -55,7 +58,10 @@ def resolve(request: Method, run: runs.Run) -> Recipe:
             return reverse.classifier_ddpm(parts.log_prob, parts.scale, request.at, request.variance or "small")
         return sampler if row.step is None else row.step(guidances.ramped(request, parts), sampler)
 
-    return Recipe(guide, step, samplers.levels_of(request, run.model.levels), clips_inside, clip)
+    levels = samplers.levels_of(request, run.model.levels, run.scheduler)
+    std = samplers.start_std(request, run.scheduler)
+    from_noise = inverse.paints(request) and samplers.strength_of(request) == 1
+    return Recipe(guide, step, levels, clips_inside, clip, std, from_noise)
 
 
 def variance_of(run: runs.Run, requested: Variance | None) -> Variance:

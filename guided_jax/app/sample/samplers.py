@@ -4,8 +4,8 @@ A new one is one row: a line for --list, and a function of the request and of th
 steps and the grids are what docs/samplers.md measured.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -13,14 +13,18 @@ from guided_jax import grid, reverse, schedule
 from guided_jax.app.sample import guidances
 from guided_jax.app.sample.request import Method
 from guided_jax.app.translate import translate_errors
+from guided_jax.pretrained.published import schedulers, steps
 from guided_jax.schedule import NoiseLevel
+
+Scheduler = Mapping[str, Any]  # the config.json of a scheduler of diffusers
 
 
 class Sampler(NamedTuple):
     """One --sampler."""
 
     line: str  # what it does and where it is from
-    make: Callable[[Method, NoiseLevel], reverse.ReverseStep]  # (request, the run's table) -> step
+    # (request, the run's table, its own scheduler) -> step
+    make: Callable[[Method, NoiseLevel, Scheduler | None], reverse.ReverseStep]
     steps: int  # the number of steps without --steps
     grid: str = "log-snr"  # the grid without --grid
     reads: tuple[str, ...] = ()  # the options that only it reads
@@ -34,14 +38,14 @@ def _order(request: Method, usual: int) -> int:
 SAMPLERS: dict[str, Sampler] = {
     "ddim": Sampler(
         "predict, then run the forward process; Euler's method, ancestral with --eta 1 [DDIM 2010.02502]",
-        lambda k, table: reverse.ddim(k.eta),
+        lambda k, table, own: reverse.ddim(k.eta),
         50,
         "respaced",
         ("eta",),
     ),
     "ddpm": Sampler(
         "a draw from the posterior; with classifier guidance ADM's algorithm 1 [DDPM 2006.11239]",
-        lambda k, table: reverse.ddpm(k.variance or "small"),
+        lambda k, table, own: reverse.ddpm(k.variance or "small"),
         250,
         "respaced",
         ("variance",),
@@ -49,67 +53,74 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "dpm++": Sampler(
         "multistep of --order 1, 2 (2M) or 3 (3M), its SDE with --eta 1 [DPM++ 2211.01095]",
-        lambda k, table: reverse.dpm_solver(_order(k, 2), k.eta),
+        lambda k, table, own: reverse.dpm_solver(_order(k, 2), k.eta),
         15,
         reads=("order", "eta"),
         reads_eps=False,
     ),
     "dpm++2s": Sampler(
         "singlestep of order 2, two calls a step, its SDE with --eta 1 [DPM++ 2211.01095]",
-        lambda k, table: reverse.dpm_solver_2s(table, k.eta),
+        lambda k, table, own: reverse.dpm_solver_2s(table, k.eta),
         10,
         reads=("eta",),
         reads_eps=False,
     ),
     "unipc": Sampler(
         "multistep of --order 1, 2 or 3, each step corrected for free [UniPC 2302.04867]",
-        lambda k, table: reverse.unipc(_order(k, 2)),
+        lambda k, table, own: reverse.unipc(_order(k, 2)),
         15,
         reads=("order",),
         reads_eps=False,
     ),
     "deis": Sampler(
         "Adams-Bashforth in sigma / alpha of --order 1, 2 or 3 [DEIS 2204.13902]",
-        lambda k, table: reverse.deis(_order(k, 3)),
+        lambda k, table, own: reverse.deis(_order(k, 3)),
         15,
         "respaced",
         ("order",),
     ),
     "plms": Sampler(
         "four last eps in DDIM's step, two calls at the first: Stable Diffusion's first sampler [PNDM 2202.09778]",
-        lambda k, table: reverse.plms(),
+        lambda k, table, own: reverse.plms(),
         50,
         "respaced",
     ),
     "heun": Sampler(
         "order 2, two calls a step, noise added back by --churn a step [EDM 2206.00364]",
-        lambda k, table: _heun(k, table),
+        lambda k, table, own: _heun(k, table),
         18,
         "karras",
         ("churn",),
     ),
     "reverse-sde": Sampler(
         "Euler-Maruyama, with --eta 1; the probability flow with 0 [SDE 2011.13456]",
-        lambda k, table: reverse.reverse_sde(k.eta),
+        lambda k, table, own: reverse.reverse_sde(k.eta),
         500,
         "respaced",
         ("eta",),
     ),
     "langevin": Sampler(
         "annealed Langevin, --corrections steps of --langevin-size a level [NCSN 1907.05600]",
-        lambda k, table: reverse.annealed_langevin(k.langevin_size, k.corrections or 10),
+        lambda k, table, own: reverse.annealed_langevin(k.langevin_size, k.corrections or 10),
         50,
         "log-snr",
         ("langevin_size", "corrections"),
     ),
     "predictor-corrector": Sampler(
         "ddpm after --corrections Langevin steps of --langevin-size [SDE 2011.13456]",
-        lambda k, table: reverse.chain(
+        lambda k, table, own: reverse.chain(
             reverse.langevin(k.langevin_size, k.corrections or 1), reverse.ddpm(k.variance or "small")
         ),
         100,
         "respaced",
         ("langevin_size", "corrections", "variance"),
+    ),
+    "published": Sampler(
+        "of a published model: its checkpoint's own scheduler, as its config.json has it [diffusers]",
+        lambda k, table, own: steps.make_step(_own(own), _number(k), k.eta),
+        50,
+        "published",
+        ("eta",),
     ),
 }
 
@@ -133,6 +144,7 @@ GRIDS: dict[str, tuple[str, Callable[[NoiseLevel, int, Method], NoiseLevel]]] = 
         lambda table, steps, k: schedule.spaced(table, steps, "trailing"),
     ),
 }
+PUBLISHED = "as the scheduler of a published model visits them [diffusers]"
 RESPACED = "of the training steps themselves, by ADM's rules for --steps: 50, ddim50, or 10,15,20"
 
 
@@ -170,23 +182,59 @@ def grid_name(request: Method) -> str:
     return request.grid or row_of(request).grid
 
 
-def levels_of(request: Method, table: NoiseLevel) -> NoiseLevel:
+def make_step(request: Method, table: NoiseLevel, own: Scheduler | None = None) -> reverse.ReverseStep:
+    """Return the step of a request. table: of the run. own: the scheduler of a published model, where there is one."""
+    return row_of(request).make(request, table, own)
+
+
+def start_std(request: Method, own: Scheduler | None = None) -> float | None:
+    """Return the standard deviation of x_T that a published scheduler begins with; None for sigma of the first level."""
+    return schedulers.initial_std(_own(own), _number(request)) if grid_name(request) == "published" else None
+
+
+def strength_of(request: Method) -> float:
+    """Return --strength, or without it 0.6, and 1 where a hole is painted in a picture, as in diffusers."""
+    return (1.0 if request.measurement.mask else 0.6) if request.strength is None else request.strength
+
+
+def _own(own: Scheduler | None) -> Scheduler:
+    """Return the scheduler of a published model; ValueError for a run without one."""
+    if own is None:
+        raise ValueError("this run has no scheduler of its own; give another --sampler and --grid than published")
+    return own
+
+
+def _number(request: Method) -> int:
+    """Return --steps as a number; ValueError for ADM's forms, which only the grid respaced reads."""
+    steps = request.steps or str(row_of(request).steps)
+    if not steps.isdecimal() or int(steps) < 1:
+        raise ValueError(f"--steps is {steps}; on the grid {grid_name(request)} give a number of steps, such as 20")
+    return int(steps)
+
+
+def levels_of(request: Method, table: NoiseLevel, own: Scheduler | None = None) -> NoiseLevel:
     """Return the levels that a run visits, --strength of them where it starts from an image.
 
     Raises ValueError for steps, a grid or a strength that do not fit the table.
     """
-    levels = _whole(request, table)
+    levels = _whole(request, table, own)
     with translate_errors({"strength is": "--strength is", "more steps": "more --steps"}):
-        return grid.truncate(levels, request.strength) if request.image else levels
+        return grid.truncate(levels, strength_of(request)) if request.image else levels
 
 
-def _whole(request: Method, table: NoiseLevel) -> NoiseLevel:
+def _whole(request: Method, table: NoiseLevel, own: Scheduler | None) -> NoiseLevel:
     """Return the levels of a run that starts from noise.
 
     A table that ends in pure noise is always begun there: x_T is noise, and x of any other level is not.
     """
-    name, steps = grid_name(request), request.steps or str(row_of(request).steps)
+    name = grid_name(request)
+    if request.sampler == "published" and name != "published":
+        raise ValueError(f"--sampler published visits the levels of its own scheduler; leave out --grid {name}")
+    if name == "published":
+        with translate_errors({"num_steps is": "--steps is"}):
+            return schedulers.levels_of(_own(own), _number(request))
     if name == "respaced":
+        steps = request.steps or str(row_of(request).steps)
         found = schedule.respace(table, steps)
         if _ends_in_noise(table) and not _ends_in_noise(found):
             raise ValueError(
@@ -195,11 +243,10 @@ def _whole(request: Method, table: NoiseLevel) -> NoiseLevel:
             )
         return found
     if name not in GRIDS:
-        raise ValueError(f"there is no grid {name!r}; there is respaced, {', '.join(GRIDS)}")
-    if not steps.isdecimal() or int(steps) < 1:
-        raise ValueError(f"--steps is {steps}; on the grid {name} give a number of steps, such as 20")
-    found = GRIDS[name][1](table, int(steps), request)
-    return found if _ends_in_noise(found) or not _ends_in_noise(table) else _extended(name, table, int(steps), request)
+        raise ValueError(f"there is no grid {name!r}; there is respaced, published, {', '.join(GRIDS)}")
+    number = _number(request)
+    found = GRIDS[name][1](table, number, request)
+    return found if _ends_in_noise(found) or not _ends_in_noise(table) else _extended(name, table, number, request)
 
 
 def _ends_in_noise(levels: NoiseLevel) -> bool:
@@ -224,7 +271,7 @@ def listing() -> str:
     """Return all names, a line each."""
     width = max(map(len, SAMPLERS))
     rows = [f"  {name:{width}}  {s.line}; {s.steps} steps, {s.grid}" for name, s in SAMPLERS.items()]
-    grids = [f"  {name:{width}}  {line}" for name, line in {"respaced": RESPACED}.items()]
+    grids = [f"  {name:{width}}  {line}" for name, line in {"respaced": RESPACED, "published": PUBLISHED}.items()]
     grids += [f"  {name:{width}}  {line}" for name, (line, _) in GRIDS.items()]
     title = (
         "--sampler takes one of (with the steps and the grid that it has if none are given; dpm++ if it is not given)"

@@ -17,9 +17,9 @@ from guided_jax import parallel
 from guided_jax.app import cli
 from guided_jax.app import run as runs
 from guided_jax.app.results import check_free
-from guided_jax.app.sample import checks, guidances, samplers
 from guided_jax.app.sample import command as sample
-from guided_jax.app.sample.labels import resolve_labels, spell, takes_labels
+from guided_jax.app.sample import guidances, inputs, prompts, samplers
+from guided_jax.app.sample.labels import spell, takes_labels
 from guided_jax.app.sample.request import NOT_RECORDED, Label, Sampling, flatten, option, recorded
 from guided_jax.app.sweep import curves, evaluate, page, scales
 from guided_jax.metrics import evaluation, feature_space, sets
@@ -59,9 +59,7 @@ def prepare(options: Sampling) -> tuple[Sampling, runs.Run]:
     words = scales.spell(options.sweep.sweep or DEFAULT_SCALES)
     options = dataclasses.replace(options, sweep=dataclasses.replace(options.sweep, sweep=words))
     parallel.use_cpu_devices()
-    run = sample.load_run(options)
-    options = resolve_labels(options, run.facts)
-    checks.check(options, run)
+    options, run = sample.resolve_run(options)
     return sample.complete(options, run), run
 
 
@@ -84,7 +82,7 @@ def sweep_run(options: Sampling, run: runs.Run) -> Path:
             "'guided-jax judge RUN --out FOLDER --seed 1', and name it by --judge",
             file=sys.stderr,
         )
-    write, _ = sample.make_writer(labelled, run), sample.make_inputs(labelled, run)
+    write, _ = sample.make_writer(labelled, run), inputs.make_inputs(labelled, run)
     with lock.hold(out):
         claim(out, mine, options.overwrite)
         drawn = [(*at, write(one, reuse=True, label="scale {:g}, seed {}".format(*at))) for at, one in planned]
@@ -173,7 +171,7 @@ def describe_labels(options: Sampling, run: runs.Run) -> str:
         return f"{' '.join(map(spell, options.labels))}, in turn"
     if method.any_of:
         return f"any of {' '.join(map(str, method.any_of))}"
-    if sample.given_labels(options, run) is not None:
+    if inputs.given_labels(options, run) is not None:
         return f"those of {options.base_samples}"
     if run.facts.labelling != "class":
         return "those of training pictures drawn at random" if takes_labels(options, run) else "none"
@@ -185,7 +183,7 @@ def describe_labels(options: Sampling, run: runs.Run) -> str:
 
 def command_line(options: Sampling) -> str:
     """Return the command of these options, without those at their defaults."""
-    given, defaults = flatten(options), flatten(Sampling(options.run))
+    given, defaults = flatten(prompts.as_given(options)), flatten(Sampling(options.run))
     words = ["guided-jax", "sweep", str(options.run)]
     for name, value in given.items():
         if name not in ("run", *NOT_RECORDED) and value != defaults[name]:

@@ -123,15 +123,17 @@ def _encode(towers: list[CLIPText], params: list[PyTree], prompt: Prompt, text: 
         states = states if weight is None else clip.weigh(states, weight)
         found.append(states.reshape(-1, states.shape[-1]))
     if text.is_penultimate:
-        pooled = towers[-1].apply(params[-1], ids[-1, 0]).projected
+        last: Any = towers[-1].apply(params[-1], ids[-1, 0])
+        pooled = last.projected
     return States(jnp.concatenate(found, axis=-1), pooled)
 
 
 def _read(tower: CLIPText, params: PyTree, ids: Array, text: Text, skip: Any) -> Array:
     """Return the states that the network reads of a tower, `skip` layers earlier."""
-    layers = jnp.stack(tower.apply(params, ids, method="hidden_states")).astype(jnp.float32)
+    found: Any = tower.apply(params, ids, method="hidden_states")
+    layers = jnp.stack(found).astype(jnp.float32)
     states = layers[len(layers) - 1 - text.is_penultimate - skip]
-    return states if text.is_penultimate else tower.apply(params, states, method="normalize")
+    return states if text.is_penultimate else jnp.asarray(tower.apply(params, states, method="normalize"))
 
 
 def _sizes(sizes: Any, description: Description) -> Array:

@@ -52,16 +52,21 @@ EDM2_PIXELS = Preset(
 )
 
 
+# The default of diffusers' pipelines: the checkpoint's own scheduler, as its config.json has it.
 STABLE_DIFFUSION = Preset(
-    _words("--guidance classifier-free --scale 7.5 --grid leading --steps 50 --sampler plms"),
+    _words("--guidance classifier-free --scale 7.5 --steps 50 --sampler published"),
     "the usual settings of Stable Diffusion; name what to draw with --prompt, and what not with --negative",
+)
+STABLE_DIFFUSION_XL = Preset(
+    _words("--guidance classifier-free --scale 5 --steps 50 --sampler published"),
+    "the usual settings of Stable Diffusion XL; name what to draw with --prompt, and what not with --negative",
 )
 
 
 def of(description: Description) -> Preset:
     """Return the preset of a published model."""
-    if description.family == "sd":
-        return STABLE_DIFFUSION
+    if description.text is not None:
+        return STABLE_DIFFUSION_XL if description.text.is_penultimate else STABLE_DIFFUSION
     if description.family == "edm2":
         return EDM2_PIXELS if description.network.get("img_channels") == 3 else EDM2_LATENTS
     if description.like == "diffusers":
