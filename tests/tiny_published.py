@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from guided_jax.models.transformer import position_table
 from guided_jax.pretrained import dit, edm2
+from guided_jax.storage import images
 from tests import latent_golden as golden
 from tests import pickle_writer
 
@@ -36,9 +37,23 @@ def write(folder: Path, name: str) -> str:
         save_file(transformer(), path)
     elif path.suffix == ".json":
         path.write_text(json.dumps(TRANSFORMER))
+    elif path.suffix == ".jsonl":
+        path.write_text('{"prompt": "a cat", "negative": "blurry", "scale": 5, "seed": 3}\n{"prompt": "a dog"}\n')
+    elif path.suffix == ".txt":
+        path.write_text("a cat\na dog\n")
+    elif path.suffix == ".png":
+        shown = np.zeros((16, 16, 3), np.uint8)
+        shown[4:12, 4:12] = 255  # a picture, and a mask of its middle
+        images.save_png(path, shown)
     else:
-        shutil.copytree(golden.CHECKPOINT / "vae" if "vae" in name else golden.CHECKPOINT, path, dirs_exist_ok=True)
+        shutil.copytree(source(name), path, dirs_exist_ok=True)
     return path.name
+
+
+def source(name):
+    """Return the golden folder that stands for a published one."""
+    kinds = {"vae": "dit/vae", "sd-inpainting": "inpaint", "stable-diffusion": "sd1"}
+    return golden.FOLDER / "checkpoints" / next((found for kind, found in kinds.items() if kind in name), "dit")
 
 
 def transformer():

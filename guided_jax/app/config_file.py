@@ -71,10 +71,13 @@ def path_of(directory: Path) -> Path:
 
 def experiment_of(directory: Path) -> settings.Experiment:
     """Return the experiment of a run; ValueError for a published model, which has none, and for a folder that is no run."""
-    found = read(path_of(directory)).experiment
-    if found is None:
+    return _experiment(read(path_of(directory)), directory)
+
+
+def _experiment(config: Config, directory: Path) -> settings.Experiment:
+    if config.experiment is None:
         raise ValueError(f"{directory} is a published model, which has no experiment; give a run that was trained here")
-    return found
+    return config.experiment
 
 
 def _check_fit(experiment: settings.Experiment, facts: Facts) -> None:
@@ -95,7 +98,8 @@ def create(directory: Path, experiment: settings.Experiment, facts: Facts) -> No
     _check_fit(experiment, facts)
     path = writable_directory(directory) / NAME
     if path.exists():
-        saved, began = experiment_of(directory), read(path).facts
+        config = read(path)
+        saved, began = _experiment(config, directory), config.facts
         # Settings that are newer than the run are there at their defaults.
         differing = compare.differences(settings.to_dict(saved), settings.to_dict(experiment), settings.MAY_CHANGE)
         if saved.latent != experiment.latent:

@@ -22,9 +22,8 @@ from guided_jax.storage import checkpoint
 from guided_jax.storage.files import replacing
 
 FOLDER, NAME = "autoencoder", "whitening.json"
-DECODE_SIZE = (
-    16  # pictures that the decoder makes at once on each device: it may need more memory than all steps before
-)
+# Pictures that the decoder makes at once on each device: it may need more memory than all steps before.
+DECODE_SIZE = 16
 
 
 class Whitening(NamedTuple):

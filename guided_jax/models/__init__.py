@@ -5,7 +5,6 @@ from guided_jax.models.bert import Bert
 from guided_jax.models.classifier import Classifier
 from guided_jax.models.clip import CLIP, CLIPText, CLIPVision
 from guided_jax.models.edm2 import EDM2
-from guided_jax.models.encoder import check_image_size
 from guided_jax.models.perturbation import (
     attention_blocks,
     attention_mass,
@@ -15,6 +14,7 @@ from guided_jax.models.perturbation import (
     middle_block,
 )
 from guided_jax.models.prepare import prepare_params
+from guided_jax.models.sizes import check_image_size
 from guided_jax.models.stable_diffusion import MMDiT, UNet2DConditionModel
 from guided_jax.models.t5 import T5Encoder
 from guided_jax.models.transformer import DiT

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from guided_jax.models.blocks import attend, conv3x3, dense, torch_bias, torch_uniform, upsample
 from guided_jax.models.ops.norm import group_norm
+from guided_jax.models.sizes import check_halves
 
 EPSILON = 1e-6  # of every norm here, where the U-Nets have 1e-5
 LOG_VARIANCE = (-30.0, 20.0)  # its range
@@ -254,17 +255,6 @@ def check_channels(what: str, x: Float[Array, "..."], channels: int) -> None:
     """Raise ValueError unless x, called `what` in the message, ends in (height, width, `channels`)."""
     if x.ndim < 3 or x.shape[-1] != channels:
         raise ValueError(f"{what} has the shape (..., height, width, {channels}) here, and this one has {x.shape}.")
-
-
-def check_halves(size: tuple[int, ...], times: int) -> None:
-    """Raise ValueError unless the picture's `size`, height and width in pixels, can be halved `times` times."""
-    factor = 2**times
-    if any(side % factor or not side for side in size):
-        (h, w), (h_up, w_up) = size, (max(1, -(-side // factor)) * factor for side in size)
-        raise ValueError(
-            f"an image of {h}x{w} cannot be halved {times} times: both sides must be multiples of {factor}, so pad or "
-            f"resize it to {h_up}x{w_up}."
-        )
 
 
 def check_groups(block_out_channels: Sequence[int], norm_num_groups: int) -> None:

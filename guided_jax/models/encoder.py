@@ -4,7 +4,6 @@ The functions here are called inside a module's `__call__` and make their blocks
 module, read for its fields. The names of the blocks are those of ADM's published weights with "." written "_".
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -22,26 +21,9 @@ from guided_jax.models.blocks import (
     timestep_embedding,
 )
 from guided_jax.models.ops.attention import kernel
+from guided_jax.models.sizes import check_image_size
 
 Keys = Key[Array, "*batch"] | None
-
-
-def check_image_size(image_size: int | tuple[int, ...], channel_mult: Sequence[int | float]) -> None:
-    """Raise ValueError unless `image_size` (height and width in pixels) can be halved len(channel_mult) - 1 times.
-
-    image_size: one int is the side of a square; a tuple of one the length of a signal.
-    """
-    sides = (image_size, image_size) if isinstance(image_size, int) else image_size
-    factor = 2 ** (len(channel_mult) - 1)
-    if any(side % factor or not side for side in sides):
-        what, which = ("an image", "both sides") if sides[1:] else ("a signal", "lengths")
-        size, up = (
-            "x".join(map(str, each)) for each in (sides, [max(1, -(-side // factor)) * factor for side in sides])
-        )
-        raise ValueError(
-            f"{what} of {size} cannot be halved {len(channel_mult) - 1} times: {which} must be multiples of {factor}, "
-            f"so pad it to {up} or give a shorter channel_mult."
-        )
 
 
 def check_dims(dims: int, shape: tuple[int, ...]) -> None:

@@ -166,7 +166,7 @@ def test_states_of_the_wrong_shape_are_one_sentence(arrays, message, tmp_path):
         (["--prompts", "nowhere.txt"], "cannot read nowhere.txt"),
         (["--prompt", "a cat", "--also", "a dog"], "--also has no effect"),
         (["--prompt", "a cat", "--crop", "3", "4"], "leave out --crop"),
-        (["--prompt", "a cat", "--size", "17", "16"], "--size is 17x16; give multiples of 2"),
+        (["--prompt", "a cat", "--size", "17", "16"], "--size is 17x16; give multiples of 4"),
         (["--prompt", "a cat", "--clip-skip", "9"], "--clip-skip is 9"),
         (["--prompt", "a cat", "--mask", "m.png"], "--mask has no effect here"),
         (["--prompt", "a cat", "--windows", "0"], "--windows is 0"),

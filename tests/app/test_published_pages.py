@@ -12,7 +12,10 @@ from guided_jax.storage import images
 from tests import tiny_published
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("howto/steer-published.md", "models/dit.md", "models/sit.md", "models/edm2.md", "models/autoencoders.md")
+PAGES = (
+    *("howto/steer-published.md", "models/dit.md", "models/sit.md", "models/edm2.md", "models/autoencoders.md"),
+    "models/stable-diffusion.md",
+)
 FEW = (
     "--num-samples",
     "2",
@@ -23,7 +26,9 @@ FEW = (
     "--devices",
     "1",
 )  # what counts of an option is its last value
-MADE = re.compile(r"(DiT|SiT|sd-vae|edm2|last|my-dit)[\w.-]*")  # the files that a page takes from elsewhere
+MADE = re.compile(
+    r"(DiT|SiT|sd-|stable-diffusion|edm2|last|my-dit)[\w.-]*|(photo|mask|rows|prompts|states)\.\w+"
+)  # the files that a page takes from elsewhere
 
 
 def commands(page):
@@ -40,6 +45,8 @@ def commands(page):
 def run(words, folder):
     """Run a command on what it names; return the output folder of samples, None of a conversion."""
     here = [tiny_published.write(folder, word) if MADE.fullmatch(word) else word for word in words]
+    if "--size" in here:  # of the tiny models
+        here[(place := here.index("--size") + 1) : place + 2] = ["16", "24"]
     command, *arguments = [*here, *FEW] if here[0] == "sample" else here
     cli.script(importlib.import_module(f"guided_jax.app.{cli.COMMANDS[command][0]}").main, arguments)
 

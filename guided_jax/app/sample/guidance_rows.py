@@ -19,6 +19,9 @@ Guided = Denoiser | Stateful
 Guide = Callable[[Denoiser], Guided]
 
 
+ALL = ("interval", "rescale", "channels", "ramp", "dynamic")  # modifiers
+
+
 class Row(NamedTuple):
     """One guidance: its line of --list, how it is made, and which parts it needs."""
 
@@ -28,13 +31,7 @@ class Row(NamedTuple):
     # "measurement", or of `Run.fields`
     needs: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()  # its own options
-    follow: tuple[str, ...] = (
-        "interval",
-        "rescale",
-        "channels",
-        "ramp",
-        "dynamic",
-    )  # the MODIFIERS that change something
+    follow: tuple[str, ...] = ALL  # the MODIFIERS that change something
     scaled: bool = True  # whether it reads --scale
     labelled: bool = True  # whether it uses the label even where no --labels were given
     clips_inside: bool = False  # whether a clip of the result would undo it
@@ -174,7 +171,7 @@ GUIDANCES: dict[str, Row] = {
         "x_0 guided, noise not; scale in 0..1 [CFG++ 2406.08070]",
         lambda p: (p.conditional, lambda c: guidance.cfg_plus_plus(c, p.unconditional, p.scale)),
         ("null",),
-        follow=("interval", "rescale", "channels", "ramp"),
+        follow=ALL[:-1],
         clips_inside=True,
         pair=True,
     ),

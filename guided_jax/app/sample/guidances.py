@@ -62,7 +62,7 @@ def guide(request: Method, parts: Parts) -> Guided:
     def guided(parts: Parts) -> Any:
         base, own = GUIDANCES[first].make(parts)
         for word in rest:
-            own = _modified(word, own, request)
+            own = _modified(word, own, parts)
         return own(base)
 
     parts = ramped(request, parts)
@@ -78,11 +78,14 @@ def ramped(request: Method, parts: Parts) -> Parts:
     return parts._replace(scale=guidance.cosine_ramp(parts.scale, parts.run.model.levels.t[-1]))
 
 
-def _modified(word: str, guide: Any, request: Method) -> Guide:
+def _modified(word: str, guide: Any, parts: Parts) -> Guide:
+    request, run = parts.request, parts.run
     if word == "interval":
         return lambda d: guidance.interval(guide, d, request.interval_low, request.interval_high)
     if word == "rescale":
-        return lambda d: guidance.rescale(guide, d, request.rescale_mix)
+        # As the pipelines of Stable Diffusion do, whose settings people exchange.
+        view = "eps" if run.text is not None and run.model.parameterization == "eps" else "v"
+        return lambda d: guidance.rescale(guide, d, request.rescale_mix, view)
     if word == "channels":
         return lambda d: guidance.channels(guide, d, request.guided_channels)
     return guide

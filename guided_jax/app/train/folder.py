@@ -9,12 +9,8 @@ from guided_jax import parallel
 from guided_jax.app.settings import TRAINED
 from guided_jax.storage import checkpoint, lock, log
 
-RUN = (
-    "config.json",
-    *TRAINED,
-    "latents",
-    "latents.writing",
-)  # what training writes into the folder of a run, its description first
+# What training writes into the folder of a run, its description first.
+RUN = ("config.json", *TRAINED, "latents", "latents.writing")
 
 
 @contextlib.contextmanager

@@ -15,9 +15,10 @@ from jaxtyping import Array, Float, Num
 from guided_jax.checks import check_index
 from guided_jax.models.blocks import Direction, conv3x3
 from guided_jax.models.edm2.blocks import Block, Fourier, LabelRows, linear, mp_cat, mp_silu, mp_sum, unit_normal
-from guided_jax.models.encoder import check_image_size, per_example, remat
+from guided_jax.models.encoder import per_example, remat
 from guided_jax.models.ops.attention import kernel
 from guided_jax.models.perturbation import check_perturbed, perturbed_blocks
+from guided_jax.models.sizes import check_image_size
 
 
 class Place(NamedTuple):

@@ -1,6 +1,7 @@
 """The model of a description: which network it is, what the network takes as its time, and what it predicts.
 
-    params = {"network": variables of the network, "autoencoder": variables of the AutoencoderKL of a latent model}
+    params = {"network": variables of the network, "autoencoder": variables of the AutoencoderKL of a latent model,
+              "text": variables of each text tower of a text-to-image model}
 
 Sources: [DiT] Peebles & Xie 2212.09748, [SiT] Ma et al. 2401.08740, [REPA] Yu et al. 2410.06940, [EDM2] Karras et al.
 2312.02696, [LDM] Rombach et al. 2112.10752.
