@@ -53,8 +53,7 @@ grid.png. The same command again goes on from what is there.
   --sampler NAME          default dpm++
   --steps INT             default: the sampler's own number
   --checkpoint last|best  which weights
-  --image FILE ...        start from pictures; --strength 0.6: the share of the steps that is run;
-                          --mask FILE: paint in where it is white
+  --image FILE ...        start from pictures (--strength 0.6); --mask FILE: paint in them
   --prompt TEXT ...       of a text-to-image model, in turn; --prompts FILE, --negative TEXT
   --seed INT              with the index of a sample it determines the sample (default 0)
   --out FOLDER            default: a folder inside the run, named after the method
