@@ -91,6 +91,25 @@ def gaussian_blur(height: int, width: int, std: ArrayLike) -> Operator:
     return separable(gaussian_matrix(height, std), gaussian_matrix(width, std))
 
 
+def matrix(a: Float[Array, "m d"], shape: tuple[int, ...] | None = None) -> Operator:
+    """A x for a dense matrix A, of x as one vector.
+
+    a: A, (M, D).
+    shape: of x, with D elements; (D,) if None. `forward` takes x of any shape, `adjoint` returns this one.
+
+    >>> mean = gj.operators.matrix(jnp.full((1, 4), 0.25))
+    >>> mean.forward(jnp.arange(4.0).reshape(2, 2)).tolist()
+    [1.5]
+    """
+    a = jnp.asarray(a)
+    values, vectors = _spectrum(a)
+
+    def solve(y: Array, gain: ArrayLike, noise: ArrayLike) -> Array:
+        return vectors @ ratio(vectors.T @ y, gain * values + noise)
+
+    return Operator(lambda x: a @ x.reshape(-1), lambda y: (y @ a).reshape(shape or a.shape[1:]), solve)
+
+
 def through(operator: Operator, decode: Callable[[Array], Array], gain: ArrayLike = 1.0) -> Operator:
     """A decode(x): a measurement of the picture that a decoder makes of x, which is linear only if the decoder is.
 
@@ -99,7 +118,7 @@ def through(operator: Operator, decode: Callable[[Array], Array], gain: ArrayLik
     gain: D D^T is taken to be gain I, D the derivative of `decode`: the variance of a pixel in units of that of an element
         of x, a number or traced value. `solve` is that of A with it, exact for a linear decoder with D D^T = gain I.
     Returns an operator whose adjoint raises ValueError: what guides by it differentiates `forward` (`guidance.pigdm`,
-        `guidance.likelihood`, `reverse.dps`).
+        `guidance.mmps`, `guidance.likelihood`, `reverse.dps`).
 
     >>> half = gj.operators.mask(jnp.array([1.0, 0.0]))
     >>> gj.operators.through(half, lambda z: 2 * z).forward(jnp.array([0.3, 0.4])).tolist()

@@ -100,6 +100,13 @@ MEMBERS = {
         first="u",
         networks=2,
     ),
+    "mmps": Member(
+        lambda net, p, y, s, k: guidance.mmps(net(NULL), *measurement(y), k, 1 + jnp.int32(5 * k), s),
+        "u",
+        None,
+        first="u",
+        networks=2,  # the backward pass is in a loop
+    ),
     "classifier-free": Member(lambda net, p, y, s, k: classifier_free(net, y, s), "u", "c", True),
     "classifier-free, fused": Member(
         lambda net, p, y, s, k: guidance.batched(

@@ -63,7 +63,9 @@ RANGES: dict[str, Range] = {
     **{"seed": Range(0, 2**32 - 1), "devices": COUNT, "batch_size": COUNT},
     "num_samples": Range(1, MOST_SAMPLES),
     # sample and sweep
-    **dict.fromkeys(("corrections", "factor", "repeats", "sweep_seeds", "guided_channels", "decode_tile"), COUNT),
+    **dict.fromkeys(
+        ("corrections", "factor", "repeats", "iterations", "sweep_seeds", "guided_channels", "decode_tile"), COUNT
+    ),
     **dict.fromkeys(("temperature", "data_std", "langevin_size", "sigma_max", "radius"), POSITIVE),
     **{"windows": COUNT, "clip_skip": NOT_NEGATIVE, **dict.fromkeys(("crop", "negative_crop"), NOT_NEGATIVE)},
     **dict.fromkeys(("size", "original_size", "target_size"), Range(1, LARGEST_SIDE)),

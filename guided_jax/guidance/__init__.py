@@ -16,6 +16,7 @@ from guided_jax.guidance.independent import independent
 from guided_jax.guidance.interval import interval
 from guided_jax.guidance.log_prob import all_of, any_of, from_logits
 from guided_jax.guidance.measurement import likelihood, paste, pigdm
+from guided_jax.guidance.mmps import mmps
 from guided_jax.guidance.off_the_shelf import off_the_shelf, universal
 from guided_jax.guidance.projected import projected
 from guided_jax.guidance.ramp import cosine_ramp, linear_ramp
@@ -52,6 +53,7 @@ __all__ = [
     "lift",
     "likelihood",
     "linear_ramp",
+    "mmps",
     "observe",
     "off_the_shelf",
     "paste",

@@ -63,7 +63,7 @@ SETTINGS = {"negative": {"negative": 8}, "compose": {"also": (8,)}, "cfg++": {"s
 @pytest.mark.parametrize("guidance", [name for name in GUIDANCES if name not in NEEDS_MORE])
 def test_every_guidance_draws_from_a_network_of_ones_own(guidance, own_network, tmp_path):
     example, run = own_network
-    measured = {"pigdm", "dps", "repaint"}
+    measured = {"pigdm", "mmps", "dps", "repaint"}
     settings = dict(SETTINGS.get(guidance, {}))
     if guidance in measured:
         from guided_jax.app.sample.request import Measurement

@@ -63,6 +63,7 @@ def plain(published, tmp_path_factory):
 CLASSIFIED = ("universal", "off-the-shelf")
 MEASURED = {
     "pigdm": ("--mask", "box.npz", "--noise-std", "0.1"),
+    "mmps": ("--mask", "box.npz", "--noise-std", "0.1", "--iterations", "2"),
     "dps": ("--operator", "super-resolution"),
     "repaint": ("--hole", "right", "--repeats", "2"),
 }

@@ -100,6 +100,7 @@ METHODS = [
         "--labels",
         3,
     ],
+    ["--guidance", "mmps", "--iterations", 2, "--noise-std", 0.1, "--measure", "held-out", "--scale", 1, 0],
     ["--guidance", "compose", "--also", 5, 8, "--also-scale", 1.0, -1.0, "--scale", 2, "--labels", 3],
 ]
 # More of them, each with the options that it cannot do without.
@@ -355,6 +356,14 @@ WRONG_SAMPLING = {
     "--interval-low has no effect here": ["--guidance", "classifier-free", "--interval-low", "0.2"],
     "--noise-std has no effect here": ["--noise-std", "0.1"],
     "--data-std has no effect here; it goes with --guidance pigdm": ["--guidance", "dps", *SEEN, "--data-std", "1"],
+    "--iterations has no effect here; it goes with --guidance mmps": [
+        "--guidance",
+        "pigdm",
+        *SEEN,
+        "--iterations",
+        "2",
+    ],
+    "--iterations is 0; give at least 1": ["--guidance", "mmps", *SEEN, "--iterations", "0"],
     "it goes with --operator blur": ["--guidance", "pigdm", *SEEN, "--blur-std", "2"],
     "--measure held-out or FILE": ["--guidance", "pigdm"],
     "cannot read nowhere.npz": ["--guidance", "pigdm", "--measure", "nowhere.npz"],

@@ -20,6 +20,7 @@ OPERATORS = {
     "separable": operators.separable(
         jax.random.normal(jax.random.key(0), (3, 4)), jax.random.normal(jax.random.key(1), (7, 6))
     ),
+    "matrix": operators.matrix(jax.random.normal(jax.random.key(7), (5, SIZE)), SHAPE),
 }
 operators_given = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
 

@@ -23,6 +23,7 @@ EXAMPLES = """
     forward.diffuse forward.posterior prediction.from_eps prediction.score denoiser.from_network denoiser.edm
     denoiser.from_batched guidance.classifier guidance.classifier_free guidance.clip guidance.autoguidance guidance.interval
     guidance.rescale guidance.compose guidance.projected guidance.from_logits guidance.dynamic_threshold guidance.pigdm
+    guidance.mmps operators.matrix
     reverse.ddim reverse.ddpm reverse.classifier_ddpm reverse.dpm_solver reverse.heun reverse.with_state reverse.chain
     reverse.repaint sampler.sample sampler.run sampler.keys sampler.encode analytic.GaussianMixture
     analytic.GaussianMixture.denoiser analytic.GaussianMixture.log_prob likelihood.variational_bound likelihood.log_density

@@ -249,7 +249,9 @@ def _check_measurement(method: Method, run: runs.Run) -> None:
     if not method.measurement.measure:
         raise ValueError(f"{method.guidance} needs a measurement; name true pictures with --measure held-out or FILE")
     if "repeats" in guidances.row_of(method).reads and method.measurement.operator != "mask":
-        raise ValueError(f"repaint fills holes only; use pigdm or dps for --operator {method.measurement.operator}")
+        raise ValueError(
+            f"repaint fills holes only; use pigdm, mmps or dps for --operator {method.measurement.operator}"
+        )
     if method.measurement.mask and method.measurement.hole != Measurement().hole:
         raise ValueError("--mask stands in the place of --hole; give one of the two")
     inverse.make_operator(method, run)

@@ -89,6 +89,12 @@ def _pigdm(parts: Parts) -> tuple[Denoiser, Guide]:
     return parts.plain(), lambda d: guidance.pigdm(d, parts.measurement, parts.y, *stds, parts.scale)
 
 
+def _mmps(parts: Parts) -> tuple[Denoiser, Guide]:
+    settings = parts.request.measurement
+    given = settings.noise_std, settings.iterations
+    return parts.plain(), lambda d: guidance.mmps(d, parts.measurement, parts.y, *given, parts.scale)
+
+
 def _dps(parts: Parts, step: reverse.ReverseStep) -> reverse.ReverseStep:
     return reverse.dps(step, parts.measurement, parts.y, parts.scale)
 
@@ -239,6 +245,13 @@ GUIDANCES: dict[str, Row] = {
         _pigdm,
         ("measurement",),
         (*MEASURED, "data_std"),
+        labelled=False,
+    ),
+    "mmps": Row(
+        "as pigdm, with the covariance of x_0 by the network itself, --iterations backward passes [MMPS 2405.13712]",
+        _mmps,
+        ("measurement",),
+        (*MEASURED, "iterations"),
         labelled=False,
     ),
     "dps": Row(

@@ -18,7 +18,7 @@ DataDir = Annotated[Path | None, tyro.conf.arg(name="data.dir")]  # as `guided-j
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What is known of the pictures: pigdm, dps and repaint draw what else they may hold."""
+    """What is known of the pictures: pigdm, mmps, dps and repaint draw what else they may hold."""
 
     measure: tuple[str, ...] = ()
     """The true pictures, in turn over the samples: held-out (the run's own data), an npz file such as samples.npz, or
@@ -39,6 +39,8 @@ class Measurement:
     """Standard deviation of the noise that is added to the measurement, of pixels in [-1, 1] or of latents."""
     data_std: float | None = None
     """pigdm: the standard deviation of what is measured. Default: 0.5 of pixels in [-1, 1], that of the run of latents."""
+    iterations: int = 5
+    """mmps: of conjugate gradients at each step, each a backward pass of the network."""
     repeats: int = 10
     """repaint: steps for each level."""
 
@@ -76,8 +78,8 @@ class Method:
     clip: bool = True
     """Clip the (guided) predicted clean image to [-1, 1]; latents have no range and are never clipped."""
     space: Annotated[Literal["pixels", "latents"] | None, tyro.conf.arg(name="in")] = None
-    """universal, off-the-shelf, pigdm, dps, repaint of a run of latents: what the classifier or the measurement sees, the
-    latents or, through the decoder, the pixels. Default: latents."""
+    """universal, off-the-shelf, pigdm, mmps, dps, repaint of a run of latents: what the classifier or the measurement sees,
+    the latents or, through the decoder, the pixels. Default: latents."""
     clean_classifier: Path | None = None
     """universal, off-the-shelf: the folder of a classifier of clean pictures by 'guided-jax judge' that guides, instead of
     the run's noisy one. Measure the samples by another one than this."""
@@ -242,7 +244,7 @@ NOT_RECORDED = (
 # Recorded only where they are not the default: older requests were written when there was no other choice.
 NEWER = (
     *("checkpoint", "image", "strength", "mask", "guided_channels", "perturb_blocks", "skip_blocks", "exit_block"),
-    *("balanced", "decode_tile", "dino", "space", "clean_classifier", "attention_mask"),
+    *("balanced", "decode_tile", "dino", "space", "clean_classifier", "attention_mask", "iterations"),
     *("prompt", "prompts", "negative_prompt", "prompt_scale", "prompt_seed", "text"),
 )
 
