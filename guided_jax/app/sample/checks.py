@@ -45,7 +45,7 @@ def _unread(options: Sampling, run: runs.Run | None = None) -> dict[str, list[st
     """Return each non-default option that the chosen method ignores -> what reads it; run: as of `check_readers`."""
     given, defaults = flatten(options), flatten(Sampling(options.run))
     chosen = _chosen(options.method) | ({"--sweep"} if options.sweep.sweep else set())
-    if options.prompt:
+    if options.prompt or options.prompts:
         chosen.add("--prompt")
     if run is None or labels.are_of_data(options, run):
         chosen.add(OF_DATA)

@@ -87,9 +87,10 @@ def main(args: Sequence[str]) -> None:
 def parse(args: Sequence[str]) -> Sampling:
     """Return the request of a command line; with --preset the authors' options come first."""
     read = functools.partial(cli.parse, Sampling, "guided-jax sample", description=PAGE)
-    options = read(args)
+    prompted = any(word.split("=")[0] in ("--prompt", "--prompts") for word in args)
+    options = read([*PROMPTED, *args] if prompted else args)
     if not options.preset:
-        return read([*PROMPTED, *args]) if options.prompt or options.prompts else options
+        return options
     words = runs.preset(options.run)
     if not words:
         raise ValueError(f"{options.run} has no preset, which guided-jax convert writes; leave out --preset")
