@@ -8,11 +8,13 @@ import jax
 import numpy as np
 import pytest
 
+from guided_jax import sampler
 from guided_jax.app import cli
 from guided_jax.app import run as runs
 from guided_jax.app.convert import command as convert
 from guided_jax.app.sample import command as sample
-from guided_jax.app.sample import prompt_files, prompts, request
+from guided_jax.app.sample import draw as draw_module
+from guided_jax.app.sample import inputs, prompt_files, prompts, request
 from guided_jax.app.sweep import command as sweep
 from guided_jax.storage import images
 from tests import latent_golden as golden
@@ -32,20 +34,16 @@ def draw(run, out, *words):
     return images.load_npz(out / "samples.npz")
 
 
-GUIDED = ("--guidance", "classifier-free", "--scale", "7.5")
-
-
 def test_prompts_in_turn_and_a_negative_one(run, tmp_path):
-    prompts = ("--prompt", "a photo of a cat", "two red apples")
-    drawn, labels = draw(run, tmp_path / "negative", *GUIDED, *prompts, "--negative", "blurry")
+    (tmp_path / "prompts.txt").write_text("\ntwo red apples\n")
+    words = ("--prompt", "a photo of a cat", "--prompts", tmp_path / "prompts.txt", "--negative", "blurry")
+    drawn, labels = draw(run, tmp_path / "out", *words, "--scale", "7.5")
     assert drawn.shape[0] == 4
     assert list(labels) == [0, 1, 0, 1]
-    (tmp_path / "prompts.txt").write_text("a photo of a cat\n\ntwo red apples\n")
-    plain, _ = draw(run, tmp_path / "plain", *GUIDED, "--prompts", tmp_path / "prompts.txt")
-    assert (drawn != plain).any()
-    record = json.loads((tmp_path / "negative" / "samples.json").read_text())
+    record = json.loads((tmp_path / "out" / "samples.json").read_text())
     assert record["negative_prompt"] == ["blurry", "blurry"]
     assert record["prompt"] == ["a photo of a cat", "two red apples"]
+    assert record["method"]["guidance"] == "classifier-free"
 
 
 @pytest.mark.slow
@@ -64,20 +62,25 @@ def test_other_guidances_of_prompts(run, tmp_path, words):
 
 
 def test_a_prompt_has_a_negative_one_a_scale_and_a_seed_of_its_own(run, tmp_path):
-    """The rows of a file draw what each of them would draw alone."""
+    """The rows of a file are drawn with what each of them would be drawn with alone."""
     rows = [
         {"prompt": "a photo of a cat", "negative": "blurry", "scale": 3, "seed": 7},
         {"prompt": "two red apples"},
     ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    drawn, labels = draw(run, tmp_path / "rows", "--prompts", tmp_path / "rows.jsonl", "--scale", "5")
-    assert list(labels) == [0, 1, 0, 1]
-    alone = ("--prompt", "a photo of a cat", "--negative", "blurry", "--scale", "3", "--seed", "7")
-    first, _ = draw(run, tmp_path / "alone", *alone)
-    assert np.abs(drawn[[0, 2]].astype(int) - first[:2]).max() <= 1
-    second, _ = draw(run, tmp_path / "other", "--prompt", "a photo of a cat", "two red apples", "--scale", "5")
-    assert np.abs(drawn[[1, 3]].astype(int) - second[[1, 3]]).max() <= 1
-    assert np.abs(drawn[0].astype(int) - second[0]).max() > 1
+    words = [str(run), "--prompts", str(tmp_path / "rows.jsonl"), "--scale", "5", "--seed", "2", "--negative", "dark"]
+    options, found = sample.resolve_run(sample.parse(words))
+    assert options.negative_prompt == ("blurry", "dark")
+    given = inputs.make_inputs(options, found)(np.arange(4))
+    assert list(given.labels) == [0, 1, 0, 1]
+    assert list(given.scales) == [3, 5, 3, 5]
+    assert list(given.seeds) == [7, 2, 7, 2]
+    assert list(given.numbers) == [0, 1, 1, 3]
+    alone = draw_module._keys(np.full(2, 7, np.uint32), np.arange(2))
+    keys = draw_module._keys(given.seeds.astype(np.uint32), given.numbers)
+    assert (jax.random.key_data(keys)[::2] == jax.random.key_data(alone)).all()
+    whole = sampler.keys(jax.random.fold_in(jax.random.key(2), 0), np.arange(4))
+    assert (jax.random.key_data(keys)[1::2] == jax.random.key_data(whole)[1::2]).all()
 
 
 @pytest.fixture(scope="module")

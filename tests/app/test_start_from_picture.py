@@ -47,3 +47,26 @@ def test_a_low_strength_keeps_the_pictures_and_the_grid_shows_them(tiny, tmp_pat
     assert np.abs(found - truth).mean() < 30
     assert np.abs(found - truth[::-1]).mean() > 50
     assert (tmp_path / "start.png").is_file()
+
+
+def test_a_mask_keeps_what_is_black_and_paints_what_is_white(tiny, tmp_path, capsys):
+    truth = runs.load(tiny).experiment.data.make(held_out=True).read(np.arange(4))["image"]
+    white = np.zeros((1, *truth.shape[1:3], 3), np.uint8)
+    white[:, 2:5, 2:5] = 255
+    np.savez(tmp_path / "mask.npz", arr_0=white)
+    words = ["--image", "held-out", "--mask", tmp_path / "mask.npz", "--steps", "4", "--num-samples", "4"]
+    code, _, err = run_script(sample.main, [tiny, *words, "--batch-size", "4", "--out", tmp_path / "out"], capsys)
+    assert code == 0, err
+    found = images.load_npz(tmp_path / "out" / "samples.npz")[0].astype(int)
+    known = np.broadcast_to(white[..., :1] == 0, truth.shape)
+    np.testing.assert_allclose(found[known], truth[known], atol=1)
+    assert np.abs(found - truth)[~known].mean() > 20
+
+
+def test_a_mask_of_another_size_is_one_sentence(tiny, tmp_path, capsys):
+    np.savez(tmp_path / "mask.npz", arr_0=np.full((1, 3, 3, 3), 255, np.uint8))
+    words = ["--image", "held-out", "--mask", tmp_path / "mask.npz", "--out", tmp_path / "out"]
+    code, _, err = run_script(sample.main, [tiny, *words], capsys)
+    assert code == 2
+    assert "give masks of that height and width" in err
+    assert not (tmp_path / "out" / "samples.npz").exists()

@@ -92,7 +92,7 @@ TEXT = (
 )
 
 
-FAST = ("sd1_pndm",)  # the others are in the slow suite: each compiles a network of its own
+FAST = ()  # in the slow suite: each compiles a network of its own; tests/app/test_recorded_pictures.py has a fast one
 
 
 def marked(names):
