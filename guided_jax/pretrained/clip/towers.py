@@ -89,6 +89,23 @@ def shapes(module: CLIP | CLIPText | CLIPVision) -> dict[str, Any]:
     return jax.eval_shape(lambda *given: module.init(jax.random.key(0), *given), *given)
 
 
+def same_weights(one: Mapping[str, Any], other: Mapping[str, Any], tolerance: float = 2**-7) -> bool:
+    """Return whether max |a - b| <= tolerance max |a| for all weights a, b of two towers; projections do not count.
+
+    one, other: params of two text towers, or of two vision towers. tolerance: above the rounding of bfloat16 and float16,
+    in which one of them may be saved; a tower that was trained further, but hardly, is the same as well. A tower is often
+    saved without its projection.
+    """
+    first, second = (
+        {path: leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params) if "projection" not in str(path)}
+        for params in (one, other)
+    )
+    if {path: leaf.shape for path, leaf in first.items()} != {path: leaf.shape for path, leaf in second.items()}:
+        return False
+    pairs = ((np.asarray(leaf, np.float32), np.asarray(second[path], np.float32)) for path, leaf in first.items())
+    return all(np.abs(a - b).max() <= tolerance * np.abs(a).max() for a, b in pairs)
+
+
 def _input(tower: CLIPText | CLIPVision) -> jax.ShapeDtypeStruct:
     if isinstance(tower, CLIPText):
         return jax.ShapeDtypeStruct((tower.max_length,), jnp.int32)
