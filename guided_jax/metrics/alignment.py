@@ -2,8 +2,8 @@
 
     cos_ij = u_i . v_j / (|u_i| |v_j|)     u_i: picture i, v_j: prompt j, both in the space of one CLIP
 
-Sources: [CLIPScore] Hessel et al. 2104.08718 section 3, with the factor of common practice; [R-precision] Xu et al. 1711.10485
-section 4, with all prompts of the set as candidates in place of 100 random ones. float64 on the host.
+Sources: [CLIPScore] Hessel et al. 2104.08718 section 3, with the factor of common practice; [R-precision] Xu et al.
+1711.10485 section 4, with all prompts of the set as candidates in place of 100 random ones. float64 on the host.
 """
 
 from collections.abc import Iterator, Sequence
@@ -108,7 +108,9 @@ def _check(image_features, text_features, labels):
     if u.shape[1] != v.shape[1]:
         raise ValueError(f"image features have {u.shape[1]} numbers and text features {v.shape[1]}; take one CLIP's")
     if labels.shape != (len(u),) or not 0 <= labels.min() <= labels.max() < len(v):
-        raise ValueError(f"labels number the {len(v)} texts from 0, one for each of {len(u)} images; these are {labels}")
+        raise ValueError(
+            f"labels number the {len(v)} texts from 0, one for each of {len(u)} images; these are {labels}"
+        )
     return u, v, labels
 
 

@@ -1,8 +1,8 @@
 """A whole CLIP from its folder: both towers, the tokenizer, and what its pictures are normalised by.
 
-    transformers  config.json with text_config and vision_config, model.safetensors, preprocessor_config.json
-    OpenCLIP      open_clip_config.json, open_clip_model.safetensors or open_clip_pytorch_model.bin
-    both          tokenizer.json, or vocab.json and merges.txt
+transformers  config.json with text_config and vision_config, model.safetensors, preprocessor_config.json
+OpenCLIP      open_clip_config.json, open_clip_model.safetensors or open_clip_pytorch_model.bin
+both          tokenizer.json, or vocab.json and merges.txt
 """
 
 from collections.abc import Mapping
