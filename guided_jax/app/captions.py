@@ -111,9 +111,8 @@ def check_tower(scorer: clip.Scorer, folder: Path, path: Path, allowed: bool) ->
     except (OSError, ValueError):
         towers = None
     if towers is None:
-        return [
-            f"whether this CLIP conditioned the samples is unknown: {record_of(path)} names no run that can be read"
-        ]
+        why = f"the run {run} cannot be read" if run else f"{record_of(path)} names no run"
+        return [f"whether the samples were conditioned by this CLIP is unknown, as {why}"]
     if not clip.is_tower_of(scorer, towers):
         return []
     same = f"the text tower of {folder} is the one that {run} conditioned the samples by, and favours them"
@@ -128,9 +127,9 @@ def align(prompts: Prompts, samples: PictureSet, devices: Sequence[jax.Device], 
     of_texts = clip.text_features(scorer, texts, devices, batch_size)
     of_images = clip.image_features(scorer, samples, devices, batch_size)
     found = clip.evaluate(of_images, of_texts, labels)
-    certain = [k for k in clip.TOPS if k >= len(texts)]
-    if certain:
-        notes = [*notes, f"{len(texts)} different prompts: every picture has its own among the first {certain[-1]}"]
+    if certain := [str(k) for k in clip.TOPS if k >= len(texts)]:
+        said = "one prompt" if len(texts) == 1 else f"{len(texts)} different prompts"
+        notes = [*notes, f"retrieval, top {' and '.join(certain)}, is certain with {said}, and left out"]
     return {
         "clip": scorer.name,
         "prompts": f"{source}: {len(texts)} different ones",

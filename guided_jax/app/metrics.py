@@ -111,7 +111,17 @@ OPTIONS = {
 UNRECORDED = ("out", "overwrite", "devices", "batch_size", "save_statistics", "allow_same_tower")
 NEWER = ("dino", "clip", "captions")  # recorded only where they are given, as older files were written without them
 # Options that mean nothing without another, or without a reference.
-OF_REFERENCE = ("judge", "inception", "preprocessing", "dino", "features", "split", "data_dir", "save_statistics")
+OF_REFERENCE = (
+    "judge",
+    "inception",
+    "preprocessing",
+    "dino",
+    "features",
+    "split",
+    "data_dir",
+    "seed",
+    "save_statistics",
+)
 OF_CLIP = ("captions", "allow_same_tower")
 
 

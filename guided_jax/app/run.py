@@ -263,15 +263,16 @@ def preset(directory: Path) -> tuple[str, ...]:
 
 
 def text_towers(directory: Path) -> list[Any]:
-    """Return the params of the text towers that a run is conditioned by; none for a run that takes no prompts.
+    """Return the params of the text towers that a run is conditioned by; none for a run that has no tower.
 
     The other parameters are not read. Errors as of `load` and of `Run.params`.
     """
     found = config_file.read(config_file.path_of(directory)).published
     if found is None or found.description.text is None:
         return []
-    with _trained(directory, "diffusion"):
-        return checkpoint.load_params(_checkpoints(directory, "diffusion"), "ema", only=("text",))["text"]
+    with trained_weights.trained(directory, "diffusion"):
+        saved = trained_weights.checkpoints(directory, "diffusion")
+        return checkpoint.load_params(saved, "ema", only=("text",))["text"]
 
 
 def params(directory: Path, part: str, sharding: Any = None, which: Which = "last") -> Any:

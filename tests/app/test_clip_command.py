@@ -78,7 +78,9 @@ def test_the_recorded_prompts(place, clip, features, capsys):
     assert f"{place / 'samples.json'}: 6 different ones, by CLIP ViT-48/8 " in out
     assert "|  | samples | chance |" in out
     assert f"| CLIP score | {found['samples']['clip_score']:.4g} ± " in out
-    assert "note: whether this CLIP conditioned the samples is unknown" in out
+    assert (
+        f"note: whether the samples were conditioned by this CLIP is unknown, as the run {place / 'run'} cannot" in out
+    )
 
 
 def test_captions_of_a_file_beside_a_reference(place, clip, features, capsys):
@@ -95,6 +97,7 @@ def test_captions_of_a_file_beside_a_reference(place, clip, features, capsys):
     assert (found["features"], found["counts"]) == ("pixels", {"samples": 7, "reference": 14})
     assert "| Fréchet distance |" in out
     assert "a covariance is singular" in out
+    assert f"unknown, as {place / 'rows.json'} names no run" in out
 
 
 def test_one_prompt_has_no_rank(place, clip, capsys):
@@ -105,14 +108,14 @@ def test_one_prompt_has_no_rank(place, clip, capsys):
     )
     assert code == 0, err
     assert ({*found["samples"]}, found["chance"]) == ({"clip_score", "clip_score_error"}, {})
-    assert "1 different prompts: every picture has its own among the first 5" in out
+    assert "note: retrieval, top 1 and 5, is certain with one prompt, and left out" in out
 
 
 WRONG = {
     "no prompts are recorded in": ["{rows}", "--clip", "{clip}"],
     "name a file of them with --captions": ["{rows}", "--clip", "{clip}"],
     "has 7 captions, and the labels of": ["{more}", "--clip", "{clip}", "--captions", "{captions}"],
-    "go from 0 to 7; give a caption for each label": ["{more}", "--clip", "{clip}", "--captions", "{captions}"],
+    "go from 0 to 7; write a line for each label": ["{more}", "--clip", "{clip}", "--captions", "{captions}"],
     "has 2 captions and {rows}, without labels, 7 pictures": ["{rows}", "--clip", "{clip}", "--captions", "{two}"],
     "line 2 of {gap} is empty": ["{rows}", "--clip", "{clip}", "--captions", "{gap}"],
     "cannot read nowhere.txt": ["{rows}", "--clip", "{clip}", "--captions", "nowhere.txt"],
@@ -122,6 +125,7 @@ WRONG = {
     "there is nothing to measure the samples against": ["{samples}"],
     "--judge has no effect here; it goes with a REFERENCE": ["{samples}", "--clip", "{clip}", "--judge", "x"],
     "--save-statistics has no effect": ["{samples}", "--clip", "{clip}", "--save-statistics", "x.npz"],
+    "--seed has no effect here; it goes with a REFERENCE": ["{samples}", "--clip", "{clip}", "--seed", "1"],
     "--captions has no effect here; it goes with --clip": ["{samples}", "digits", "--captions", "{captions}"],
     "--allow-same-tower has no effect here; it goes with --clip": ["{samples}", "digits", "--allow-same-tower"],
 }
@@ -175,6 +179,6 @@ def test_from_a_run_to_its_score(run, clip, tmp_path, capsys):
     assert code == 0, err
     code, _, err, found = measure(tmp_path, capsys, tmp_path / "samples.npz", "--clip", clip)
     assert code == 0, err
-    assert found["notes"] == ["2 different prompts: every picture has its own among the first 5"]
+    assert found["notes"] == ["retrieval, top 5, is certain with 2 different prompts, and left out"]
     assert found["chance"]["retrieval_top1"] == 0.5
     assert 0 <= found["samples"]["retrieval_top1"] <= 1
