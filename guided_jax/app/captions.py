@@ -13,6 +13,7 @@ from guided_jax.app import run as runs
 from guided_jax.app.sample import prompt_files
 from guided_jax.metrics import clip
 from guided_jax.metrics.sets import PictureSet
+from guided_jax.pretrained.clip import parse_weights
 
 
 class Captions(NamedTuple):
@@ -66,7 +67,16 @@ def _prompts(path: Path) -> list[str]:
         raise ValueError(
             f"no prompts are recorded in {record_of(path)}; name a file of them with --captions, one on each line"
         )
-    return texts[: len(labels)]  # after them come those of --also and --any-of
+    found = texts[: len(labels)]  # after them come those of --also and --any-of
+    if any(map(prompt_files.is_name_of_states, found)):
+        raise ValueError(f"{path} was drawn from states, whose words are not recorded; name captions with --captions")
+    weighted = (request.get("text") or {}).get("weighted")
+    return [_without_weights(text) for text in found] if weighted else found
+
+
+def _without_weights(prompt: str) -> str:
+    """(a red:1.3) cat -> a red cat."""
+    return "".join(text for text, _ in parse_weights(prompt))
 
 
 def _request(path: Path) -> dict[str, Any]:

@@ -74,8 +74,8 @@ class Metrics:
     """CLIP score and retrieval of the prompts: the folder of a whole CLIP, as transformers or OpenCLIP saves it; not of the
     one whose text tower conditioned the samples."""
     captions: Path | None = None
-    """--clip: a text file with the prompt of each label on a line, or, of samples without labels, of each picture. Default:
-    the prompts that are recorded beside the samples."""
+    """--clip: a file as --prompts of 'guided-jax sample' takes it, with the prompt of each label, or, of samples without
+    labels, of each picture. Default: the prompts that are recorded beside the samples."""
     allow_same_tower: bool = False
     """--clip: measure even by the tower that conditioned the samples, which a score by it favours."""
     batch_size: int = 64

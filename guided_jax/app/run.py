@@ -267,6 +267,8 @@ def text_towers(directory: Path) -> list[Any]:
 
     The other parameters are not read. Errors as of `load` and of `Run.params`.
     """
+    if published_model.is_folder(directory):
+        return published_model.read_text_towers(directory)
     found = config_file.read(config_file.path_of(directory)).published
     if found is None or found.description.text is None:
         return []

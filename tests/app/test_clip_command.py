@@ -13,7 +13,7 @@ from guided_jax.app import metrics as metrics_command
 from guided_jax.app.convert import command as convert
 from guided_jax.app.sample import command as sample
 from guided_jax.metrics import clip as clip_metrics
-from guided_jax.metrics import feature_space
+from guided_jax.metrics import feature_space, sets
 from guided_jax.models.clip.pixels import MEAN, STD
 from guided_jax.storage import images
 from tests import tiny_clip
@@ -111,13 +111,33 @@ def test_one_prompt_has_no_rank(place, clip, capsys):
     assert "note: retrieval, top 1 and 5, is certain with one prompt, and left out" in out
 
 
+def test_the_captions_of_pictures(place):
+    """Of a file those that --prompts would take; of a record without the weights of words."""
+
+    def texts(path, file=None):
+        found = captions.read(sets.from_file(path), path, file)
+        return [found.texts[label] for label in found.labels]
+
+    assert texts(place / "samples.npz") == 2 * PROMPTS
+    (place / "gaps.txt").write_text("\n\n".join(PROMPTS))
+    (place / "rows.jsonl").write_text("\n".join(json.dumps({"prompt": text, "seed": 1}) for text in PROMPTS))
+    for name in ("gaps.txt", "rows.jsonl"):
+        assert texts(place / "rows.npz", place / name) == PROMPTS
+    record = {"prompt": ["a (red:1.5) [car]", r"a \(b\)"], "labels": [0, 1]}
+    images.save_npz(place / "weighed.npz", PICTURES[:2], np.arange(2))
+    for text, want in (({}, record["prompt"]), ({"text": {"weighted": True}}, ["a red car", "a (b)"])):
+        (place / "weighed.json").write_text(json.dumps({**record, **text}))
+        assert texts(place / "weighed.npz") == want
+
+
 WRONG = {
     "no prompts are recorded in": ["{rows}", "--clip", "{clip}"],
     "name a file of them with --captions": ["{rows}", "--clip", "{clip}"],
     "has 7 captions, and the labels of": ["{more}", "--clip", "{clip}", "--captions", "{captions}"],
     "go from 0 to 7; write a line for each label": ["{more}", "--clip", "{clip}", "--captions", "{captions}"],
     "has 2 captions and {rows}, without labels, 7 pictures": ["{rows}", "--clip", "{clip}", "--captions", "{two}"],
-    "line 2 of {gap} is empty": ["{rows}", "--clip", "{clip}", "--captions", "{gap}"],
+    "states.npz was drawn from states, whose words are not recorded": ["{states}", "--clip", "{clip}"],
+    "rows.npz is no text file of captions": ["{rows}", "--clip", "{clip}", "--captions", "{rows}"],
     "cannot read nowhere.txt": ["{rows}", "--clip", "{clip}", "--captions", "nowhere.txt"],
     "{place} is no CLIP of both towers": ["{samples}", "--clip", "{place}"],
     "there is no folder nowhere": ["{samples}", "--clip", "nowhere"],
@@ -137,11 +157,11 @@ def test_wrong_use_is_one_sentence_before_pictures_are_read(message, words, plac
     images.save_npz(place / "four.npz", np.zeros((7, 4, 4, 4), np.uint8), np.arange(7))
     (place / "four.json").write_bytes((place / "samples.json").read_bytes())
     (place / "two.txt").write_text("a cat\na dog\n")
-    (place / "gap.txt").write_text("a cat\n\na dog\n")
+    images.save_npz(place / "states.npz", PICTURES[:1], np.zeros(1, int))
+    (place / "states.json").write_text(json.dumps({"prompt": ["a.npz 0 (0123abcd)"], "labels": [0]}))
     for where, name in ((clip_metrics, "image_features"), (feature_space, "make_extractors")):
         monkeypatch.setattr(where, name, lambda *_: pytest.fail("pictures are read"))
-    names = {path.stem: path for path in place.iterdir()} | {"clip": clip, "place": place}
-    names["samples"] = place / "samples.npz"
+    names = {path.stem: path for path in place.iterdir() if path.suffix != ".json"} | {"clip": clip, "place": place}
     code, _, err, _ = measure(place, capsys, *(word.format(**names) for word in words))
     assert (code, len(err.strip().splitlines())) == (2, 1), err
     assert message.format(**names) in err
@@ -156,7 +176,7 @@ def run(tmp_path_factory):
 
 
 def test_the_tower_that_conditioned_the_samples_is_refused(place, clip, run, capsys, monkeypatch):
-    """In another precision as well; another CLIP is not, and the run's own only until told to."""
+    """Another CLIP is not, and the run's own only until told to; of a folder of diffusers as of a converted run."""
     (place / "samples.json").write_text(json.dumps({"run": str(run), "labels": list(range(7)), "prompt": PROMPTS}))
     own = tiny_clip.of_sd1(place / "sd1")
     code, _, err, _ = measure(place, capsys, place / "samples.npz", "--clip", own)
@@ -170,6 +190,9 @@ def test_the_tower_that_conditioned_the_samples_is_refused(place, clip, run, cap
     assert "allow_same_tower" not in found["asked"]
     code, _, err, found = measure(place, capsys, place / "samples.npz", "--clip", clip)
     assert (code, found["notes"]) == (0, []), err
+    (place / "samples.json").write_text(json.dumps({"run": str(tiny_clip.SD1), "labels": [0] * 7, "prompt": PROMPTS}))
+    code, _, err, _ = measure(place, capsys, place / "samples.npz", "--clip", own)
+    assert (code, f"is the one that {tiny_clip.SD1} conditioned the samples by" in err) == (2, True), err
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import math
+import re
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,6 +116,15 @@ def _of_states(path: Path, body: bytes, widths: tuple[int, ...]) -> list[Row]:
     return [
         Row(f"{path.name} {i} ({digest})", states=States(*each)) for i, each in enumerate(zip(*columns, strict=True))
     ]
+
+
+def is_name_of_states(prompt: str) -> bool:
+    """Return whether this is no prompt but the name of states of a file.
+
+    >>> is_name_of_states("states.npz 0 (0123abcd)"), is_name_of_states("a cat (1234)")
+    (True, False)
+    """
+    return re.fullmatch(r".*\.npz \d+ \([0-9a-f]{8}\)", prompt) is not None
 
 
 def _spell(shape: tuple[Any, ...]) -> str:
