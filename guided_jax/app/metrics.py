@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 import tyro
 
 from guided_jax import data, parallel
-from guided_jax.app import cli
+from guided_jax.app import captions, cli
 from guided_jax.app.results import check_free
 from guided_jax.app.translate import JUDGE, translate_errors
 from guided_jax.metrics import evaluation, feature_space, sets
@@ -19,39 +20,39 @@ from guided_jax.storage.files import replacing
 
 MAX_STORED = 10_000  # pictures that --save-statistics keeps beside the statistics
 
-PAGE = """usage: guided-jax metrics SAMPLES REFERENCE [OPTIONS]
+PAGE = """usage: guided-jax metrics SAMPLES [REFERENCE] [OPTIONS]
 
 Measure samples against a reference: Fréchet distance (FID), kernel distance (KID), precision,
-recall, density, coverage, and with a classifier the Inception Score and the class accuracy.
+recall, density, coverage, Inception Score, accuracy; and against prompts: CLIP score, retrieval.
 
   SAMPLES     npz file with the pictures arr_0 and the labels arr_1, such as samples.npz
   REFERENCE   npz file of pictures, of statistics, or of both; or a data set, such as digits
 
   guided-jax metrics out/samples.npz digits --judge runs/digits/judge
-  guided-jax metrics out/samples.npz reference.npz --inception pt_inception-2015-12-05-6726825d.pth
+  guided-jax metrics out/samples.npz --clip clip-vit-base-patch32
 
   --judge DIR             a classifier by 'guided-jax judge': class accuracy, and features
   --inception WEIGHTS     features by Inception-v3, with the weights of pytorch-fid or torchvision
+  --preprocessing KIND    how pictures reach Inception's size: tensorflow (default) or pytorch-fid
   --dino WEIGHTS          FD-DINOv2, with the weights of DINOv2 (ViT-L/14 in papers)
   --features KIND         what to measure in: pixels, judge, inception or dino
-  --preprocessing KIND    how pictures reach Inception's size: tensorflow (default) or pytorch-fid
-  --split NAME            the part of a reference that is a data set (default: test)
-  --data-dir PATH         where that data set lies
+  --clip DIR              a CLIP that did not condition the samples: CLIP score and retrieval
+  --captions FILE         their prompts, one on each line (default: those in samples.json)
+  --split, --data-dir     the part of a data set (default: test), and where it lies
   --save-statistics FILE  save the statistics of the reference, to measure against them again
-  --batch-size INT        pictures at a time, over all devices (default: 64)
   --out FILE              the JSON file (default: SAMPLES with the ending .metrics.json)
   --overwrite             replace a JSON file that holds the metrics of another command"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-    """Measure samples against a reference; docs/metrics.md has the formulas."""
+    """Measure samples against a reference, their prompts, or both; docs/metrics.md has the formulas."""
 
     samples: tyro.conf.Positional[Path]
     """npz file with the pictures arr_0 and the labels arr_1, as samples.npz."""
-    reference: tyro.conf.Positional[str]
+    reference: tyro.conf.Positional[str | None] = None
     """npz file of pictures, of statistics mu and sigma, or of both (ADM, pytorch-fid); or a data set by its name, such as
-    digits or folder:PATH."""
+    digits or folder:PATH. Without it --clip alone is measured."""
     split: str | None = None
     """The part of a reference that is a data set; test if not given."""
     data_dir: Path | None = None
@@ -69,6 +70,14 @@ class Metrics:
     --inception or --features says otherwise."""
     features: Literal["pixels", "judge", "inception", "dino"] | None = None
     """What to measure in; if not given the first there of inception, judge and dino, else pixels."""
+    clip: Path | None = None
+    """CLIP score and retrieval of the prompts: the folder of a whole CLIP, as transformers or OpenCLIP saves it; not of the
+    one whose text tower conditioned the samples."""
+    captions: Path | None = None
+    """--clip: a file as --prompts of 'guided-jax sample' takes it, with the prompt of each label, or, of samples without
+    labels, of each picture. Default: the prompts that are recorded beside the samples."""
+    allow_same_tower: bool = False
+    """--clip: measure even by the tower that conditioned the samples, which a score by it favours."""
     batch_size: int = 64
     """Pictures at a time, over all devices."""
     devices: int | None = None
@@ -99,8 +108,21 @@ OPTIONS = {
     "features 'pixels'": "--features pixels",
 }
 # Options that change no number.
-UNRECORDED = ("out", "overwrite", "devices", "batch_size", "save_statistics")
-NEWER = ("dino",)  # recorded only where it is given, as older files were written without it
+UNRECORDED = ("out", "overwrite", "devices", "batch_size", "save_statistics", "allow_same_tower")
+NEWER = ("dino", "clip", "captions")  # recorded only where they are given, as older files were written without them
+# Options that mean nothing without another, or without a reference.
+OF_REFERENCE = (
+    "judge",
+    "inception",
+    "preprocessing",
+    "dino",
+    "features",
+    "split",
+    "data_dir",
+    "seed",
+    "save_statistics",
+)
+OF_CLIP = ("captions", "allow_same_tower")
 
 
 def record(options: Metrics) -> dict[str, str]:
@@ -123,26 +145,44 @@ def _is_file(place: str) -> bool:
     return place.endswith(".npz") and not place.startswith("npz:")
 
 
+def check_options(options: Metrics) -> None:
+    """Raise ValueError where there is nothing to measure, and for options that nothing reads."""
+    missing = [("a REFERENCE", options.reference, OF_REFERENCE), ("--clip", options.clip, OF_CLIP)]
+    if options.reference is None and options.clip is None:
+        raise ValueError(
+            "there is nothing to measure the samples against; give a REFERENCE, such as digits, or --clip with a CLIP"
+        )
+    for needed, given, names in missing:
+        if unread := [name for name in names if given is None and getattr(options, name)]:
+            raise ValueError(f"--{unread[0].replace('_', '-')} has no effect here; it goes with {needed}")
+
+
+def open_samples(options: Metrics) -> sets.PictureSet:
+    """Return the samples; ValueError for a file without pictures."""
+    samples = open_set(str(options.samples), None, None)
+    if samples is None or not samples.size:
+        raise ValueError(
+            f"{options.samples} has no pictures under arr_0, which are what is measured; give another file"
+        )
+    return samples
+
+
 class Inputs(NamedTuple):
-    """What is compared, in which features. reference: its pictures; stored: the statistics in its file; None if absent.
+    """What samples are compared with, in which features. reference: its pictures; stored: the statistics in its file; None
+    if absent.
 
     dino: the statistics in its file of DINOv2's features, where these are measured beside the others; None if absent.
     """
 
-    samples: sets.PictureSet
     reference: sets.PictureSet | None
     stored: Statistics | None
     dino: Statistics | None
     space: feature_space.FeatureSpace
 
 
-def open_inputs(options: Metrics) -> Inputs:
+def open_inputs(options: Metrics, samples: sets.PictureSet) -> Inputs:
     """Return the inputs; raise ValueError for everything that can be refused before a picture is read."""
-    samples = open_set(str(options.samples), None, None)
-    if samples is None:
-        raise ValueError(
-            f"{options.samples} has no pictures under arr_0, which are what is measured; give another file"
-        )
+    assert options.reference is not None
     reference = open_set(options.reference, options.split, options.data_dir)
     stored = load_statistics(options.reference) if _is_file(options.reference) else None
     with translate_errors(OPTIONS):
@@ -159,13 +199,47 @@ def open_inputs(options: Metrics) -> Inputs:
         raise ValueError(
             f"{options.reference} has {there}, and {missing[0]} features are measured; give a reference of these"
         )
-    return Inputs(samples, reference, own, dino, space)
+    return Inputs(reference, own, dino, space)
 
 
 def evaluate(options: Metrics) -> dict[str, Any]:
     """Return everything that the table and the JSON file hold."""
+    check_options(options)
     devices = parallel.choose_devices(options.batch_size, options.devices)
-    samples, reference, stored, dino, space = open_inputs(options)
+    samples = open_samples(options)
+    inputs = None if options.reference is None else open_inputs(options, samples)
+    prompts = (
+        None
+        if options.clip is None
+        else captions.open_prompts(options.clip, samples, options.samples, options.captions, options.allow_same_tower)
+    )
+    found: dict[str, Any] = {
+        "samples": {},
+        "reference": {},
+        "pictures": {"samples": samples.describe()},
+        "counts": {"samples": samples.size},
+        "notes": [],
+    }
+    if inputs is not None:
+        found = merge(found, compare(options, samples, inputs, devices))
+    if prompts is not None:
+        found = merge(found, captions.align(prompts, samples, devices, options.batch_size))
+    return {**found, "asked": record(options)}
+
+
+def merge(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of both; dicts and lists of one name become one."""
+    found = one | other
+    for name in one.keys() & other.keys():
+        found[name] = one[name] + other[name] if isinstance(one[name], list) else one[name] | other[name]
+    return found
+
+
+def compare(
+    options: Metrics, samples: sets.PictureSet, inputs: Inputs, devices: Sequence[jax.Device]
+) -> dict[str, Any]:
+    """Return the metrics against the reference, and what they were computed from."""
+    reference, stored, dino, space = inputs
     extractors = feature_space.make_extractors(space, devices, options.batch_size)
     own, own_classes = feature_space.summaries(extractors, samples)
     other, other_classes = (None, None) if reference is None else feature_space.summaries(extractors, reference)
@@ -185,13 +259,9 @@ def evaluate(options: Metrics) -> dict[str, Any]:
         "dino": dino and dino.features,
         "samples": {**right, **numbers},
         "reference": real,
-        "pictures": {
-            "samples": samples.describe(),
-            "reference": reference.describe() if reference else options.reference,
-        },
-        "counts": {"samples": samples.size, "reference": statistics.size},
+        "pictures": {"reference": reference.describe() if reference else options.reference},
+        "counts": {"reference": statistics.size},
         "notes": notes(samples.size, size, statistics, dino),
-        "asked": record(options),
     }
 
 
@@ -226,10 +296,13 @@ def main(args: Sequence[str]) -> None:
         file.write(evaluation.as_json(found))
     for name, description in found["pictures"].items():
         print(f"{name}: {description}")
-    beside = f"; FD-DINOv2 by {found['dino']}" if found["dino"] else ""
-    print(f"features: {found['features']}, {found['dimension']} numbers a picture{beside}\n")
-    columns = [(name, found[name]) for name in ("samples", "reference") if found[name]]
-    print(evaluation.table(columns, found["features"]))
+    if "features" in found:
+        beside = f"; FD-DINOv2 by {found['dino']}" if found["dino"] else ""
+        print(f"features: {found['features']}, {found['dimension']} numbers a picture{beside}")
+    if "clip" in found:
+        print(f"prompts: {found['prompts']}, by {found['clip']}")
+    columns = [(name, found[name]) for name in ("samples", "reference", "chance") if found.get(name)]
+    print(f"\n{evaluation.table(columns, found.get('features', ''))}")
     for note in found["notes"]:
         print(f"note: {note}")
     print(f"\n{path}")

@@ -136,6 +136,12 @@ def is_folder(directory: Path) -> bool:
     return (directory / "model_index.json").is_file() and not (directory / "config.json").exists()
 
 
+def read_text_towers(directory: Path) -> list[Any]:
+    """Return the params of the text towers of a folder of diffusers, alone; none where it has no tower."""
+    description, weights = published.read(directory)
+    return [] if description.text is None else published.import_towers(description.text, weights)
+
+
 def read_folder(directory: Path) -> Folder:
     """Return what a folder of diffusers holds; errors as of `pretrained.load`."""
     description, weights = published.read(directory)

@@ -262,6 +262,21 @@ def preset(directory: Path) -> tuple[str, ...]:
     return () if found is None else found.preset
 
 
+def text_towers(directory: Path) -> list[Any]:
+    """Return the params of the text towers that a run is conditioned by; none for a run that has no tower.
+
+    The other parameters are not read. Errors as of `load` and of `Run.params`.
+    """
+    if published_model.is_folder(directory):
+        return published_model.read_text_towers(directory)
+    found = config_file.read(config_file.path_of(directory)).published
+    if found is None or found.description.text is None:
+        return []
+    with trained_weights.trained(directory, "diffusion"):
+        saved = trained_weights.checkpoints(directory, "diffusion")
+        return checkpoint.load_params(saved, "ema", only=("text",))["text"]
+
+
 def params(directory: Path, part: str, sharding: Any = None, which: Which = "last") -> Any:
     """Return the averaged parameters of the "diffusion", "classifier" or "autoencoder" network of a run directory.
 

@@ -3,6 +3,7 @@
 `guided-jax metrics samples.npz reference.npz` prints them. docs/metrics.md has the formulas and the pitfalls.
 """
 
+from guided_jax.metrics.alignment import Retrieval, Score, clip_score, mismatched_clip_score, retrieval
 from guided_jax.metrics.classes import accuracy, balance, inception_score, softmax
 from guided_jax.metrics.evaluation import Reference, compare, evaluate, prepare
 from guided_jax.metrics.features import Extractor, FeatureFunction, Features, extractor, pixels
@@ -25,11 +26,14 @@ __all__ = [
     "MeanStd",
     "Moments",
     "Reference",
+    "Retrieval",
+    "Score",
     "Statistics",
     "Summary",
     "accumulate",
     "accuracy",
     "balance",
+    "clip_score",
     "compare",
     "density_coverage",
     "evaluate",
@@ -40,6 +44,7 @@ __all__ = [
     "kernel_distance",
     "load_statistics",
     "merge",
+    "mismatched_clip_score",
     "mmd_squared",
     "moments",
     "open_pictures",
@@ -47,6 +52,7 @@ __all__ = [
     "precision_recall",
     "prepare",
     "radii_squared",
+    "retrieval",
     "save_statistics",
     "softmax",
     "statistics_of",

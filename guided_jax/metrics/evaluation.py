@@ -25,14 +25,23 @@ TITLES: Mapping[str, str] = {
     "density": "density",
     "coverage": "coverage",
     "inception_score": "Inception Score",
+    "clip_score": "CLIP score",
+    "retrieval_top1": "retrieval, top 1",
+    "retrieval_top5": "retrieval, top 5",
 }
 # Titles with the features of Inception and of DINOv2.
 OF_INCEPTION = {"fd": "FID", "sfd": "sFID", "fd_infinity": "FID∞", "kid": "KID"}
 OF_DINO = {"fd_infinity": "FD∞-DINOv2", "kid": "KD-DINOv2"}
 # Metrics of which more is better; of the others less.
-HIGHER = frozenset({"accuracy", "precision", "recall", "density", "coverage", "inception_score"})
-# name of a metric -> name of its standard deviation
-DEVIATIONS = {"kid": "kid_std", "inception_score": "inception_score_std"}
+HIGHER = frozenset(
+    {"accuracy", "precision", "recall", "density", "coverage", "inception_score"}
+    | {"clip_score", "retrieval_top1", "retrieval_top5"}
+)
+# name of a metric -> name of its standard deviation, or of the standard error of a mean
+DEVIATIONS = {
+    **{name: f"{name}_std" for name in ("kid", "inception_score")},
+    **{name: f"{name}_error" for name in ("clip_score", "retrieval_top1", "retrieval_top5")},
+}
 
 
 class Reference(NamedTuple):

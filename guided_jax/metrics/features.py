@@ -45,16 +45,16 @@ def pixels(picture: UInt8[Array, "h w c"]) -> Features:
     return Features(picture.reshape(-1).astype(jnp.float32) / 255)
 
 
-Chunks = Iterable[UInt8[np.ndarray, "_ h w c"]]
+Chunks = Iterable[np.ndarray]  # of pictures, uint8 (_, H, W, C)
 Extractor = Callable[[Chunks], Iterator[Features]]
 
 
 def extractor(function: FeatureFunction, devices: Sequence[jax.Device], batch_size: int) -> Extractor:
     """Return a function from chunks of pictures to their float32 features, in order, in constant memory, compiled once.
 
-    function: image (H, W, C) uint8 -> `Features` or a vector; arrays that it closes over, such as weights,
-    are placed on every device. batch_size: pictures at a time, a multiple of the number of devices; the last ones are
-    padded. The result depends on batch_size / devices, by rounding, and not on the number of devices.
+    function: image (H, W, C) uint8 -> `Features` or a vector, or the same of a row of token ids. Arrays that it closes
+    over, such as weights, are placed on every device. batch_size: pictures at a time, a multiple of the number of devices;
+    the last ones are padded. The result depends on batch_size / devices, by rounding, and not on the number of devices.
     """
 
     def one(picture):

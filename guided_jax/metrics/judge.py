@@ -60,10 +60,11 @@ def load_judge(directory: Path) -> TrainedJudge:
     described = _read(directory)
     network = Judge(described["num_classes"], tuple(described["channels"]), described["num_groups"])
     params = checkpoint.load_params(directory / CHECKPOINTS, "ema")
-    return TrainedJudge(network, params, tuple(described["picture_shape"]), f"judge {_digest(params)}")
+    return TrainedJudge(network, params, tuple(described["picture_shape"]), f"judge {digest(params)}")
 
 
-def _digest(params):
+def digest(params: Any) -> str:
+    """Return eight digits that tell the weights of a network from others; params: a tree of arrays."""
     sha = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         sha.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())

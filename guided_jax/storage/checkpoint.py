@@ -240,17 +240,19 @@ def load_params(
     which: Literal["ema", "params"] = "ema",
     step: int | None = None,
     sharding: Callable[[Any], jax.sharding.Sharding] | None = None,
+    only: Sequence[str] | None = None,
 ) -> PyTree:
     """Read only the averaged ("ema") or the latest ("params") parameters, as nested dicts.
 
-    They are read onto the first local device, or by `sharding(leaf)`, such as `parallel.leaf_sharding`. Neither network nor
-    optimizer is needed. Step and errors are those of `restore`. When a training process deletes the checkpoint
-    meanwhile, the then last one is read: always one whole checkpoint.
+    only: the entries of the outermost dict that are wanted, all of them if None. They are read onto the first local
+    device, or by `sharding(leaf)`, such as `parallel.leaf_sharding`. Neither network nor optimizer is needed. Step and
+    errors are those of `restore`. When a training process deletes the checkpoint meanwhile, the then last one is read:
+    always one whole checkpoint.
     """
     while True:
         path, _ = _whole(directory, step)
         try:
-            return _read_params(path, which, sharding)
+            return _read_params(path, which, sharding, only)
         except Exception:
             if path.is_dir():  # still there: the error is not that of a deletion
                 raise
@@ -264,15 +266,17 @@ def param_shapes(
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), ocp.metadata(path).metadata[which])
 
 
-def _read_params(path, which, sharding):
+def _read_params(path, which, sharding, only):
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     tree = ocp.metadata(path).metadata
-    wanted = {name: jax.tree.map(lambda _: ocp.PLACEHOLDER, part) for name, part in tree.items()}
-    wanted[which] = jax.tree.map(
+    names = list(tree[which]) if only is None else only
+    wanted = jax.tree.map(lambda _: ocp.PLACEHOLDER, dict(tree))
+    wanted[which] |= jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding(leaf) if sharding else first),
-        tree[which],
+        {name: tree[which][name] for name in names},
     )
-    return ocp.load(path, wanted)[which]
+    found = ocp.load(path, wanted)[which]
+    return {name: found[name] for name in names}
 
 
 def _whole(directory, step):

@@ -114,6 +114,7 @@ def test_the_best_checkpoint_has_the_best_metric(measured, tmp_path, capsys):
 
 
 HIGHER = ("accuracy", "precision", "recall", "density", "coverage", "inception_score")
+HIGHER += ("clip_score", "retrieval_top1", "retrieval_top5")
 LOWER = ("fd", "fd_dinov2", "sfd", "fd_infinity", "kid")
 
 

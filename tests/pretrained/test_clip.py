@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from guided_jax import pretrained
-from guided_jax.models.clip import preprocess, similarity
+from guided_jax.models.clip import preprocess, preprocess_uint8, similarity
 from guided_jax.models.clip.pixels import MEAN, STD
 from guided_jax.pretrained import readers
 from guided_jax.pretrained.clip.keys import key_function
@@ -411,3 +411,20 @@ def test_the_embeddings_of_the_pipeline_with_two_encoders():
         both = jnp.concatenate([first.penultimate, second.penultimate], axis=-1)
         assert golden.error(both, arrays[f"{kind}prompt_embeds"]) < 5e-5
         assert golden.error(second.projected, arrays[f"{kind}pooled_prompt_embeds"]) < 5e-5
+
+
+@pytest.mark.parametrize("shape", [(40, 61), (12, 9), (8, 8)])
+def test_pictures_of_bytes_are_rounded_as_pillow_rounds_them(shape):
+    """Noise of only black and white, which overshoots: without the clip the difference is large."""
+    picture = np.random.default_rng(0).choice(np.uint8([0, 255]), (*shape, 3))
+    size = 16
+    high, wide = (int(size * side / min(shape)) for side in shape)
+    resized = np.asarray(Image.fromarray(picture).resize((wide, high), Image.Resampling.BICUBIC), int)
+    top, left = (high - size) // 2, (wide - size) // 2
+    expected = resized[top : top + size, left : left + size]
+    found = np.asarray(preprocess_uint8(jnp.asarray(picture), size)) * STD + MEAN
+    np.testing.assert_allclose(255 * found, np.round(255 * found), atol=1e-3)
+    assert np.abs(255 * found - expected).max() < 1.01
+    assert np.mean(np.abs(255 * found - expected) > 0.5) < 0.005
+    unclipped = np.asarray(preprocess(jnp.asarray(picture) / 127.5 - 1, size)) * STD + MEAN
+    assert np.abs(255 * unclipped - expected).max() > 10

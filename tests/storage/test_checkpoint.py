@@ -1,5 +1,6 @@
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -68,6 +69,15 @@ def test_parameters_alone_need_neither_network_nor_optimizer(tmp_path, which):
     params = checkpoint.load_params(tmp_path, which)
     chex.assert_trees_all_equal(jax.device_get(params), jax.device_get(getattr(state, which)))
     assert all(leaf.devices() == {DEVICES[0]} for leaf in jax.tree.leaves(params))
+
+
+def test_some_of_the_parameters(tmp_path):
+    """Those of other entries stay on the disk."""
+    params = {"network": jnp.arange(3.0), "text": [{"kernel": jnp.ones((2, 2))}, {"kernel": jnp.zeros(2)}]}
+    with checkpoint.opened(tmp_path) as checkpoints:
+        checkpoint.save(checkpoints, 1, {"ema": params, "params": params})
+    chex.assert_trees_all_equal(checkpoint.load_params(tmp_path), params)
+    chex.assert_trees_all_equal(checkpoint.load_params(tmp_path, only=("text",)), {"text": params["text"]})
 
 
 def test_an_empty_directory_has_no_checkpoint(tmp_path):

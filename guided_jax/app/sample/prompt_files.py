@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import math
+import re
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,13 +39,17 @@ class Row(NamedTuple):
 def read(options: Sampling, widths: tuple[int, ...]) -> list[Row]:
     """Return the prompts of a request, those of its file last.
 
-    widths: of the states of a prompt, and of its projected text where the network reads that. ValueError for a file that
-    cannot be read, is none of prompts, or holds none.
+    widths: of the states of a prompt, and of its projected text where the network reads that. Errors as of `read_file`.
     """
     rows = [Row(text) for text in options.prompt]
-    if options.prompts is None:
-        return rows
-    path = options.prompts
+    return rows if options.prompts is None else rows + read_file(options.prompts, widths)
+
+
+def read_file(path: Path, widths: tuple[int, ...]) -> list[Row]:
+    """Return the prompts of a file; lines that are empty do not count. widths: as of `read`.
+
+    ValueError for a file that cannot be read, is none of prompts, or holds none.
+    """
     try:
         body = path.read_bytes()
     except OSError as error:
@@ -57,7 +62,7 @@ def read(options: Sampling, widths: tuple[int, ...]) -> list[Row]:
         found = [read_line(f"{path}, line {i}", line) for i, line in lines if line]
     if not found:
         raise ValueError(f"{path} holds no prompt; write one on each line")
-    return rows + found
+    return found
 
 
 def _decode(path: Path, body: bytes) -> str:
@@ -111,6 +116,15 @@ def _of_states(path: Path, body: bytes, widths: tuple[int, ...]) -> list[Row]:
     return [
         Row(f"{path.name} {i} ({digest})", states=States(*each)) for i, each in enumerate(zip(*columns, strict=True))
     ]
+
+
+def is_name_of_states(prompt: str) -> bool:
+    """Return whether this is no prompt but the name of states of a file.
+
+    >>> is_name_of_states("states.npz 0 (0123abcd)"), is_name_of_states("a cat (1234)")
+    (True, False)
+    """
+    return re.fullmatch(r".*\.npz \d+ \([0-9a-f]{8}\)", prompt) is not None
 
 
 def _spell(shape: tuple[Any, ...]) -> str:

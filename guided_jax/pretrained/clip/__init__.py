@@ -1,19 +1,32 @@
 """CLIP with published weights: its towers, its tokens, and weights of parts of a prompt."""
 
+from guided_jax.pretrained.clip.folder import Checkpoint, load_folder
 from guided_jax.pretrained.clip.prompts import parse_weights, weigh
 from guided_jax.pretrained.clip.tokenization import Tokenizer, WeightedIds, tokenizer
-from guided_jax.pretrained.clip.towers import load, load_text, load_vision, make_clip, make_text, make_vision, shapes
+from guided_jax.pretrained.clip.towers import (
+    load,
+    load_text,
+    load_vision,
+    make_clip,
+    make_text,
+    make_vision,
+    same_weights,
+    shapes,
+)
 
 __all__ = [
+    "Checkpoint",
     "Tokenizer",
     "WeightedIds",
     "load",
+    "load_folder",
     "load_text",
     "load_vision",
     "make_clip",
     "make_text",
     "make_vision",
     "parse_weights",
+    "same_weights",
     "shapes",
     "tokenizer",
     "weigh",

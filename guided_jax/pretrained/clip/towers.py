@@ -89,6 +89,26 @@ def shapes(module: CLIP | CLIPText | CLIPVision) -> dict[str, Any]:
     return jax.eval_shape(lambda *given: module.init(jax.random.key(0), *given), *given)
 
 
+def same_weights(one: Mapping[str, Any], other: Mapping[str, Any], tolerance: float = 2**-7) -> bool:
+    """Return whether max |a - b| <= tolerance max |a| for all weights a, b that two towers have in common.
+
+    one, other: params of two text towers, or of two vision towers; the weights of either have to be all in the other, but
+    for projections: towers are saved without theirs, and without their last layer (Stable Diffusion 2). tolerance: above
+    the rounding of bfloat16 and float16; a tower that was trained further, but hardly, is the same as well.
+    """
+    small, large = sorted((_weights(params) for params in (one, other)), key=len)
+    if any(path not in large or large[path].shape != leaf.shape for path, leaf in small.items()):
+        return False
+    pairs = ((np.asarray(leaf, np.float32), np.asarray(large[path], np.float32)) for path, leaf in small.items())
+    return all(np.abs(a - b).max() <= tolerance * np.abs(a).max() for a, b in pairs)
+
+
+def _weights(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return path -> weight, without those of a projection."""
+    named = ((jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params))
+    return {path: leaf for path, leaf in named if "projection" not in path}
+
+
 def _input(tower: CLIPText | CLIPVision) -> jax.ShapeDtypeStruct:
     if isinstance(tower, CLIPText):
         return jax.ShapeDtypeStruct((tower.max_length,), jnp.int32)

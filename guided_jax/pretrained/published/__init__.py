@@ -16,6 +16,7 @@ from guided_jax.pretrained.published.families import (
     prepare,
 )
 from guided_jax.pretrained.published.loading import import_weights, infer_config, load, read
+from guided_jax.pretrained.published.stable_diffusion_folder import import_towers
 from guided_jax.pretrained.published.text_to_image import Prompt, States, make_condition
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "check_description",
     "count_classes",
     "image_shape",
+    "import_towers",
     "import_weights",
     "infer_config",
     "load",

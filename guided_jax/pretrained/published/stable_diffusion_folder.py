@@ -43,5 +43,9 @@ def import_weights(description: Description, weights: Mapping[str, Mapping[str, 
     text = description.text
     assert text is not None
     found: dict[str, Any] = {"network": stable_diffusion.load_unet(description.network, weights["network"], dtype)[1]}
-    towers = enumerate(text.towers)
-    return found | {"text": [clip.load_text(config, weights[f"text_{i}"], dtype)[1] for i, config in towers]}
+    return found | {"text": import_towers(text, weights, dtype)}
+
+
+def import_towers(text: Text, weights: Mapping[str, Mapping[str, np.ndarray]], dtype: Any = None) -> list[PyTree]:
+    """Return the params of the text towers; ValueError for weights that do not fit."""
+    return [clip.load_text(config, weights[f"text_{i}"], dtype)[1] for i, config in enumerate(text.towers)]
