@@ -1,5 +1,6 @@
 """The networks, in Flax: U-Nets of ADM, EDM2 and Stable Diffusion, DiT, the autoencoder, CLIP, BERT, T5, the classifier."""
 
+from guided_jax.models import latent, tiles
 from guided_jax.models.autoencoder import AutoencoderKL
 from guided_jax.models.bert import Bert
 from guided_jax.models.classifier import Classifier
@@ -39,6 +40,8 @@ __all__ = [
     "blurred_queries",
     "check_image_size",
     "identity_attention",
+    "latent",
     "middle_block",
     "prepare_params",
+    "tiles",
 ]
