@@ -14,7 +14,7 @@ from guided_jax import extras
 from guided_jax.pretrained import weight_files
 from guided_jax.storage import npz
 
-TORCH = (".pt", ".pth", ".bin")
+TORCH = (".pt", ".pth", ".bin", ".ckpt")
 FORMATS = (".npz", ".safetensors", *TORCH, ".index.json")
 ENTRIES = ("ema", "model", "state_dict")  # of a torch file with several, the first there is the one to sample with
 POINTER = b"version https://git-lfs"  # the first bytes of the text that Git keeps in place of a large file
@@ -42,10 +42,10 @@ class Tensors(Mapping[str, np.ndarray]):
 
 
 def read_state_dict(path: str | Path, entry: str | None = None) -> Mapping[str, np.ndarray]:
-    """Return the mapping torch key -> array of a .npz, .safetensors, .pt, .pth or .bin file, or of shards by their index.
+    """Return the mapping torch key -> array of a .npz, .safetensors or torch file, or of shards by their index.
 
-    Arrays have the type of the file: bfloat16 is that of ml_dtypes. A torch file takes the package torch (extra "weights"),
-    which reads tensors alone (weights_only).
+    Arrays have the type of the file: bfloat16 is that of ml_dtypes. A torch file (.pt, .pth, .bin, .ckpt) takes the package
+    torch (extra "weights"), which reads tensors alone (weights_only).
 
     Args:
         path: the file; for shards their index, such as model.safetensors.index.json. `weight_files.find_weights` finds

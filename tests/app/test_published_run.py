@@ -142,13 +142,13 @@ def test_wrong_requests_are_one_sentence(run, tmp_path, words, message, capsys):
         ([golden.CHECKPOINT, "--model", "64x64_diffusion"], "is none of .npz"),
         ([golden.CHECKPOINT / "vae"], "model_index.json"),
         ([golden.CHECKPOINT, "--family", "sit"], "leave out"),
-        ([golden.CHECKPOINT / "vae" / "diffusion_pytorch_model.safetensors"], "holds no DiT or SiT"),
+        ([golden.CHECKPOINT / "vae" / "diffusion_pytorch_model.safetensors"], "holds no DiT, SiT or Stable Diffusion"),
         (
             [golden.CHECKPOINT / "transformer" / "diffusion_pytorch_model.safetensors"],
             "a part of a folder of diffusers",
         ),
         ([golden.CHECKPOINT, "--variant", "fp16"], "no weights of variant 'fp16'"),
-        ([golden.CHECKPOINT, "--snapshots", "a.pkl"], "--snapshots has no effect on a DiT"),
+        ([golden.CHECKPOINT, "--snapshots", "a.pkl"], "--snapshots has no effect on anything but an EDM2"),
     ],
 )
 def test_wrong_conversions_write_nothing(tmp_path, words, message, capsys):

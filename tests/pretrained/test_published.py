@@ -286,7 +286,7 @@ def test_files_that_do_not_say_what_they_are(tmp_path):
     with pytest.raises(ValueError, match=r"has no pos_embed, final_layer\.linear\.weight of the usual shape"):
         pretrained.load(save(tmp_path / "half.safetensors", half), family="dit")
     assert pretrained.load(path, family="dit", config=meta["original_config"])[0].parameterization == "eps"
-    with pytest.raises(ValueError, match="holds no DiT or SiT"):
+    with pytest.raises(ValueError, match="holds no DiT, SiT or Stable Diffusion"):
         pretrained.load(golden.CHECKPOINT / "vae" / "diffusion_pytorch_model.safetensors")
     with pytest.raises(ValueError, match="leave out the description of a file"):
         pretrained.load(golden.CHECKPOINT, family="dit")

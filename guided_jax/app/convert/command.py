@@ -20,10 +20,11 @@ PAGE = """
 usage: guided-jax convert WEIGHTS --out RUN [OPTIONS]
 
 Make a run directory of published weights, which guided-jax sample takes like any other: a folder
-of diffusers with a DiT, or a file of a DiT, a SiT, an EDM2 (.pkl) or an ADM. Nothing in the files
-is executed; every weight that is missing, surplus or misshapen is named.
+of diffusers with a Stable Diffusion or a DiT, or a file of one of them, a SiT, an EDM2 or an ADM.
+Nothing in them is executed; every weight that is missing, surplus or misshapen is named.
 
-  guided-jax convert DiT-XL-2-256/ --out runs/dit
+  guided-jax convert stable-diffusion-v1-5/ --out runs/sd
+  guided-jax convert v1-5-pruned.safetensors --config stable-diffusion-v1-5/ --out runs/sd
   guided-jax convert DiT-XL-2-256x256.pt --autoencoder sd-vae-ft-ema/ --out runs/dit
   guided-jax convert 64x64_diffusion.pt --classifier-weights 64x64_classifier.pt --out runs/adm64
 
@@ -34,7 +35,8 @@ is executed; every weight that is missing, surplus or misshapen is named.
   --variant fp16              of a folder: its files of that name
   --dtype bfloat16            half the memory
   --sigma-rel 0.1             of an EDM2: an average of another length, of --snapshots FILE ...
-  --config FILE               of other sizes than published: JSON with the constructors' arguments
+  --config PATH               of other sizes than published: JSON with the constructors' arguments;
+                              of a file of Stable Diffusion: the folder with its tokenizers
   --model NAME, --classifier-weights FILE, --classifier NAME    ADM: see --help-all
 """
 
@@ -47,12 +49,13 @@ class Convert:
     """Make a run directory of published weights."""
 
     weights: tyro.conf.Positional[Path]
-    """A folder of diffusers with a DiT; or a file of weights: .pt, .safetensors or .npz, or .pkl of EDM2."""
+    """A folder of diffusers with a Stable Diffusion or a DiT; or a file of weights: .pt, .ckpt, .safetensors or .npz, or
+    .pkl of EDM2."""
     out: Path
     """The run directory that is made."""
     autoencoder: Path | None = None
-    """DiT, SiT and EDM2 files: the folder or file of the autoencoder, such as sd-vae-ft-ema. Without it the run draws
-    latents."""
+    """Files: the folder or file of the autoencoder, such as sd-vae-ft-ema. Without it the run of a DiT, SiT or EDM2 draws
+    latents, and a Stable Diffusion has its own."""
     family: Literal["dit", "sit", "repa"] | None = None
     """DiT and SiT files, whose weights look alike: which they are of. Default: what the file's name says."""
     like: Literal["original", "diffusers"] = "original"
@@ -64,7 +67,7 @@ class Convert:
     variant: str | None = None
     """Folders: which of several files of weights, such as fp16."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """DiT, SiT and EDM2: the type of the weights and of the networks' computation."""
+    """All but ADM: the type of the weights and of the networks' computation."""
     model: str | None = None
     """ADM: which published model they are of, such as 256x256_diffusion_uncond. Default: the name of the file."""
     classifier_weights: Path | None = None
@@ -73,7 +76,8 @@ class Convert:
     """ADM: which published classifier. Default: the name of its file."""
     config: Path | None = None
     """For weights of another size, a JSON file with the constructor's arguments; of ADM: unet, and perhaps classifier,
-    schedule (linear or cosine), num_steps, low_res."""
+    schedule (linear or cosine), num_steps, low_res. For a file of Stable Diffusion, the folder of diffusers that has its
+    tokenizers and configurations, no weights needed; for 1 and XL as published a folder with the tokenizers alone."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -83,7 +87,7 @@ def main(args: Sequence[str]) -> None:
         check_unused(options, PUBLISHED, "an ADM model")
         convert_adm(options)
     else:
-        check_unused(options, ("model", "classifier_weights", "classifier"), "a DiT, SiT or EDM2")
+        check_unused(options, ("model", "classifier_weights", "classifier"), "anything but an ADM model")
         convert_published(options)
 
 
@@ -105,9 +109,11 @@ def check_unused(options: Convert, names: Sequence[str], what: str) -> None:
 
 
 def convert_published(options: Convert) -> None:
-    """Write the run of a DiT, a SiT or an EDM2, and print how its authors sampled it."""
+    """Write the run of a Stable Diffusion, a DiT, a SiT or an EDM2, and print how its authors sampled it."""
     words = {
         "give its config": "give its --config",
+        "give as its config": "give as its --config",
+        "leave out family and like": "leave out --family and --like",
         "name its family": "name its --family",
         "like is 'diffusers'": "--like is diffusers",
     }
@@ -117,16 +123,18 @@ def convert_published(options: Convert) -> None:
             options.weights, options.autoencoder, config, options.family, options.like, options.variant
         )
     if description.family != "edm2":
-        check_unused(options, ("snapshots", "sigma_rel"), "a DiT or SiT")
+        check_unused(options, ("snapshots", "sigma_rel"), "anything but an EDM2")
     if options.sigma_rel is not None or options.snapshots:
         weights = {**weights, "network": average(options)}
     towers = () if description.text is None else description.text.towers
-    tokenizers = [options.weights / name for name in published_model.TOKENIZERS[: len(towers)]]
+    folder = options.weights if options.weights.is_dir() else options.config
+    tokenizers = [folder / name for name in published_model.TOKENIZERS[: len(towers)]] if folder and towers else []
     published.write(options.out, description, weights, options.dtype, tokenizers)
     preset = presets.of(description)
     if description.latents is None and published_model.facts_of(description).kind == "arrays":
         print("note: this run draws latents; convert it with --autoencoder for pictures", file=sys.stderr)
-    print(f"{options.out}: sample it as its authors did: guided-jax sample {options.out} --preset")
+    prompt = ' --prompt "a photo of a cat"' if towers else ""
+    print(f"{options.out}: sample it as its authors did: guided-jax sample {options.out} --preset{prompt}")
     print(f"which stands for {' '.join(preset.options)}\n{preset.note}")
 
 

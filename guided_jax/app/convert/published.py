@@ -1,4 +1,4 @@
-"""A run directory of a published model: DiT, SiT, EDM2."""
+"""A run directory of a published model: Stable Diffusion, DiT, SiT, EDM2."""
 
 import json
 import shutil
@@ -15,10 +15,10 @@ from guided_jax.pretrained.published import Description
 from guided_jax.storage import checkpoint, manifest
 
 
-def read_config(path: Path | None) -> dict[str, Any] | None:
-    """Return the constructor's arguments that a JSON file holds, None without a file; ValueError for another file."""
-    if path is None:
-        return None
+def read_config(path: Path | None) -> dict[str, Any] | Path | None:
+    """Return the constructor's arguments that a JSON file holds, a folder as it is, None for none; ValueError otherwise."""
+    if path is None or path.is_dir():
+        return path
     try:
         found = json.loads(path.read_text())
     except OSError as error:

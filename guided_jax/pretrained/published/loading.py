@@ -11,10 +11,11 @@ from jaxtyping import PyTree
 
 from guided_jax.model import Model
 from guided_jax.pretrained import autoencoder, dit, edm2, pickles, readers, weight_files
-from guided_jax.pretrained.published import stable_diffusion_folder
+from guided_jax.pretrained.published import stable_diffusion_file, stable_diffusion_folder
 from guided_jax.pretrained.published.description import Description, Latents
 from guided_jax.pretrained.published.families import check_description, make_model
 from guided_jax.pretrained.published.files import latents_of, read_json
+from guided_jax.pretrained.published.stable_diffusion_configs import ONE
 
 Weights = dict[str, Mapping[str, np.ndarray]]  # "network" and perhaps "autoencoder" -> torch key -> array
 TRANSFORMERS = ("Transformer2DModel", "DiTTransformer2DModel")  # the class of a DiT, in old folders and in new ones
@@ -35,18 +36,21 @@ def load(
     dtype: Any = None,
     *,
     autoencoder: str | Path | None = None,
-    config: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | str | Path | None = None,
     family: str | None = None,
     like: str = "original",
     variant: str | None = None,
 ) -> tuple[Model, PyTree]:
     """Return (model, params) of a published checkpoint.
 
-    path: a folder in the layout of diffusers; a .safetensors, .pt or .npz file of a DiT or SiT; or a .pkl of EDM2, which
-        is never executed.
+    path: a folder in the layout of diffusers; a .safetensors, .pt, .ckpt or .npz file of a DiT, a SiT or a Stable Diffusion
+        in the names of CompVis; or a .pkl of EDM2, which is never executed.
     dtype: of the parameters and of the networks' computation, such as jnp.bfloat16; float32 if None.
-    autoencoder: of a single file, the folder or file of its autoencoder. Without it the model draws latents.
-    config: of a single file, the arguments of the network's constructor, where they are not those of a published model.
+    autoencoder: of a single file, the folder or file of its autoencoder. Without it the model draws latents; a file of
+        Stable Diffusion has its own, which this one takes the place of.
+    config: of a file of a DiT or SiT, the arguments of the network's constructor, where they are not those of a published
+        model. Of a file of Stable Diffusion, the folder in the layout of diffusers that has its tokenizers and
+        configurations, no weights needed; or, for 1 and XL as published, a folder with the tokenizers alone.
     family: of a single file, "dit", "sit" or "repa", where its name does not tell.
     like: "diffusers" repeats the numbers of that library where they are not those of the authors.
     variant: of a folder, such as "fp16", which of its files of weights; those without a variant if None.
@@ -74,7 +78,7 @@ def import_weights(description: Description, weights: Weights, dtype: Any = None
 def read(
     path: str | Path,
     autoencoder: str | Path | None = None,
-    config: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | str | Path | None = None,
     family: str | None = None,
     like: str = "original",
     variant: str | None = None,
@@ -100,7 +104,7 @@ def read(
             )
         found = _read_edm2(path, autoencoder)
     else:
-        found = _read_transformer(path, autoencoder, config, family, like)
+        found = _read_file(path, autoencoder, config, family, like)
     check_description(found[0])
     return found
 
@@ -126,6 +130,22 @@ def _read_folder(path: Path, like: Any, variant: str | None) -> tuple[Descriptio
     return Description("dit", parts["transformer"], scheduler, latents, like, names), weights
 
 
+def _read_file(
+    path: Path, autoencoder: str | Path | None, config: Any, family: str | None, like: Any
+) -> tuple[Description, Weights]:
+    """Return what a file of weights holds: a whole Stable Diffusion, or the network of a DiT or SiT."""
+    state = readers.read_state_dict(path)
+    if not stable_diffusion_file.is_one(state):
+        return _read_transformer(path, state, autoencoder, config, family, like)
+    if family or like != "original":
+        raise ValueError(f"{path} is a Stable Diffusion, which its names tell; leave out family and like")
+    description, weights = stable_diffusion_file.read(path, state, config)
+    if autoencoder is not None:
+        of_autoencoder, weights["autoencoder"] = _read_autoencoder(Path(autoencoder))
+        description = description._replace(latents=latents_of(of_autoencoder))
+    return description, weights
+
+
 def _read_edm2(path: Path, autoencoder: str | Path | None) -> tuple[Description, Weights]:
     found = pickles.read(path)
     weights: Weights = {"network": found["state_dict"]}
@@ -145,14 +165,22 @@ def _whitening(encoder: Mapping[str, Any] | None) -> tuple[tuple[float, ...], tu
 
 
 def _read_transformer(
-    path: Path, autoencoder: str | Path | None, config: Mapping[str, Any] | None, family: str | None, like: Any
+    path: Path,
+    state: Mapping[str, np.ndarray],
+    autoencoder: str | Path | None,
+    config: Any,
+    family: str | None,
+    like: Any,
 ) -> tuple[Description, Weights]:
     """Return the DiT or SiT of a single file; its numbers of layers and channels are those of its tensors."""
-    state = readers.read_state_dict(path)
     if "pos_embed.proj.weight" in state:
         raise ValueError(f"{path} is a part of a folder of diffusers; give the folder with model_index.json")
     if "x_embedder.proj.weight" not in state:
-        raise ValueError(f"{path} holds no DiT or SiT: it has no x_embedder.proj.weight, and {_beginning(state)}")
+        raise ValueError(
+            f"{path} holds no DiT, SiT or Stable Diffusion: it has no x_embedder.proj.weight, and {_beginning(state)}"
+        )
+    if config is not None and not isinstance(config, Mapping):
+        raise ValueError(f"the config of {path} is the folder {config}; give the arguments of its constructor")
     family = family or _family_of(path, state)
     if like != "original" and family != "dit":
         raise ValueError(f"like is {like!r}, which is for a DiT, and {path} is a {family}; leave it out")
@@ -215,16 +243,13 @@ def _read_autoencoder(path: Path) -> tuple[dict[str, Any], Mapping[str, np.ndarr
     state = readers.read_state_dict(weight_files.find_weights(path) if path.is_dir() else path)
     if not any(key.endswith("decoder.conv_in.weight") for key in state):
         raise ValueError(f"{path} holds no autoencoder: it has no decoder.conv_in.weight, and {_beginning(state)}")
-    return read_json(config) if path.is_dir() or config.is_file() else {**STABLE_DIFFUSION}, state
+    # Single files come without a config; the autoencoder of Stable Diffusion 1 is that of 2, of DiT, SiT and EDM2 too.
+    return read_json(config) if path.is_dir() or config.is_file() else {**ONE["vae"]}, state
 
 
 def _beginning(state_dict: Mapping[str, np.ndarray]) -> str:
     """Return the first names of a file of weights, for a message."""
     return f"begins with {', '.join(list(state_dict)[:3])}"
-
-
-# The autoencoder of Stable Diffusion 1 and 2, of DiT, SiT and EDM2, whose single files come without a config.
-STABLE_DIFFUSION = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "scaling_factor": 0.18215}
 
 
 def _class_names(found: Any, number: int) -> tuple[str, ...] | None:

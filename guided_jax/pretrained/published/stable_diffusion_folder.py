@@ -17,25 +17,34 @@ TOWERS = ("text_encoder", "text_encoder_2")  # the components that they are; the
 def read(path: Path, index: Mapping[str, Any], variant: str | None) -> tuple[Description, dict[str, Any]]:
     """Return (description, weights) of a folder; index: its model_index.json. ValueError for one that is not whole."""
     parts = {"network": path / "unet", "autoencoder": path / "vae"}
-    network, vae = (read_json(folder / "config.json") for folder in parts.values())
-    scheduler = read_json(path / "scheduler" / "scheduler_config.json")
-    towers = [name for name in TOWERS if (index.get(name) or [None])[0] is not None]
-    if not towers:
-        raise ValueError(f"{path} names no text_encoder in its model_index.json, which a Stable Diffusion needs")
-    parts |= {f"text_{i}": path / name for i, name in enumerate(towers)}
+    parts |= {f"text_{i}": path / name for i, name in enumerate(_towers(path, index))}
     weights = {name: readers.read_state_dict(weight_files.find_weights(at, variant)) for name, at in parts.items()}
+    return read_description(path, index), weights
+
+
+def read_description(path: Path, index: Mapping[str, Any]) -> Description:
+    """Return the description of a folder, whose weights need not be there; the arguments are those of `read`."""
+    names = ("unet", "vae", *_towers(path, index))
+    configs = {name: read_json(path / name / "config.json") for name in names}
+    configs["scheduler"] = read_json(path / "scheduler" / "scheduler_config.json")
+    return describe(configs, path, bool(index.get("force_zeros_for_empty_prompt", True)))
+
+
+def describe(configs: Mapping[str, dict[str, Any]], folder: Path, force_zeros: bool = True) -> Description:
+    """Return the description of a Stable Diffusion.
+
+    configs: component -> its configuration: unet, vae, scheduler, text_encoder, and of XL text_encoder_2. folder: with the
+    tokenizers. force_zeros: whether XL has zeros for no prompt at all. ValueError for a folder without its tokenizers.
+    """
+    towers = [name for name in TOWERS if name in configs]
     is_xl = len(towers) == len(TOWERS)
     text = Text(
-        tuple(read_json(path / name / "config.json") for name in towers),
-        tuple(_empty_prompt(path / name.replace("text_encoder", "tokenizer")) for name in towers),
+        tuple(configs[name] for name in towers),
+        tuple(_empty_prompt(folder / name.replace("text_encoder", "tokenizer")) for name in towers),
         is_penultimate=is_xl,
-        zero_null=is_xl and bool(index.get("force_zeros_for_empty_prompt", True)),
+        zero_null=is_xl and force_zeros,
     )
-    return Description("sd", network, scheduler, latents_of(vae), text=text), weights
-
-
-def _empty_prompt(folder: Path) -> tuple[int, ...]:
-    return tuple(int(token) for token in clip.tokenizer(folder)(""))
+    return Description("sd", configs["unet"], configs["scheduler"], latents_of(configs["vae"]), text=text)
 
 
 def import_weights(description: Description, weights: Mapping[str, Mapping[str, np.ndarray]], dtype: Any) -> PyTree:
@@ -49,3 +58,15 @@ def import_weights(description: Description, weights: Mapping[str, Mapping[str, 
 def import_towers(text: Text, weights: Mapping[str, Mapping[str, np.ndarray]], dtype: Any = None) -> list[PyTree]:
     """Return the params of the text towers; ValueError for weights that do not fit."""
     return [clip.load_text(config, weights[f"text_{i}"], dtype)[1] for i, config in enumerate(text.towers)]
+
+
+def _towers(path: Path, index: Mapping[str, Any]) -> list[str]:
+    """Return the text towers that a model_index.json names; ValueError for none."""
+    found = [name for name in TOWERS if (index.get(name) or [None])[0] is not None]
+    if not found:
+        raise ValueError(f"{path} names no text_encoder in its model_index.json, which a Stable Diffusion needs")
+    return found
+
+
+def _empty_prompt(folder: Path) -> tuple[int, ...]:
+    return tuple(int(token) for token in clip.tokenizer(folder)(""))
