@@ -146,3 +146,8 @@ def read_folder(directory: Path) -> Folder:
     """Return what a folder of diffusers holds; errors as of `pretrained.load`."""
     description, weights = published.read(directory)
     return Folder(description, lambda: published.import_weights(description, weights))
+
+
+def make_merge_lora(description: Description) -> Callable[[Any, Any, float], Any] | None:
+    """Return `Run.merge_lora`; None for a model that is no Stable Diffusion."""
+    return None if description.text is None else functools.partial(published.merge_lora, description)

@@ -24,6 +24,7 @@ from guided_jax.app.sample import (
     guidances,
     inverse,
     labels,
+    loras,
     prompts,
     samplers,
 )
@@ -108,6 +109,7 @@ def resolve_run(options: Sampling) -> tuple[Sampling, runs.Run]:
 def load_run(options: Sampling) -> runs.Run:
     """Return the run of a request, with the run of --bad and the judge of --clean-classifier if there are such."""
     run, bad, side = runs.load(options.run, options.data_dir), options.method.bad, options.decode_tile
+    run = loras.merge_loras(run, options.lora)
     if side is not None:
         run = run._replace(model=run.model._replace(decode=decode_in_tiles(run, side)))
     run = run if bad is None else run._replace(bad=runs.load(bad))
@@ -125,7 +127,7 @@ def complete(options: Sampling, run: runs.Run) -> Sampling:
     settings = options.method.measurement
     std = usual_data_std(options.method, run) if settings.data_std is None else settings.data_std
     method = dataclasses.replace(options.method, measurement=dataclasses.replace(settings, data_std=std))
-    return dataclasses.replace(options, method=method)
+    return loras.with_digests(dataclasses.replace(options, method=method))
 
 
 def decode_in_tiles(run: runs.Run, side: int) -> Callable[[Any, Any], Any]:

@@ -202,6 +202,11 @@ class Sampling:
     """The scale of each prompt that has one of its own in --prompts; none where no prompt has."""
     prompt_seed: tyro.conf.Suppress[tuple[int | None, ...]] = ()
     """The seed of each prompt that has one of its own in --prompts; none where no prompt has."""
+    lora: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Stable Diffusion: a LoRA file that is merged into the weights, with its multiplier: FILE:0.8, or FILE for 1.
+    Repeat the option for several."""
+    lora_digests: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """A digest of each file of --lora, for the record beside the samples."""
     balanced: bool = False
     """As many samples of each class, in turn, in the place of --labels."""
     base_samples: Path | None = None
@@ -246,6 +251,7 @@ NEWER = (
     *("checkpoint", "image", "strength", "mask", "guided_channels", "perturb_blocks", "skip_blocks", "exit_block"),
     *("balanced", "decode_tile", "dino", "space", "clean_classifier", "attention_mask", "iterations"),
     *("prompt", "prompts", "negative_prompt", "prompt_scale", "prompt_seed", "text"),
+    *("lora", "lora_digests"),
 )
 
 

@@ -188,8 +188,11 @@ def command_line(options: Sampling) -> str:
     for name, value in given.items():
         if name not in ("run", *NOT_RECORDED) and value != defaults[name]:
             each = value if isinstance(value, tuple) and name != "negative" else (value,)
-            words += [option(f"no_{name}") if value is False else option(name)]
-            words += [] if isinstance(value, bool) else map(spell, each)
+            flag = option(f"no_{name}") if value is False else option(name)
+            if name == "lora":  # which takes one file each time
+                words += itertools.chain.from_iterable((flag, spell(one)) for one in each)
+            else:
+                words += [flag, *([] if isinstance(value, bool) else map(spell, each))]
     return shlex.join(words)
 
 

@@ -16,6 +16,7 @@ from guided_jax.pretrained.published.families import (
     prepare,
 )
 from guided_jax.pretrained.published.loading import import_weights, infer_config, load, read
+from guided_jax.pretrained.published.lora import merge_lora
 from guided_jax.pretrained.published.stable_diffusion_folder import import_towers
 from guided_jax.pretrained.published.text_to_image import Prompt, States, make_condition
 
@@ -35,6 +36,7 @@ __all__ = [
     "make_condition",
     "make_model",
     "make_parts",
+    "merge_lora",
     "of_json",
     "param_shapes",
     "prepare",
