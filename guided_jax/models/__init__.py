@@ -16,7 +16,7 @@ from guided_jax.models.perturbation import (
 )
 from guided_jax.models.prepare import prepare_params
 from guided_jax.models.sizes import check_image_size
-from guided_jax.models.stable_diffusion import MMDiT, UNet2DConditionModel
+from guided_jax.models.stable_diffusion import ControlNet, MMDiT, UNet2DConditionModel
 from guided_jax.models.t5 import T5Encoder
 from guided_jax.models.transformer import DiT
 from guided_jax.models.unet import UNet
@@ -29,6 +29,7 @@ __all__ = [
     "CLIPText",
     "CLIPVision",
     "Classifier",
+    "ControlNet",
     "DiT",
     "MMDiT",
     "T5Encoder",

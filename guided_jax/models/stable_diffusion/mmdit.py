@@ -20,7 +20,7 @@ from guided_jax.models.encoder import from_patches, per_example, remat, to_patch
 from guided_jax.models.ops.attention import kernel
 from guided_jax.models.ops.norm import layer_norm
 from guided_jax.models.perturbation import block_name
-from guided_jax.models.stable_diffusion.network import rows
+from guided_jax.models.stable_diffusion.encoder import rows
 from guided_jax.models.transformer import FREQUENCIES, NORM_EPSILON, dense, modulation, position_table
 
 

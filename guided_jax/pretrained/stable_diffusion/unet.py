@@ -133,6 +133,11 @@ def make_unet(config: Mapping[str, Any], dtype: Any = None) -> UNet2DConditionMo
 
 def shapes(module: UNet2DConditionModel) -> dict[str, Any]:
     """Return the variables of `module` as shapes; nothing is allocated."""
+    return jax.eval_shape(lambda **given: module.init(jax.random.key(0), t=0.0, **given), **example_inputs(module))
+
+
+def example_inputs(module: UNet2DConditionModel) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of all inputs of a small example but the time, by name."""
     side, added = 2 ** (len(module.block_out_channels) - 1), module.added_features
     sizes = 0 if added is None else (added - 1) // module.size_features
     arrays = {
@@ -142,12 +147,11 @@ def shapes(module: UNet2DConditionModel) -> dict[str, Any]:
         "time_ids": None if added is None else (sizes,),
         "label": {None: None, "projection": (module.class_features,)}.get(module.class_embedding, ()),
     }
-    given = {
+    return {
         name: jax.ShapeDtypeStruct(shape, jnp.int32 if name == "label" else jnp.float32)
         for name, shape in arrays.items()
         if shape is not None
     }
-    return jax.eval_shape(lambda **given: module.init(jax.random.key(0), t=0.0, **given), **given)
 
 
 def _attention_levels(full: Mapping[str, Any], levels: int) -> tuple[bool, ...]:
