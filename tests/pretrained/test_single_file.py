@@ -169,7 +169,7 @@ def test_the_command_converts_it(tmp_path, capsys):
     assert f'guided-jax sample {out} --preset --prompt "' in capsys.readouterr().out
     run = runs.load(out)
     check_same(run.params("diffusion"), pretrained.load(FOLDERS / "sd1")[1])
-    assert run.tokenize(["a photo"]).ids.shape == (1, 1, 77)
+    assert run.text is not None
     assert json.loads((out / "config.json").read_text())["published"]["description"]["family"] == "sd"
     with pytest.raises(SystemExit):
         cli.script(convert.main, [str(FILE), "--out", str(tmp_path / "none")])

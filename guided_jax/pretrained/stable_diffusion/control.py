@@ -1,8 +1,8 @@
 """ControlNets with published weights, in diffusers' layout, and in their authors'.
 
-    diffusers  controlnet_cond_embedding.blocks.3.weight    controlnet_down_blocks.2.weight       controlnet_mid_block.weight
-    authors    control_model.input_hint_block.8.weight      control_model.zero_convs.2.0.weight   ...middle_block_out.0.weight
-    here       input_hint_block_8 / kernel                  zero_convs_2_0 / kernel               middle_block_out_0 / kernel
+    diffusers  controlnet_cond_embedding.blocks.3   controlnet_down_blocks.2       controlnet_mid_block
+    authors    control_model.input_hint_block.8     control_model.zero_convs.2.0   control_model.middle_block_out.0
+    here       input_hint_block_8                   zero_convs_2_0                 middle_block_out_0
 
 All else is named as in the U-Net that they are a copy of. The configuration is diffusers' config.json.
 
