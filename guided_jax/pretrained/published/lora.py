@@ -1,6 +1,8 @@
 """A LoRA merged into the parameters of a Stable Diffusion: W + multiplier (alpha / rank) up down.
 
 The layer that a name means is found by the key maps that weights are loaded by, so that both are one.
+
+Source: [LoRA] Hu et al. 2106.09685.
 """
 
 from collections.abc import Iterator, Mapping

@@ -8,7 +8,8 @@
     kohya      lora_unet_mid_block_attentions_0_proj_in.lora_down.weight, lora_up, alpha; lora_te_text_model_..., lora_te1_,
                lora_te2_; of XL lora_unet_input_blocks_4_1_proj_in, by CompVis' names
 
-A convolution has down [rank, in, kh, kw] and up [out, rank, 1, 1]. Source: Hu et al. 2106.09685, section 4.1.
+A convolution has down [rank, in, kh, kw] and up [out, rank, 1, 1]. Source: [LoRA] Hu et al. 2106.09685,
+section 4.1.
 """
 
 import re
