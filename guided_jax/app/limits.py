@@ -75,6 +75,7 @@ RANGES: dict[str, Range] = {
         "scale": Range(nonempty=True),
         "scales": Range(nonempty=True),
         "also_scale": ANY,
+        "control_scale": ANY,
         "eta": SHARE,
         "strength": Range(0, 1, above=True),
         "rescale_mix": SHARE,

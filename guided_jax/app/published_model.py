@@ -12,7 +12,7 @@ from guided_jax.app import network_fields
 from guided_jax.app.facts import Facts
 from guided_jax.app.network_fields import Field
 from guided_jax.model import Model
-from guided_jax.pretrained import clip, published
+from guided_jax.pretrained import clip, published, readers, stable_diffusion
 from guided_jax.pretrained.published import Description
 
 TOKENIZERS = ("tokenizer", "tokenizer_2")  # folders in that of the run, one for each text tower
@@ -146,6 +146,17 @@ def read_folder(directory: Path) -> Folder:
     """Return what a folder of diffusers holds; errors as of `pretrained.load`."""
     description, weights = published.read(directory)
     return Folder(description, lambda: published.import_weights(description, weights))
+
+
+def make_load_control(description: Description, dtype: str) -> Callable[[Path], tuple[Any, Any]] | None:
+    """Return `Run.load_control`; None for a model that is no Stable Diffusion."""
+
+    def load(folder: Path) -> tuple[Any, Any]:
+        control, params = stable_diffusion.load_control(*readers.read_component(folder), jnp.dtype(dtype))
+        published.check_control(description, control)
+        return lambda network: published.make_controlled(network, control), params
+
+    return None if description.text is None else load
 
 
 def make_merge_lora(description: Description) -> Callable[[Any, Any, float], Any] | None:

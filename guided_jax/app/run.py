@@ -57,7 +57,8 @@ class Run(NamedTuple):
     text: what a text-to-image model is told; None for any other. null: label -> the raw condition of no label beside it,
         such as its negative prompt; None where `model.null` is that of all. scheduler: of a published model its
         own, as the config.json of one of diffusers has it.
-    merge_lora: of a Stable Diffusion, (params, state_dict, multiplier) -> the params with a LoRA merged in.
+    merge_lora: of a Stable Diffusion, (params, state_dict, multiplier) -> the params with a LoRA merged in. load_control:
+        folder of a ControlNet -> (network -> the network with it beside, its params).
     complete: weights of the diffusion network -> the params of the model: the weights, or those of its autoencoder too.
     data_std: the standard deviation of x, about: 0.5 of pictures in [-1, 1].
     decode_size: how many examples `model.decode` takes at once on each device, after all steps; None for all of them.
@@ -83,6 +84,7 @@ class Run(NamedTuple):
     prepare: Callable[[str, Any], Any] = lambda part, params: params
     complete: Callable[..., Any] = _same
     merge_lora: Callable[[Any, Any, float], Any] | None = None
+    load_control: Callable[[Path], tuple[Any, Any]] | None = None
     data_std: float = 0.5
     decode_size: int | None = None
     text: published_model.TextModel | None = None
@@ -193,6 +195,7 @@ def assemble_published(
         text=published_model.make_text(description, directory),
         scheduler=description.schedule if "_class_name" in description.schedule else None,
         merge_lora=published_model.make_merge_lora(description),
+        load_control=published_model.make_load_control(description, dtype),
         decode_size=None if description.latents is None else published_model.DECODE_SIZE,
         trained=lambda which: {"diffusion": step, "classifier": None},
     )

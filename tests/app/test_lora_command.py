@@ -38,6 +38,7 @@ def test_a_lora_is_merged_once_and_recorded(run, tmp_path, capsys):
     assert (drawn != draw(run, tmp_path / "plain")).any()
     record = json.loads((out / "samples.json").read_text())
     assert record["lora"] == [f"{file}:3"]
+    assert len(record["digests"]) == 1
     assert "lora" not in json.loads((tmp_path / "plain" / "samples.json").read_text())
     halves = ("--lora", f"{file}:1.5", "--lora", f"{golden.FOLDER / 'lora' / 'pytorch_lora_weights.safetensors'}:1.5")
     assert np.abs(draw(run, tmp_path / "halves", *halves).astype(int) - drawn).max() <= 1  # the same adapter

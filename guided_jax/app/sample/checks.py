@@ -80,6 +80,8 @@ def _chosen(method: Method) -> set[str]:
     if "measurement" in guidances.row_of(method).needs:
         chosen |= {f"--operator {method.measurement.operator}"}
         chosen |= {f"--measure {name}" for name in method.measurement.measure}
+    if method.control is not None:
+        chosen.add("--control")
     if method.image:
         chosen |= {"--image", *(f"--image {name}" for name in method.image)}
     return chosen
@@ -92,6 +94,7 @@ def _readers() -> dict[str, list[str]]:
         | {
             "--sweep": ("sweep_seeds", "reference", "judge", "inception", "dino", "data_dir"),
             **dict.fromkeys(("--measure held-out", "--image held-out", OF_DATA), ("data_dir",)),
+            "--control": ("control_image", "control_scale"),
             "--image": ("strength", "mask"),
             "--prompt": ("negative", *vars(Text())),
         }

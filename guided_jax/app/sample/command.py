@@ -19,6 +19,7 @@ from guided_jax.app import run as runs
 from guided_jax.app.results import check_free
 from guided_jax.app.sample import (
     checks,
+    controls,
     diagnostics,
     draw,
     guidances,
@@ -55,7 +56,7 @@ grid.png. The same command again goes on from what is there.
   --steps INT             default: the sampler's own number
   --checkpoint last|best  which weights
   --image FILE ...        start from pictures (--strength 0.6); --mask FILE: paint in them
-  --prompt TEXT ...       of a text-to-image model, in turn; --prompts FILE, --negative TEXT
+  --prompt TEXT ...       text to image, in turn; --prompts FILE, --negative TEXT, --lora FILE:0.8
   --seed INT              with the index of a sample it determines the sample (default 0)
   --out FOLDER            default: a folder inside the run, named after the method
   --diagnose              also write what happened at each step, as curves
@@ -109,7 +110,7 @@ def resolve_run(options: Sampling) -> tuple[Sampling, runs.Run]:
 def load_run(options: Sampling) -> runs.Run:
     """Return the run of a request, with the run of --bad and the judge of --clean-classifier if there are such."""
     run, bad, side = runs.load(options.run, options.data_dir), options.method.bad, options.decode_tile
-    run = loras.merge_loras(run, options.lora)
+    run = controls.add_control(loras.merge_loras(run, options.lora), options.method)
     if side is not None:
         run = run._replace(model=run.model._replace(decode=decode_in_tiles(run, side)))
     run = run if bad is None else run._replace(bad=runs.load(bad))

@@ -36,7 +36,7 @@ def make_draw(run: runs.Run, request: Method, labelled: bool, diagnose: bool = F
     def draw(params: Any, key: Any, label: Any, scale: Any, pictures: Pictures = NONE) -> Any:
         key_noise, key_run, key_method = jax.random.split(key, 3)
         parts = common._replace(params=prepare(run, params), label=label, scale=scale, key=key_method)
-        parts = parts._replace(low_res=pictures.low_res, clips_inside=recipe.clips_inside)
+        parts = parts._replace(low_res=pictures.low_res, control=pictures.control, clips_inside=recipe.clips_inside)
         x_0, truth = (_of_image(run, params, key, image) for image in (pictures.image, pictures.truth))
         parts = _measured(parts, pictures, truth, jax.random.fold_in(key_noise, 2))
         if paints and pictures.masked is not None:

@@ -37,6 +37,7 @@ def make_inputs(options: Sampling, run: runs.Run) -> Callable[[np.ndarray], Inpu
     measure = inverse.make_measure(method, run, options.seed) if measured else None
     image = named_pictures.read(method.image, run, "--image") if method.image else None
     masks = inverse.read_masks(method.measurement.mask, run.facts.image_shape) if inverse.paints(method) else None
+    control = named_pictures.read(method.control_image, run, "--control-image") if method.control_image else None
     labels_of = labels.make_labels(options, run, given)
 
     def inputs(indices: np.ndarray) -> Inputs:
@@ -53,7 +54,8 @@ def make_inputs(options: Sampling, run: runs.Run) -> Callable[[np.ndarray], Inpu
         if start is not None and masks is not None:
             observed = masks[indices % len(masks)]
             masked = start * observed if run.text is not None and run.text.takes_mask else None
-        pictures = Pictures(start, masked, y, observed, low_res, truth)
+        shown = None if control is None else np.float32(control(indices)) / 255
+        pictures = Pictures(start, masked, y, observed, low_res, truth, shown)
         recorded = labels.recorded(options, run, row, given is not None)
         return Inputs(row, recorded, scales, pictures, seeds, numbers)
 

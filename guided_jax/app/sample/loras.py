@@ -8,7 +8,7 @@ from typing import Any
 
 from guided_jax.app import run as runs
 from guided_jax.app.sample.request import Sampling
-from guided_jax.pretrained import readers
+from guided_jax.pretrained import readers, weight_files
 
 
 def merge_loras(run: runs.Run, words: tuple[str, ...]) -> runs.Run:
@@ -61,9 +61,10 @@ def parse(word: str) -> tuple[Path, float]:
 
 
 def with_digests(options: Sampling) -> Sampling:
-    """Return the request with a digest of each file of --lora, by which other weights of the same name are told."""
-    found = []
-    for path, _ in map(parse, options.lora):
+    """Return the request with digests of --lora and --control, by which other weights of the same name are told."""
+    found, control = [], options.method.control
+    files = [path for path, _ in map(parse, options.lora)]
+    for path in files if control is None else [*files, weight_files.find_weights(control)]:
         with path.open("rb") as file:
             found.append(hashlib.file_digest(file, "sha256").hexdigest()[:16])
-    return dataclasses.replace(options, lora_digests=tuple(found))
+    return dataclasses.replace(options, digests=tuple(found))

@@ -23,7 +23,7 @@ class Pictures(NamedTuple):
     image: a clean one in [-1, 1] to start from, or to paint in, instead of noise. masked: the same, grey in its hole, of a
     run that is told what to paint in. y: a measurement of pixels. observed: 1 where it or the image is known, 0 in its
     hole, where these differ among the examples. low_res: what an upsampler starts from. truth: the true picture, whose
-    encoding is measured in the place of y where latents are.
+    encoding is measured in the place of y where latents are. control: what a ControlNet reads, in [0, 1].
     """
 
     image: Any = None
@@ -32,6 +32,7 @@ class Pictures(NamedTuple):
     observed: Any = None
     low_res: Any = None
     truth: Any = None
+    control: Any = None
 
 
 class Parts(NamedTuple):
@@ -41,8 +42,9 @@ class Parts(NamedTuple):
     clips_inside: whether every prediction of the network is clipped, before the guidance.
     operator, y: the measurement of this example, of pixels or of latents. low_res: the picture that an upsampler starts
     from. inpaint: the mask and the latents of the masked picture, for a network that is told what to paint in. estimate:
-    the last predicted x_0, for a network with self-conditioning. pair: the model with the label and with the null
-    condition, where one program of the network serves both. observed: whether an observer calls the networks too.
+    the last predicted x_0, for a network with self-conditioning. control: what a ControlNet reads. pair: the model with the
+    label and with the null condition, where one program of the network serves both. observed: whether an observer calls the
+    networks too.
     """
 
     run: runs.Run
@@ -58,6 +60,7 @@ class Parts(NamedTuple):
     low_res: Any = None
     inpaint: Any = None
     estimate: Any = None
+    control: Any = None
     pair: tuple[Denoiser, Denoiser] | None = None
     observed: bool = False
 
@@ -75,7 +78,10 @@ class Parts(NamedTuple):
         return guidance.clip(made, -self.run.bound, self.run.bound) if self.clips_inside else made
 
     def _told(self, run: runs.Run, condition: Any) -> Any:
-        """Return the condition of a run with what it is told to paint in, if it is told."""
+        """Return the condition of a run with what it is told to paint in, and what the ControlNet of this run reads."""
+        if self.control is not None and run is self.run:
+            scale = self.request.control_scale
+            condition = {**condition, "control_image": self.control, "control_scale": scale}
         return {**condition, "inpaint": self.inpaint} if run.text is not None and run.text.takes_mask else condition
 
     def paired(self, guide: Callable[["Parts"], Denoiser]) -> Denoiser:

@@ -127,6 +127,13 @@ class Method:
     strength: float | None = None
     """--image: the share of the steps that are run, as in diffusers; the pictures are noised to where these begin. Default:
     0.6; with --mask 1, from noise alone."""
+    control: Path | None = None
+    """Stable Diffusion: the folder of a ControlNet, which steers by the pictures of --control-image."""
+    control_image: tuple[str, ...] = ()
+    """--control: what it reads, such as edges or poses, of the size that is drawn, in turn over the samples: an npz file,
+    or picture files."""
+    control_scale: float = 1.0
+    """--control: how much it adds; 0 for nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,8 +212,8 @@ class Sampling:
     lora: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Stable Diffusion: a LoRA file that is merged into the weights, with its multiplier: FILE:0.8, or FILE for 1.
     Repeat the option for several."""
-    lora_digests: tyro.conf.Suppress[tuple[str, ...]] = ()
-    """A digest of each file of --lora, for the record beside the samples."""
+    digests: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """Of each file of --lora, and of the weights of --control, for the record beside the samples."""
     balanced: bool = False
     """As many samples of each class, in turn, in the place of --labels."""
     base_samples: Path | None = None
@@ -251,7 +258,7 @@ NEWER = (
     *("checkpoint", "image", "strength", "mask", "guided_channels", "perturb_blocks", "skip_blocks", "exit_block"),
     *("balanced", "decode_tile", "dino", "space", "clean_classifier", "attention_mask", "iterations"),
     *("prompt", "prompts", "negative_prompt", "prompt_scale", "prompt_seed", "text"),
-    *("lora", "lora_digests"),
+    *("lora", "digests", "control", "control_image", "control_scale"),
 )
 
 

@@ -183,7 +183,7 @@ def describe_labels(options: Sampling, run: runs.Run) -> str:
 
 def command_line(options: Sampling) -> str:
     """Return the command of these options, without those at their defaults."""
-    as_given = dataclasses.replace(prompts.as_given(options), lora_digests=())
+    as_given = dataclasses.replace(prompts.as_given(options), digests=())
     given, defaults = flatten(as_given), flatten(Sampling(options.run))
     words = ["guided-jax", "sweep", str(options.run)]
     for name, value in given.items():

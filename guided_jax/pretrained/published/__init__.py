@@ -4,6 +4,7 @@
 scheduler, `levels` makes the table, `schedulers` the levels that a run visits, and `steps` the sampler.
 """
 
+from guided_jax.pretrained.published.control import check_control, make_controlled
 from guided_jax.pretrained.published.description import Description, Latents, of_json
 from guided_jax.pretrained.published.families import (
     check_description,
@@ -25,6 +26,7 @@ __all__ = [
     "Latents",
     "Prompt",
     "States",
+    "check_control",
     "check_description",
     "count_classes",
     "image_shape",
@@ -34,6 +36,7 @@ __all__ = [
     "load",
     "make_attention",
     "make_condition",
+    "make_controlled",
     "make_model",
     "make_parts",
     "merge_lora",

@@ -85,7 +85,7 @@ def make_attention(module: Any) -> Callable[[PyTree, Array, Array, Any], Array]:
 
 def _arguments(x: Array, condition: dict[str, Array]) -> tuple[Array, dict[str, Any]]:
     """Return what a U-Net is called with beside the text: x, of inpainting with the known part, and what XL is told."""
-    known: dict[str, Any] = {name: condition[name] for name in ("pooled", "time_ids") if name in condition}
+    known: dict[str, Any] = {name: condition[name] for name in ("pooled", "time_ids", "control") if name in condition}
     return (jnp.concatenate([x, condition["inpaint"]], axis=-1) if "inpaint" in condition else x), known
 
 
