@@ -70,6 +70,16 @@ def read_state_dict(path: str | Path, entry: str | None = None) -> Mapping[str, 
     return readers[path.suffix](path)
 
 
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Return the words in the header of a .safetensors file, name -> text; none of a file of another kind or without."""
+    if Path(path).suffix != ".safetensors":
+        return {}
+    import safetensors
+
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return file.metadata() or {}
+
+
 def refuse_pointer(path: Path) -> None:
     """Raise ValueError for the text that a clone without Git LFS has in place of the weights."""
     with path.open("rb") as file:

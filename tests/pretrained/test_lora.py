@@ -1,12 +1,15 @@
 """LoRA files merged into a Stable Diffusion: recorded numbers, and updates of the weights before they are read."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from guided_jax.pretrained import published, readers, stable_diffusion
+from guided_jax.pretrained.stable_diffusion import lora
 from tests import latent_golden as golden
 
 FILES = ("pytorch_lora_weights", "kohya", "old_attn_procs")
@@ -79,11 +82,11 @@ def random_lora(weights, modules):
     return found
 
 
-def expect(description, weights, lora, scale):
+def expect(description, weights, drawn, scale):
     """Return the params of weights to which the products were added before they were read."""
     parts = {"unet": "network", "text_encoder": "text_0", "text_encoder_2": "text_1"}
     changed = {name: dict(state) for name, state in weights.items()}
-    for (component, name), (down, up) in lora.items():
+    for (component, name), (down, up) in drawn.items():
         state, key = changed[parts[component]], f"{name}.weight"
         product = np.einsum("or,ri...->oi...", np.float64(up).reshape(len(up), RANK), np.float64(down))
         state[key] = np.float32(np.float64(state[key]) + scale * product)
@@ -110,11 +113,11 @@ def kohya_xl(component, name):
     return kohya(component, name.replace("down_blocks.1.attentions.0", "input_blocks.3.1"), "te1")
 
 
-def write(lora, names, alpha=True):
+def write(drawn, names, alpha=True):
     state = {}
-    for at, (down, up) in lora.items():
+    for at, (down, up) in drawn.items():
         keys = names(*at)
-        state |= {keys[0]: down, keys[1]: up} | ({keys[2]: np.float16(ALPHA)} if alpha else {})
+        state |= {keys[0]: down, keys[1]: up} | ({keys[2]: np.full((), ALPHA, np.float16)} if alpha else {})
     return state
 
 
@@ -126,25 +129,46 @@ def check(found, expected):
 
 @pytest.mark.parametrize("names", [diffusers, before, kohya])
 def test_every_kind_of_layer(sd1, names):
-    lora = random_lora(sd1[1], ONE)
-    expected = expect(*sd1[:2], lora, -0.5 * ALPHA / RANK)
-    check(published.merge_lora(sd1[0], sd1[2], write(lora, names), -0.5), expected)
-    plain = published.merge_lora(sd1[0], sd1[2], write(lora, names, alpha=False), -0.5 * ALPHA / RANK)
+    drawn = random_lora(sd1[1], ONE)
+    expected = expect(*sd1[:2], drawn, -0.5 * ALPHA / RANK)
+    check(published.merge_lora(sd1[0], sd1[2], write(drawn, names), -0.5), expected)
+    plain = published.merge_lora(sd1[0], sd1[2], write(drawn, names, alpha=False), -0.5 * ALPHA / RANK)
     check(plain, expected)
 
 
 @pytest.mark.parametrize("names", [diffusers, kohya_xl])
 def test_both_towers_of_xl(names):
     description, weights = published.read(golden.FOLDER / "checkpoints" / "sdxl")
-    params, lora = published.import_weights(description, weights), random_lora(weights, XL)
-    found = published.merge_lora(description, params, write(lora, names), 2.0)
-    check(found, expect(description, weights, lora, 2.0 * ALPHA / RANK))
+    params, drawn = published.import_weights(description, weights), random_lora(weights, XL)
+    found = published.merge_lora(description, params, write(drawn, names), 2.0)
+    check(found, expect(description, weights, drawn, 2.0 * ALPHA / RANK))
 
 
 def test_a_product_of_half_precision_weights_is_rounded_once(sd1):
     half = published.import_weights(*sd1[:2], jnp.bfloat16)
     found = published.merge_lora(sd1[0], half, write(random_lora(sd1[1], ONE), kohya))
     assert jax.tree.map(lambda leaf: leaf.dtype, found) == jax.tree.map(lambda leaf: leaf.dtype, half)
+
+
+def test_the_alphas_in_a_header(sd1, tmp_path):
+    """What diffusers writes of peft's settings, which no tensor of the file has."""
+    drawn = random_lora(sd1[1], ONE)
+    settings = {"unet.lora_alpha": ALPHA, "text_encoder.lora_alpha": 7, "text_encoder.use_rslora": True}
+    settings["text_encoder.alpha_pattern"] = {"self_attn.k_proj": 2.0}
+    path = tmp_path / "lora.safetensors"
+    save_file(write(drawn, diffusers, alpha=False), path, {lora.SETTINGS: json.dumps(settings)})
+    state = lora.read_file(path)
+    alphas = {key.removesuffix(".alpha"): float(array) for key, array in state.items() if key.endswith(".alpha")}
+    root = np.sqrt(RANK)
+    assert alphas == {
+        f"{component}.{name}": pytest.approx(
+            ALPHA if component == "unet" else 2 * root if name.endswith("k_proj") else 7 * root
+        )
+        for component, name in drawn
+    }
+    save_file(write(drawn, diffusers), path, {lora.SETTINGS: "["})
+    with pytest.raises(ValueError, match="has a damaged lora_adapter_metadata in its header"):
+        lora.read_file(path)
 
 
 def test_what_does_not_fit_is_named(sd1):

@@ -8,7 +8,8 @@ from typing import Any
 
 from guided_jax.app import run as runs
 from guided_jax.app.sample.request import Sampling
-from guided_jax.pretrained import readers, weight_files
+from guided_jax.pretrained import weight_files
+from guided_jax.pretrained.stable_diffusion import lora
 
 
 def merge_loras(run: runs.Run, words: tuple[str, ...]) -> runs.Run:
@@ -22,7 +23,7 @@ def merge_loras(run: runs.Run, words: tuple[str, ...]) -> runs.Run:
     merge = run.merge_lora
     if merge is None:
         raise ValueError("--lora is for runs of a Stable Diffusion; leave it out")
-    updates = [(path, readers.read_state_dict(path), multiplier) for path, multiplier in map(parse, words)]
+    updates = [(path, lora.read_file(path), multiplier) for path, multiplier in map(parse, words)]
 
     def params(part: str, *given: Any, **named: Any) -> Any:
         found = run.params(part, *given, **named)

@@ -40,8 +40,8 @@ def merge_lora(
     """Return the params with W + multiplier (alpha / rank) up down in the place of each W that the LoRA changes.
 
     description: of a Stable Diffusion, as `read` returns it. params: as `import_weights` returns them. state_dict: key ->
-    array of the LoRA's file: see `stable_diffusion.lora`. multiplier: 0 changes nothing. The sum is made in float32. To
-    merge several, merge one into what the other one made. ValueError naming the first of what does not fit the model.
+    array of the LoRA's file, as `stable_diffusion.lora.read_file` has it. multiplier: 0 changes nothing. The sum is made in
+    float32. To merge several, merge one into what the other one made. ValueError naming the first of what does not fit.
     """
     layers, updates = _layers(description), read_updates(state_dict)
     if unknown := [name for name in updates if name not in layers]:

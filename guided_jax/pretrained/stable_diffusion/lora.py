@@ -12,11 +12,16 @@ A convolution has down [rank, in, kh, kw] and up [out, rank, 1, 1]. Source: [LoR
 section 4.1.
 """
 
+import json
+import math
 import re
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from guided_jax.pretrained import readers
 
 # The beginning of a key -> the component; the first that fits.
 COMPONENTS = {
@@ -35,6 +40,8 @@ PART = re.compile(
 )
 PARTS = {"A": "down", "B": "up"}
 
+SETTINGS = "lora_adapter_metadata"  # in the header of files of diffusers: the settings of peft, "unet.lora_alpha": 8
+
 
 class Update(NamedTuple):
     """down: (rank, in, ...); up: (out, rank, ...); alpha: None for the rank."""
@@ -49,6 +56,35 @@ class Update(NamedTuple):
         scale = multiplier * (1.0 if self.alpha is None else self.alpha / rank)
         product = np.float32(self.up).reshape(-1, rank) @ np.float32(self.down).reshape(rank, -1)
         return np.float32(scale) * product.reshape(self.up.shape[0], *self.down.shape[1:])
+
+
+def read_file(path: str | Path) -> dict[str, np.ndarray]:
+    """Return key -> array of a LoRA file, with the alphas that diffusers has written in its header beside the matrices.
+
+    ValueError for a header that is damaged; the other errors are those of `readers.read_state_dict`.
+    """
+    state_dict = dict(readers.read_state_dict(path))
+    try:
+        settings = json.loads(readers.read_metadata(path).get(SETTINGS, "{}"))
+        return {**dict(_alphas(state_dict, settings)), **state_dict}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} has a damaged {SETTINGS} in its header ({error}); download it again") from None
+
+
+def _alphas(state_dict: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (key, alpha) of every module for which the settings of peft have one.
+
+    A rank-stabilised LoRA divides by the root of the rank, which is alpha times that root here.
+    """
+    for key, down in state_dict.items():
+        component, _, module = key.removesuffix(".lora_A.weight").partition(".")
+        if not key.endswith(".lora_A.weight") or f"{component}.lora_alpha" not in settings:
+            continue
+        own = settings.get(f"{component}.alpha_pattern") or {}
+        named = [value for name, value in own.items() if f".{module}".endswith(f".{name}")]
+        alpha = float(named[0] if named else settings[f"{component}.lora_alpha"])
+        root = math.sqrt(len(down)) if settings.get(f"{component}.use_rslora") else 1.0
+        yield f"{component}.{module}.alpha", np.asarray(alpha * root, np.float32)
 
 
 def read_updates(state_dict: Mapping[str, np.ndarray]) -> dict[str, Update]:
