@@ -43,7 +43,7 @@ def load_control(
 
     >>> load_control({"block_out_channels": [32, 64, 64, 64]}, {})  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: the weights do not fit the configuration: missing conv_in.bias, ...
+    ValueError: the weights do not fit the configuration: missing controlnet_cond_embedding.blocks.0.bias, ...
     """
     module = make_control(config, dtype)
     key_of, ignored = _read_layout(state_dict, module)
