@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from guided_jax import guidance, schedule
+
 
 def random_weights(shapes, key):
     """Small random weights of these shapes, kernels of about the size that keeps activations in range."""
@@ -14,9 +16,35 @@ def random_weights(shapes, key):
     rng = np.random.default_rng(key)
     fan = [max(1, int(np.prod(leaf.shape[:-1]))) for leaf in leaves]
     values = [
-        jnp.asarray(rng.standard_normal(leaf.shape, np.float32) / f**0.5) for leaf, f in zip(leaves, fan, strict=True)
+        jnp.asarray(rng.standard_normal(leaf.shape, np.float32) / f**0.5, leaf.dtype)
+        for leaf, f in zip(leaves, fan, strict=True)
     ]
     return jax.tree.unflatten(structure, values)
+
+
+def make_guided_step(denoisers, scale, sampler, levels, decode):
+    """Return (weights, key, x, condition) -> (x after one guided step from the noisiest level, its picture).
+
+    denoisers: (weights, condition) -> the conditional and the unconditional denoiser. decode: (weights, x) -> the picture.
+    """
+    now, then = schedule.at(levels, -1), schedule.at(levels, -2)
+
+    def step(weights, key, x, condition):
+        denoise = guidance.classifier_free(*denoisers(weights, condition), scale)
+        x_s, _ = sampler.step(key, denoise, x, sampler.init(x), now, then)
+        return x_s, decode(weights, x_s)
+
+    return step
+
+
+def check_guided_step(step, weights, x, condition, name, capsys):
+    """Compile and make one step; print its seconds and memory; return the picture, which is finite."""
+    (x_s, image), line = run_once(step, (weights, jax.random.key(1), x, condition))
+    with capsys.disabled():
+        print(f"\n{name}: {line}")
+    assert jnp.all(jnp.isfinite(image))
+    assert float(jnp.abs(x_s - x).max()) > 1e-4
+    return image
 
 
 def run_once(step, arguments):

@@ -57,8 +57,8 @@ class Options:
     """scan is naive JAX."""
 
 
-def compiled(function, *arguments) -> str:
-    """The program that XLA makes of the function for the chip, as text; ValueError without the plugin."""
+def compiled(function, *arguments) -> jax.stages.Compiled:
+    """The program that XLA makes of the function for the chip; ValueError without the plugin."""
     try:
         chip = topologies.get_topology_desc("h100", "cuda", target_config=H100, topology="1x1x1")
     except NotImplementedError as error:
@@ -66,7 +66,7 @@ def compiled(function, *arguments) -> str:
     there = NamedSharding(Mesh(np.array(chip.devices), ("chip",)), PartitionSpec())
     with mock.patch.object(jax, "default_backend", return_value="gpu"):  # the networks ask which forms are fast
         lowered = jax.jit(function, in_shardings=there, out_shardings=there).lower(*arguments)
-    return lowered.compile().as_text()
+    return lowered.compile()
 
 
 def launched(text: str) -> Counter[str]:
@@ -84,7 +84,7 @@ def launched(text: str) -> Counter[str]:
     return max(found.values(), key=Counter.total, default=Counter())
 
 
-def step(size: sizes.Size, job: str, who: str) -> str:
+def step(size: sizes.Size, job: str, who: str) -> jax.stages.Compiled:
     """The compiled sampler of one of ours, or of `scan`."""
     size = size._replace(attention_kernel="plain")
     shape = (size.images, size.side, size.side, size.channels)
@@ -104,7 +104,7 @@ def main(args: Any) -> None:
     """Prints a line for each of those who take part."""
     options = cli.parse(Options, "python -m benchmarks.speed.kernels", args, description=__doc__ or "")
     for who in options.who:
-        kinds = launched(step(sizes.SIZES[options.size], options.job, who))
+        kinds = launched(step(sizes.SIZES[options.size], options.job, who).as_text())
         most = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(6))
         print(f"{who}: {kinds.total()} kernels a step, of them {most}")
 

@@ -31,7 +31,7 @@ from guided_jax.app.sample import (
 )
 from guided_jax.app.sample.inputs import Inputs, given_labels, make_inputs
 from guided_jax.app.sample.parts import usual_data_std
-from guided_jax.app.sample.request import Sampling, recorded
+from guided_jax.app.sample.request import Sampling, option, recorded
 from guided_jax.app.translate import JUDGE, translate_errors
 from guided_jax.models import tiles
 from guided_jax.storage import streaming
@@ -113,6 +113,7 @@ def load_run(options: Sampling) -> runs.Run:
     run = controls.add_control(loras.merge_loras(run, options.lora), options.method)
     if side is not None:
         run = run._replace(model=run.model._replace(decode=decode_in_tiles(run, side)))
+    run = change_network(run, options)
     run = run if bad is None else run._replace(bad=runs.load(bad))
     judge = options.method.clean_classifier
     if judge is None:
@@ -121,6 +122,22 @@ def load_run(options: Sampling) -> runs.Run:
 
     with translate_errors(JUDGE):
         return run._replace(judge=load_judge(judge))
+
+
+def change_network(run: runs.Run, options: Sampling) -> runs.Run:
+    """Return the run with the attention kernel and the remat of a request; ValueError where the network has neither."""
+    given = {"attention_kernel": options.attention_kernel, "remat": options.remat or None}
+    fields = {name: value for name, value in given.items() if value is not None}
+    if not fields:
+        return run
+    variant = run.variant
+    if variant is None:
+        raise ValueError(f"{option(next(iter(fields)))} has no effect here; this network has no such setting")
+
+    def changed(more: Any = None, low_res: Any = None, estimate: Any = None) -> Any:
+        return variant({**fields, **(more or {})}, low_res, estimate)
+
+    return run._replace(model=run.model._replace(network=changed()), variant=changed)
 
 
 def complete(options: Sampling, run: runs.Run) -> Sampling:

@@ -240,6 +240,12 @@ class Sampling:
     """How many devices to use. Default: the largest count that divides the batch."""
     shard_parameters: bool = False
     """Divide the parameters over the devices, for networks that do not fit on one."""
+    attention_kernel: Literal["plain", "xla", "cudnn"] | None = None
+    """How the network computes the attention within the picture: cudnn is flash attention, on an NVIDIA GPU in bfloat16;
+    plain stores the weights of all pairs of pixels. Default: as the run was made."""
+    remat: bool = False
+    """For guidances by the network's gradient, such as dps: compute the inside of each block again for it, less memory and
+    more time."""
     allow_non_finite: bool = False
     """Keep samples that are not finite, as black pictures, instead of ending with exit code 2."""
     data_dir: DataDir = None
@@ -249,7 +255,18 @@ class Sampling:
 # Change nothing about the samples but their rounding, and so are not part of what is recorded beside them; a preset is
 # recorded as the options that it stands for.
 NOT_RECORDED = (
-    *("out", "overwrite", "devices", "batch_size", "shard_parameters", "allow_non_finite", "data_dir", "preset"),
+    *(
+        "out",
+        "overwrite",
+        "devices",
+        "batch_size",
+        "shard_parameters",
+        "attention_kernel",
+        "remat",
+        "allow_non_finite",
+        "data_dir",
+        "preset",
+    ),
 )
 
 

@@ -96,7 +96,11 @@ def make_towers(text: Text, dtype: Any = None) -> list[CLIPText]:
 
 
 def make_condition(description: Description) -> Callable[[PyTree, Any], dict[str, Array]]:
-    """Return `Model.condition`: (params, raw) -> the states of the text towers, and what else the network reads."""
+    """Return `Model.condition`: (params, raw) -> the states of the text towers, and what else the network reads.
+
+    The towers compute in float32 also beside a network in bfloat16, with their weights as they are: they run once, before
+    the steps, and their states have half the error so.
+    """
     text = description.text
     assert text is not None
     towers = make_towers(text)
@@ -123,8 +127,8 @@ def _encode(towers: list[CLIPText], params: list[PyTree], prompt: Prompt, text: 
         states = states if weight is None else clip.weigh(states, weight)
         found.append(states.reshape(-1, states.shape[-1]))
     if text.is_penultimate:
-        last: Any = towers[-1].apply(params[-1], ids[-1, 0])
-        pooled = last.projected
+        last: Any = towers[-1].apply(params[-1], ids[-1])  # the layers of `_read` again, which one program runs once
+        pooled = last.projected[0]
     return States(jnp.concatenate(found, axis=-1), pooled)
 
 
