@@ -19,6 +19,19 @@ def random_weights(shapes, key):
     return jax.tree.unflatten(structure, values)
 
 
+def check_one_step(step, weights, x, sides, capsys, words):
+    """Run `step(weights, key, x, label) -> (x_s, image)` once on a latent x; print the words and what it took.
+
+    sides: height and width of the picture.
+    """
+    (x_s, image), line = run_once(step, (weights, jax.random.key(1), x, jnp.int32(207)))
+    with capsys.disabled():
+        print(f"\n{words}: {line}")
+    assert image.shape == (*sides, 3)
+    assert jnp.all(jnp.isfinite(image))
+    assert float(jnp.abs(x_s - x).max()) > 1e-4
+
+
 def run_once(step, arguments):
     """Return the output of the compiled `step`, and a line with the seconds of compiling and running and the memory."""
     start = time.time()

@@ -1,14 +1,13 @@
 """Published latent models at their full size: they are made, and take one guided step, on this machine."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from guided_jax import denoiser, guidance, reverse, schedule
 from guided_jax.models import latent
 from guided_jax.pretrained import autoencoder, dit, edm2
-from tests.full_size import random_weights, run_once
+from tests.full_size import check_one_step, random_weights
 from tests.latent_golden import published
 
 STEPS = 250
@@ -36,12 +35,8 @@ def test_one_guided_step_of_dit_xl(capsys):
         return x_s, vae.apply(weights["vae"], x_s / SCALE, method="decode")
 
     x = jax.random.normal(jax.random.key(0), (32, 32, 4))
-    (x_s, image), line = run_once(step, (weights, jax.random.key(1), x, jnp.int32(207)))
-    with capsys.disabled():
-        print(f"\nDiT-XL/2 256, both halves of one picture, and its decoder: {line}")
-    assert image.shape == (256, 256, 3)
-    assert jnp.all(jnp.isfinite(image))
-    assert float(jnp.abs(x_s - x).max()) > 1e-4
+    words = "DiT-XL/2 256, both halves of one picture, and its decoder"
+    check_one_step(step, weights, x, (256, 256), capsys, words)
 
 
 @pytest.mark.slow
@@ -68,9 +63,4 @@ def test_one_guided_step_of_edm2_xs(capsys):
         return x_s, decode({"autoencoder": weights["vae"]}, x_s)
 
     x = 80.0 * jax.random.normal(jax.random.key(0), (64, 64, 4))
-    (x_s, image), line = run_once(step, (weights, jax.random.key(1), x, jnp.int32(207)))
-    with capsys.disabled():
-        print(f"\nEDM2-XS 512, two networks called twice, and the decoder: {line}")
-    assert image.shape == (512, 512, 3)
-    assert jnp.all(jnp.isfinite(image))
-    assert float(jnp.abs(x_s - x).max()) > 1e-4
+    check_one_step(step, weights, x, (512, 512), capsys, "EDM2-XS 512, two networks called twice, and the decoder")
