@@ -320,6 +320,9 @@ def test_text_that_a_stream_cannot_encode_is_escaped(settings):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "gr" in done.stderr
+
+
+def test_text_that_the_output_cannot_encode_is_escaped():
     code = "from guided_jax.app import cli; cli.open_streams(); print('größe')"
     assert command(["-c", code], PYTHONIOENCODING="ascii").stdout == "gr\\xf6\\xdfe\n"
 

@@ -60,7 +60,6 @@ def plain(published, tmp_path_factory):
     return {name: sampled(published, out / name, "--sampler", name) for name in ("dpm++", "ddim")}
 
 
-CLASSIFIED = ("universal", "off-the-shelf")
 MEASURED = {
     "pigdm": ("--mask", "box.npz", "--noise-std", "0.1"),
     "mmps": ("--mask", "box.npz", "--noise-std", "0.1", "--iterations", "2"),
@@ -69,7 +68,7 @@ MEASURED = {
 }
 
 
-@pytest.mark.parametrize("guidance", CLASSIFIED)
+@pytest.mark.parametrize("guidance", ["universal", pytest.param("off-the-shelf", marks=pytest.mark.slow)])
 def test_a_judge_of_pictures_guides_latents(published, files, plain, tmp_path, guidance):
     words = ("--guidance", guidance, "--clean-classifier", files / "judge", "--in", "pixels", "--scale", "50")
     drawn = sampled(published, tmp_path, *words)

@@ -112,6 +112,7 @@ print(np.abs(more[:4] - few).max() / np.abs(few).max())
 """
 
 
+@pytest.mark.slow  # smaller batches in the fast suite: tests/app/test_scripts.py
 def test_the_size_of_a_batch_changes_an_image_by_rounding_only():
     """XLA's CPU backend has computed a product of small matrices in a scan wrongly from 32 images on."""
     done = subprocess.run(
