@@ -14,12 +14,10 @@ from tests import latent_golden as golden
 # The files in the fast suite, each by its first call, and of one the gradients too.
 FAST = ("unet_inpaint", "unet_eps_probe", *(f"unet_class_{name}" for name in ("embed", "timestep", "projection")))
 CALLS = [
-    *[pytest.param("unet_sd1", i, True, marks=pytest.mark.slow) for i in (0, 1, 3)],  # the last one with a mask
-    ("unet_sd1", 2, False),  # an odd size
+    *[pytest.param("unet_sd1", i, True, marks=pytest.mark.slow) for i in range(4)],  # 2: an odd size, 3: a mask
     *[pytest.param(f"unet_{name}", 0, True, marks=pytest.mark.slow) for name in ("sd2", "sdxl")],
     *[(name, 0, name == "unet_eps_probe") for name in FAST],
     *[pytest.param(name, 0, True, marks=pytest.mark.slow) for name in FAST if name != "unet_eps_probe"],
-    pytest.param("unet_sd1", 2, True, marks=pytest.mark.slow),
 ]
 # Names in the files -> those of our arguments.
 CONDITIONS = {
