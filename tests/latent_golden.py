@@ -45,6 +45,13 @@ def published(name):
     return json.loads((FOLDER / "published" / f"{name}.json").read_text())["components"]
 
 
+def check_half(params, output, reference):
+    """Check that all weights are bfloat16, and that a float32 output is the reference up to their rounding."""
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
+    assert output.dtype == jnp.float32
+    assert 1e-4 < error(output, reference) < 0.1
+
+
 def key_shapes(shapes, recorded, torch_key):
     """Return {key in the file: shape as imported} of our parameters, and of the keys that are recorded of a checkpoint.
 

@@ -190,10 +190,7 @@ def test_half_precision():
     meta, _, groups = golden.read("unet_class_projection")
     module, params = stable_diffusion.load_unet(meta["config"], groups["sd"], jnp.bfloat16)
     _, _, inputs, reference = read("unet_class_projection")
-    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
-    output = jax.jit(module.apply)(params, **inputs)
-    assert output.dtype == jnp.float32
-    assert 1e-4 < golden.error(output, reference["out"]) < 0.1
+    golden.check_half(params, jax.jit(module.apply)(params, **inputs), reference["out"])
 
 
 @pytest.mark.parametrize("name", ["sd1.5", "sd1.5_inpainting", "sd2.1", "sdxl"])
