@@ -1,5 +1,6 @@
 """Eight CPU devices, shapes checked at every call, no silent rank promotion, nothing compiled twice: in the tests only."""
 
+import gc
 import os
 import pathlib
 import signal
@@ -9,6 +10,7 @@ import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+gc.disable()  # until the tests are collected: millions of objects are made, and none of them is garbage
 
 
 def known_to_xla(flag: str) -> bool:
@@ -55,6 +57,18 @@ ROOMS = sorted(
     {path.stem for path in PACKAGE.iterdir()} - {"app", "configs", "__init__", "__main__", "__pycache__", "py"}
 )
 install_import_hook([f"guided_jax.{room}" for room in ROOMS], "beartype.beartype")
+
+from guided_jax.parallel import replicated  # noqa: E402
+
+if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1":
+    # The samplers of the commands ask for a level of optimization of their own, which would take twice the time to compile.
+    replicated.compiler_options = lambda devices: {}
+
+
+def pytest_collection_finish():
+    """Collect garbage from here on, without looking through all that was imported each time."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish():

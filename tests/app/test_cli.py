@@ -313,13 +313,21 @@ def test_a_reader_that_stops_reading_is_no_error():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}, {"LC_ALL": "C"}]
+    "settings",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0"},
+        pytest.param({"LC_ALL": "C"}, marks=pytest.mark.slow),
+    ],
 )
 def test_text_that_a_stream_cannot_encode_is_escaped(settings):
     done = shell("guided_jax train ./größe.py", **settings)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "gr" in done.stderr
+
+
+def test_text_that_the_output_cannot_encode_is_escaped():
     code = "from guided_jax.app import cli; cli.open_streams(); print('größe')"
     assert command(["-c", code], PYTHONIOENCODING="ascii").stdout == "gr\\xf6\\xdfe\n"
 

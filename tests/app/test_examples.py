@@ -74,6 +74,7 @@ def test_every_guidance_draws_from_a_network_of_ones_own(guidance, own_network, 
     assert pictures.std() > 20
 
 
+@pytest.mark.slow  # sweeps are held by tests/app/test_sweep.py
 def test_a_network_of_ones_own_is_swept(own_network, tmp_path):
     example, run = own_network
     judge.train(judge.Judging(tmp_path, out=tmp_path / "judge", num_steps=20, channels=(8, 8)), run)

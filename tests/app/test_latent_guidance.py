@@ -60,7 +60,6 @@ def plain(published, tmp_path_factory):
     return {name: sampled(published, out / name, "--sampler", name) for name in ("dpm++", "ddim")}
 
 
-CLASSIFIED = ("universal", "off-the-shelf")
 MEASURED = {
     "pigdm": ("--mask", "box.npz", "--noise-std", "0.1"),
     "mmps": ("--mask", "box.npz", "--noise-std", "0.1", "--iterations", "2"),
@@ -69,7 +68,7 @@ MEASURED = {
 }
 
 
-@pytest.mark.parametrize("guidance", CLASSIFIED)
+@pytest.mark.parametrize("guidance", ["universal", pytest.param("off-the-shelf", marks=pytest.mark.slow)])
 def test_a_judge_of_pictures_guides_latents(published, files, plain, tmp_path, guidance):
     words = ("--guidance", guidance, "--clean-classifier", files / "judge", "--in", "pixels", "--scale", "50")
     drawn = sampled(published, tmp_path, *words)
@@ -130,9 +129,8 @@ def test_what_is_measured_of_latents_is_the_encoding_at_every_fth_pixel(publishe
     np.testing.assert_allclose(truth, images.from_uint8(TRUTH[:1]), atol=1e-6)
     np.testing.assert_array_equal(y[0], truth[0] * observed[0])  # what measured.png shows
     z = jax.random.normal(jax.random.key(0), run.model.shape)
-    parts = draw._measured(
-        Parts(run, request, {}), Pictures(y=y[0], observed=observed[0], truth=truth[0]), z, jax.random.key(1)
-    )
+    pictures = Pictures(y=y[0], observed=observed[0], truth=truth[0])
+    parts = draw._measured(draw._common(run, request, labelled=True), pictures, z, jax.random.key(1))
     known = np.ones((8, 8, 1))
     known[2:6, 2:6] = 0
     np.testing.assert_array_equal(parts.y, z * known)

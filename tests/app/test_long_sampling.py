@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from guided_jax.app.sample import command as sample
+from guided_jax.parallel import devices, replicated
 from guided_jax.storage import images
 from tests import processes
 from tests.scripts import ROOT, alone, run_script
@@ -28,7 +29,11 @@ from tests.scripts import ROOT, alone, run_script
     ids=lambda method: method[1],
 )
 def test_the_number_of_devices_changes_no_bit_of_an_image(tiny, tmp_path, capsys, monkeypatch, method):
-    """Two images a device on one device and on four: the same before they are rounded to pixels, and in the files."""
+    """Two images a device on one device and on four: the same before they are rounded to pixels, and in the files.
+
+    Compiled as for users, not as the other tests.
+    """
+    monkeypatch.setattr(replicated, "compiler_options", devices.compiler_options)
     rounded, exact, files = images.to_uint8, {1: [], 4: []}, {}
     for count, found in exact.items():
         monkeypatch.setattr(sample.images, "to_uint8", lambda x, found=found: found.append(x) or rounded(x))
@@ -107,6 +112,7 @@ print(np.abs(more[:4] - few).max() / np.abs(few).max())
 """
 
 
+@pytest.mark.slow  # smaller batches in the fast suite: tests/app/test_scripts.py
 def test_the_size_of_a_batch_changes_an_image_by_rounding_only():
     """XLA's CPU backend has computed a product of small matrices in a scan wrongly from 32 images on."""
     done = subprocess.run(

@@ -80,28 +80,16 @@ def test_a_finished_run_stays_as_it_is(tiny, capsys):
     assert sorted((path, path.stat().st_mtime_ns) for path in tiny.glob("*/checkpoints/*")) == before
 
 
+BY_CLASSIFIER = ["--guidance", "classifier", "--scale", 2, "--sampler", "ddpm"]
+FIVE = ["--steps", "ddim5", "--num-samples", 5, "--batch-size", 4]
 METHODS = [
     ["--guidance", "none"],
     ["--guidance", "none", "--labels", 3, 7],
-    ["--guidance", "classifier", "--scale", 2, "--sampler", "ddpm"],
+    BY_CLASSIFIER,
     ["--guidance", "classifier-free", "--scale", 0, 3, "--labels", 1],
     ["--guidance", "classifier-free", "--scale", 3, "--eta", 0.5, "--steps", "2,3"],
     ["--guidance", "classifier-free+interval+rescale+ramp+dynamic", "--scale", 3],
-    ["--guidance", "cfg++", "--scale", 0.6],
-    [
-        "--guidance",
-        "pigdm",
-        "--operator",
-        "super-resolution",
-        "--noise-std",
-        0.1,
-        "--measure",
-        "held-out",
-        "--labels",
-        3,
-    ],
     ["--guidance", "mmps", "--iterations", 2, "--noise-std", 0.1, "--measure", "held-out", "--scale", 1, 0],
-    ["--guidance", "compose", "--also", 5, 8, "--also-scale", 1.0, -1.0, "--scale", 2, "--labels", 3],
 ]
 # More of them, each with the options that it cannot do without.
 REST = {
@@ -110,6 +98,9 @@ REST = {
     "self-attention": ["--attention-mask"],
     "autoguidance": ["--bad", "RUN"],
     "negative": ["--negative", 3],
+    "cfg++": ["--scale", 0.6],
+    "compose": ["--also", 5, 8, "--also-scale", 1.0, -1.0, "--scale", 2, "--labels", 3],
+    "pigdm": ["--operator", "super-resolution", "--noise-std", 0.1, "--measure", "held-out", "--labels", 3],
     "projected+ramp": ["--sampler", "ddpm"],
     "classifier": ["--sampler", "ddpm", "--at", "mean", "--variance", "large"],
     "dps": ["--measure", "held-out", "--operator", "blur", "--sampler", "ddpm"],
@@ -119,8 +110,7 @@ REST = {
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: " ".join(str(word) for word in method))
 def test_sample(tiny, tmp_path, capsys, method):
-    steps = [] if "--steps" in method else ["--steps", "ddim5"]
-    arguments = [tiny, *method, *steps, "--num-samples", 5, "--batch-size", 4, "--out", tmp_path / "out"]
+    arguments = [tiny, *FIVE, *method, "--out", tmp_path / "out"]
     code, out, err = run_script(sample.main, arguments, capsys)
     assert code == 0, err
     assert "samples.npz" in out
@@ -197,28 +187,41 @@ def test_diagnostics_of_any_of_several_labels(tiny, tmp_path, capsys):
     assert (code, (tmp_path / "diagnostics.png").exists()) == (2, True), err
 
 
+REQUEST = ["--guidance", "classifier-free", "--scale", 2, "--steps", 4, "--num-samples", 6]
+
+
 def drawn(tiny, out, capsys, *extra):
-    arguments = [tiny, "--guidance", "classifier-free", "--scale", 2, "--steps", 4, "--num-samples", 6, *extra]
-    code, _, err = run_script(sample.main, [*arguments, "--out", out], capsys)
+    code, _, err = run_script(sample.main, [tiny, *REQUEST, *extra, "--out", out], capsys)
     assert code == 0, err
     return images.load_npz(out / "samples.npz")
 
 
 def test_an_image_depends_on_the_seed_and_its_index_alone(tiny, tmp_path, capsys):
     whole, labels = drawn(tiny, tmp_path / "a", capsys, "--batch-size", 8)
-    for name, extra in {"chunks": ["--batch-size", 4], "one": ["--batch-size", 3, "--devices", 1]}.items():
-        other, same = drawn(tiny, tmp_path / name, capsys, *extra)
-        np.testing.assert_array_equal(same, labels)
-        np.testing.assert_allclose(other.astype(int), whole.astype(int), atol=1)
+    other, same = drawn(tiny, tmp_path / "chunks", capsys, "--batch-size", 3, "--devices", 1)
+    np.testing.assert_array_equal(same, labels)
+    np.testing.assert_allclose(other.astype(int), whole.astype(int), atol=1)
     assert (drawn(tiny, tmp_path / "b", capsys, "--batch-size", 8, "--seed", 1)[0] != whole).any()
 
 
+CHUNKS = ["--batch-size", 2, "--devices", 2]
+
+
+@pytest.fixture(scope="module")
+def whole_request(tiny, tmp_path_factory):
+    """The pictures and labels of a request in three chunks, which nothing stops."""
+    out = tmp_path_factory.mktemp("whole")
+    sample.main([str(word) for word in (tiny, *REQUEST, *CHUNKS, "--out", out)])
+    return images.load_npz(out / "samples.npz")
+
+
 @pytest.mark.parametrize("trained_on", [False, True])
-def test_a_killed_request_goes_on_without_repeating_or_losing_an_image(tiny, tmp_path, capsys, monkeypatch, trained_on):
+def test_a_killed_request_goes_on_without_repeating_or_losing_an_image(
+    tiny, whole_request, tmp_path, capsys, monkeypatch, trained_on
+):
     """Stopped after its second chunk, the same command draws only what is left and ends at the same file; and all of it
     when the network was trained on meanwhile."""
-    chunks = ["--batch-size", 2, "--devices", 2]
-    whole, labels = drawn(tiny, tmp_path / "whole", capsys, *chunks)
+    whole, labels = whole_request
     put, drawn_rows = sample.streaming.put, []
 
     def killed(stream, start, *rows):
@@ -234,7 +237,7 @@ def test_a_killed_request_goes_on_without_repeating_or_losing_an_image(tiny, tmp
 
     monkeypatch.setattr(sample.draw, "make_sampler", counted)
     monkeypatch.setattr(sample.streaming, "put", killed)
-    arguments = [tiny, "--guidance", "classifier-free", "--scale", 2, "--steps", 4, "--num-samples", 6, *chunks]
+    arguments = [tiny, *REQUEST, *CHUNKS]
     code, _, err = run_script(sample.main, [*arguments, "--out", tmp_path / "out"], capsys)
     assert (code, "goes on" in err) == (130, True)
     assert not (tmp_path / "out" / "samples.npz").exists()
@@ -258,12 +261,12 @@ def test_labels_follow_the_data_when_none_are_given():
 
 def test_other_samples_are_not_overwritten(tiny, tmp_path, capsys):
     first, _ = drawn(tiny, tmp_path, capsys)
-    arguments = [tiny, "--guidance", "none", "--steps", 4, "--num-samples", 2, "--out", tmp_path]
+    arguments = [tiny, *REQUEST, "--seed", 1, "--out", tmp_path]  # a program that is compiled already
     code, _, err = run_script(sample.main, arguments, capsys)
     assert (code, "--overwrite" in err) == (2, True)
     np.testing.assert_array_equal(images.load_npz(tmp_path / "samples.npz")[0], first)
     assert run_script(sample.main, [*arguments, "--overwrite"], capsys)[0] == 0
-    assert len(images.load_npz(tmp_path / "samples.npz")[0]) == 2
+    assert (images.load_npz(tmp_path / "samples.npz")[0] != first).any()
 
 
 WRONG_TRAINING = {
@@ -481,7 +484,7 @@ def test_a_classifier_alone_for_somebody_elses_diffusion_run(tiny, tmp_path, cap
     jax.tree.map(
         np.testing.assert_array_equal, runs.params(tmp_path / "run", "diffusion"), runs.params(tiny, "diffusion")
     )
-    draw = [tmp_path / "run", "--guidance", "classifier", "--steps", 3, "--num-samples", 2, "--out", tmp_path / "out"]
+    draw = [tmp_path / "run", *BY_CLASSIFIER, *FIVE, "--out", tmp_path / "out"]  # a program that is compiled already
     assert run_script(sample.main, draw, capsys)[0] == 0
 
 

@@ -19,8 +19,8 @@ GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 RECORDED = np.load(GOLDEN / "calc_bpd.npz", allow_pickle=False)
 META = json.loads(str(RECORDED["meta"]))
 TABLE = schedule.cosine(1000)
-POINTS = jax.vmap(MIXTURE.sample)(jax.random.split(jax.random.key(0), 8))
-EXACT = jax.vmap(lambda x: MIXTURE.log_density()(x, schedule.at(TABLE, 0)))(POINTS)
+POINTS = jax.jit(jax.vmap(MIXTURE.sample))(jax.random.split(jax.random.key(0), 8))
+EXACT = jax.jit(jax.vmap(lambda x: MIXTURE.log_density()(x, schedule.at(TABLE, 0))))(POINTS)
 
 
 def recorded_network(case, item):
@@ -29,8 +29,13 @@ def recorded_network(case, item):
     if case["model"] == "unet":
         state = {name[3:]: RECORDED[name] for name in RECORDED.files if name.startswith("sd/")}
         module, params = adm.load_unet(META["unet_config"], state)
-        return lambda x, ts: module.apply(params, x, ts, jnp.int32(y))
+        return jax.jit(lambda x, ts: module.apply(params, x, ts, jnp.int32(y)))
     return lambda x, ts: closed_form(x, ts, float(y), case["mean"], case["var"] == "learned_range")
+
+
+def loop(function, xs):
+    """`jax.lax.map` as a loop in Python."""
+    return jax.tree.map(lambda *rows: jnp.stack(rows), *(function(x) for x in xs))
 
 
 @pytest.mark.parametrize("case", META["cases"], ids=lambda case: case["key"])
@@ -50,10 +55,8 @@ def test_the_bound_is_adms_bits_per_dimension(case, item, monkeypatch):
     noises = iter(nhwc(RECORDED[f"{case['key']}/noises"][:, item]))
     monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype: next(noises))
     x_0 = nhwc(RECORDED[f"{case['key']}/x_start"][item])
-    with jax.disable_jit():  # the scan as a loop, so that each step draws its own recorded noise
-        bound = likelihood.variational_bound(
-            jax.random.key(0), denoise, x_0, levels, VARIANCES[case["var"]], prior_std=1.0
-        )
+    monkeypatch.setattr(jax.lax, "map", loop)  # so that each step draws its own recorded noise
+    bound = likelihood.variational_bound(jax.random.key(0), denoise, x_0, levels, VARIANCES[case["var"]], prior_std=1.0)
     bits = lambda nats: likelihood.bits_per_dim(nats, x_0.size)  # noqa: E731
     np.testing.assert_allclose(bits(bound.terms), RECORDED[f"{case['key']}/vb"][item], rtol=2e-3, atol=2e-3)
     np.testing.assert_allclose(bits(bound.prior), RECORDED[f"{case['key']}/prior_bpd"][item], rtol=1e-3, atol=1e-6)
