@@ -18,7 +18,7 @@ from guided_jax.models import latent
 from guided_jax.storage import images
 from tests import latent_golden as golden
 
-FAST = ("sd1_pndm",)
+FAST = ("sd1_ddim_rescale",)
 NAMES = (
     *("sd1_pndm", "sd1_ddim_rescale", "sd1_dpmpp_karras", "sd1_unipc", "sd1_noguidance", "sd2_v"),
     *("sdxl", "sdxl_zero_negative", "img2img", "img2img_euler", "inpaint9", "inpaint4"),
