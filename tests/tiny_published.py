@@ -9,10 +9,12 @@ from flax import traverse_util
 from safetensors.numpy import save_file
 
 from guided_jax.models.transformer import position_table
-from guided_jax.pretrained import dit, edm2
+from guided_jax.pretrained import dit, edm2, stable_diffusion
+from guided_jax.pretrained.stable_diffusion import control as files
 from guided_jax.storage import images
 from tests import latent_golden as golden
 from tests import pickle_writer
+from tests.golden.control_reference import weights
 
 TRANSFORMER = {
     "input_size": 8,
@@ -22,6 +24,23 @@ TRANSFORMER = {
 }  # of a width that a published one may have
 EDM2 = {"img_resolution": 8, "model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]}
 EDM2 |= {"channels_per_head": 8, "logvar_channels": 8}
+CONTROL = {  # of the encoder of that tiny model
+    "_class_name": "ControlNetModel",
+    "block_out_channels": [16, 32],
+    "layers_per_block": 1,
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "norm_num_groups": 8,
+    "cross_attention_dim": 32,
+    "attention_head_dim": 4,
+    "conditioning_embedding_out_channels": [4, 6, 8],
+}
+
+
+FILES = {
+    "v1-5-pruned.safetensors": "checkpoints/sd1_ldm.safetensors",
+    "style.safetensors": "lora/kohya.safetensors",
+    "light.safetensors": "lora/pytorch_lora_weights.safetensors",
+}
 
 
 def write(folder: Path, name: str) -> str:
@@ -32,6 +51,10 @@ def write(folder: Path, name: str) -> str:
     path = folder / name
     if path.suffix == ".pkl":
         path.write_bytes(pickle(channels=3 if "img64" in name else 4, classes=0 if "uncond" in name else 1000))
+    elif name in FILES:
+        shutil.copy(golden.FOLDER / FILES[name], path)
+    elif "control" in name:
+        write_control(path)
     elif path.suffix in (".pt", ".safetensors"):
         path = path.with_suffix(".safetensors")
         save_file(transformer(), path)
@@ -80,3 +103,15 @@ def draw(path, shape, std):
     """Return random weights of a layer in the layout of torch."""
     order = {2: (1, 0), 4: (3, 2, 0, 1)}[len(shape)] if path[-1] == "kernel" else range(len(shape))
     return np.random.default_rng(0).normal(0, std, [shape[i] for i in order]).astype(np.float32)
+
+
+def write_control(folder, config=CONTROL):
+    """Write a ControlNet of random weights in the layout of diffusers."""
+    module = stable_diffusion.make_control(config)
+    flat = traverse_util.flatten_dict(files.control_shapes(module)["params"])
+    turned = {path: leaf.shape[::-1] if path[-1] == "kernel" else leaf.shape for path, leaf in flat.items()}
+    shapes = {files.control_key(list(path), 1, 2 * len(module.widths)): shape for path, shape in turned.items()}
+    folder.mkdir()
+    save_file(weights(shapes, 0), folder / "diffusion_pytorch_model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder

@@ -4,40 +4,14 @@ import json
 
 import numpy as np
 import pytest
-from flax import traverse_util
-from safetensors.numpy import save_file
 
 from guided_jax.app import cli
 from guided_jax.app.sample import command as sample
-from guided_jax.pretrained import stable_diffusion
-from guided_jax.pretrained.stable_diffusion import control as files
 from guided_jax.storage import images
 from tests import latent_golden as golden
-from tests.golden.control_reference import weights
+from tests.tiny_published import CONTROL, write_control
 
 FOLDER = golden.FOLDER / "checkpoints" / "sd1"
-CONFIG = {  # of the encoder of that tiny model
-    "_class_name": "ControlNetModel",
-    "block_out_channels": [16, 32],
-    "layers_per_block": 1,
-    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-    "norm_num_groups": 8,
-    "cross_attention_dim": 32,
-    "attention_head_dim": 4,
-    "conditioning_embedding_out_channels": [4, 6, 8],
-}
-
-
-def write(folder, config=CONFIG):
-    """Write a ControlNet of random weights in the layout of diffusers."""
-    module = stable_diffusion.make_control(config)
-    flat = traverse_util.flatten_dict(files.control_shapes(module)["params"])
-    turned = {path: leaf.shape[::-1] if path[-1] == "kernel" else leaf.shape for path, leaf in flat.items()}
-    shapes = {files.control_key(list(path), 1, 2 * len(module.widths)): shape for path, shape in turned.items()}
-    folder.mkdir()
-    save_file(weights(shapes, 0), folder / "diffusion_pytorch_model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +20,7 @@ def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("control")
     pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     images.save_npz(folder / "edges.npz", pictures, np.zeros(2, int))
-    return write(folder / "net"), folder / "edges.npz"
+    return write_control(folder / "net"), folder / "edges.npz"
 
 
 def draw(out, *words):
@@ -83,7 +57,7 @@ def test_a_control_picture_steers(inputs, tmp_path):
 )
 def test_wrong_requests_are_one_sentence(inputs, tmp_path, words, message, capsys):
     others = {"OTHER": {"block_out_channels": [16, 16]}, "LARGE": {"conditioning_embedding_out_channels": [2, 2, 2, 2]}}
-    made = {name: write(tmp_path / name, CONFIG | config) for name, config in others.items() if name in words}
+    made = {name: write_control(tmp_path / name, CONTROL | config) for name, config in others.items() if name in words}
     named = {"NET": inputs[0], "EDGES": inputs[1], **made}
     with pytest.raises(SystemExit) as ended:
         draw(tmp_path / "out", *(named.get(word, word) for word in words))

@@ -26,9 +26,11 @@ FEW = (
     "--devices",
     "1",
 )  # what counts of an option is its last value
+# The files that a page takes from elsewhere.
 MADE = re.compile(
-    r"(DiT|SiT|sd-|stable-diffusion|edm2|last|my-dit)[\w.-]*|(photo|mask|rows|prompts|states)\.\w+"
-)  # the files that a page takes from elsewhere
+    r"(DiT|SiT|sd-|stable-diffusion|edm2|last|my-dit|v1-5-pruned|control_)[\w.-]*"
+    r"|(photo|mask|rows|prompts|edges|style|light)\.\w+"
+)
 
 
 def commands(page):
@@ -44,7 +46,11 @@ def commands(page):
 
 def run(words, folder):
     """Run a command on what it names; return the output folder of samples, None of a conversion."""
-    here = [tiny_published.write(folder, word) if MADE.fullmatch(word) else word for word in words]
+    here = []
+    for word in words:
+        name, colon, multiplier = word.partition(":")  # of a LoRA
+        made = tiny_published.write(folder, name) if MADE.fullmatch(name) else name
+        here.append(made + colon + multiplier)
     if "--size" in here:  # of the tiny models
         here[(place := here.index("--size") + 1) : place + 2] = ["16", "24"]
     command, *arguments = [*here, *FEW] if here[0] == "sample" else here
