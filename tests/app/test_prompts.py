@@ -120,6 +120,47 @@ def test_sizes_windows_and_states_reach_the_network(told, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, given, plain)
 
 
+@pytest.mark.parametrize("words", [("compose", "--also", "0"), ("negative", "--negative", "0")])
+def test_a_prompt_that_is_a_number_is_no_number_of_a_prompt(told, words):
+    options, run = prompts.resolve_prompts(sample.parse(["run", "--prompt", "a cat", "--guidance", *words]), told[0])
+    assert options.prompt == run.facts.class_names == ("a cat", "0")
+    assert options.labels == (0,)
+    assert (*options.method.also, options.method.negative)[0] == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--prompt", "a dog"),
+        ("--guidance", "compose", "--also", "a dog"),
+        ("--guidance", "negative", "--negative", "a dog"),
+        ("--weighted",),
+        ("--clip-skip", "1"),
+    ],
+)
+def test_what_states_cannot_stand_beside_is_one_sentence(told, tmp_path, words):
+    found, _, _ = told
+    widths = found.text.widths
+    np.savez(tmp_path / "states.npz", context=np.zeros((1, 77, widths[0])), pooled=np.zeros((1, widths[1])))
+    with pytest.raises(ValueError, match=f"--prompts has states, .* leave out .*{words[0]}"):
+        prompts.resolve_prompts(sample.parse(["run", "--prompts", str(tmp_path / "states.npz"), *words]), found)
+
+
+def test_a_bad_run_of_other_texts_is_one_sentence(told, tmp_path):
+    """It reads the same prompts, with towers of its own."""
+    found = told[0]._replace(text=told[0].text._replace(depth=3))
+    shallow, narrow = found.text._replace(depth=2), found.text._replace(widths=(3, 3))
+    words = ["run", "--prompt", "a cat", "--clip-skip", "1"]
+    prompts.resolve_prompts(sample.parse(words), found._replace(bad=found))
+    with pytest.raises(ValueError, match="the text tower has 2 layers"):
+        prompts.resolve_prompts(sample.parse(words), found._replace(bad=found._replace(text=shallow)))
+    widths = found.text.widths
+    np.savez(tmp_path / "states.npz", context=np.zeros((1, 77, widths[0])), pooled=np.zeros((1, widths[1])))
+    words = ["run", "--prompts", str(tmp_path / "states.npz")]
+    with pytest.raises(ValueError, match="the run of --bad reads"):
+        prompts.resolve_prompts(sample.parse(words), found._replace(bad=found._replace(text=narrow)))
+
+
 def test_a_prompt_that_is_too_long_says_what_is_cut(told):
     with pytest.warns(UserWarning, match="left out is"):
         condition_of(told, "--prompt", "cat " * 80)
@@ -132,6 +173,7 @@ WRONG_FILES = {
     "kind.jsonl": (b'{"prompt": "a cat", "seed": "3"}', "has the seed '3'"),
     "seed.jsonl": (b'{"prompt": "a cat", "seed": -3}', "has the seed -3"),
     "scale.jsonl": (b'{"prompt": "a cat", "scale": NaN}', "has the scale nan"),
+    "large.jsonl": (b'{"prompt": "a cat", "scale": 1' + b"0" * 400 + b"}", "give a finite number"),
     "empty.txt": (b"\n\n", "holds no prompt"),
     "bytes.txt": (b"\xff\xfe\x00", "is no text file of prompts"),
     "bytes.npz": (b"no states", "holds no states of prompts"),
@@ -144,6 +186,12 @@ def test_a_wrong_file_of_prompts_is_one_sentence(name, tmp_path):
     (tmp_path / name).write_bytes(body)
     with pytest.raises(ValueError, match=message):
         prompt_files.read(request.Sampling(tmp_path, prompts=tmp_path / name), (64,))
+
+
+def test_a_line_ends_at_a_new_line_alone(tmp_path):
+    """JSON may hold U+2028 as it is, at which `str.splitlines` breaks a line."""
+    (tmp_path / "rows.jsonl").write_bytes('{"prompt": "a\u2028cat"}\r\n{"prompt": "a dog"}'.encode())
+    assert [row.prompt for row in prompt_files.read_file(tmp_path / "rows.jsonl", ())] == ["a\u2028cat", "a dog"]
 
 
 @pytest.mark.parametrize(

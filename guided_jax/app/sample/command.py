@@ -102,7 +102,7 @@ def parse(args: Sequence[str]) -> Sampling:
 def resolve_run(options: Sampling) -> tuple[Sampling, runs.Run]:
     """Return the request in numbers, checked, and its run, whose classes are the prompts of a text-to-image request."""
     options, run = prompts.resolve_prompts(options, load_run(options))
-    options = labels.resolve_labels(options, run.facts)
+    options = options if run.text is not None else labels.resolve_labels(options, run.facts)
     checks.check(options, run)
     return options, run
 

@@ -8,7 +8,6 @@ a.npz     what the text towers would make of prompts: context (n, tokens, width)
 import hashlib
 import io
 import json
-import math
 import re
 import zipfile
 from pathlib import Path
@@ -57,7 +56,7 @@ def read_file(path: Path, widths: tuple[int, ...]) -> list[Row]:
     if path.suffix == ".npz":
         found = _of_states(path, body, widths)
     else:
-        lines = [(i, line.strip()) for i, line in enumerate(_decode(path, body).splitlines(), 1)]
+        lines = [(i, line.strip()) for i, line in enumerate(_decode(path, body).split("\n"), 1)]
         read_line = _of_object if path.suffix == ".jsonl" else lambda place, line: Row(line)
         found = [read_line(f"{path}, line {i}", line) for i, line in lines if line]
     if not found:
@@ -89,7 +88,7 @@ def _of_object(place: str, line: str) -> Row:
     allowed = limits.RANGES["seed"]
     if row.seed is not None and not allowed.holds(row.seed):
         raise ValueError(f"{place} has the seed {row.seed}; give {allowed.words()}")
-    if row.scale is not None and not math.isfinite(row.scale):
+    if row.scale is not None and not abs(row.scale) <= np.finfo(np.float32).max:
         raise ValueError(f"{place} has the scale {row.scale}; give a finite number")
     return row
 

@@ -28,23 +28,23 @@ def resolve_prompts(options: Sampling, run: runs.Run) -> tuple[Sampling, runs.Ru
         if options.prompt or options.prompts:
             raise ValueError("this run takes no prompts; name classes with --labels")
         return options, run
-    if options.labels or options.balanced:
+    if options.labels or options.balanced or options.method.any_of:
         raise ValueError(
-            "this run takes prompts; name what to draw with --prompt, and leave out --labels and --balanced"
+            "this run takes prompts; name what to draw with --prompt, and leave out --labels, --balanced and --any-of"
         )
     rows = prompt_files.read(options, run.text.widths)
     if not rows:
         raise ValueError("this run takes prompts; name what to draw with --prompt, or a file of them with --prompts")
     if options.method.image and options.text.size is None:
         options = dataclasses.replace(options, text=dataclasses.replace(options.text, size=_size_of(options, run)))
-    _check(options, run.text, rows)
-    method, labels = options.method, tuple(range(len(rows)))
-    rows += [Row(str(text)) for text in (*method.also, *method.any_of)]
-    if "negative" in row_of(method).reads and method.negative is not None:
-        rows.append(Row(str(method.negative)))
-    else:
+    labels, rows = tuple(range(len(rows))), rows + [Row(str(text)) for text in options.method.also]
+    method = dataclasses.replace(options.method, also=tuple(range(len(labels), len(rows))), negative=None)
+    if "negative" in row_of(method).reads and options.method.negative is not None:
+        method = dataclasses.replace(method, negative=len(rows))
+        rows.append(Row(str(options.method.negative)))
+    _check(options, run, rows)
+    if method.negative is None:
         rows = [row._replace(negative=_negative(row, options)) for row in rows]
-        method = dataclasses.replace(method, negative=None)
     run = with_prompts(run, rows, options.text)
     if run.bad is not None and run.bad.text is not None:
         run = run._replace(bad=with_prompts(run.bad, rows, options.text))
@@ -75,10 +75,10 @@ def as_given(options: Sampling) -> Sampling:
 
 
 def _size_of(options: Sampling, run: runs.Run) -> tuple[int, int]:
-    """Return the height and width of the first picture of --image."""
-    height, width, _ = named_pictures.read_file(Path(options.method.image[0]), run.facts.image_shape[-1], "--image")[
-        0
-    ].shape
+    """Return the height and width of the first picture of --image, those of the run where its file holds none."""
+    shape = run.facts.image_shape
+    found = named_pictures.read_file(Path(options.method.image[0]), shape[-1], "--image")
+    height, width, _ = found[0].shape if found else shape
     return height, width
 
 
@@ -94,29 +94,55 @@ def _column(rows: Sequence[Row], name: str) -> tuple[Any, ...]:
     return () if all(value is None for value in found) else found
 
 
-def _check(options: Sampling, text: TextModel, rows: Sequence[Row]) -> None:
-    """Raise ValueError for what the run is not told, or does not have."""
+def _check(options: Sampling, run: runs.Run, rows: Sequence[Row]) -> None:
+    """Raise ValueError for what the run, or that of --bad, is not told, or does not have; rows: of all prompts."""
     given, defaults = options.text, Text()
+    _check_states(options, run, rows)
+    for text in [each.text for each in (run, run.bad) if each is not None and each.text is not None]:
+        _check_text(options, text)
     told = [name for name in vars(given) if name.endswith(("original_size", "crop", "target_size"))]
     wrong = [name for name in told if getattr(given, name) != getattr(defaults, name)]
-    if wrong and not text.takes_sizes:
+    if wrong and run.text is not None and not run.text.takes_sizes:
         raise ValueError(f"this run is not told the sizes of pictures, as XL is; leave out {option(wrong[0])}")
-    if given.clip_skip > text.depth - 1 - text.takes_sizes:
-        raise ValueError(f"--clip-skip is {given.clip_skip}, and the text tower has {text.depth} layers; give fewer")
-    if given.size is not None and any(side % text.factor for side in given.size):
-        what = "--image has a picture of" if options.method.image else "--size is"
-        raise ValueError(f"{what} {given.size[0]}x{given.size[1]}; give multiples of {text.factor}")
     if any(row.negative is not None for row in rows) and "negative" in row_of(options.method).reads:
         raise ValueError(
             f"--prompts has negative prompts of its own, and {options.method.guidance} reads --negative alone; use "
             "classifier-free"
         )
+    if "negative" in row_of(options.method).reads and options.method.negative is None:
+        raise ValueError(f"--guidance {options.method.guidance} goes away from a prompt; name it by --negative")
     if any(row.scale is not None for row in rows) and not row_of(options.method).scaled:
         raise ValueError(f"--prompts has scales, which --guidance {options.method.guidance} ignores; leave them out")
-    if given.weighted and any(row.states is not None for row in rows):
+
+
+def _check_text(options: Sampling, text: TextModel) -> None:
+    """Raise ValueError for more layers to leave out than a text tower has, and for a size that no latents have."""
+    skip, size = options.text.clip_skip, options.text.size
+    if skip > text.depth - 1 - text.takes_sizes:
+        raise ValueError(f"--clip-skip is {skip}, and the text tower has {text.depth} layers; give fewer")
+    if size is not None and any(side % text.factor for side in size):
+        what = "--image has a picture of" if options.method.image else "--size is"
+        raise ValueError(f"{what} {size[0]}x{size[1]}; give multiples of {text.factor}")
+
+
+def _check_states(options: Sampling, run: runs.Run, rows: Sequence[Row]) -> None:
+    """Raise ValueError for states of a file beside prompts in words, and for what only prompts in words have."""
+    if all(row.states is None for row in rows):
+        return
+    if any(row.states is None for row in rows):
+        raise ValueError(
+            "--prompts has states, beside which no prompts can stand; leave out --prompt, --also, and --guidance negative"
+        )
+    if options.text.weighted:
         raise ValueError("--prompts has states, which are not weighed; leave out --weighted")
-    if len({row.states is None for row in rows}) > 1:
-        raise ValueError("--prompts has states, beside which no prompts can stand; leave out --prompt")
+    if options.text.clip_skip:
+        raise ValueError("--prompts has states, of which no layers can be left out; leave out --clip-skip")
+    if run.bad is not None and run.bad.text is not None and run.text is not None:
+        widths, other = run.text.widths, run.bad.text.widths
+        if widths != other:
+            raise ValueError(
+                f"--prompts has states of width {widths}, and the run of --bad reads {other}; give prompts in words"
+            )
 
 
 def with_prompts(run: runs.Run, rows: Sequence[Row], options: Text) -> runs.Run:
