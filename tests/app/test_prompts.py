@@ -12,9 +12,9 @@ from guided_jax import sampler
 from guided_jax.app import cli
 from guided_jax.app import run as runs
 from guided_jax.app.convert import command as convert
+from guided_jax.app.sample import checks, inputs, prompt_files, prompts, request, samplers
 from guided_jax.app.sample import command as sample
 from guided_jax.app.sample import draw as draw_module
-from guided_jax.app.sample import inputs, prompt_files, prompts, request
 from guided_jax.app.sweep import command as sweep
 from guided_jax.storage import images
 from tests import latent_golden as golden
@@ -222,6 +222,9 @@ def test_states_of_the_wrong_shape_are_one_sentence(arrays, message, tmp_path):
         (["--prompt", "a cat", "--mask", "m.png"], "--mask has no effect here"),
         (["--prompt", "a cat", "--windows", "0"], "--windows is 0"),
         (["--prompt", "a cat", "--sampler", "published", "--grid", "karras"], "leave out --grid karras"),
+        (["--prompt", "a cat", "--sampler", "published", "--eta", "1"], "--eta has no effect with --sampler published"),
+        (["--prompt", "a cat", "--guidance", "independent"], "there is only one"),
+        (["--prompt", "a cat", "--guidance", "negative"], "name it by --negative"),
     ],
 )
 def test_wrong_prompts_are_one_sentence(run, tmp_path, words, message, capsys):
@@ -230,6 +233,29 @@ def test_wrong_prompts_are_one_sentence(run, tmp_path, words, message, capsys):
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("own", [{"scale": 3}, {"seed": 3}])
+def test_a_sweep_refuses_what_it_would_not_change(own, told, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "a cat"} | own))
+    words = ["run", "--prompts", str(tmp_path / "rows.jsonl"), "--sweep", "0:2"]
+    with pytest.raises(ValueError, match=f"--prompts has a {next(iter(own))} of its own"):
+        checks.check(*prompts.resolve_prompts(sample.parse(words), told[0]))
+
+
+def test_a_bad_run_that_paints_is_one_sentence(told):
+    run = told[0]
+    bad = run._replace(text=run.text._replace(takes_mask=True))
+    words = ["run", "--prompt", "a cat", "--guidance", "autoguidance", "--bad", "bad", "--scale", "2"]
+    checks.check(*prompts.resolve_prompts(sample.parse(words), run._replace(bad=run)))
+    with pytest.raises(ValueError, match="the run of --bad paints in pictures"):
+        checks.check(*prompts.resolve_prompts(sample.parse(words), run._replace(bad=bad)))
+
+
+@pytest.mark.parametrize(("name", "reads"), [("DDIMScheduler", True), ("DPMSolverMultistepScheduler", False)])
+def test_a_published_sampler_reads_what_its_scheduler_reads(name, reads):
+    """cfg++ leaves eps as it is, which a solver of x_0 never reads."""
+    assert samplers.reads_eps(request.Method(sampler="published"), {"_class_name": name}) is reads
 
 
 def test_prompts_to_a_run_of_classes_are_one_sentence(published, tmp_path, capsys):

@@ -28,6 +28,7 @@ def check(options: Sampling, run: runs.Run) -> None:
     if options.diagnose and run.self_conditioning:
         raise ValueError("--diagnose calls a network without its last x_0; leave it out for this run")
     samplers.levels_of(options.method, run.model.levels, run.scheduler)
+    samplers.make_step(options.method, run.model.levels, run.scheduler)
 
 
 def check_readers(options: Sampling, run: runs.Run | None = None) -> None:
@@ -109,7 +110,7 @@ def _readers() -> dict[str, list[str]]:
 
 
 def _check_names(method: Method, run: runs.Run) -> None:
-    if method.guidance.startswith("cfg++") and not samplers.row_of(method).reads_eps:
+    if method.guidance.startswith("cfg++") and not samplers.reads_eps(method, run.scheduler):
         raise ValueError(
             f"cfg++ leaves eps as it is, and {samplers.name_of(method)} reads x_0 alone; use --sampler ddim or deis"
         )
@@ -136,6 +137,10 @@ def _check_sweep(options: Sampling, run: runs.Run) -> None:
         raise ValueError("--sweep goes through several scales by itself; leave out --scale")
     if options.diagnose:
         raise ValueError("--diagnose is for one request; leave out --sweep")
+    if own := [name for name in ("scale", "seed") if getattr(options, f"prompt_{name}")]:
+        raise ValueError(
+            f"--sweep goes through scales and seeds, and --prompts has a {own[0]} of its own; leave it out"
+        )
     if (options.num_samples or 0) > MOST_SWEPT:
         raise ValueError(
             f"--num-samples is {options.num_samples}; a sweep draws up to {MOST_SWEPT} at each scale and seed"
@@ -175,6 +180,10 @@ def _check_needs(options: Sampling, run: runs.Run) -> None:
     elif {"classifier", "clean"} & set(needs) and run.classifier is None:
         instead = "give one of clean pictures by --clean-classifier, or " if "clean" in needs else ""
         raise ValueError(f"this model has no classifier of noisy examples; {instead}use another guidance")
+    if "classes" in needs and classes < 2:
+        raise ValueError(
+            f"--guidance {method.guidance} is away from a label drawn at random, and there is only one; use another"
+        )
     _check_blocks(method, run)
     if "also" in needs and not method.also:
         raise ValueError("compose needs further labels; name them with --also")
@@ -236,6 +245,8 @@ def _check_bad(run: runs.Run) -> None:
         raise ValueError(
             f"the run of --bad works on x of {_sizes(*its)}, and this one on {_sizes(*mine)}; give another"
         )
+    if run.bad.text is not None and run.bad.text.takes_mask and not (run.text is not None and run.text.takes_mask):
+        raise ValueError("the run of --bad paints in pictures, and this one does not; give another")
     here, there = (facts.count_labels(each.facts) for each in (run, run.bad))
     if run.bad.conditional and here != there:
         raise ValueError(f"the run of --bad has {there}, and this one {here}; give another")

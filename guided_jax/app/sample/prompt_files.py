@@ -88,7 +88,7 @@ def _of_object(place: str, line: str) -> Row:
     allowed = limits.RANGES["seed"]
     if row.seed is not None and not allowed.holds(row.seed):
         raise ValueError(f"{place} has the seed {row.seed}; give {allowed.words()}")
-    if row.scale is not None and not abs(row.scale) <= np.finfo(np.float32).max:
+    if row.scale is not None and not abs(row.scale) <= float(np.finfo(np.float32).max):
         raise ValueError(f"{place} has the scale {row.scale}; give a finite number")
     return row
 

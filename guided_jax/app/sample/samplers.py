@@ -117,7 +117,7 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "published": Sampler(
         "of a published model: its checkpoint's own scheduler, as its config.json has it [diffusers]",
-        lambda k, table, own: steps.make_step(_own(own), _number(k), k.eta),
+        lambda k, table, own: _published(k, _own(own)),
         50,
         "published",
         ("eta",),
@@ -152,6 +152,13 @@ def _heun(request: Method, table: NoiseLevel) -> reverse.ReverseStep:
     return reverse.churned(reverse.heun(), table, request.churn) if request.churn else reverse.heun()
 
 
+def _published(request: Method, own: Scheduler) -> reverse.ReverseStep:
+    name = schedulers.class_of(own)
+    if request.eta and name != schedulers.DDIM:
+        raise ValueError(f"--eta has no effect with --sampler published of a {name}; leave it out")
+    return steps.make_step(own, _number(request), request.eta)
+
+
 def name_of(request: Method) -> str:
     """Return --sampler, or without it the best by docs/samplers.md; ValueError for a name that is not known.
 
@@ -170,6 +177,13 @@ def name_of(request: Method) -> str:
 def row_of(request: Method) -> Sampler:
     """Return the sampler of a request."""
     return SAMPLERS[name_of(request)]
+
+
+def reads_eps(request: Method, own: Scheduler | None = None) -> bool:
+    """Return whether the sampler of a request reads eps, and not x_0 alone; own: as of `make_step`."""
+    if name_of(request) == "published" and schedulers.class_of(_own(own)) in schedulers.SOLVERS:
+        return False
+    return row_of(request).reads_eps
 
 
 def step_name(request: Method) -> str:

@@ -19,7 +19,8 @@ from guided_jax.schedule import NoiseLevel
 
 Config = Mapping[str, Any]
 
-BY_ROWS = ("DDIMScheduler", "PNDMScheduler")  # steps down by T // n rows
+DDIM = "DDIMScheduler"
+BY_ROWS = (DDIM, "PNDMScheduler")  # steps down by T // n rows
 IN_SIGMA = (
     "EulerDiscreteScheduler",
     "EulerAncestralDiscreteScheduler",
@@ -155,7 +156,7 @@ def _by_rows(config: Config, num_steps: int) -> Visits:
     """Steps of T // n rows, from the rows themselves."""
     table, rows = of_scheduler(config), _rows(config, num_steps).astype(int)
     before = rows - (len(table.t) - 1) // num_steps
-    clean = config.get("set_alpha_to_one", class_of(config) == "DDIMScheduler")
+    clean = config.get("set_alpha_to_one", class_of(config) == DDIM)
     if class_of(config) == "PNDMScheduler" and np.any(before[:-1] != rows[1:]):
         raise ValueError(
             f"the scheduler is PNDM with {spacing_of(config)} spacing, whose {num_steps} steps do not follow one another; "

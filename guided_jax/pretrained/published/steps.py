@@ -7,7 +7,7 @@ from jaxtyping import Array, ArrayLike
 
 from guided_jax import reverse
 from guided_jax.pretrained.published.levels import parameterization_of
-from guided_jax.pretrained.published.schedulers import Config, Visits, check, class_of, levels_of, visits
+from guided_jax.pretrained.published.schedulers import DDIM, Config, Visits, check, class_of, levels_of, visits
 from guided_jax.reverse import ReverseStep
 from guided_jax.schedule import NoiseLevel, at
 
@@ -33,7 +33,7 @@ def make_step(config: Config, num_steps: int, eta: ArrayLike = 0.0) -> ReverseSt
     """
     name = class_of(config)
     check(config)
-    if name == "DDIMScheduler":
+    if name == DDIM:
         step = _with_ends(reverse.ddim(eta), visits(config, num_steps))
         return _clipped(step, config.get("clip_sample_range", 1.0)) if config.get("clip_sample", True) else step
     if name == "PNDMScheduler":
