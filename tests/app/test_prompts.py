@@ -235,6 +235,18 @@ def test_wrong_prompts_are_one_sentence(run, tmp_path, words, message, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("words", [(), ("--scales", "0,2")])
+def test_a_sweep_of_prompts_reads_the_preset(run, words, monkeypatch):
+    """All of it but the scale, in place of which a sweep has its own."""
+    found = []
+    monkeypatch.setattr(sweep, "prepare", lambda options: (options, None))
+    monkeypatch.setattr(sweep, "sweep_run", lambda options, _: found.append(options))
+    sweep.main([str(run), "--preset", "--prompt", "a cat", *words])
+    assert found[0].scale == (1.0,)
+    assert found[0].method.sampler == "published"
+    assert found[0].sweep.sweep == (words[1] if words else sweep.DEFAULT_SCALES)
+
+
 @pytest.mark.parametrize("own", [{"scale": 3}, {"seed": 3}])
 def test_a_sweep_refuses_what_it_would_not_change(own, told, tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "a cat"} | own))

@@ -16,6 +16,7 @@ from guided_jax.app.convert import command as convert
 from guided_jax.pretrained import autoencoder, clip, published, stable_diffusion
 from guided_jax.pretrained.clip import keys
 from guided_jax.pretrained.published import stable_diffusion_configs as configs
+from guided_jax.pretrained.published import stable_diffusion_folder
 from guided_jax.pretrained.stable_diffusion import names
 from tests import latent_golden as golden
 
@@ -127,6 +128,13 @@ def test_tokenizers_alone_for_published_sizes(tmp_path):
     assert description.network["cross_attention_dim"] == 768
     with pytest.raises(ValueError, match=r"misshapen model\.diffusion_model\.input_blocks\.0\.0\.bias"):
         published.import_weights(description, weights)
+
+
+def test_the_refiner_of_xl_is_one_sentence():
+    """It has XL's sizes, and one text encoder."""
+    refiner = {name: config for name, config in configs.XL.items() if name != "text_encoder"}
+    with pytest.raises(ValueError, match=r"has text_encoder_2, and a U-Net of .* XL's refiner is not"):
+        stable_diffusion_folder.describe(refiner, golden.FOLDER)
 
 
 def test_what_is_missing_is_named(tmp_path):

@@ -55,7 +55,7 @@ def _unread(options: Sampling, run: runs.Run | None = None) -> dict[str, list[st
 
 
 def drop_unread(options: Sampling, given: Sampling) -> Sampling:
-    """Return a request without what its method ignores of a preset, such as the interval of another guidance.
+    """Return a request without what it ignores of a preset: the interval of another guidance, or the scale of a sweep.
 
     given: the request without the preset; what it changes itself stays, for `check_readers` to refuse.
     """
@@ -63,8 +63,9 @@ def drop_unread(options: Sampling, given: Sampling) -> Sampling:
     own, usual = flatten(given), flatten(defaults)
     dropped = [name for name in _unread(options) if own[name] == usual[name]]
     method = dataclasses.replace(options.method, **{name: usual[name] for name in dropped})
-    unscaled = not guidances.row_of(method).scaled and given.scale == defaults.scale
-    return dataclasses.replace(options, method=method, scale=defaults.scale if unscaled else options.scale)
+    scaled = guidances.row_of(method).scaled and options.sweep.sweep is None
+    unread = not scaled and given.scale == defaults.scale
+    return dataclasses.replace(options, method=method, scale=defaults.scale if unread else options.scale)
 
 
 def _chosen(method: Method) -> set[str]:

@@ -86,9 +86,9 @@ def main(args: Sequence[str]) -> None:
     print(f"{out / 'samples.npz'} and {out / 'grid.png'}: {options.num_samples} images")
 
 
-def parse(args: Sequence[str]) -> Sampling:
-    """Return the request of a command line; with --preset the authors' options come first."""
-    read = functools.partial(cli.parse, Sampling, "guided-jax sample", description=PAGE)
+def parse(args: Sequence[str], program: str = "guided-jax sample", page: str = PAGE) -> Sampling:
+    """Return the request of a command line; with --preset the authors' options come first. page: for --help."""
+    read = functools.partial(cli.parse, Sampling, program, description=page)
     prompted = any(word.split("=")[0] in ("--prompt", "--prompts") for word in args)
     options = read([*PROMPTED, *args] if prompted else args)
     if not options.preset:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from guided_jax import parallel
-from guided_jax.app import cli
 from guided_jax.app import run as runs
 from guided_jax.app.results import check_free
 from guided_jax.app.sample import command as sample
@@ -51,7 +50,7 @@ MOST_SAMPLES = 1000  # at each scale and seed, without --num-samples
 
 def main(args: Sequence[str]) -> None:
     """Sweep over the scales that the command line names."""
-    sweep_run(*prepare(cli.parse(Sampling, "guided-jax sweep", args, description=PAGE)))
+    sweep_run(*prepare(sample.parse(["--sweep", DEFAULT_SCALES, *args], "guided-jax sweep", PAGE)))
 
 
 def prepare(options: Sampling) -> tuple[Sampling, runs.Run]:

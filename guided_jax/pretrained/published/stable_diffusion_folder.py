@@ -34,10 +34,17 @@ def describe(configs: Mapping[str, dict[str, Any]], folder: Path, force_zeros: b
     """Return the description of a Stable Diffusion.
 
     configs: component -> its configuration: unet, vae, scheduler, text_encoder, and of XL text_encoder_2. folder: with the
-    tokenizers. force_zeros: whether XL has zeros for no prompt at all. ValueError for a folder without its tokenizers.
+    tokenizers. force_zeros: whether XL has zeros for no prompt at all. ValueError for a folder without its tokenizers,
+    and for XL's refiner.
     """
     towers = [name for name in TOWERS if name in configs]
     is_xl = len(towers) == len(TOWERS)
+    added = configs["unet"].get("addition_embed_type")
+    if is_xl != (added is not None):
+        raise ValueError(
+            f"{folder} has {', '.join(towers)}, and a U-Net of addition_embed_type {added}; Stable Diffusion 1, 2 and XL "
+            "are supported, and XL's refiner is not"
+        )
     text = Text(
         tuple(configs[name] for name in towers),
         tuple(_empty_prompt(folder / name.replace("text_encoder", "tokenizer")) for name in towers),
