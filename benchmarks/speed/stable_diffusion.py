@@ -31,29 +31,13 @@ from guided_jax.model import Model
 from guided_jax.models import prepare_params, tiles
 from guided_jax.models.autoencoder import attend_in_parts
 from guided_jax.pretrained import published, stable_diffusion
+from guided_jax.pretrained.published import stable_diffusion_configs as configs
 from guided_jax.pretrained.published.description import Text
+from guided_jax.pretrained.published.files import latents_of
+from guided_jax.pretrained.published.stable_diffusion_folder import TOWERS
 from guided_jax.pretrained.published.text_to_image import make_towers
 
-# The constructors' arguments of the published checkpoints, as their config.json files have them.
-SD15 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
-SDXL = {
-    "sample_size": 128,
-    "block_out_channels": [320, 640, 1280],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "cross_attention_dim": 2048,
-    "attention_head_dim": [5, 10, 20],
-    "transformer_layers_per_block": [1, 2, 10],
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
-CLIP_L |= {"hidden_act": "quick_gelu", "eos_token_id": 2, "projection_dim": 768}
-CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 20, "num_hidden_layers": 32}
-CLIP_G |= {"hidden_act": "gelu", "eos_token_id": 2, "projection_dim": 1280}
-VAE = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}
-SCHEDULE = {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULE = {**configs.BETAS, "_class_name": "DDIMScheduler"}
 TOKENS, STEPS = 77, 50
 BEGIN, END = 49406, 49407  # of a prompt, which is filled up with ends
 SCALE = 7.5
@@ -61,14 +45,15 @@ PART = 2**20  # attention weights at once, in place of cuDNN's kernel
 Shapes = Any  # a pytree of jax.ShapeDtypeStruct
 
 
-def describe(network: dict[str, Any], *towers: dict[str, Any], scale: float = 0.18215) -> published.Description:
-    """Return the description of a checkpoint, without its files."""
+def describe(parts: dict[str, dict[str, Any]]) -> published.Description:
+    """Return the description of a checkpoint, without its files; parts: component -> its configuration."""
+    towers = tuple(parts[name] for name in TOWERS if name in parts)
     empty = (BEGIN, *(END,) * (TOKENS - 1))
     text = Text(towers, (empty,) * len(towers), is_penultimate=len(towers) > 1)
-    return published.Description("sd", network, SCHEDULE, published.Latents(VAE, scale=(scale,)), text=text)
+    return published.Description("sd", parts["unet"], SCHEDULE, latents_of(parts["vae"]), text=text)
 
 
-MODELS = {"sd1.5": describe(SD15, CLIP_L), "sdxl": describe(SDXL, CLIP_L, CLIP_G, scale=0.13025)}
+MODELS = {"sd1.5": describe(configs.ONE), "sdxl": describe(configs.XL)}
 
 
 @dataclasses.dataclass(frozen=True)

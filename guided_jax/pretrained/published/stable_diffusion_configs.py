@@ -13,6 +13,7 @@ CLIP_L: dict[str, Any] = {  # OpenAI's ViT-L/14
     "num_attention_heads": 12,
     "num_hidden_layers": 12,
     "hidden_act": "quick_gelu",
+    "eos_token_id": 2,
     "projection_dim": 768,
 }
 CLIP_G: dict[str, Any] = {  # OpenCLIP's ViT-bigG/14
@@ -22,6 +23,7 @@ CLIP_G: dict[str, Any] = {  # OpenCLIP's ViT-bigG/14
     "num_attention_heads": 20,
     "num_hidden_layers": 32,
     "hidden_act": "gelu",
+    "eos_token_id": 2,
     "projection_dim": 1280,
 }
 AUTOENCODER: dict[str, Any] = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}
