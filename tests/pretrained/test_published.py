@@ -119,6 +119,12 @@ def test_a_damaged_description_is_refused(name, value):
         published.of_json({**saved, name: value})
 
 
+def test_a_stable_diffusion_without_text_towers_is_refused():
+    saved = published.read(golden.CHECKPOINT)[0].to_json()
+    with pytest.raises(TypeError, match="text is None"):
+        published.of_json({**saved, "family": "sd"})
+
+
 def test_half_precision_holds_half_the_memory():
     whole = pretrained.load(golden.CHECKPOINT)[1]
     found, half = pretrained.load(golden.CHECKPOINT, jnp.bfloat16)

@@ -69,7 +69,7 @@ def of_json(saved: Any) -> Description:
         "latents": found["latents"] is None or _are_latents(found["latents"]),
         "like": found["like"] in ("original", "diffusers"),
         "class_names": found["class_names"] is None or _all(str, found["class_names"]),
-        "text": found["text"] is None or _is_text(found["text"]),
+        "text": _is_text(found["text"]) if found["family"] == "sd" else found["text"] is None,
     }
     if wrong := [name for name, is_right in right.items() if not is_right]:
         raise TypeError(f"{wrong[0]} is {reprlib.repr(found[wrong[0]])}")

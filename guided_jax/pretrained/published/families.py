@@ -7,7 +7,7 @@ Sources: [DiT] Peebles & Xie 2212.09748, [SiT] Ma et al. 2401.08740, [REPA] Yu e
 2312.02696, [LDM] Rombach et al. 2112.10752.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -39,15 +39,7 @@ class Parts(NamedTuple):
 
 def make_parts(description: Description, dtype: Any = None) -> Parts:
     """Return the modules, which compute in `dtype`, None for float32; ValueError for a configuration of none."""
-    if description.family == "sd":
-        network: Any = stable_diffusion.make_unet(description.network, dtype=dtype)
-    elif description.family == "edm2":
-        network = edm2.make_network(description.network, dtype=dtype)
-    else:
-        arguments = {name: value for name, value in description.network.items() if name != "internal_head"}
-        network = dit.make_network(arguments, like=description.like, dtype=dtype)
-        network = network.clone(internal_head=description.network.get("internal_head"))
-    latents = description.latents
+    network, latents = FAMILIES[description.family].make_network(description, dtype), description.latents
     return Parts(network, None if latents is None else autoencoder.make_autoencoder(latents.autoencoder, dtype=dtype))
 
 
@@ -60,9 +52,7 @@ def make_model(
     parameters, such as one with another attention.
     """
     parts = make_parts(description, dtype)
-    module = change(parts.network)
-    makers = {"edm2": _edm2, "sd": make_text_model}
-    model = makers.get(description.family, _transformer)(module, description)
+    model = FAMILIES[description.family].make_model(change(parts.network), description)
     if parts.autoencoder is None:
         return model
     latents = description.latents
@@ -77,9 +67,28 @@ def make_attention(description: Description, dtype: Any = None) -> Callable[[PyT
     x, time: as `model.network_input` has them. dtype: of the computation, float32 if None.
     """
     module = make_parts(description, dtype).network
-    if description.family == "sd":
+    if description.text is not None:
         return text_to_image.make_attention(module)
     return lambda params, x, time, label: attention_mass(module, params["network"], x, time, label)
+
+
+def import_network(description: Description, state_dict: Mapping[str, np.ndarray], dtype: Any = None) -> PyTree:
+    """Return the variables of the network of a description; ValueError for weights that do not fit it."""
+    return FAMILIES[description.family].load(description, state_dict, dtype)
+
+
+def _make_transformer(description: Description, dtype: Any) -> Any:
+    network = dit.make_network(_arguments(description), like=description.like, dtype=dtype)
+    return network.clone(internal_head=description.network.get("internal_head"))
+
+
+def _load_transformer(description: Description, state_dict: Mapping[str, np.ndarray], dtype: Any) -> PyTree:
+    return dit.load(_arguments(description), state_dict, like=description.like, dtype=dtype)[1]
+
+
+def _arguments(description: Description) -> dict[str, Any]:
+    """Return the arguments of the constructor of a DiT or SiT."""
+    return {name: value for name, value in description.network.items() if name != "internal_head"}
 
 
 def _transformer(module: Any, description: Description) -> Model:
@@ -111,6 +120,36 @@ def _edm2(module: Any, description: Description) -> Model:
     return Model(_call(module), table, "edm", shape=(size, size, channels))
 
 
+class Network(NamedTuple):
+    """The functions that the networks of a family have in common.
+
+    make_network: (description, dtype) -> module. load: (description, state_dict, dtype) -> its variables. shapes: module ->
+    its variables as shapes. make_model: (module, description) -> `Model`, still without an autoencoder.
+    """
+
+    make_network: Callable[[Description, Any], Any]
+    load: Callable[[Description, Mapping[str, np.ndarray], Any], PyTree]
+    shapes: Callable[[Any], PyTree]
+    make_model: Callable[[Any, Description], Model]
+
+
+FAMILIES: dict[str, Network] = {
+    **dict.fromkeys(("dit", "sit", "repa"), Network(_make_transformer, _load_transformer, dit.shapes, _transformer)),
+    "edm2": Network(
+        lambda description, dtype: edm2.make_network(description.network, dtype=dtype),
+        lambda description, state_dict, dtype: edm2.load(description.network, state_dict, dtype=dtype)[1],
+        edm2.shapes,
+        _edm2,
+    ),
+    "sd": Network(
+        lambda description, dtype: stable_diffusion.make_unet(description.network, dtype=dtype),
+        lambda description, state_dict, dtype: stable_diffusion.load_unet(description.network, state_dict, dtype)[1],
+        stable_diffusion.shapes,
+        make_text_model,
+    ),
+}
+
+
 def _call(module: Any) -> Callable[[PyTree, Array, Any, Any], Array]:
     """Return `Model.network` of a module; one without classes ignores the label."""
     classes = _classes_of(module)
@@ -137,7 +176,7 @@ def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
 
 def count_classes(description: Description) -> int | None:
     """Return how many classes the network takes, None for one without."""
-    return None if description.family == "sd" else _classes_of(make_parts(description).network)
+    return None if description.text is not None else _classes_of(make_parts(description).network)
 
 
 def image_shape(description: Description) -> tuple[int, int, int]:
@@ -153,8 +192,7 @@ def image_shape(description: Description) -> tuple[int, int, int]:
 def param_shapes(description: Description) -> PyTree:
     """Return the parameters of a description as shapes; nothing is allocated."""
     parts = make_parts(description)
-    of_network: Any = {"edm2": edm2.shapes, "sd": stable_diffusion.shapes}.get(description.family, dit.shapes)
-    found: dict[str, Any] = {"network": of_network(parts.network)}
+    found: dict[str, Any] = {"network": FAMILIES[description.family].shapes(parts.network)}
     if (text := description.text) is not None:
         found["text"] = [clip.shapes(tower) for tower in make_towers(text)]
     return found if parts.autoencoder is None else {**found, "autoencoder": autoencoder.shapes(parts.autoencoder)}
@@ -164,7 +202,7 @@ def prepare(description: Description, params: PyTree, dtype: Any = None) -> PyTr
     """Return the params as the networks compute with them: see `models.prepare_params`. Once, before a loop of steps."""
     module, model = make_parts(description, dtype).network, make_model(description)
     x, zero = jax.ShapeDtypeStruct(model.shape, jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
-    if description.family != "sd":
+    if description.text is None:
         given: tuple[Any, ...] = (jax.ShapeDtypeStruct((), jnp.int32) if _classes_of(module) else None,)
     else:
         x = jax.ShapeDtypeStruct((*model.shape[:2], module.in_channels), jnp.float32)

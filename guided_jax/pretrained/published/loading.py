@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import PyTree
 
 from guided_jax.model import Model
-from guided_jax.pretrained import autoencoder, dit, edm2, pickles, readers, weight_files
+from guided_jax.pretrained import autoencoder, pickles, readers, weight_files
 from guided_jax.pretrained.published import stable_diffusion_file, stable_diffusion_folder
 from guided_jax.pretrained.published.description import Description, Latents
-from guided_jax.pretrained.published.families import check_description, make_model
+from guided_jax.pretrained.published.families import check_description, import_network, make_model
 from guided_jax.pretrained.published.files import latents_of, read_json
 from guided_jax.pretrained.published.stable_diffusion_configs import ONE
 
@@ -62,16 +62,11 @@ def load(
 
 def import_weights(description: Description, weights: Weights, dtype: Any = None) -> PyTree:
     """Return the params of a description, read one tensor at a time; ValueError for weights that do not fit it."""
-    own = {"dtype": dtype}
-    if description.family == "sd":
-        found: dict[str, Any] = stable_diffusion_folder.import_weights(description, weights, dtype)
-    elif description.family == "edm2":
-        found = {"network": edm2.load(description.network, weights["network"], **own)[1]}
-    else:
-        arguments = {name: value for name, value in description.network.items() if name != "internal_head"}
-        found = {"network": dit.load(arguments, weights["network"], like=description.like, **own)[1]}
-    if description.latents is not None:
-        found["autoencoder"] = autoencoder.load(description.latents.autoencoder, weights["autoencoder"], **own)[1]
+    found: dict[str, Any] = {"network": import_network(description, weights["network"], dtype)}
+    if (text := description.text) is not None:
+        found["text"] = stable_diffusion_folder.import_towers(text, weights, dtype)
+    if (latents := description.latents) is not None:
+        found["autoencoder"] = autoencoder.load(latents.autoencoder, weights["autoencoder"], dtype=dtype)[1]
     return found
 
 

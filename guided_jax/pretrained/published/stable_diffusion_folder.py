@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
-from guided_jax.pretrained import clip, readers, stable_diffusion, weight_files
+from guided_jax.pretrained import clip, readers, weight_files
 from guided_jax.pretrained.published.description import Description, Text
 from guided_jax.pretrained.published.files import latents_of, read_json
 
@@ -52,14 +52,6 @@ def describe(configs: Mapping[str, dict[str, Any]], folder: Path, force_zeros: b
         zero_null=is_xl and force_zeros,
     )
     return Description("sd", configs["unet"], configs["scheduler"], latents_of(configs["vae"]), text=text)
-
-
-def import_weights(description: Description, weights: Mapping[str, Mapping[str, np.ndarray]], dtype: Any) -> PyTree:
-    """Return the params of the U-Net and of the text towers; ValueError for weights that do not fit."""
-    text = description.text
-    assert text is not None
-    found: dict[str, Any] = {"network": stable_diffusion.load_unet(description.network, weights["network"], dtype)[1]}
-    return found | {"text": import_towers(text, weights, dtype)}
 
 
 def import_towers(text: Text, weights: Mapping[str, Mapping[str, np.ndarray]], dtype: Any = None) -> list[PyTree]:
