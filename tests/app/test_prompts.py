@@ -287,12 +287,17 @@ def test_a_folder_without_a_tokenizer_is_one_sentence(tmp_path, capsys):
     assert "has no tokenizer" in capsys.readouterr().err
 
 
-def test_a_sweep_and_its_command_line_are_of_prompts(run):
+def test_a_sweep_and_its_command_line_are_of_prompts(run, tmp_path):
     """As they were given, and not the numbers that they have become."""
+    row = json.dumps({"prompt": "a bird", "negative": "dark"})
+    (tmp_path / "rows.jsonl").write_text(row)
     words = ["--prompt", "a cat", "two dogs", "--negative", "blurry", "--guidance", "classifier-free"]
-    options, found = sweep.prepare(cli.parse(request.Sampling, "guided-jax sweep", [str(run), *words], description=""))
-    assert found.facts.class_names == ("a cat", "two dogs")
-    line = sweep.command_line(options)
-    assert "--prompt 'a cat' 'two dogs'" in line
+    words += ["--prompts", str(tmp_path / "rows.jsonl")]
+    options, found, line = sweep.prepare(
+        cli.parse(request.Sampling, "guided-jax sweep", [str(run), *words], description="")
+    )
+    assert found.facts.class_names == ("a cat", "two dogs", "a bird")
+    assert options.negative_prompt == ("blurry", "blurry", "dark")
+    assert f"--prompt 'a cat' 'two dogs' --prompts {tmp_path / 'rows.jsonl'}" in line
     assert "--negative blurry" in line
     assert "--labels" not in line

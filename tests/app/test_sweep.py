@@ -69,7 +69,7 @@ def test_words_that_name_none_are_refused(words):
 def test_the_scales_without_the_option(tiny, monkeypatch):
     """As requests record them: a sweep of before is found again."""
     asked = []
-    monkeypatch.setattr(sweeping, "sweep_run", lambda options, run: asked.append(options.sweep.sweep))
+    monkeypatch.setattr(sweeping, "sweep_run", lambda options, *_: asked.append(options.sweep.sweep))
     for words in ([], ["--scales", "0,2"], ["--sweep", "scale=1"]):
         sweeping.main([str(tiny), "--guidance", "classifier-free", *words])
     assert asked == ["scale=0:8", "scale=0,2", "scale=1"]

@@ -61,19 +61,6 @@ def resolve_prompts(options: Sampling, run: runs.Run) -> tuple[Sampling, runs.Ru
     ), run
 
 
-def as_given(options: Sampling) -> Sampling:
-    """Return a resolved request as a command line gives it: prompts in the place of labels."""
-    if not options.prompt:
-        return options
-    count, method = len(options.labels or ()), options.method
-    negatives = dict.fromkeys(options.negative_prompt)
-    if "negative" in row_of(method).reads:
-        negatives = {options.prompt[-1]: None}
-    also = options.prompt[count : count + len(method.also)]
-    method = dataclasses.replace(method, also=also, negative=next(iter(negatives), None))
-    return dataclasses.replace(options, labels=None, method=method, prompt=options.prompt[:count], negative_prompt=())
-
-
 def _size_of(options: Sampling, run: runs.Run) -> tuple[int, int]:
     """Return the height and width of the first picture of --image, those of the run where its file holds none."""
     shape = run.facts.image_shape

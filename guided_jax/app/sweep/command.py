@@ -17,7 +17,7 @@ from guided_jax import parallel
 from guided_jax.app import run as runs
 from guided_jax.app.results import check_free
 from guided_jax.app.sample import command as sample
-from guided_jax.app.sample import guidances, inputs, prompts, samplers
+from guided_jax.app.sample import guidances, inputs, samplers
 from guided_jax.app.sample.labels import spell, takes_labels
 from guided_jax.app.sample.request import NOT_RECORDED, Label, Sampling, flatten, option, recorded
 from guided_jax.app.sweep import curves, evaluate, page, scales
@@ -53,19 +53,20 @@ def main(args: Sequence[str]) -> None:
     sweep_run(*prepare(sample.parse(["--sweep", DEFAULT_SCALES, *args], "guided-jax sweep", PAGE)))
 
 
-def prepare(options: Sampling) -> tuple[Sampling, runs.Run]:
-    """Return the options in full, checked, and the run that they name."""
+def prepare(options: Sampling) -> tuple[Sampling, runs.Run, str]:
+    """Return the options in full, checked, the run that they name, and their command line, as they were given."""
     words = scales.spell(options.sweep.sweep or DEFAULT_SCALES)
     options = dataclasses.replace(options, sweep=dataclasses.replace(options.sweep, sweep=words))
     parallel.use_cpu_devices()
-    options, run = sample.resolve_run(options)
-    return sample.complete(options, run), run
+    whole, run = sample.resolve_run(options)
+    return sample.complete(whole, run), run, command_line(options)
 
 
-def sweep_run(options: Sampling, run: runs.Run) -> Path:
+def sweep_run(options: Sampling, run: runs.Run, command: str | None = None) -> Path:
     """Draw, measure, and write sweep.json, sweep.png and sweep.html; return their folder.
 
-    What a folder holds is replaced, with --overwrite, when nothing can be refused any more.
+    What a folder holds is replaced, with --overwrite, when nothing can be refused any more. command: for the page; that of
+    the options if None.
     """
     pictures, others = evaluate.real_pictures(options.sweep.reference, run)
     count = options.num_samples or min(MOST_SAMPLES, pictures.size)
@@ -86,7 +87,8 @@ def sweep_run(options: Sampling, run: runs.Run) -> Path:
         claim(out, mine, options.overwrite)
         drawn = [(*at, write(one, reuse=True, label="scale {:g}, seed {}".format(*at))) for at, one in planned]
         measured = evaluate.evaluate(drawn, labelled, extractors, reference)
-        found = {**describe(options, run, reference), **measured, "asked": mine}
+        described = {**describe(options, run, reference), "command": command or command_line(options)}
+        found = {**described, **measured, "asked": mine}
         save(out, found, grids_of(drawn, pictures))
     return out
 
@@ -159,7 +161,6 @@ def describe(options: Sampling, run: runs.Run, reference: evaluate.Reference) ->
         "reference": reference.pictures.describe(),
         "num_real": others,
         "notes": evaluation.notes(count, size, size, dimension),
-        "command": command_line(options),
     }
 
 
@@ -182,8 +183,7 @@ def describe_labels(options: Sampling, run: runs.Run) -> str:
 
 def command_line(options: Sampling) -> str:
     """Return the command of these options, without those at their defaults."""
-    as_given = dataclasses.replace(prompts.as_given(options), digests=())
-    given, defaults = flatten(as_given), flatten(Sampling(options.run))
+    given, defaults = flatten(options), flatten(Sampling(options.run))
     words = ["guided-jax", "sweep", str(options.run)]
     for name, value in given.items():
         if name not in ("run", *NOT_RECORDED) and value != defaults[name]:
