@@ -67,7 +67,7 @@ def _prompts(path: Path) -> list[str]:
         raise ValueError(
             f"no prompts are recorded in {record_of(path)}; name a file of them with --captions, one on each line"
         )
-    found = texts[: len(labels)]  # after them come those of --also and --negative
+    found = texts[: len(labels)]  # after them come those of --also
     if any(map(prompt_files.is_name_of_states, found)):
         raise ValueError(f"{path} was drawn from states, whose words are not recorded; name captions with --captions")
     weighted = (request.get("text") or {}).get("weighted")

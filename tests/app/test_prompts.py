@@ -3,19 +3,22 @@
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guided_jax import sampler
+from guided_jax import sampler, schedule
 from guided_jax.app import cli
 from guided_jax.app import run as runs
 from guided_jax.app.convert import command as convert
-from guided_jax.app.sample import checks, inputs, prompt_files, prompts, request, samplers
+from guided_jax.app.sample import checks, guidance_rows, inputs, prompt_files, prompts, request, samplers
 from guided_jax.app.sample import command as sample
 from guided_jax.app.sample import draw as draw_module
 from guided_jax.app.sweep import command as sweep
+from guided_jax.prediction import Prediction
 from guided_jax.storage import images
 from tests import latent_golden as golden
 
@@ -120,12 +123,26 @@ def test_sizes_windows_and_states_reach_the_network(told, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, given, plain)
 
 
-@pytest.mark.parametrize("words", [("compose", "--also", "0"), ("negative", "--negative", "0")])
-def test_a_prompt_that_is_a_number_is_no_number_of_a_prompt(told, words):
-    options, run = prompts.resolve_prompts(sample.parse(["run", "--prompt", "a cat", "--guidance", *words]), told[0])
+def test_a_prompt_that_is_a_number_is_no_number_of_a_prompt(told):
+    words = ["run", "--prompt", "a cat", "--guidance", "compose", "--also", "0"]
+    options, run = prompts.resolve_prompts(sample.parse(words), told[0])
     assert options.prompt == run.facts.class_names == ("a cat", "0")
-    assert options.labels == (0,)
-    assert (*options.method.also, options.method.negative)[0] == 1
+    assert (options.labels, options.method.also) == ((0,), (1,))
+
+
+def test_guidance_from_a_negative_prompt_is_classifier_free(told):
+    """With the negative prompt of each line, its sizes, and all layers of the text towers."""
+    words = ["run", "--prompt", "a cat", "--guidance", "negative", "--negative", "0", "--negative-crop", "3", "4"]
+    options, run = prompts.resolve_prompts(sample.parse(words), told[0])
+    assert (options.prompt, options.negative_prompt) == (("a cat",), ("0",))
+    assert list(run.null(0).sizes[2:4]) == [3, 4]
+    checks.check(options, run)
+    c, u = (lambda x, level, by=by: Prediction(by * x, by * x) for by in (1.0, 5.0))
+    base, guide = guidance_rows.GUIDANCES["negative"].make(
+        SimpleNamespace(run=run, conditional=c, unconditional=u, scale=3)
+    )
+    level = schedule.at(run.model.levels, 500)
+    assert guide(base)(jnp.ones(2), level).eps.tolist() == [5 + 3 * (1 - 5)] * 2
 
 
 @pytest.mark.parametrize(
@@ -133,7 +150,6 @@ def test_a_prompt_that_is_a_number_is_no_number_of_a_prompt(told, words):
     [
         ("--prompt", "a dog"),
         ("--guidance", "compose", "--also", "a dog"),
-        ("--guidance", "negative", "--negative", "a dog"),
         ("--weighted",),
         ("--clip-skip", "1"),
     ],
@@ -142,7 +158,8 @@ def test_what_states_cannot_stand_beside_is_one_sentence(told, tmp_path, words):
     found, _, _ = told
     widths = found.text.widths
     np.savez(tmp_path / "states.npz", context=np.zeros((1, 77, widths[0])), pooled=np.zeros((1, widths[1])))
-    with pytest.raises(ValueError, match=f"--prompts has states, .* leave out .*{words[0]}"):
+    left_out = [word for word in words if word.startswith("--")][-1]
+    with pytest.raises(ValueError, match=f"--prompts has states, .* leave out .*{left_out}"):
         prompts.resolve_prompts(sample.parse(["run", "--prompts", str(tmp_path / "states.npz"), *words]), found)
 
 

@@ -1,6 +1,7 @@
 """What can be wrong with a request, each in one sentence, before anything is loaded or computed."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -192,15 +193,22 @@ def _check_needs(options: Sampling, run: runs.Run) -> None:
         raise ValueError(
             f"--also has {len(method.also)} labels and --also-scale {len(method.also_scale)}; give as many"
         )
-    if "negative" in needs and run.facts.labelling != "class" and method.negative is None:
-        raise ValueError("--negative is None; name the labels, or the vector, to go away from")
-    if "negative" in needs and run.facts.labelling == "class" and method.negative not in range(classes):
-        raise ValueError(f"--negative is {method.negative}; name a class from 0 to {classes - 1} to go away from")
+    if "negative" in needs and run.text is None:
+        _check_negative(method.negative, run)
     if "measurement" in needs:
         _check_measurement(method, run)
     if (run.low_res is None) != (options.base_samples is None):
         wanted = "leave out" if options.base_samples else "name low-resolution pictures by"
         raise ValueError(f"this run is {'no' if options.base_samples else 'an'} upsampler; {wanted} --base-samples")
+
+
+def _check_negative(label: Any, run: runs.Run) -> None:
+    """Raise ValueError without a label to go away from."""
+    classes = run.facts.num_classes
+    if run.facts.labelling != "class" and label is None:
+        raise ValueError("--negative is None; name the labels, or the vector, to go away from")
+    if run.facts.labelling == "class" and label not in range(classes):
+        raise ValueError(f"--negative is {label}; name a class from 0 to {classes - 1} to go away from")
 
 
 def _check_blocks(method: Method, run: runs.Run) -> None:

@@ -74,7 +74,8 @@ def _compose(parts: Parts) -> tuple[Denoiser, Guide]:
 
 
 def _negative(parts: Parts) -> tuple[Denoiser, Guide]:
-    negative = parts.model(parts.request.negative)
+    # A negative prompt stands in the place of no label.
+    negative = parts.unconditional if parts.run.text is not None else parts.model(parts.request.negative)
     return parts.conditional, lambda c: guidance.classifier_free(c, negative, parts.scale)
 
 

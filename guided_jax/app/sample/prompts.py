@@ -21,8 +21,8 @@ from guided_jax.pretrained.published import Prompt, States
 def resolve_prompts(options: Sampling, run: runs.Run) -> tuple[Sampling, runs.Run]:
     """Return the request with the numbers of its prompts as labels, and the run whose classes they are.
 
-    A negative prompt takes the place of the null condition, but for a guidance that reads --negative by itself. ValueError
-    for prompts to a run of classes, for labels to one of prompts, and for none at all.
+    A negative prompt takes the place of the null condition. ValueError for prompts to a run of classes, for labels to one
+    of prompts, and for none at all.
     """
     if run.text is None:
         if options.prompt or options.prompts:
@@ -39,12 +39,8 @@ def resolve_prompts(options: Sampling, run: runs.Run) -> tuple[Sampling, runs.Ru
         options = dataclasses.replace(options, text=dataclasses.replace(options.text, size=_size_of(options, run)))
     labels, rows = tuple(range(len(rows))), rows + [Row(str(text)) for text in options.method.also]
     method = dataclasses.replace(options.method, also=tuple(range(len(labels), len(rows))), negative=None)
-    if "negative" in row_of(method).reads and options.method.negative is not None:
-        method = dataclasses.replace(method, negative=len(rows))
-        rows.append(Row(str(options.method.negative)))
+    rows = [row._replace(negative=_negative(row, options)) for row in rows]
     _check(options, run, rows)
-    if method.negative is None:
-        rows = [row._replace(negative=_negative(row, options)) for row in rows]
     run = with_prompts(run, rows, options.text)
     if run.bad is not None and run.bad.text is not None:
         run = run._replace(bad=with_prompts(run.bad, rows, options.text))
@@ -91,12 +87,7 @@ def _check(options: Sampling, run: runs.Run, rows: Sequence[Row]) -> None:
     wrong = [name for name in told if getattr(given, name) != getattr(defaults, name)]
     if wrong and run.text is not None and not run.text.takes_sizes:
         raise ValueError(f"this run is not told the sizes of pictures, as XL is; leave out {option(wrong[0])}")
-    if any(row.negative is not None for row in rows) and "negative" in row_of(options.method).reads:
-        raise ValueError(
-            f"--prompts has negative prompts of its own, and {options.method.guidance} reads --negative alone; use "
-            "classifier-free"
-        )
-    if "negative" in row_of(options.method).reads and options.method.negative is None:
+    if "negative" in row_of(options.method).needs and any(row.negative is None for row in rows):
         raise ValueError(f"--guidance {options.method.guidance} goes away from a prompt; name it by --negative")
     if any(row.scale is not None for row in rows) and not row_of(options.method).scaled:
         raise ValueError(f"--prompts has scales, which --guidance {options.method.guidance} ignores; leave them out")
@@ -117,9 +108,7 @@ def _check_states(options: Sampling, run: runs.Run, rows: Sequence[Row]) -> None
     if all(row.states is None for row in rows):
         return
     if any(row.states is None for row in rows):
-        raise ValueError(
-            "--prompts has states, beside which no prompts can stand; leave out --prompt, --also, and --guidance negative"
-        )
+        raise ValueError("--prompts has states, beside which no prompts can stand; leave out --prompt and --also")
     if options.text.weighted:
         raise ValueError("--prompts has states, which are not weighed; leave out --weighted")
     if options.text.clip_skip:
