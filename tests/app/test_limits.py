@@ -62,6 +62,7 @@ def test_a_row_accepts_its_ends_and_refuses_what_is_beyond(row):
 
 # Labels are compared with the classes of the run.
 LABELS = {"labels", "also", "any_of", "negative"}
+OF_LINES = {"prompt_scale", "prompt_seed"}  # no options: of the lines of --prompts, checked as these are read
 COMMANDS = [
     *("guided_jax.app.train.command:Training", "guided_jax.app.judge:Judging", "guided_jax.app.posthoc:Reconstructing"),
     *("guided_jax.app.sample.command:Sampling", "guided_jax.app.nll:Nll"),
@@ -88,7 +89,9 @@ def test_every_number_of_a_command_has_a_row(command):
     module, _, kind = command.partition(":")
     fields = list(numbers_of(getattr(importlib.import_module(module), kind)))
     assert len(fields) > 1
-    without = [(kind, name) for kind, name in fields if not {name, f"{kind}.{name}"} & {*limits.RANGES, *LABELS}]
+    without = [
+        (kind, name) for kind, name in fields if not {name, f"{kind}.{name}"} & {*limits.RANGES, *LABELS, *OF_LINES}
+    ]
     assert not without
 
 
