@@ -145,7 +145,13 @@ def _sentence(box: str) -> str:
         else:
             paragraphs[-1].append(line)
     first = next(filter(None, paragraphs), ["wrong arguments"])
-    return re.sub(r"\s+", " ", " ".join(first)).strip().rstrip(".")
+    words = re.sub(r"\s+", " ", " ".join(first)).strip().rstrip(".")
+    kind = re.fullmatch(r"Error parsing (\S+): no type matching (.+) could be instantiated from \[(.*)\]", words)
+    if kind is None:
+        return words
+    # tyro's sentence about a value of the wrong kind, whose types in brackets are its own spelling
+    wanted = re.sub(r"[{}]", "", kind[2].removeprefix("{None}|"))
+    return f"{kind[1]} is {kind[3]}; give {wanted}"
 
 
 def script(run: Main, argv: Sequence[str] | None = None) -> None:
