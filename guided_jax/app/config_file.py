@@ -65,7 +65,10 @@ def path_of(directory: Path) -> Path:
     """Return the config.json of a run; ValueError for a folder that is none."""
     path = directory / NAME
     if not path.is_file():
-        raise ValueError(f"{directory} is not a run: it has no {NAME}; train one with 'guided-jax train digits'")
+        raise ValueError(
+            f"{directory} is not a run: it has no {NAME}; train one with 'guided-jax train digits', or make one of "
+            "published weights with 'guided-jax convert'"
+        )
     return path
 
 

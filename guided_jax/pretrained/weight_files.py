@@ -22,7 +22,7 @@ def find_weights(folder: str | Path, variant: str | None = None) -> Path:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
+        raise FileNotFoundError(f"there is no folder {folder}; is the path right, and the download complete?")
     for name in _names(variant):
         if (folder / name).is_file():
             return folder / name

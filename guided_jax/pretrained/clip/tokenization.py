@@ -28,6 +28,10 @@ PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 VOCABULARY = ("vocab.json", "merges.txt")
 
 
+class CutPrompt(UserWarning):
+    """Warning that a prompt has more tokens than fit, with the text that is left out."""
+
+
 class WeightedIds(NamedTuple):
     """ids: int32, as a `Tokenizer` returns them. weights: float32 of the same shape, 1 for what no bracket weighs."""
 
@@ -100,6 +104,7 @@ class Tokenizer(NamedTuple):
             warnings.warn(
                 f"the prompt has {len(tokens.ids)} tokens, of which {windows * room} fit; left out is "
                 f"{tokens.rests[windows * room]!r}",
+                CutPrompt,
                 stacklevel=4,
             )
         ids, weights = [], []
@@ -143,7 +148,9 @@ def _find(folder: Path) -> Path:
     for each in (folder, folder / "tokenizer"):
         if (each / "tokenizer.json").is_file() or all((each / name).is_file() for name in VOCABULARY):
             return each
-    raise ValueError(f"{folder} has no tokenizer: neither tokenizer.json nor {' and '.join(VOCABULARY)}.")
+    raise ValueError(
+        f"{folder} has no tokenizer: neither tokenizer.json nor {' and '.join(VOCABULARY)}; is the download complete?"
+    )
 
 
 def _special_tokens(folder: Path) -> dict[str, Any]:
