@@ -40,7 +40,9 @@ def read(samples: PictureSet, path: Path, file: Path | None) -> Captions:
                 "write a line for each label from 0"
             )
     elif len(texts) != samples.size:
-        raise ValueError(f"{source} has {len(texts)} captions and {path}, without labels, {samples.size} pictures")
+        raise ValueError(
+            f"{source} has {len(texts)} captions and {path}, without labels, {samples.size} pictures; give one for each"
+        )
     else:
         labels = np.arange(len(texts))
     numbers = {text: i for i, text in enumerate(dict.fromkeys(texts))}

@@ -23,7 +23,8 @@ def stored(x: np.ndarray, facts: Facts, finite: np.ndarray | None = None) -> np.
 
 
 def save_grid(path: Path, samples: np.ndarray, facts: Facts, columns: int) -> None:
-    """Write samples, as `stored` returns them, row by row as a PNG."""
+    """Write samples, as `stored` returns them, row by row as a PNG of at most so many columns."""
+    columns = min(columns, len(samples))
     if facts.kind == "signals":
         _save_curves(path, samples, columns)
     else:
@@ -52,7 +53,7 @@ def _save_curves(path: Path, signals: np.ndarray, columns: int) -> None:
     from matplotlib.figure import Figure
 
     count, length, channels = signals.shape
-    columns, (low, high) = min(columns, count), _range(signals)
+    low, high = _range(signals)
     cells, rows = np.arange(count), -(-count // columns)
     across = cells[:, None] % columns + np.linspace(0.05, 0.95, length)
     figure = Figure(figsize=(1.2 * columns + 0.2, 0.8 * rows + 0.2), layout="constrained")

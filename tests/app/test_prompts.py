@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from guided_jax import sampler, schedule
 from guided_jax.app import cli
@@ -43,6 +44,9 @@ def test_prompts_in_turn_and_a_negative_one(run, tmp_path):
     drawn, labels = draw(run, tmp_path / "out", *words, "--scale", "7.5")
     assert drawn.shape[0] == 4
     assert list(labels) == [0, 1, 0, 1]
+    assert (
+        Image.open(tmp_path / "out" / "grid.png").width == 4 * (drawn.shape[2] + 2) + 2
+    )  # as many columns as pictures
     record = json.loads((tmp_path / "out" / "samples.json").read_text())
     assert record["negative_prompt"] == ["blurry", "blurry"]
     assert record["prompt"] == ["a photo of a cat", "two red apples"]

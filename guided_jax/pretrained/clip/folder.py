@@ -56,7 +56,7 @@ def load_folder(folder: str | Path, dtype: Any = None) -> Checkpoint:
 def _read(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, np.ndarray], Mapping[str, Any]]:
     """Return the configuration, the weights and what is said of the pictures."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
+        raise FileNotFoundError(f"there is no folder {folder}; give that of a CLIP")
     config = read_json(folder / "config.json")
     if {"text_config", "vision_config"} <= config.keys():
         return config, readers.read_state_dict(find_weights(folder)), read_json(folder / "preprocessor_config.json")
