@@ -186,7 +186,7 @@ class Sampling:
     """Draw guided samples from a trained run."""
 
     run: tyro.conf.Positional[Path]
-    """A run directory, as `guided-jax train` and `guided-jax convert` make it."""
+    """A run directory, as `guided-jax train` and `guided-jax convert` make it, or a folder of diffusers."""
     method: tyro.conf.OmitArgPrefixes[Method] = dataclasses.field(default_factory=Method)
     preset: bool = False
     """Draw as the authors of a published model did; options that are given as well count more."""
