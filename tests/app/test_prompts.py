@@ -182,9 +182,11 @@ def test_a_bad_run_of_other_texts_is_one_sentence(told, tmp_path):
         prompts.resolve_prompts(sample.parse(words), found._replace(bad=found._replace(text=narrow)))
 
 
-def test_a_prompt_that_is_too_long_says_what_is_cut(told):
-    with pytest.warns(UserWarning, match="left out is"):
-        condition_of(told, "--prompt", "cat " * 80)
+def test_a_prompt_that_is_too_long_says_what_is_cut(told, capsys):
+    cli.script(lambda words: condition_of(told, *words), ["--prompt", "cat " * 80])
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: the prompt has")
+    assert "left out is" in line
 
 
 WRONG_FILES = {
@@ -242,6 +244,10 @@ def test_states_of_the_wrong_shape_are_one_sentence(arrays, message, tmp_path):
         (["--prompt", "a cat", "--clip-skip", "9"], "--clip-skip is 9"),
         (["--prompt", "a cat", "--mask", "m.png"], "--mask has no effect here"),
         (["--prompt", "a cat", "--windows", "0"], "--windows is 0"),
+        (["--prompt", "a cat", "--size", "32"], "--size is '32'; give INT INT; see"),
+        (["--prompt", "a cat", "--image", "held-out"], "this run has no data of its own"),
+        (["--prompt", "a cat", "--guidance", "negative"], "negative goes away from a prompt; name it by --negative"),
+        (["--prompt", "a cat", "--guidance", "none", "--negative", "blurry"], "none has no negative prompt; leave it out"),
         (["--prompt", "a cat", "--sampler", "published", "--grid", "karras"], "leave out --grid karras"),
         (["--prompt", "a cat", "--sampler", "published", "--eta", "1"], "--eta has no effect with --sampler published"),
         (["--prompt", "a cat", "--guidance", "independent"], "there is only one"),
@@ -305,7 +311,16 @@ def test_a_folder_without_a_tokenizer_is_one_sentence(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.script(sample.main, [str(folder), "--out", str(tmp_path / "out"), "--prompt", "a cat"])
     assert ended.value.code == 2
-    assert "has no tokenizer" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "has no tokenizer" in message
+    assert "is the download complete?" in message
+
+
+def test_a_sweep_of_prompts_guides_and_has_scales_of_its_own(run):
+    """Without --guidance, and with a preset, whose scale is not that of the sweep."""
+    for words in (["--prompt", "a cat"], ["--prompt", "a cat", "--preset"]):
+        options = sample.parse(["--scales", "0:8", str(run), *words], "guided-jax sweep", sweep.PAGE)
+        assert (options.method.guidance, options.scale) == ("classifier-free", (1.0,))
 
 
 def test_a_sweep_and_its_command_line_are_of_prompts(run, tmp_path):

@@ -254,6 +254,9 @@ def _check_bad(run: runs.Run) -> None:
         raise ValueError(
             f"the run of --bad works on x of {_sizes(*its)}, and this one on {_sizes(*mine)}; give another"
         )
+    if run.bad.conditional and (run.text is None) != (run.bad.text is None):
+        here, there = ("classes" if each.text is None else "prompts" for each in (run, run.bad))
+        raise ValueError(f"the run of --bad takes {there}, and this one {here}; give another")
     if run.bad.text is not None and run.bad.text.takes_mask and not (run.text is not None and run.text.takes_mask):
         raise ValueError("the run of --bad paints in pictures, and this one does not; give another")
     here, there = (facts.count_labels(each.facts) for each in (run, run.bad))

@@ -45,6 +45,11 @@ def row_of(request: Method) -> Row:
     return GUIDANCES[parse(request.guidance)[0]]
 
 
+def reads_negative(request: Method) -> bool:
+    """Return whether the guidance calls the model with the negative prompt, or with the null label that it replaces."""
+    return bool({"null", "negative", "classifier", "clean"} & set(row_of(request).needs))
+
+
 def is_dynamic(request: Method) -> bool:
     """Return whether +dynamic takes the place of the clip."""
     return "dynamic" in parse(request.guidance)[1]

@@ -12,9 +12,9 @@ import numpy as np
 from guided_jax.app import run as runs
 from guided_jax.app.published_model import TextModel
 from guided_jax.app.sample import named_pictures, prompt_files
-from guided_jax.app.sample.guidances import row_of
+from guided_jax.app.sample.guidances import reads_negative, row_of
 from guided_jax.app.sample.prompt_files import Row
-from guided_jax.app.sample.request import Sampling, Text, option
+from guided_jax.app.sample.request import HELD_OUT, Sampling, Text, option
 from guided_jax.pretrained.published import Prompt, States
 
 
@@ -35,7 +35,7 @@ def resolve_prompts(options: Sampling, run: runs.Run) -> tuple[Sampling, runs.Ru
     rows = prompt_files.read(options, run.text.widths)
     if not rows:
         raise ValueError("this run takes prompts; name what to draw with --prompt, or a file of them with --prompts")
-    if options.method.image and options.text.size is None:
+    if options.method.image not in ((), (HELD_OUT,)) and options.text.size is None:
         options = dataclasses.replace(options, text=dataclasses.replace(options.text, size=_size_of(options, run)))
     labels, rows = tuple(range(len(rows))), rows + [Row(str(text)) for text in options.method.also]
     method = dataclasses.replace(options.method, also=tuple(range(len(labels), len(rows))), negative=None)
@@ -87,6 +87,10 @@ def _check(options: Sampling, run: runs.Run, rows: Sequence[Row]) -> None:
     wrong = [name for name in told if getattr(given, name) != getattr(defaults, name)]
     if wrong and run.text is not None and not run.text.takes_sizes:
         raise ValueError(f"this run is not told the sizes of pictures, as XL is; leave out {option(wrong[0])}")
+    if any(row.negative is not None for row in rows) and not reads_negative(options.method):
+        raise ValueError(
+            f"--guidance {options.method.guidance} has no negative prompt; leave it out, or use classifier-free"
+        )
     if "negative" in row_of(options.method).needs and any(row.negative is None for row in rows):
         raise ValueError(f"--guidance {options.method.guidance} goes away from a prompt; name it by --negative")
     if any(row.scale is not None for row in rows) and not row_of(options.method).scaled:
