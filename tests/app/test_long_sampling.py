@@ -36,7 +36,7 @@ def test_the_number_of_devices_changes_no_bit_of_an_image(tiny, tmp_path, capsys
     monkeypatch.setattr(replicated, "compiler_options", devices.compiler_options)
     rounded, exact, files = images.to_uint8, {1: [], 4: []}, {}
     for count, found in exact.items():
-        monkeypatch.setattr(sample.images, "to_uint8", lambda x, found=found: found.append(x) or rounded(x))
+        monkeypatch.setattr(images, "to_uint8", lambda x, found=found: found.append(x) or rounded(x))
         spread = ["--num-samples", 8, "--batch-size", 2 * count, "--devices", count, "--out", tmp_path / str(count)]
         asked = [tiny, *method, "--scale", 2, "--steps", "ddim5", "--no-clip", *spread]
         code, _, err = run_script(sample.main, asked, capsys)

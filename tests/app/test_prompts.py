@@ -247,7 +247,10 @@ def test_states_of_the_wrong_shape_are_one_sentence(arrays, message, tmp_path):
         (["--prompt", "a cat", "--size", "32"], "--size is '32'; give INT INT; see"),
         (["--prompt", "a cat", "--image", "held-out"], "this run has no data of its own"),
         (["--prompt", "a cat", "--guidance", "negative"], "negative goes away from a prompt; name it by --negative"),
-        (["--prompt", "a cat", "--guidance", "none", "--negative", "blurry"], "none has no negative prompt; leave it out"),
+        (
+            ["--prompt", "a cat", "--guidance", "none", "--negative", "blurry"],
+            "none has no negative prompt; leave it out",
+        ),
         (["--prompt", "a cat", "--sampler", "published", "--grid", "karras"], "leave out --grid karras"),
         (["--prompt", "a cat", "--sampler", "published", "--eta", "1"], "--eta has no effect with --sampler published"),
         (["--prompt", "a cat", "--guidance", "independent"], "there is only one"),
