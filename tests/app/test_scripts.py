@@ -382,7 +382,7 @@ WRONG_SAMPLING = {
         *("--guidance", "dps", *SEEN, "--mask", str(ROOT / "docs/images/digits.png"))
     ],
     "--mask stands in the place of --hole": ["--guidance", "dps", *SEEN, "--mask", "a.png", "--hole", "left"],
-    "--mask has no effect here; it goes with --operator mask": [
+    "--mask has no effect here; it goes with --image or --operator mask": [
         "--guidance",
         "dps",
         *SEEN,

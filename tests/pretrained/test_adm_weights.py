@@ -233,7 +233,7 @@ def test_a_file_of_something_else_is_refused(kind, tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no file"):
         adm.read_state_dict(tmp_path / f"missing{kind}")
     with pytest.raises(ValueError, match="none of"):
-        adm.read_state_dict(tmp_path / "weights.ckpt")
+        adm.read_state_dict(tmp_path / "weights.onnx")
 
 
 class Hostile:
