@@ -230,7 +230,8 @@ def test_weigh_keeps_the_mean_of_each_window():
 
 def test_no_tokenizer(tmp_path):
     with pytest.raises(
-        ValueError, match=r"has no tokenizer: neither tokenizer\.json nor vocab\.json and merges\.txt; is the download complete\?$"
+        ValueError,
+        match=r"has no tokenizer: neither tokenizer\.json nor vocab\.json and merges\.txt; is the download complete\?$",
     ):
         pretrained.clip.tokenizer(tmp_path)
     (tmp_path / "vocab.json").write_text("{}")
