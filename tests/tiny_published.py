@@ -65,8 +65,8 @@ def write(folder: Path, name: str) -> str:
     elif path.suffix == ".txt":
         path.write_text("a cat\na dog\n")
     elif path.suffix == ".png":
-        shown = np.zeros((16, 16, 3), np.uint8)
-        shown[4:12, 4:12] = 255  # a picture, and a mask of its middle
+        shown = np.zeros((32, 32, 3), np.uint8)
+        shown[8:24, 8:24] = 255  # a picture, and a mask of its middle
         images.save_png(path, shown)
     else:
         shutil.copytree(source(name), path, dirs_exist_ok=True)
