@@ -1,5 +1,7 @@
 """`guided-jax sample --image`: where a run starts, what is recorded of it, and pictures that come out near their images."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from guided_jax.app import facts
 from guided_jax.app import run as runs
 from guided_jax.app.sample import command as sample
 from guided_jax.app.sample import draw, samplers
-from guided_jax.app.sample.request import Method, Sampling
+from guided_jax.app.sample.request import Measurement, Method, Sampling
 from guided_jax.storage import images
 from tests.scripts import run_script
 
@@ -29,6 +31,13 @@ def test_a_run_starts_at_the_noised_code_of_its_image():
     found = draw.start(RUN, jax.random.key(0), level, code)
     np.testing.assert_allclose(found, noise + level.alpha * 2 * image[:, ::2], rtol=1e-6)
     assert 0.2 < np.std(noise / level.sigma) < 2
+
+
+def test_the_default_strength_is_1_where_a_hole_is_painted_and_not_where_a_mask_is_measured():
+    masked = Measurement(mask=("m.png",))
+    painted = Method(steps="10", grid="uniform", image=("a.png",), measurement=masked)
+    measured = dataclasses.replace(painted, guidance="pigdm")
+    assert [len(samplers.levels_of(each, TABLE).t) for each in (painted, measured)] == [11, 7]
 
 
 def test_the_image_is_recorded_and_requests_without_one_are_what_they_were(tmp_path):

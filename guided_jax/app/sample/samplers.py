@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from guided_jax import grid, reverse, schedule
-from guided_jax.app.sample import guidances
+from guided_jax.app.sample import guidances, inverse
 from guided_jax.app.sample.request import Method
 from guided_jax.app.translate import translate_errors
 from guided_jax.pretrained.published import schedulers, steps
@@ -208,7 +208,7 @@ def start_std(request: Method, own: Scheduler | None = None) -> float | None:
 
 def strength_of(request: Method) -> float:
     """Return --strength, or without it 0.6, and 1 where a hole is painted in a picture, as in diffusers."""
-    return (1.0 if request.measurement.mask else 0.6) if request.strength is None else request.strength
+    return (1.0 if inverse.paints(request) else 0.6) if request.strength is None else request.strength
 
 
 def _own(own: Scheduler | None) -> Scheduler:
