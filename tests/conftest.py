@@ -89,16 +89,27 @@ def _no_process_is_left():
         processes.STARTED.pop().kill()
 
 
-@pytest.fixture(scope="session")
-def published(tmp_path_factory):
-    """The tiny DiT of the golden folder as a run of latents; the tests only read it."""
+def converted(name, tmp_path_factory):
+    """Convert a tiny checkpoint of the golden folder; return its run."""
     from guided_jax.app import cli
     from guided_jax.app.convert import command as convert
     from tests import latent_golden as golden
 
-    out = tmp_path_factory.mktemp("published") / "run"
-    cli.script(convert.main, [str(golden.CHECKPOINT), "--out", str(out)])
+    out = tmp_path_factory.mktemp(name) / "run"
+    cli.script(convert.main, [str(golden.FOLDER / "checkpoints" / name), "--out", str(out)])
     return out
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory):
+    """The tiny DiT of the golden folder as a run of latents; the tests only read it."""
+    return converted("dit", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def stable_diffusion(tmp_path_factory):
+    """The tiny Stable Diffusion 1 of the golden folder as a run; the tests only read it."""
+    return converted("sd1", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

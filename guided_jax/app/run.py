@@ -9,9 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
-from guided_jax import data, denoiser, model
+from guided_jax import data, denoiser, model, parallel
 from guided_jax.app import (
     config_file,
     latent_space,
@@ -55,8 +53,8 @@ class Run(NamedTuple):
         predicted x_0.
     prepare: (part, params) -> the params as the network computes with them, once for all steps.
     text: what a text-to-image model is told; None for any other. null: label -> the raw condition of no label beside it,
-        such as its negative prompt; None where `model.null` is that of all. scheduler: of a published model its
-        own, as the config.json of one of diffusers has it.
+        such as its negative prompt; None where `model.null` is that of all. scheduler: of a published model its own, as
+        the config.json of a scheduler of diffusers has it.
     merge_lora: of a Stable Diffusion, (params, state_dict, multiplier) -> the params with a LoRA merged in. load_control:
         folder of a ControlNet -> (network -> the network with it beside, its params).
     complete: weights of the diffusion network -> the params of the model: the weights, or those of its autoencoder too.
@@ -253,8 +251,7 @@ def _load_folder(directory: Path) -> Run:
     description, load_weights = published_model.read_folder(directory)
 
     def load_params(sharding: Any) -> Any:
-        found = load_weights()
-        return found if sharding is None else jax.tree.map(lambda leaf: jax.device_put(leaf, sharding(leaf)), found)
+        return parallel.place_leaves(load_weights(), sharding)
 
     facts = published_model.facts_of(description)
     return assemble_published(config_file.Published(description), facts, directory, load_params, step=1)

@@ -16,7 +16,7 @@ from guided_jax.parallel.processes import (
     wait_for_all,
 )
 from guided_jax.parallel.replicated import as_global, data_parallel, first_copy, parallel_map, place, replicate, shard
-from guided_jax.parallel.sharded import fully_sharded, init_sharded, leaf_sharding, sharded_map
+from guided_jax.parallel.sharded import fully_sharded, init_sharded, leaf_sharding, place_leaves, sharded_map
 
 __all__ = [
     "as_global",
@@ -35,6 +35,7 @@ __all__ = [
     "padded_chunks",
     "parallel_map",
     "place",
+    "place_leaves",
     "primary",
     "replicate",
     "same_everywhere",

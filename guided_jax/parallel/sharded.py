@@ -35,6 +35,11 @@ def leaf_sharding(devices: Sequence[jax.Device]) -> Callable[[Any], NamedShardin
     return sharding
 
 
+def place_leaves(params: Any, sharding: Callable[[Any], NamedSharding] | None) -> Any:
+    """Return params of which each leaf goes to sharding(leaf), the same ones if that is None."""
+    return params if sharding is None else jax.tree.map(lambda leaf: jax.device_put(leaf, sharding(leaf)), params)
+
+
 def init_sharded(make: Callable[..., PyTree], devices: Sequence[jax.Device], *arguments: PyTree) -> PyTree:
     """Return make(*arguments), a part on each device, computed there: no device ever holds the whole.
 

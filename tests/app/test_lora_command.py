@@ -8,7 +8,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from guided_jax.app import cli
-from guided_jax.app.convert import command as convert
 from guided_jax.app.sample import command as sample
 from guided_jax.app.sample import loras
 from guided_jax.storage import images
@@ -18,11 +17,8 @@ KOHYA = golden.FOLDER / "lora" / "kohya.safetensors"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """The tiny Stable Diffusion 1 of the golden folder, converted."""
-    out = tmp_path_factory.mktemp("sd1") / "run"
-    cli.script(convert.main, [str(golden.FOLDER / "checkpoints" / "sd1"), "--out", str(out)])
-    return out
+def run(stable_diffusion):
+    return stable_diffusion
 
 
 def draw(run, out, *words):

@@ -14,7 +14,6 @@ from PIL import Image
 from guided_jax import sampler, schedule
 from guided_jax.app import cli
 from guided_jax.app import run as runs
-from guided_jax.app.convert import command as convert
 from guided_jax.app.sample import checks, guidance_rows, inputs, prompt_files, prompts, request, samplers
 from guided_jax.app.sample import command as sample
 from guided_jax.app.sample import draw as draw_module
@@ -25,11 +24,8 @@ from tests import latent_golden as golden
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """The tiny Stable Diffusion 1 of the golden folder, converted."""
-    out = tmp_path_factory.mktemp("sd1") / "run"
-    cli.script(convert.main, [str(golden.FOLDER / "checkpoints" / "sd1"), "--out", str(out)])
-    return out
+def run(stable_diffusion):
+    return stable_diffusion
 
 
 def draw(run, out, *words):

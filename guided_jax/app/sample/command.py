@@ -237,16 +237,11 @@ def load_params(options: Sampling, run: runs.Run, sharding: Any = None) -> dict[
     if "classifier" in needs or ("clean" in needs and run.judge is None) or shown:
         found["classifier"] = run.params("classifier", sharding, which)
     if run.judge is not None:
-        found["judge"] = _place(run.judge.params, sharding)
+        found["judge"] = parallel.place_leaves(run.judge.params, sharding)
     if run.bad:
         found["bad"] = run.bad.params("diffusion", sharding)
         latent_space.check_same(found["diffusion"], found["bad"])
     return found
-
-
-def _place(params: Any, sharding: Any) -> Any:
-    """Return params of which each leaf goes to sharding(leaf), the same ones if that is None."""
-    return params if sharding is None else jax.tree.map(lambda leaf: jax.device_put(leaf, sharding(leaf)), params)
 
 
 def trained_steps(options: Sampling, run: runs.Run) -> dict[str, Any]:

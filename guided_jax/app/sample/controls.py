@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import jax
-
+from guided_jax import parallel
 from guided_jax.app import run as runs
 from guided_jax.app.sample.request import Method
 
@@ -28,7 +27,7 @@ def add_control(run: runs.Run, method: Method) -> runs.Run:
         found = run.params(part, sharding, *which)
         if part != "diffusion":
             return found
-        placed = own if sharding is None else jax.tree.map(lambda leaf: jax.device_put(leaf, sharding(leaf)), own)
+        placed = parallel.place_leaves(own, sharding)
         return {**found, "control": placed}
 
     return run._replace(
