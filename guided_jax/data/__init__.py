@@ -70,9 +70,11 @@ def load(
     Names, all with the splits "train" and "test":
 
     - `digits`: scikit-learn's scans, 8 x 8 x 1: 1437 to train with, 360 held out;
+    - `emoji`, `emoji:64`: emoji in four styles with captions, 32 or 64 pixels a side, fetched by npm at the first use;
     - `tfds:NAME`: any labelled images of TensorFlow Datasets, with the splits that they have, slices included;
     - `folder:PATH`: one folder a class, or file names that begin with `CLASS_`; or folders train, test, val of these;
-    - `npz:PATH`: arrays `arr_0` and `arr_1`, or `images` and `labels`; a folder with `train.npz` and `test.npz`;
+    - `npz:PATH`: arrays `arr_0` and `arr_1`, or `images` and `labels`, with `captions` if there are any; a folder with
+      `train.npz` and `test.npz`;
     - `idx:PATH`: a folder with `train-images-idx3-ubyte.gz` and the other three files of MNIST.
 
     Prepared data is kept in `data_dir`, by default TensorFlow Datasets' own directory; a relative PATH begins there. Of
@@ -108,13 +110,15 @@ def _examples(name, split, data_dir, labelled, signals):
     kind, _, place = name.partition(":")
     if signals and kind != "npz":
         raise ValueError(f"signals are read from npz:PATH, and {name} is not; leave out signals=True")
-    if name == "digits" or (kind == "tfds" and place):
+    if name == "digits" or kind == "emoji" or (kind == "tfds" and place):
         from guided_jax.data import tfds  # see __getattr__
 
+        if kind == "emoji":
+            return tfds.emoji(place, split, data_dir, labelled)
         return tfds.examples(place, split, data_dir, labelled) if place else tfds.digits(split, data_dir, labelled)
     if kind in _KINDS and place:
         # Absolute, so that error messages name the whole path.
         options = {"signals": True} if signals else {}
         return _KINDS[kind]((Path(data_dir or "") / Path(place).expanduser()).absolute(), split, labelled, **options)
-    known = ["digits", "tfds:NAME", *(f"{kind}:PATH" for kind in _KINDS)]
+    known = ["digits", "emoji", "tfds:NAME", *(f"{kind}:PATH" for kind in _KINDS)]
     raise ValueError(f"there is no data set called {name!r}; there is {', '.join(known)}")

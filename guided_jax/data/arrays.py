@@ -29,13 +29,24 @@ def from_npz(path: Path, split: str, labelled: bool = True, signals: bool = Fals
     """Return the examples of one file, divided by `splits.divide`; or of a folder's `SPLIT.npz`."""
     if not path.is_dir():
         found = _examples(*read_npz(path, signals=signals), (), labelled, str(path))
-        return divide(dataclasses.replace(found, signals=signals), split, str(path))
+        captions = _read_captions(path, found.size)
+        return divide(dataclasses.replace(found, signals=signals, captions=captions), split, str(path))
     files = {file.stem: file for file in sorted(path.glob("*.npz"))}
     if split not in files:
         raise missing_split(path, split, files) if files else ValueError(f"{path} holds no .npz files")
     others = [read_npz(file, images=False)[1] for name, file in files.items() if name != split] if labelled else []
     found = _examples(*read_npz(files[split], signals=signals), others, labelled, str(files[split]))
-    return dataclasses.replace(found, signals=signals)
+    return dataclasses.replace(found, signals=signals, captions=_read_captions(files[split], found.size))
+
+
+def _read_captions(path: Path, size: int) -> tuple[str, ...] | None:
+    """Return the array `captions` of a file, a text for each image, None where there is none; ValueError for any other."""
+    found = npz.read(path, ["captions"])["captions"]
+    if found is None:
+        return None
+    if found.shape != (size,) or found.dtype.kind != "U":
+        raise ValueError(f"captions of {path} is {found.dtype} {found.shape}; {size} texts, one an image, are expected")
+    return tuple(found.tolist())
 
 
 def from_idx(path: Path, split: str, labelled: bool = True) -> Examples:

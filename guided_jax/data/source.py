@@ -28,10 +28,12 @@ class Source:
 
     `read(indices (B,))` returns {"image": (B, H, W, C), "label": int32 (B,)}; labels are 0 .. num_classes - 1. With the
     `labelling` "labels", several at once, labels are float32 (B, num_classes) of 0 and 1; with "vector" they are any such
-    numbers, NaN where one is not known. Images are uint8 pictures, or, where `dtype` is float32, arrays in the network's
-    own range, such as latents; `signals` are (length, 1, channels). With `random_crop` it takes a second argument, the
-    draws (B, 3) of `pictures.random_crop`; without it crops are central. `labels(indices)` returns the labels alone, where
-    that needs no pictures. `class_names` are in the order of the labels, None if unknown.
+    numbers, NaN where one is not known; with "text" they are what the captions became. Images are uint8 pictures, or, where
+    `dtype` is float32, arrays in the network's own range, such as latents; `signals` are (length, 1, channels). With
+    `random_crop` it takes a second argument, the draws (B, 3) of `pictures.random_crop`; without it crops are central.
+    `labels(indices)` returns the labels alone, where that needs no pictures. `class_names` are in the order of the labels,
+    None if unknown; `captions` are the texts of the examples, None where they have none, and `words` their vocabulary
+    where the labelling is "text".
     """
 
     size: int
@@ -44,6 +46,8 @@ class Source:
     dtype: np.dtype = UINT8
     signals: bool = False
     labelling: Labelling = "class"
+    captions: tuple[str, ...] | None = None
+    words: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return self.size
@@ -60,7 +64,7 @@ class Examples:
     `open(indices (B,))` returns B pictures (h, w, c) of `dtype`, uint8 or float32, with their labels, or raises
     `pictures.Unreadable`. `labels(indices)` returns the labels alone. `name(index)` is what error messages call a picture.
     `shape` is given if all have the same. `refusal` is why some cannot be read, where that is known beforehand. `signals`,
-    `labelling`: as of `Source`.
+    `labelling`, `captions`: as of `Source`.
     """
 
     size: int
@@ -74,6 +78,7 @@ class Examples:
     refusal: str | None = None
     signals: bool = False
     labelling: Labelling = "class"
+    captions: tuple[str, ...] | None = None
 
 
 def in_memory(
@@ -108,9 +113,9 @@ def in_memory(
 def class_frequencies(source: Source) -> Float[np.ndarray, " num_classes"]:
     """Return the share of each class among the examples, (num_classes,), summing to one.
 
-    Of several labels each it is the share of the examples with the label, and of vectors there is none, (0,).
+    Of several labels each it is the share of the examples with the label; of vectors and texts there is none, (0,).
     """
-    if source.labelling == "vector":
+    if source.labelling in ("vector", "text"):
         return np.zeros(0)
     counts = np.zeros(source.num_classes)
     for start in range(0, len(source), 1024):
@@ -167,7 +172,7 @@ def make_source(
 
     is_random = crop == "random"
     names, dtype = examples.class_names, examples.dtype
-    kept = is_random, names, dtype, examples.signals, examples.labelling
+    kept = is_random, names, dtype, examples.signals, examples.labelling, examples.captions
     source = Source(examples.size, shape, examples.num_classes, read, examples.labels, *kept)
     fits = examples.size * int(np.prod(shape)) * dtype.itemsize <= max_bytes
     return _read_into_memory(source) if fits and not is_random else source
@@ -253,7 +258,7 @@ def _read_into_memory(source):
     batches = _in_threads(source.read, len(source))
     image, label = (np.concatenate([batch[key] for batch in batches]) for key in ("image", "label"))
     whole = in_memory(image, label, source.num_classes, source.class_names)
-    return dataclasses.replace(whole, signals=source.signals, labelling=source.labelling)
+    return dataclasses.replace(whole, signals=source.signals, labelling=source.labelling, captions=source.captions)
 
 
 def subset(examples: Examples, rows: Int[np.ndarray, " n"]) -> Examples:
@@ -264,6 +269,7 @@ def subset(examples: Examples, rows: Int[np.ndarray, " n"]) -> Examples:
         open=lambda indices: examples.open(rows[indices]),
         labels=lambda indices: examples.labels(rows[indices]),
         name=lambda index: examples.name(int(rows[index])),
+        captions=None if examples.captions is None else tuple(examples.captions[row] for row in rows),
     )
 
 

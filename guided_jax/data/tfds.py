@@ -1,8 +1,10 @@
-"""The sets of TensorFlow Datasets, by name, and the embedded digits. Reading prepared sets needs no TensorFlow."""
+"""The sets of TensorFlow Datasets, by name, the embedded digits, and the emoji; reading needs no TensorFlow."""
 
 import contextlib
+import dataclasses
 import functools
 import io
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from guided_jax import extras
+from guided_jax.data import emoji as emoji_set
 from guided_jax.data import pictures
 from guided_jax.data.source import Examples
 from guided_jax.data.splits import missing_split
@@ -58,6 +61,40 @@ def digits(split: str, data_dir: str | os.PathLike | None, labelled: bool = True
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         builder = _prepare(make, data_dir)
     return _examples(builder, split, labelled)
+
+
+def emoji(size: str, split: str, data_dir: str | os.PathLike | None, labelled: bool = True) -> Examples:
+    """Return a split of `emoji.Emoji` with its captions, prepared at the first use; its licences are then in the log.
+
+    size: of a side in pixels; "" for the smallest. ValueError for another size, OSError where nothing can be prepared.
+    """
+    if (size or str(emoji_set.SIZES[0])) not in map(str, emoji_set.SIZES):
+        raise ValueError(f"there are emoji of {' and '.join(map(str, emoji_set.SIZES))} pixels a side, not {size}")
+    side = int(size or emoji_set.SIZES[0])
+    kept = Path(data_dir).expanduser() if data_dir else None
+
+    def make(fetched=True):
+        config = emoji_set.configuration(side, fetched)
+        return emoji_set.Emoji(config=config, data_dir=kept, file_format="array_record")
+
+    log = logging.getLogger(__name__)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        builder = make()
+        new = not builder.data_path.exists()
+        if new:
+            make = functools.partial(make, emoji_set.has_npm() or not emoji_set.FONT.exists())
+            new = not make().data_path.exists()
+            builder = _prepare(make, data_dir)
+    if new:
+        for line in str(builder.info.redistribution_info.license).split("; "):
+            log.warning("emoji, %s", line)
+    found = _examples(builder, split, labelled)
+    return dataclasses.replace(found, captions=_captions(builder, split))
+
+
+def _captions(builder, split):
+    records = _records(builder, split)
+    return tuple(row["caption"].decode() for row in records.__getitems__(list(range(len(records)))))
 
 
 def examples(name: str, split: str, data_dir: str | os.PathLike | None, labelled: bool = True) -> Examples:

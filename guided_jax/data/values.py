@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32
 
-Labelling = Literal["class", "labels", "vector"]
+Labelling = Literal["class", "labels", "vector", "text"]
 
 
 def checked(image: np.ndarray, name: str) -> np.ndarray:
