@@ -16,7 +16,7 @@ class Facts(NamedTuple):
     kind: pictures, which are uint8 in files and lie in [-1, 1] for the network; or float arrays, such as latents, which are
     drawn and stored as they are; or signals, float arrays (length, 1, channels), stored as (length, channels). bound: the
     largest absolute value of arrays and signals. labelling: one class an image; or several labels, of which there are
-    num_classes, each with its share; or a vector of num_classes numbers, without shares.
+    num_classes, each with its share; or a vector of num_classes numbers, without shares; or a text.
     """
 
     image_shape: tuple[int, int, int]
@@ -29,6 +29,8 @@ class Facts(NamedTuple):
     kind: Kind = "pictures"
     bound: float | None = None
     labelling: data.Labelling = "class"
+    words: tuple[str, ...] | None = None
+    """The vocabulary of the captions, where they are the condition."""
 
     @property
     def stored_label(self) -> tuple[type, tuple[int, ...]]:
@@ -50,7 +52,7 @@ def of_source(source: data.Source) -> Facts:
     shape, classes, names = (height, width, channels), int(source.num_classes), source.class_names
     kind: Kind = "pictures" if source.dtype == np.uint8 else "signals" if source.signals else "arrays"
     bound = None if kind == "pictures" else data.largest(source)
-    return Facts(shape, classes, shares, len(source), names, kind, bound, source.labelling)
+    return Facts(shape, classes, shares, len(source), names, kind, bound, source.labelling, source.words)
 
 
 def of_json(saved: Any) -> Facts:
@@ -60,21 +62,24 @@ def of_json(saved: Any) -> Facts:
     shape, classes, shares = (saved[name] for name in Facts._fields[:3])
     examples, names, bound = (saved.get(name) for name in ("num_examples", "class_names", "bound"))
     kind, labelling = saved.get("kind", "pictures"), saved.get("labelling", "class")
+    words = saved.get("words")
     right = {
         "image_shape": _all(int, shape, 3) and min(shape) > 0,
         "num_classes": type(classes) is int and classes > 0,
         "labelling": labelling in get_args(data.Labelling),
-        "class_frequencies": _all((int, float), shares, 0 if labelling == "vector" else classes),
+        "class_frequencies": _all((int, float), shares, 0 if labelling in ("vector", "text") else classes),
         "num_examples": examples is None or type(examples) is int,
         "class_names": names is None or _all(str, names, classes),
         "kind": kind in get_args(Kind),
+        "words": words is None or (isinstance(words, list | tuple) and all(isinstance(word, str) for word in words)),
         "bound": bound is None or isinstance(bound, (int, float)),
     }
     wrong = next((name for name, is_right in right.items() if not is_right), None)
     if wrong:
         raise TypeError(f"{wrong} is {reprlib.repr(saved[wrong])}")
     names = None if names is None else tuple(names)
-    return Facts(tuple(shape), classes, tuple(shares), examples, names, kind, bound, labelling)
+    words = None if words is None else tuple(words)
+    return Facts(tuple(shape), classes, tuple(shares), examples, names, kind, bound, labelling, words)
 
 
 def _all(kind: Any, values: Any, count: int) -> bool:
@@ -97,7 +102,12 @@ def describe(facts: Facts) -> str | None:
 
 def count_labels(facts: Facts | data.Source) -> str:
     """Return how many labels there are, in words."""
-    kinds = {"class": "{} classes", "labels": "{} labels at once", "vector": "vectors of {} numbers"}
+    kinds = {
+        "class": "{} classes",
+        "labels": "{} labels at once",
+        "vector": "vectors of {} numbers",
+        "text": "captions",
+    }
     return kinds[facts.labelling].format(facts.num_classes)
 
 

@@ -30,11 +30,15 @@ def make_networks(experiment: Experiment, facts: Facts) -> Networks:
 def _make_unet(experiment: Experiment, facts: Facts) -> models.UNet:
     diffusion = experiment.diffusion
     of_classes = diffusion.conditional and facts.labelling == "class"
-    vector = 2 * facts.num_classes if diffusion.conditional and not of_classes else None
+    others: dict[str, Any] = {}
+    if diffusion.conditional and facts.labelling == "text":
+        others = {"text": True, "num_words": experiment.data.make_texts(facts.words or ()).num_words}
+    elif diffusion.conditional and not of_classes:
+        others = {"vector": 2 * facts.num_classes}
     dims = 1 if facts.kind == "signals" else 2
     classes, null = (facts.num_classes, diffusion.null_label) if of_classes else (None, False)
     channels = _out_channels(diffusion, data_shape(experiment, facts))
-    return diffusion.network.make(channels, classes, null, dims, vector)
+    return diffusion.network.make(channels, classes, null, dims, **others)
 
 
 def _make_transformer(experiment: Experiment, facts: Facts) -> models.DiT:
@@ -100,7 +104,9 @@ def example(experiment: Experiment, facts: Facts, part: str) -> tuple[Any, ...]:
     if part == "classifier":
         return x, t
     label = None
-    if diffusion.conditional:
+    if diffusion.conditional and facts.labelling == "text":
+        label = jnp.asarray(experiment.data.make_texts(facts.words or ()).null)[None]
+    elif diffusion.conditional:
         label = jnp.zeros(1, jnp.int32) if facts.labelling == "class" else jnp.zeros((1, 2 * facts.num_classes))
     conditions = (label,) if diffusion.architecture == "dit" else (label, _low_res_example(diffusion, x))
     return with_estimate(diffusion, x), t, *conditions

@@ -4,18 +4,22 @@ With `networks` the one place of the application that knows which networks there
 are called with. Everything else works on a `model.Model` and on a `Run`, whose network may be anything.
 """
 
-from collections.abc import Callable
+import functools
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from guided_jax import denoiser, model, models
-from guided_jax.app import latent_space, networks
+from guided_jax.app import latent_space, networks, texts
 from guided_jax.app.facts import Facts
 from guided_jax.app.networks import Networks, with_estimate
+from guided_jax.app.published_model import TextModel
 from guided_jax.app.settings import Classifier, Diffusion, Experiment
 from guided_jax.model import Model
+from guided_jax.pretrained.published import Prompt, States
 from guided_jax.schedule import NoiseLevel
 
 Network = Callable[[Any, Any, Any, Any], Any]  # (params, x_t, time, label) -> output, one example
@@ -25,6 +29,8 @@ def null_label(experiment: Experiment, facts: Facts) -> Any:
     """Return the label that stands for no label, None for a network without one: of numbers, that none is known."""
     if not experiment.diffusion.null_label:
         return None
+    if facts.labelling == "text":
+        return experiment.data.make_texts(facts.words or ()).null
     return facts.num_classes if facts.labelling == "class" else np.full(facts.num_classes, np.nan, np.float32)
 
 
@@ -49,9 +55,39 @@ def make_model(experiment: Experiment, facts: Facts, modules: Networks) -> Model
         shape=networks.data_shape(experiment, facts),
         null=null_label(experiment, facts),
     )
-    if diffusion.conditional and facts.labelling != "class":
+    if diffusion.conditional and facts.labelling == "text":
+        made = made._replace(condition=_text_of)
+    if diffusion.conditional and facts.labelling in ("labels", "vector"):
         made = made._replace(condition=model.known_values)
     return made if modules.autoencoder is None else latent_space.extend(made, modules.autoencoder)
+
+
+def _text_of(params: Any, raw: Any) -> Any:
+    """Return what the network is given of a text: of a `Prompt` its states."""
+    return raw.states.context if isinstance(raw, Prompt) else raw
+
+
+def make_text(experiment: Experiment, facts: Facts) -> TextModel | None:
+    """Return `Run.text` of a run that was trained on captions; None for any other."""
+    if facts.labelling != "text" or not experiment.diffusion.conditional:
+        return None
+    own = experiment.data.make_texts(facts.words or ())
+    factor = experiment.autoencoder.network.factor if experiment.latent else 1
+    widths = () if own.num_words is not None else (texts.WIDTH,)
+    tokenize = functools.partial(_tokenize, own)
+    return TextModel(tokenize, 1, widths, zero_null=False, takes_sizes=False, takes_mask=False, factor=factor)
+
+
+def _tokenize(own: texts.Texts, given: Sequence[str], weighted: bool = False, windows: int = 1) -> Prompt:
+    """Return `TextModel.tokenize` of a run that was trained here; words that it was not trained on are noted."""
+    if weighted or windows > 1:
+        raise ValueError(
+            f"this run has no {'weights' if weighted else 'windows'} of words; leave out --weighted, --windows"
+        )
+    for note in dict.fromkeys(note for text in given for note in texts.unknown_words(own.words, text)):
+        print(f"note: {note}", file=sys.stderr)
+    ones = jnp.ones(len(given))
+    return Prompt(keep=ones, skip=0 * ones.astype(int), states=States(jnp.asarray(texts.encode(own, given))))
 
 
 def make_variant(experiment: Experiment, modules: Networks) -> Callable[..., Network]:

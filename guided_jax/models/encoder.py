@@ -22,6 +22,7 @@ from guided_jax.models.blocks import (
 )
 from guided_jax.models.ops.attention import kernel
 from guided_jax.models.sizes import check_image_size
+from guided_jax.models.text import Text, TextAttention
 
 Keys = Key[Array, "*batch"] | None
 
@@ -122,6 +123,16 @@ def attention(net: Any, name: str, channels: int, num_heads: int) -> AttentionBl
     )
 
 
+def attend_both(net: Any, name: str, channels: int, num_heads: int, h: Array, text: Text | None) -> Array:
+    """Apply the attention to the picture, `name`_1, and then that to the text, if there is one, `name`_text."""
+    h = attention(net, f"{name}_1", channels, num_heads)(h)
+    if text is None:
+        return h
+    if net.num_head_channels is not None:
+        num_heads = head_count(channels, net.num_head_channels)
+    return remat(net, TextAttention)(num_heads, net.num_groups, net.dtype, name=f"{name}_text")(h, text)
+
+
 def head_count(channels: int, num_head_channels: int) -> int:
     """channels / num_head_channels; ValueError when it is not whole."""
     if channels % num_head_channels:
@@ -135,7 +146,7 @@ def widths(net: Any) -> list[int]:
 
 
 def encode(
-    net: Any, x: Float[Array, "*batch h w c"], emb: Float[Array, "*batch e"], keys: Keys
+    net: Any, x: Float[Array, "*batch h w c"], emb: Float[Array, "*batch e"], keys: Keys, text: Text | None = None
 ) -> list[Float[Array, "..."]]:
     """Return the outputs of all blocks on the way down, with that of the first convolution; the last is the deepest."""
     check_dims(net.dims, x.shape)
@@ -149,7 +160,7 @@ def encode(
             name = f"input_blocks_{len(outputs)}"
             h = residual(net, f"{name}_0", channels)(h, emb, keys)
             if 2**level in net.attention_resolutions:
-                h = attention(net, f"{name}_1", channels, net.num_heads)(h)
+                h = attend_both(net, name, channels, net.num_heads, h, text)
             outputs.append(h)
         if level < len(net.channel_mult) - 1:
             h = resampler(net, f"input_blocks_{len(outputs)}_0", channels, "down")(h, emb, keys)
@@ -158,10 +169,10 @@ def encode(
 
 
 def middle(
-    net: Any, h: Float[Array, "*batch h w c"], emb: Float[Array, "*batch e"], keys: Keys
+    net: Any, h: Float[Array, "*batch h w c"], emb: Float[Array, "*batch e"], keys: Keys, text: Text | None = None
 ) -> Float[Array, "*batch h w c"]:
     """Apply ResBlock, attention and ResBlock at the lowest resolution."""
     channels = h.shape[-1]
     h = residual(net, "middle_block_0", channels)(h, emb, keys)
-    h = attention(net, "middle_block_1", channels, net.num_heads)(h)
+    h = attend_both(net, "middle_block", channels, net.num_heads, h, text)
     return residual(net, "middle_block_2", channels)(h, emb, keys)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key, Num
 from guided_jax.checks import check_index
 from guided_jax.models.blocks import conv3x3, dense, resize_bilinear
 from guided_jax.models.encoder import (
-    attention,
+    attend_both,
     embed_time,
     encode,
     from_patches,
@@ -22,6 +22,7 @@ from guided_jax.models.encoder import (
 )
 from guided_jax.models.ops.norm import group_norm
 from guided_jax.models.perturbation import check_perturbed
+from guided_jax.models.text import Text, TextEmbedding
 
 
 class UNet(nn.Module):
@@ -36,6 +37,8 @@ class UNet(nn.Module):
         and makes one network both conditional and unconditional, for classifier-free guidance.
     vector: the size of a vector that the network takes in the place of a label, such as 2 K numbers of
         `model.known_values`; None for none.
+    text: whether it takes a text in the place of a label, the states of a text encoder; see `models.text`. num_words: of
+        the vocabulary of a network that takes the numbers of words instead, and learns them.
     resblock_updown: resample within ResBlocks; else by a convolution (conv_resample) or without parameters.
     num_groups: of every group norm; it has to divide every width.
     patch: side of the squares of pixels that the network works on as one pixel of more channels: a network for half the
@@ -85,6 +88,8 @@ class UNet(nn.Module):
     perturb_blocks: Sequence[str] = ("middle_block",)
     dims: int = 2
     vector: int | None = None
+    text: bool = False
+    num_words: int | None = None
 
     @nn.compact
     def __call__(
@@ -107,13 +112,17 @@ class UNet(nn.Module):
         if self.perturb is not None:
             check_perturbed(self)
         emb = embed_time(self, per_example(t, batch, "t"))
-        if self.vector is not None:
+        text = None
+        if self.text:
+            text = self._embed_text(label, batch)
+            emb = emb + dense(text.pooled, emb.shape[-1], "label_emb")
+        elif self.vector is not None:
             emb = emb + self._embed_vector(label, batch)
         elif self.num_classes is not None or label is not None:
             emb = emb + self._embed_label(label, batch)
-        skips = encode(self, self._with_low_res(x, low_res), emb, dropout_keys)
-        h = middle(self, skips[-1], emb, dropout_keys)
-        h = self._decode(h, skips, emb, dropout_keys).astype(jnp.float32)
+        skips = encode(self, self._with_low_res(x, low_res), emb, dropout_keys, text)
+        h = middle(self, skips[-1], emb, dropout_keys, text)
+        h = self._decode(h, skips, emb, dropout_keys, text).astype(jnp.float32)
         h = nn.silu(group_norm(h, self.num_groups, "out_0"))
         channels = self.out_channels * self.patch**self.dims
         h = conv3x3(h, channels, "out_2", zero=True, plain=self.plain_convolution, dims=self.dims)
@@ -130,6 +139,15 @@ class UNet(nn.Module):
         label = per_example(label, batch, "label")
         embed = nn.Embed(rows, 4 * self.model_channels, embedding_init=nn.initializers.normal(1.0), name="label_emb")
         return embed(label)
+
+    def _embed_text(self, text: Any, batch: tuple[int, ...]) -> Text:
+        rank = 1 if self.num_words is not None else 2
+        if text is None or jnp.ndim(text) not in (rank, rank + len(batch)):
+            what = "numbers of words (length,)" if rank == 1 else "states (length, width)"
+            given = "none" if text is None else f"shape {jnp.shape(text)}"
+            raise ValueError(f"the network takes a text for each example, {what}, and was given {given}.")
+        text = jnp.broadcast_to(text, (*batch, *jnp.shape(text)[-rank:]))
+        return TextEmbedding(4 * self.model_channels, self.num_words, name="text_emb")(text)
 
     def _embed_vector(self, vector: Any, batch: tuple[int, ...]) -> Array:
         shape = None if vector is None else jnp.shape(vector)
@@ -153,7 +171,7 @@ class UNet(nn.Module):
             )
         return x
 
-    def _decode(self, h: Array, skips: list[Array], emb: Array, keys: Any) -> Array:
+    def _decode(self, h: Array, skips: list[Array], emb: Array, keys: Any, text: Text | None) -> Array:
         """Apply the blocks upwards; each takes the output of one encoder block beside h, the most recent first."""
         num_heads, index = self.num_heads_upsample or self.num_heads, 0
         for level, channels in reversed(list(enumerate(widths(self)))):
@@ -161,7 +179,7 @@ class UNet(nn.Module):
                 name, child = f"output_blocks_{index}", 1
                 h = residual(self, f"{name}_0", channels)(jnp.concatenate([h, skips.pop()], axis=-1), emb, keys)
                 if 2**level in self.attention_resolutions:
-                    h, child = attention(self, f"{name}_1", channels, num_heads)(h), 2
+                    h, child = attend_both(self, name, channels, num_heads, h, text), 2
                 if level and i == self.num_res_blocks:
                     h = resampler(self, f"{name}_{child}", channels, "up")(h, emb, keys)
                 index += 1

@@ -53,6 +53,8 @@ def read_file(path: Path, widths: tuple[int, ...]) -> list[Row]:
         body = path.read_bytes()
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    if path.suffix == ".npz" and not widths:
+        raise ValueError(f"{path} has states of prompts, and this run reads words; write a prompt on each line")
     if path.suffix == ".npz":
         found = _of_states(path, body, widths)
     else:

