@@ -6,6 +6,7 @@ from guided_jax.models.bert import Bert
 from guided_jax.models.classifier import Classifier
 from guided_jax.models.clip import CLIP, CLIPText, CLIPVision
 from guided_jax.models.edm2 import EDM2
+from guided_jax.models.noised_clip import NoisedCLIP
 from guided_jax.models.perturbation import (
     attention_blocks,
     attention_mass,
@@ -32,6 +33,7 @@ __all__ = [
     "ControlNet",
     "DiT",
     "MMDiT",
+    "NoisedCLIP",
     "T5Encoder",
     "UNet",
     "UNet2DConditionModel",
