@@ -1,6 +1,6 @@
-"""Losses of diffusion networks and noisy classifiers, with the laws and the weightings of levels; and of autoencoders."""
+"""Losses of diffusion networks, noisy classifiers, noised CLIPs and autoencoders; laws and weightings of levels."""
 
-from guided_jax.losses import autoencoding, importance, times, weighting
+from guided_jax.losses import autoencoding, contrastive, importance, times, weighting
 from guided_jax.losses.denoising import (
     TARGETS,
     Hybrid,
@@ -22,6 +22,7 @@ __all__ = [
     "autoencoding",
     "bound_bits",
     "classification",
+    "contrastive",
     "corrupt",
     "denoising",
     "diffusion",
