@@ -4,6 +4,7 @@
 """
 
 from guided_jax.metrics.alignment import Retrieval, Score, clip_score, mismatched_clip_score, retrieval
+from guided_jax.metrics.by_level import retrieval_by_level
 from guided_jax.metrics.classes import accuracy, balance, inception_score, softmax
 from guided_jax.metrics.evaluation import Reference, compare, evaluate, prepare
 from guided_jax.metrics.features import Extractor, FeatureFunction, Features, extractor, pixels
@@ -53,6 +54,7 @@ __all__ = [
     "prepare",
     "radii_squared",
     "retrieval",
+    "retrieval_by_level",
     "save_statistics",
     "softmax",
     "statistics_of",
