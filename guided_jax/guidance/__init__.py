@@ -5,6 +5,7 @@ schedule alpha is 5e-5, and x_0 computed from eps would have a rounding error of
 is not linear (`rescale`, `projected`, `zero_star`, the thresholds) names the view that it is defined on.
 """
 
+from guided_jax.criteria.log_prob import all_of, any_of, from_logits
 from guided_jax.guidance import observe
 from guided_jax.guidance.call_once import batched, call_once
 from guided_jax.guidance.cfg_plus_plus import cfg_plus_plus
@@ -14,7 +15,6 @@ from guided_jax.guidance.classifier_free import autoguidance, classifier_free
 from guided_jax.guidance.composition import compose, push
 from guided_jax.guidance.independent import independent
 from guided_jax.guidance.interval import interval
-from guided_jax.guidance.log_prob import all_of, any_of, from_logits
 from guided_jax.guidance.measurement import likelihood, paste, pigdm
 from guided_jax.guidance.mmps import mmps
 from guided_jax.guidance.off_the_shelf import off_the_shelf, universal

@@ -3,15 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from guided_jax.checks import check_key
 from guided_jax.denoiser import Denoiser
 from guided_jax.guidance.classifier_free import classifier_free
 from guided_jax.prediction import Prediction
-from guided_jax.schedule import NoiseLevel
+from guided_jax.schedule import NoiseLevel, fold_in
 from guided_jax.strength import Scale
 
 
@@ -29,8 +27,6 @@ def independent(
     check_key(key)
 
     def other(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
-        # The bits of t, because t is fractional between two levels of the table.
-        step = jax.lax.bitcast_convert_type(jnp.asarray(level.t, jnp.float32), jnp.uint32)
-        return net(draw(jax.random.fold_in(key, step)))(x_t, level)
+        return net(draw(fold_in(key, level)))(x_t, level)
 
     return classifier_free(net(condition), other, scale)

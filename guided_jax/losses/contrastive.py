@@ -5,7 +5,7 @@
 The one loss here in which examples see one another: the others of the batch are what an example is told from, on all
 devices. Examples of the same caption are left out of each other's sums, since neither is a wrong answer.
 
-Sources: [CLIP] Radford et al. 2103.00020 figure 3, [GLIDE] Nichol et al. 2112.10741 section 2.3 (on noised pictures).
+Sources: [CLIP] Radford et al. 2103.00020 figure 3, [GLIDE] Nichol et al. 2112.10741 section 2.4 (on noised pictures).
 """
 
 from collections.abc import Callable

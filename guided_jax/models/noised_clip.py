@@ -3,7 +3,7 @@
     u = f(x_t, t) / |f(x_t, t)|,  v = (W_3 gelu(W_2 m) + W_1 m) / |...|      m: mean of the text's states
     logit = min(exp(tau), 100) u . v
 
-Sources: [GLIDE] Nichol et al. 2112.10741 section 2.3 (a CLIP trained on noised pictures); [CLIP] Radford et al. 2103.00020
+Sources: [GLIDE] Nichol et al. 2112.10741 section 2.4 (a CLIP trained on noised pictures); [CLIP] Radford et al. 2103.00020
 section 2.4 (the temperature and its limit).
 """
 

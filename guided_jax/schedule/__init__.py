@@ -8,6 +8,7 @@ from guided_jax.schedule.interpolation import interpolate
 from guided_jax.schedule.level import (
     NoiseLevel,
     at,
+    fold_in,
     is_clean,
     is_pure_noise,
     levels_like,
@@ -22,6 +23,7 @@ __all__ = [
     "at",
     "cosine",
     "flow",
+    "fold_in",
     "from_betas",
     "interpolate",
     "is_clean",

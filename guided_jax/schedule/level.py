@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from guided_jax.numerics import ratio
 
@@ -58,6 +58,17 @@ def is_clean(level: NoiseLevel) -> Bool[Array, "*levels"]:
 def is_pure_noise(level: NoiseLevel) -> Bool[Array, "*levels"]:
     """Return whether alpha is 0, of a level or of each level of a table."""
     return jnp.asarray(level.alpha) == 0
+
+
+def fold_in(key: Key[Array, ""], level: NoiseLevel) -> Key[Array, ""]:
+    """Return the key of a level: another one at each t, the same whenever a sampler comes back to it.
+
+    key: a JAX key, of the example.
+    level: one level.
+    """
+    # The bits of t, because t is fractional between two levels of the table.
+    step = jax.lax.bitcast_convert_type(jnp.asarray(level.t, jnp.float32), jnp.uint32)
+    return jax.random.fold_in(key, step)
 
 
 def levels_like(levels: NoiseLevel, dtype: DTypeLike) -> NoiseLevel:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guided_jax import guidance, operators, reverse, sampler, schedule
+from guided_jax import criteria, guidance, operators, reverse, sampler, schedule
 from guided_jax.analytic import GaussianMixture
 
 SHAPE, SIZE, C = (2, 3, 1), 6, 0.6
@@ -73,6 +73,17 @@ def test_off_the_shelf_guidance_by_a_classifier_of_pictures(name, position):
     by_latents = guidance.off_the_shelf(LATENTS.denoiser(), lambda z, now: log_prob(decode(z), now), 1.5, 0.7)
     by_pixels = guidance.off_the_shelf(PIXELS.denoiser(), log_prob, 1.5, 0.7 * C)
     assert_same(by_latents(z_t(level), level), by_pixels(decode(z_t(level)), of_pixels(level)))
+
+
+@pytest.mark.parametrize(("name", "position"), [("cosine", 50), ("karras", 12)])
+def test_clip_guidance_through_a_decoder_sees_the_same_crops_of_the_picture(name, position):
+    level, text = schedule.at(TABLES[name], position), jnp.array([1.0, -2.0, 0.5, 0.3])
+    embed = lambda crop, _: jnp.tanh(crop.reshape(-1) + 0.5)  # noqa: E731
+    by_pixels = criteria.over_cutouts(criteria.spherical(embed, text), jax.random.key(1), 2, 2)
+    by_latents = lambda z_0, now: by_pixels(decode(z_0), now)  # noqa: E731
+    found = guidance.universal(LATENTS.denoiser(), by_latents, 1.5)(z_t(level), level)
+    want = guidance.universal(PIXELS.denoiser(), by_pixels, 1.5)(decode(z_t(level)), of_pixels(level))
+    assert_same(found, want)
 
 
 @places

@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 LAYERS = (
     ("numerics", "checks"),
     ("schedule", "grid", "forward", "prediction", "denoiser", "strength", "stateful", "operators", "model"),
+    ("criteria",),
     ("guidance", "reverse"),
     ("sampler", "likelihood", "analytic"),
     ("losses",),

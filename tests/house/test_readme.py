@@ -16,7 +16,7 @@ import yaml
 import guided_jax as gj
 from guided_jax.app import cli, nll
 from guided_jax.app.sample import checks
-from tests import latent_golden
+from tests import latent_golden, tiny_clip
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -65,6 +65,8 @@ def test_python_block_runs(path, title, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, tiny in {"DiT-XL-2-256": "dit", "stable-diffusion-v1-5": "sd1"}.items():  # what the documents load
         (tmp_path / name).symlink_to(latent_golden.FOLDER / "checkpoints" / tiny)
+    if "clip-vit-base-patch32" in code:
+        tiny_clip.own(tmp_path / "clip-vit-base-patch32")
     exec(compile(code, title or str(path), "exec"), {"__name__": path.stem})
 
 

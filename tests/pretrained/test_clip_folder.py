@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guided_jax import pretrained
+from guided_jax import criteria, pretrained, schedule
 from guided_jax.models.clip import similarity
 from guided_jax.models.clip.pixels import MEAN, STD
 from guided_jax.pretrained import clip, readers
@@ -40,6 +40,35 @@ def test_the_numbers_of_transformers_by_a_folder(folder):
     ids = found.tokenize("ab c")
     assert ids.shape == (77,)
     assert list(ids[:5]) == [88, 0, 45, 46, 89]
+
+
+def test_pictures_of_minus_1_to_1_are_normalized_as_the_clip_wants_them(folder):
+    """Whole, grey, and as crops that guide: what a criterion of a clean CLIP is made of."""
+    found = clip.load_folder(folder)._replace(mean=(0.4, 0.5, 0.1), std=(0.2, 0.3, 0.5))
+    size = found.module.vision.image_size
+    unit = np.random.default_rng(0).uniform(size=(size, size, 3)).astype(np.float32)  # in [0, 1]
+
+    @jax.jit
+    def run(params, unit, text):
+        own = found._replace(params=params)
+        embed = lambda picture, level: clip.embed_image(own, picture)  # noqa: E731
+        criterion = criteria.over_cutouts(criteria.spherical(embed, text), jax.random.key(0), 2, size)
+        level = schedule.at(schedule.cosine(10), 5)
+        gradient = jax.grad(criterion)(2 * unit - 1, level)
+        pixels = (unit - jnp.asarray(found.mean).reshape(1, 1, 3)) / jnp.asarray(found.std).reshape(1, 1, 3)
+        want = found.module.apply(params, pixels, method="encode_image").projected
+        grey = clip.embed_image(own, 2 * unit[..., :1] - 1), clip.embed_image(own, jnp.tile(2 * unit[..., :1] - 1, 3))
+        return clip.embed_image(own, 2 * unit - 1), want, grey, gradient
+
+    texts = clip.embed_text(found, ["ab c", "d"])
+    ids = jnp.asarray(found.tokenize("d"))
+    one = found.module.apply(found.params, ids, method="encode_text").projected
+    np.testing.assert_allclose(texts[1], one, rtol=1e-4, atol=1e-5)
+    embedding, want, grey, gradient = run(found.params, unit, texts[0])
+    np.testing.assert_allclose(embedding, want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(*grey, rtol=1e-5)
+    assert gradient.shape == unit.shape
+    assert jnp.abs(gradient).max() > 1e-5
 
 
 def test_a_folder_of_open_clip(tmp_path):

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from guided_jax import guidance, operators, schedule
 from guided_jax.app import run as runs
 from guided_jax.app.sample.request import Method
+from guided_jax.criteria.log_prob import Logits
 from guided_jax.denoiser import Denoiser
 from guided_jax.guidance import LogProb
-from guided_jax.guidance.log_prob import Logits
 from guided_jax.guidance.self_attention import Mask
 from guided_jax.model import network_input
 from guided_jax.operators import Operator

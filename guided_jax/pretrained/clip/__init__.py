@@ -1,6 +1,6 @@
 """CLIP with published weights: its towers, its tokens, and weights of parts of a prompt."""
 
-from guided_jax.pretrained.clip.folder import Checkpoint, load_folder
+from guided_jax.pretrained.clip.folder import Checkpoint, embed_image, embed_text, load_folder
 from guided_jax.pretrained.clip.prompts import parse_weights, weigh
 from guided_jax.pretrained.clip.tokenization import Tokenizer, WeightedIds, tokenizer
 from guided_jax.pretrained.clip.towers import (
@@ -18,6 +18,8 @@ __all__ = [
     "Checkpoint",
     "Tokenizer",
     "WeightedIds",
+    "embed_image",
+    "embed_text",
     "load",
     "load_folder",
     "load_text",

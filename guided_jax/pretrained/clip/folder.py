@@ -5,13 +5,15 @@ OpenCLIP      open_clip_config.json, open_clip_model.safetensors or open_clip_py
 both          tokenizer.json, or vocab.json and merges.txt
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
-from guided_jax.models.clip import CLIP
+from guided_jax.models.clip import CLIP, preprocess
 from guided_jax.models.clip.pixels import MEAN, STD
 from guided_jax.pretrained import readers
 from guided_jax.pretrained.clip.tokenization import Tokenizer, tokenizer
@@ -51,6 +53,26 @@ def load_folder(folder: str | Path, dtype: Any = None) -> Checkpoint:
         )
     tokens = tokens._replace(length=min(tokens.length, text.max_length))
     return Checkpoint(module, params, tokens, *_normalization(folder, pictures))
+
+
+def embed_image(checkpoint: Checkpoint, picture: Float[Array, "h w c"]) -> Float[Array, " d"]:
+    """Return the embedding of a picture in [-1, 1], of one or three channels; differentiable.
+
+    checkpoint: in a compiled function with its params as an argument: checkpoint._replace(params=params). The picture is
+    resized, its middle square cut out, and normalised by the CLIP's own mean and deviation, as `preprocess` does.
+    """
+    module, params, _, mean, std = checkpoint
+    rgb = jnp.broadcast_to(picture, (*picture.shape[:2], 3))
+    pixels = preprocess(rgb, module.vision.image_size, mean, std)
+    features: Any = module.apply(params, pixels, method="encode_image")
+    return features.projected
+
+
+def embed_text(checkpoint: Checkpoint, texts: Sequence[str]) -> Float[Array, "n d"]:
+    """Return the embeddings of texts."""
+    ids = jnp.asarray(checkpoint.tokenize(list(texts)))
+    features: Any = checkpoint.module.apply(checkpoint.params, ids, method="encode_text")
+    return features.projected
 
 
 def _read(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, np.ndarray], Mapping[str, Any]]:
