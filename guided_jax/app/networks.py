@@ -6,25 +6,37 @@ import jax
 import jax.numpy as jnp
 
 from guided_jax import models
+from guided_jax.app import texts
 from guided_jax.app.facts import Facts, count_labels
 from guided_jax.app.settings import Diffusion, Experiment
 from guided_jax.storage import images
 
+EMBEDDING = 128  # numbers of a picture and of a caption in the CLIP that is trained here
+
 
 class Networks(NamedTuple):
-    """The Flax modules of a run, made and not yet initialised; no autoencoder for a model of pixels."""
+    """The Flax modules of a run, made and not yet initialised; no autoencoder for a model of pixels.
+
+    The classifier of captions is a CLIP of noisy examples.
+    """
 
     diffusion: models.UNet | models.DiT
-    classifier: models.Classifier
+    classifier: models.Classifier | models.NoisedCLIP
     autoencoder: models.AutoencoderKL | None = None
 
 
 def make_networks(experiment: Experiment, facts: Facts) -> Networks:
     """Return the modules that the settings and the data ask for; ValueError for data that they cannot work on."""
-    dims = 1 if facts.kind == "signals" else 2
     autoencoder = experiment.autoencoder.network.make(facts.image_shape[-1]) if experiment.latent else None
     make = _make_transformer if experiment.diffusion.architecture == "dit" else _make_unet
-    return Networks(make(experiment, facts), experiment.classifier.network.make(facts.num_classes, dims), autoencoder)
+    return Networks(make(experiment, facts), _make_classifier(experiment, facts), autoencoder)
+
+
+def _make_classifier(experiment: Experiment, facts: Facts) -> models.Classifier | models.NoisedCLIP:
+    dims = 1 if facts.kind == "signals" else 2
+    if facts.labelling == "text":
+        return models.NoisedCLIP(experiment.classifier.network.make(EMBEDDING, dims))
+    return experiment.classifier.network.make(facts.num_classes, dims)
 
 
 def _make_unet(experiment: Experiment, facts: Facts) -> models.UNet:
@@ -101,11 +113,12 @@ def example(experiment: Experiment, facts: Facts, part: str) -> tuple[Any, ...]:
     if part == "autoencoder":
         return (jnp.zeros((1, *facts.image_shape)),)
     x, t, diffusion = jnp.zeros((1, *data_shape(experiment, facts))), jnp.zeros(1), experiment.diffusion
+    own = experiment.data.make_texts(facts.words or ()) if facts.labelling == "text" else None
     if part == "classifier":
-        return x, t
+        return (x, t) if own is None else (x, t, *texts.states_of(own, jnp.asarray(own.null)[None]))
     label = None
-    if diffusion.conditional and facts.labelling == "text":
-        label = jnp.asarray(experiment.data.make_texts(facts.words or ()).null)[None]
+    if diffusion.conditional and own is not None:
+        label = jnp.asarray(own.null)[None]
     elif diffusion.conditional:
         label = jnp.zeros(1, jnp.int32) if facts.labelling == "class" else jnp.zeros((1, 2 * facts.num_classes))
     conditions = (label,) if diffusion.architecture == "dit" else (label, _low_res_example(diffusion, x))

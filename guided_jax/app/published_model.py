@@ -39,7 +39,8 @@ class TextModel(NamedTuple):
     depth: the layers of its shallowest tower. widths: of a prompt's states, and of its projected text where that is read.
     zero_null: whether no negative prompt stands for zeros instead of an empty one. takes_sizes: whether it is told the
         sizes of pictures, as XL is. takes_mask: whether it is told what to paint in, by nine channels.
-    factor: pixels of a latent, a side.
+    factor: pixels of a latent, a side. classifier: prompts -> (params, x_t, level) -> how well x_t shows each, by a CLIP of
+        noisy examples; None where there is none.
     """
 
     tokenize: Callable[[Sequence[str], bool, int], published.Prompt]
@@ -49,6 +50,7 @@ class TextModel(NamedTuple):
     takes_sizes: bool
     takes_mask: bool
     factor: int
+    classifier: Callable[[published.Prompt], Callable[..., Any]] | None = None
 
 
 def make_text(description: Description, directory: Path) -> TextModel | None:

@@ -155,7 +155,7 @@ def assemble(experiment: settings.Experiment, facts: Facts, directory: Path | No
         low_res=diffusion.low_res,
         self_conditioning=diffusion.self_conditioning,
         prepare=functools.partial(networks.prepare, experiment, facts, modules),
-        text=trained_model.make_text(experiment, facts),
+        text=trained_model.make_text(experiment, facts, modules),
         complete=functools.partial(latent_space.complete, directory, experiment) if experiment.latent else _same,
         decode_size=latent_space.DECODE_SIZE if experiment.latent else None,
         source=None if experiment.data.name == settings.NO_DATA else functools.cache(experiment.data.make),

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from guided_jax import data
@@ -107,6 +108,17 @@ def minilm(length: int) -> Callable[[list[str]], np.ndarray]:
     return states
 
 
+def states_of(texts: Texts, given: Any) -> tuple[Any, Any]:
+    """Return (states (*batch, length, width), mask (*batch, length)) of what texts became, for a text tower.
+
+    The states of words are one-hot, and 0 where there is none.
+    """
+    if texts.num_words is None:
+        mask = ~jnp.isnan(given[..., 0])
+        return jnp.where(mask[..., None], given, 0.0), mask
+    return jax.nn.one_hot(given - 1, texts.num_words), given > 0
+
+
 def unknown_words(words: Sequence[str], text: str) -> list[str]:
     """Return a note on each word of a text that was not trained on, with the nearest that were.
 
@@ -122,15 +134,19 @@ def unknown_words(words: Sequence[str], text: str) -> list[str]:
 
 
 def label_by(texts: Texts, source: data.Source) -> data.Source:
-    """Return a source whose labels are what its captions become; ValueError for one without captions."""
+    """Return a source whose labels are what its captions become, beside the number of each different caption.
+
+    ValueError for one without captions.
+    """
     if source.captions is None:
         raise ValueError("these pictures have no captions; leave out --data.text, or give data with captions")
     table = encode(texts, source.captions)
+    numbers = data.caption_numbers(source.captions)
 
     def labels(rows: np.ndarray) -> np.ndarray:
         return table[rows] if texts.encoder == "words" else table[rows].astype(np.float32)
 
     def read(rows: np.ndarray, *draws: Any) -> data.Batch:
-        return {**source.read(rows, *draws), "label": labels(rows)}
+        return {**source.read(rows, *draws), "label": labels(rows), "caption": numbers[rows]}
 
     return dataclasses.replace(source, read=read, labels=labels, labelling="text", words=texts.words)

@@ -67,15 +67,29 @@ def _text_of(params: Any, raw: Any) -> Any:
     return raw.states.context if isinstance(raw, Prompt) else raw
 
 
-def make_text(experiment: Experiment, facts: Facts) -> TextModel | None:
+def make_text(experiment: Experiment, facts: Facts, modules: Networks) -> TextModel | None:
     """Return `Run.text` of a run that was trained on captions; None for any other."""
     if facts.labelling != "text" or not experiment.diffusion.conditional:
         return None
     own = experiment.data.make_texts(facts.words or ())
+    classifier = functools.partial(_make_similarities, experiment, own, modules.classifier)
     factor = experiment.autoencoder.network.factor if experiment.latent else 1
     widths = () if own.num_words is not None else (texts.WIDTH,)
     tokenize = functools.partial(_tokenize, own)
-    return TextModel(tokenize, 1, widths, zero_null=False, takes_sizes=False, takes_mask=False, factor=factor)
+    told = {"zero_null": False, "takes_sizes": False, "takes_mask": False}
+    return TextModel(tokenize, 1, widths, **told, factor=factor, classifier=classifier)
+
+
+def _make_similarities(experiment: Experiment, own: texts.Texts, module: Any, prompts: Prompt) -> Callable[..., Any]:
+    """Return (params, x_t, level) -> u . v_i / temperature of every prompt i, by the noised CLIP."""
+    time, states = make_time(experiment), texts.states_of(own, prompts.states.context)
+
+    def logits(params: Any, x: Any, level: NoiseLevel) -> Any:
+        u = module.apply(params, *scale_input(x, time(level)), method="encode_image")
+        v = module.apply(params, *states, method="encode_text")
+        return v @ u / module.apply(params, method="temperature")
+
+    return logits
 
 
 def _tokenize(own: texts.Texts, given: Sequence[str], weighted: bool = False, windows: int = 1) -> Prompt:
@@ -187,14 +201,22 @@ def make_training_network(diffusion: Diffusion, module: Any, dropout: bool) -> C
     return network
 
 
-def make_training_classifier(settings: Classifier, classifier: models.Classifier, dropout: bool) -> Callable[..., Any]:
-    """Return (params, x_t, t, keys) -> logits of a batch; the keys are of its dropout."""
-    module = classifier.clone(remat=settings.remat, remat_keep=settings.remat_keep)
-    drops = dropout and bool(settings.network.dropout)
-    return lambda params, x, t, keys: module.apply(params, *scale_input(x, t), dropout_keys=keys if drops else None)
+def make_training_classifier(settings: Classifier, classifier: Any, dropout: bool) -> Callable[..., Any]:
+    """Return (params, x_t, t, keys) -> logits of a batch, of a CLIP its embeddings; the keys are of its dropout."""
+    remat: dict[str, Any] = {"remat": settings.remat, "remat_keep": settings.remat_keep}
+    drops, method = dropout and bool(settings.network.dropout), None
+    if isinstance(classifier, models.NoisedCLIP):
+        module, method = classifier.clone(image=classifier.image.clone(**remat)), "encode_image"
+    else:
+        module = classifier.clone(**remat)
+
+    def network(params: Any, x: Any, t: Any, keys: Any) -> Any:
+        return module.apply(params, *scale_input(x, t), dropout_keys=keys if drops else None, method=method)
+
+    return network
 
 
-def make_logits(experiment: Experiment, classifier: models.Classifier) -> Callable[[Any, Any, NoiseLevel], Any]:
+def make_logits(experiment: Experiment, classifier: Any) -> Callable[[Any, Any, NoiseLevel], Any]:
     """Return (params, x_t, level) -> the logits of the noisy classifier."""
     time = make_time(experiment)
     return lambda params, x, level: classifier.apply(params, *scale_input(x, time(level)))

@@ -29,6 +29,7 @@ def loader(
 ) -> "grain.DatasetIterator":
     """Return an endless (`repeat`) iterator over {"image": float32 (B, H, W, C), "label": int32 (B,)}.
 
+    What else a source reads is in the batches too.
     uint8 pictures are scaled to [-1, 1]; the floats of a source of float32 stay as they are.
 
     The order of an epoch depends on the seed and the number of the epoch; random crops, and the horizontal flips made
@@ -79,7 +80,7 @@ def scale(image: np.ndarray) -> np.ndarray:
 
 
 def _scale_rows(rows):
-    return {"image": scale(rows["image"]), "label": rows["label"]}
+    return {**rows, "image": scale(rows["image"])}
 
 
 def _read_varied(source, flip, share, batch):

@@ -124,6 +124,16 @@ def class_frequencies(source: Source) -> Float[np.ndarray, " num_classes"]:
     return counts / (len(source) if source.labelling == "labels" else counts.sum())
 
 
+def caption_numbers(captions: Sequence[str]) -> Int[np.ndarray, " n"]:
+    """Return the number of each caption among the different ones, in the order in which they first come.
+
+    >>> caption_numbers(["a cat", "a dog", "a cat"]).tolist()
+    [0, 1, 0]
+    """
+    number = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
+    return np.array([number[caption] for caption in captions], np.int32)
+
+
 def largest(source: Source) -> float:
     """Return the largest absolute value of all examples."""
     parts = (np.arange(start, min(start + 1024, len(source))) for start in range(0, len(source), 1024))

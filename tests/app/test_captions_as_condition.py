@@ -4,15 +4,17 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guided_jax import data, extras
+from guided_jax import data, extras, schedule
+from guided_jax.app import facts, texts
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
-from guided_jax.app import texts
 from guided_jax.app.sample import command as sample
 from guided_jax.app.train import command as train
+from guided_jax.app.train import networks
 from guided_jax.storage import images
 from tests.kinds import noise
 from tests.scripts import run_script
@@ -107,11 +109,50 @@ def test_training_drops_captions_and_resumes(place, tmp_path, capsys):
     assert (found.facts.words, found.facts.labelling) == (WORDS, "text")
     np.testing.assert_array_equal(found.model.null, np.zeros(4))
     capsys.readouterr()
-    wrong = dataclasses.replace(made, classifier=schema.Classifier(num_steps=1))
-    with pytest.raises(
-        ValueError, match=r"classifier.num-steps 1 needs one class for each picture, and here they have cap"
-    ):
-        train.train(wrong, tmp_path / "other")
+
+
+def test_the_classifier_of_captions_is_a_clip_of_noisy_pictures(place, tmp_path, capsys):
+    """Trained on all devices, resumed, and guiding: each prompt by itself, whatever the others are."""
+    made = experiment(place)
+    clip = schema.Classifier(num_steps=2, batch_size=8, eval_examples=4, network=schema.Encoder(**TINY))
+    made = dataclasses.replace(
+        made, classifier=clip, diffusion=dataclasses.replace(made.diffusion, num_steps=1, batch_size=8)
+    )
+    run = tmp_path / "run"
+    assert train.train(made, run)
+    assert train.train(dataclasses.replace(made, classifier=dataclasses.replace(clip, num_steps=3)), run)
+    row = json.loads((run / "classifier" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert row["step"] == 3
+    # Freshly initialised embeddings tell nothing yet: a loss of about the logarithm of the number of captions.
+    assert 0.5 < row["loss"] < 10
+    assert np.isfinite([row["held_out_loss"], row["held_out_accuracy"]]).all()
+    options = [run, "--guidance", "classifier", "--scale", "3", "--steps", "2", "--prompt", "a red disc"]
+
+    def draw(name, *more):
+        code, _, err = run_script(sample.main, [*options, *more, "--out", tmp_path / name], capsys)
+        assert code == 0, err
+        return images.load_npz(tmp_path / name / "samples.npz")[0]
+
+    first, second = draw("a"), draw("b", "a blue square", "--num-samples", "2")
+    np.testing.assert_array_equal(first[0], second[0])
+    assert (draw("c", "--scale", "0")[0] != first[0]).any()
+
+
+def test_the_logits_of_a_run_are_similarities_to_its_prompts(place):
+    made = dataclasses.replace(experiment(place), classifier=schema.Classifier(network=schema.Encoder(**TINY)))
+    source = made.data.make()
+    run = runs.assemble(made, facts.of_source(source))
+    clip, rng = run.networks.classifier, np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: networks.init_state(run, "classifier").params)
+    params = jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), jnp.float32), shapes)
+    given, level = ["a red disc", "a blue square", ""], schedule.at(run.model.levels, 7)
+    logits = run.text.classifier(run.text.tokenize(given, False, 1))
+    x = jnp.asarray(PICTURES[0] / 127.5 - 1, jnp.float32)
+    one_hot = jax.nn.one_hot(texts.encode(OWN, given) - 1, len(WORDS))
+    expected = [
+        clip.apply(params, x, 6.0, one_hot[i], jnp.asarray(texts.encode(OWN, given)[i] > 0)) for i in range(len(given))
+    ]
+    np.testing.assert_allclose(logits(params, x, level), expected, rtol=1e-4)
 
 
 def test_samples_follow_their_prompts_alone(place, tmp_path, capsys):

@@ -150,10 +150,13 @@ class Parts(NamedTuple):
 
     @property
     def log_prob(self) -> LogProb:
-        """log p(label | x_t) by the run's classifier, or of any of --any-of."""
-        classifier = self.run.classifier
+        """log p(label | x_t) by the run's classifier, or of any of --any-of; by a CLIP how well x_t shows the prompt.
+
+        The other prompts of a request do not count against it.
+        """
+        classifier, prompts = self.run.classifier, self.run.text is not None
         assert classifier is not None
-        return self._of_logits(lambda x, level: classifier(self.params["classifier"], x, level))
+        return self._of_logits(lambda x, level: classifier(self.params["classifier"], x, level), among=not prompts)
 
     @property
     def clean_log_prob(self) -> LogProb:
@@ -163,10 +166,10 @@ class Parts(NamedTuple):
             return lambda x_0, level: self.log_prob(x_0, first._replace(t=jnp.ones_like(level.t)))
         return self._of_logits(lambda x_0, level: judge.network.apply(self.params["judge"], self.decode(x_0))[1])
 
-    def _of_logits(self, logits: Logits) -> LogProb:
+    def _of_logits(self, logits: Logits, among: bool = True) -> LogProb:
         wanted = jnp.asarray(self.request.any_of) if self.request.any_of else self.label
         inverse_temperature = 1 / self.request.temperature
-        return guidance.from_logits(logits, wanted, joint=inverse_temperature, marginal=inverse_temperature)
+        return guidance.from_logits(logits, wanted, joint=inverse_temperature, marginal=among * inverse_temperature)
 
     def decode(self, x_0: Any) -> Any:
         """Return the picture of x_0."""

@@ -139,12 +139,14 @@ def with_prompts(run: runs.Run, rows: Sequence[Row], options: Text) -> runs.Run:
         class_frequencies=(1 / len(rows),) * len(rows),
     )
     model = run.model._replace(shape=(height // text.factor, width // text.factor, run.model.shape[-1]))
-    raw, null = _positive(text, rows, options, size), _null(text, rows, options, size)
-    return run._replace(facts=facts, model=model, raw=raw, null=null)
+    prompts = _positive(text, rows, options, size)
+    classifier = None if text.classifier is None else text.classifier(prompts)
+    null = _rows(_null(text, rows, options, size))
+    return run._replace(facts=facts, model=model, raw=_rows(prompts), null=null, classifier=classifier)
 
 
-def _positive(text: TextModel, rows: Sequence[Row], options: Text, size: tuple[int, int]) -> Any:
-    """Return label -> the prompt of that number."""
+def _positive(text: TextModel, rows: Sequence[Row], options: Text, size: tuple[int, int]) -> Prompt:
+    """Return the prompts, a row each."""
     if rows[0].states is not None:
         one = jnp.ones(len(rows))
         states = jax.tree.map(lambda *each: jnp.asarray(np.stack(each)), *(States(*(row.states or ())) for row in rows))
@@ -153,11 +155,11 @@ def _positive(text: TextModel, rows: Sequence[Row], options: Text, size: tuple[i
         prompts = text.tokenize([row.prompt for row in rows], options.weighted, options.windows)
     prompts = prompts._replace(skip=prompts.skip + options.clip_skip)
     told = (options.original_size or size, options.crop, options.target_size or size)
-    return _rows(_with_sizes(prompts, told, text))
+    return _with_sizes(prompts, told, text)
 
 
-def _null(text: TextModel, rows: Sequence[Row], options: Text, size: tuple[int, int]) -> Any:
-    """Return label -> the negative prompt beside the prompt of that number, or an empty one, or zeros as XL has them."""
+def _null(text: TextModel, rows: Sequence[Row], options: Text, size: tuple[int, int]) -> Prompt:
+    """Return the negative prompt beside each prompt, or an empty one, or zeros as XL has them."""
     prompts = text.tokenize([row.negative or "" for row in rows], options.weighted, options.windows)
     if text.zero_null:
         prompts = prompts._replace(keep=jnp.array([float(row.negative is not None) for row in rows]))
@@ -166,7 +168,7 @@ def _null(text: TextModel, rows: Sequence[Row], options: Text, size: tuple[int, 
         options.negative_crop or options.crop,
         options.negative_target_size or options.target_size or size,
     )
-    return _rows(_with_sizes(prompts, told, text))
+    return _with_sizes(prompts, told, text)
 
 
 def _with_sizes(prompts: Prompt, told: tuple[tuple[int, int], ...], text: TextModel) -> Prompt:

@@ -91,7 +91,7 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
     sources = functools.cache(experiment.data.make)
     facts = facts_of(sources(False))
     run, parts = runs.assemble(experiment, facts, out)._replace(source=sources), networks.trained_parts(experiment)
-    if "classifier" in parts:
+    if "classifier" in parts and facts.labelling != "text":
         check_classes(facts, f"--classifier.num-steps {experiment.classifier.num_steps}", "give 0")
     measured = sample_metrics.make(run, functools.partial(sources, True))
     for part in parts:

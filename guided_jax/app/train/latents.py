@@ -200,10 +200,14 @@ def _source(out: Path, pictures: data.Source, split: str, whitening: latent_spac
     def labels(rows: np.ndarray) -> np.ndarray:
         return pictures.read_labels(rows % len(pictures))
 
+    of_text = pictures.labelling == "text"
+    numbers = data.caption_numbers(pictures.captions or ())
+
     def read(rows: np.ndarray) -> data.Batch:
         found = (moments[rows].astype(np.float32) - both[0]) * both[1]
         kind = np.int32 if pictures.labelling == "class" else np.float32
-        return {"image": found, "label": np.asarray(labels(rows), kind)}
+        given = labels(rows) if of_text else np.asarray(labels(rows), kind)
+        return {"image": found, "label": given} | ({"caption": numbers[rows % len(pictures)]} if of_text else {})
 
     return dataclasses.replace(
         pictures,

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 
 from guided_jax import losses, training
 from guided_jax.app import run as runs
-from guided_jax.app import trained_model
+from guided_jax.app import texts, trained_model
 from guided_jax.app.settings import Diffusion
 from guided_jax.app.train.held_out import Loss
 from guided_jax.losses import times
+from guided_jax.parallel.replicated import AXIS
 from guided_jax.storage import images
 
 
@@ -79,22 +80,46 @@ def _make_internal(settings: Diffusion, module: Any) -> Callable[..., Any] | Non
 
 
 def classifier_loss(run: runs.Run, plain: bool = False) -> Loss:
-    """Return the cross-entropy of the noisy classifier, with its accuracy. plain: without dropout."""
+    """Return the loss of the noisy classifier, of captions that of a CLIP, with its accuracy. plain: without dropout."""
     classifier = trained_model.make_training_classifier(
         run.experiment.classifier, run.networks.classifier, dropout=not plain
     )
+    compare = _contrast(run, classifier, plain) if run.facts.labelling == "text" else _classify(run, classifier)
 
     def loss(params: Any, keys: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
-        def network(x: Any, t: Any, keys: Any) -> Any:
-            return classifier(params, x, t, keys)
-
         levels = run.model.levels
-        each, right = losses.classification(network, keys, batch["image"], batch["label"], levels, run.model.time)
+        each, right = compare(params, keys, batch)
         level, last = losses.corrupt(keys, batch["image"], levels).level, levels.t.size - 1
         quarters = {**by_quarter("loss", each, level, last), **by_quarter("accuracy", right, level, last)}
         return each.mean(), {"accuracy": right.mean(), **quarters}
 
     return loss
+
+
+def _classify(run: runs.Run, classifier: Callable[..., Any]) -> Callable[..., Any]:
+    def compare(params: Any, keys: Any, batch: Any) -> tuple[Any, Any]:
+        network = lambda x, t, keys: classifier(params, x, t, keys)  # noqa: E731
+        return losses.classification(network, keys, batch["image"], batch["label"], run.model.levels, run.model.time)
+
+    return compare
+
+
+def _contrast(run: runs.Run, classifier: Callable[..., Any], plain: bool) -> Callable[..., Any]:
+    """Return the comparison of noisy pictures with the captions of the whole batch, on all devices."""
+    clip, own = run.networks.classifier, run.experiment.data.make_texts(run.facts.words or ())
+    # Held-out data, and a batch that jit divides, are whole where they are compared.
+    axis = None if plain or run.experiment.shard_parameters else AXIS
+
+    def compare(params: Any, keys: Any, batch: Any) -> tuple[Any, Any]:
+        network = lambda x, t, keys: classifier(params, x, t, keys)  # noqa: E731
+        text = clip.apply(params, *texts.states_of(own, batch["label"]), method="encode_text")
+        temperature = clip.apply(params, method="temperature")
+        levels, time = run.model.levels, run.model.time
+        return losses.contrastive.noised(
+            network, keys, batch["image"], text, batch["caption"], temperature, levels, time, axis
+        )
+
+    return compare
 
 
 LOSSES: Mapping[str, Callable[..., Loss]] = {"diffusion": diffusion_loss, "classifier": classifier_loss}
