@@ -152,7 +152,13 @@ def settings_of(experiment: Experiment, part: str) -> Any:
 
 
 def class_layer(experiment: Experiment, part: str) -> str | None:
-    """Return the name, within the params of a network, of the layer whose shape depends on the classes, if there is one."""
+    """Return the name, within the params of a network, of the layer whose shape depends on the classes, or on the words.
+
+    None where there is none.
+    """
+    if experiment.data.text != "none":
+        learned = {"diffusion": "text_emb/words", "classifier": "text"}
+        return f"params/{learned[part]}" if experiment.data.text == "words" and part in learned else None
     heads = {"attention": "out_2/c_proj", "adaptive": "out_3", "spatial": "out_2", "spatial_v2": "out_3"}
     embeddings = {"unet": "label_emb", "dit": "y_embedder"}
     layers = {

@@ -73,6 +73,7 @@ def load(
 
     - `digits`: scikit-learn's scans, 8 x 8 x 1: 1437 to train with, 360 held out;
     - `emoji`, `emoji:64`: emoji in four styles with captions, 32 or 64 pixels a side, fetched by npm at the first use;
+      `emoji:32/noto`: those of one style;
     - `tfds:NAME`: any labelled images of TensorFlow Datasets, with the splits that they have, slices included;
     - `folder:PATH`: one folder a class, or file names that begin with `CLASS_`; or folders train, test, val of these;
     - `npz:PATH`: arrays `arr_0` and `arr_1`, or `images` and `labels`, with `captions` if there are any; a folder with

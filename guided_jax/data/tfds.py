@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from guided_jax import extras
 from guided_jax.data import emoji as emoji_set
 from guided_jax.data import pictures
-from guided_jax.data.source import Examples
+from guided_jax.data.source import Examples, subset
 from guided_jax.data.splits import missing_split
 
 
@@ -63,14 +63,16 @@ def digits(split: str, data_dir: str | os.PathLike | None, labelled: bool = True
     return _examples(builder, split, labelled)
 
 
-def emoji(size: str, split: str, data_dir: str | os.PathLike | None, labelled: bool = True) -> Examples:
+def emoji(place: str, split: str, data_dir: str | os.PathLike | None, labelled: bool = True) -> Examples:
     """Return a split of `emoji.Emoji` with its captions, prepared at the first use; its licences are then in the log.
 
-    size: of a side in pixels; "" for the smallest. ValueError for another size, OSError where nothing can be prepared.
+    place: SIZE or SIZE/STYLE, the side in pixels and the only style; "" for the smallest, in all styles. ValueError for
+    another size or style, OSError where nothing can be prepared.
     """
-    if (size or str(emoji_set.SIZES[0])) not in map(str, emoji_set.SIZES):
+    size, _, style = (place or str(emoji_set.SIZES[0])).partition("/")
+    if size not in map(str, emoji_set.SIZES):
         raise ValueError(f"there are emoji of {' and '.join(map(str, emoji_set.SIZES))} pixels a side, not {size}")
-    side = int(size or emoji_set.SIZES[0])
+    side = int(size)
     kept = Path(data_dir).expanduser() if data_dir else None
 
     def make(fetched=True):
@@ -88,13 +90,16 @@ def emoji(size: str, split: str, data_dir: str | os.PathLike | None, labelled: b
     if new:
         for line in str(builder.info.redistribution_info.license).split("; "):
             log.warning("emoji, %s", line)
-    found = _examples(builder, split, labelled)
-    return dataclasses.replace(found, captions=_captions(builder, split))
+    found, records = _examples(builder, split, labelled), _records(builder, split)
+    rows = records.__getitems__(list(range(len(records))))
+    found = dataclasses.replace(found, captions=tuple(row["caption"].decode() for row in rows))
+    return _of_style(found, [row["style"].decode() for row in rows], style) if style else found
 
 
-def _captions(builder, split):
-    records = _records(builder, split)
-    return tuple(row["caption"].decode() for row in records.__getitems__(list(range(len(records)))))
+def _of_style(found, styles, style):
+    if style not in styles:
+        raise ValueError(f"there are no emoji in {style} style; there are {', '.join(sorted(set(styles)))}")
+    return subset(found, np.flatnonzero(np.array(styles) == style))
 
 
 def examples(name: str, split: str, data_dir: str | os.PathLike | None, labelled: bool = True) -> Examples:

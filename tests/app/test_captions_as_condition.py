@@ -200,3 +200,38 @@ def test_the_negative_prompt_takes_the_place_of_no_text(place):
     row = jax.tree.map(lambda column: column[0], prompts)
     np.testing.assert_array_equal(run.model.condition(None, row), texts.encode(OWN, ["a red disc"])[0])
     np.testing.assert_array_equal(run.model.condition(None, run.model.null), np.zeros(4))
+
+
+def test_domain_guidance_is_that_away_from_the_base(place, tmp_path, capsys):
+    """A run that is fine-tuned on other captions; away from the base, or from itself, which is classifier-free guidance."""
+    made = experiment(place)
+    fast = schema.Optimizer(learning_rate=0.1, warmup_steps=0, decay="constant")
+    settings = dataclasses.replace(made.diffusion, num_steps=2, batch_size=8, eval_every=0, init_from=place / "run")
+    settings = dataclasses.replace(settings, optimizer=fast, ema_decay=0.0)
+    tuned = dataclasses.replace(made, diffusion=settings)
+    assert train.train(tuned, tmp_path / "tuned")
+    assert "diffusion starts from the averaged weights of" in capsys.readouterr().out
+    base, options = place / "run", ["--prompt", "a red disc", "--steps", "2", "--scale", "1.5"]
+
+    def draw(name, run, *more):
+        code, _, err = run_script(sample.main, [run, *options, *more, "--out", tmp_path / name], capsys)
+        assert code == 0, err
+        return images.load_npz(tmp_path / name / "samples.npz")[0].astype(int)
+
+    own = draw("a", tmp_path / "tuned")
+    np.testing.assert_allclose(
+        draw("b", tmp_path / "tuned", "--guidance", "domain", "--bad", tmp_path / "tuned"), own, atol=1
+    )
+    domain = ("--guidance", "domain", "--bad", base)
+    assert np.abs(draw("c", tmp_path / "tuned", *domain) - own).max() > 5
+    # At scale 0 it is the base without a prompt.
+    given = ["--scale", "0"]
+    np.testing.assert_allclose(draw("d", tmp_path / "tuned", *domain, *given), draw("e", base, *given), atol=1)
+
+
+def test_words_of_other_captions_are_new(place, tmp_path, capsys):
+    np.savez(tmp_path / "set.npz", images=PICTURES, labels=np.arange(40) // 10, captions=np.array(["a cat"] * 40))
+    made = experiment(tmp_path)
+    settings = dataclasses.replace(made.diffusion, num_steps=1, batch_size=8, eval_every=0, init_from=place / "run")
+    assert train.train(dataclasses.replace(made, diffusion=settings), tmp_path / "run")
+    assert "new: text_emb/words, for captions of other names" in capsys.readouterr().out

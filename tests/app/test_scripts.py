@@ -97,6 +97,7 @@ REST = {
     **dict.fromkeys(("perturbed-attention", "smoothed-energy"), ()),
     "self-attention": ["--attention-mask"],
     "autoguidance": ["--bad", "RUN"],
+    "domain": ["--bad", "RUN"],
     "negative": ["--negative", 3],
     "cfg++": ["--scale", 0.6],
     "compose": ["--also", 5, 8, "--also-scale", 1.0, -1.0, "--scale", 2, "--labels", 3],

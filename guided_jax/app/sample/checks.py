@@ -174,7 +174,9 @@ def _check_needs(options: Sampling, run: runs.Run) -> None:
     """Check what the guidance cannot do without."""
     method, needs, classes = options.method, guidances.row_of(options.method).needs, run.facts.num_classes
     if "bad" in needs:
-        _check_bad(run)
+        _check_bad(run, method.guidance, labelled="bad_null" not in needs)
+    if "bad_null" in needs and run.bad.model.null is None:
+        raise ValueError("the run of --bad was trained without label dropout and has no null label; give another")
     if {"classifier", "clean", "classes"} & set(needs):
         facts.check_classes(run.facts, f"--guidance {method.guidance}", "use classifier-free")
     if "clean" in needs and (run.judge is not None or method.space == "pixels"):
@@ -245,10 +247,13 @@ def _check_judge(method: Method, run: runs.Run) -> None:
         )
 
 
-def _check_bad(run: runs.Run) -> None:
-    """Raise ValueError without a second model, and for one that does not denoise what the first one does."""
+def _check_bad(run: runs.Run, guidance: str, labelled: bool) -> None:
+    """Raise ValueError without a second model, and for one that does not denoise what the first one does.
+
+    labelled: whether it is given the label.
+    """
     if run.bad is None:
-        raise ValueError("autoguidance needs a second model; name its run with --bad RUN")
+        raise ValueError(f"{guidance} needs a second model; name its run with --bad RUN")
     mine, its = ((each.model.shape, each.low_res) for each in (run, run.bad))
     if mine != its:
         raise ValueError(
@@ -260,7 +265,7 @@ def _check_bad(run: runs.Run) -> None:
     if run.bad.text is not None and run.bad.text.takes_mask and not (run.text is not None and run.text.takes_mask):
         raise ValueError("the run of --bad paints in pictures, and this one does not; give another")
     here, there = (facts.count_labels(each.facts) for each in (run, run.bad))
-    if run.bad.conditional and here != there:
+    if labelled and run.bad.conditional and here != there:
         raise ValueError(f"the run of --bad has {there}, and this one {here}; give another")
     tables = zip(run.model.levels, run.bad.model.levels, strict=True)
     if not all(np.array_equal(one, other) for one, other in tables):

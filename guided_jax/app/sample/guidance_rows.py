@@ -27,8 +27,8 @@ class Row(NamedTuple):
 
     line: str
     make: Callable[[Parts], tuple[Denoiser, Guide]]  # -> (the denoiser to guide, the guidance of it)
-    # of "null", "classifier", "clean" (a classifier of x_0), "bad", "negative", "conditional", "classes", "also",
-    # "measurement", or of `Run.fields`
+    # of "null", "classifier", "clean" (a classifier of x_0), "bad", "bad_null", "negative", "conditional", "classes",
+    # "also", "measurement", or of `Run.fields`
     needs: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()  # its own options
     follow: tuple[str, ...] = ALL  # the MODIFIERS that change something
@@ -206,6 +206,12 @@ GUIDANCES: dict[str, Row] = {
         ("bad",),
         ("bad",),
         labelled=False,
+    ),
+    "domain": Row(
+        "u + scale (c - u), u without a label by the run of --bad, which this one was fine-tuned from [DoG 2504.01521]",
+        lambda p: (p.conditional, lambda c: guidance.classifier_free(c, p.bad_null, p.scale)),
+        ("bad", "bad_null", "conditional"),
+        ("bad",),
     ),
     "perturbed-attention": Row(
         "PAG: away from the same network with identity attention [PAG 2403.17377]",

@@ -47,7 +47,7 @@ def row_of(request: Method) -> Row:
 
 def reads_negative(request: Method) -> bool:
     """Return whether the guidance calls the model with the negative prompt, or with the null label that it replaces."""
-    return bool({"null", "negative", "classifier", "clean"} & set(row_of(request).needs))
+    return bool({"null", "bad_null", "negative", "classifier", "clean"} & set(row_of(request).needs))
 
 
 def is_dynamic(request: Method) -> bool:

@@ -143,7 +143,16 @@ class Parts(NamedTuple):
     def bad_model(self) -> Denoiser:
         """The model of the run of --bad, with the condition of `plain`."""
         bad = self.run.bad
-        raw = bad.raw(self.label) if self._uses_label or bad.model.null is None else bad.model.null
+        return self._bad(bad.raw(self.label) if self._uses_label or bad.model.null is None else bad.model.null)
+
+    @property
+    def bad_null(self) -> Denoiser:
+        """The model of the run of --bad without a label, or with the negative prompt."""
+        bad = self.run.bad
+        return self._bad(bad.model.null if bad.null is None else bad.null(self.label))
+
+    def _bad(self, raw: Any) -> Denoiser:
+        bad = self.run.bad
         condition = self._told(bad, bad.model.condition(self.params["bad"], raw))
         estimate = self.estimate if bad.self_conditioning else None
         return runs.make_denoiser(bad, self.params["bad"], condition, low_res=self.low_res, estimate=estimate)

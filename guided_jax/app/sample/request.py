@@ -120,7 +120,7 @@ class Method:
     attention_mask: bool = False
     """self-attention: blur only where the middle block attends more than on average, for one more call of the network."""
     bad: Path | None = None
-    """autoguidance: the run of a smaller or less trained model."""
+    """autoguidance: the run of a smaller or less trained model. domain: that which this one was fine-tuned from."""
     measurement: tyro.conf.OmitArgPrefixes[Measurement] = dataclasses.field(default_factory=Measurement)
     image: tuple[str, ...] = ()
     """Start from these pictures instead of noise, in turn over the samples: named as --measure names pictures."""

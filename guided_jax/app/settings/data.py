@@ -1,6 +1,7 @@
 """The data of an experiment."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -70,7 +71,9 @@ class Data:
             )
         if self.text == "none":
             return found
-        trained_on = dataclasses.replace(self, text="none").make() if held_out else found
+        # The words of emoji in all styles, so that a run of all can be fine-tuned on one.
+        whole = dataclasses.replace(self, text="none", name=re.sub("(?<=^emoji)(:.*)/.*", r"\1", self.name))
+        trained_on = whole.make() if held_out or whole.name != self.name else found
         return texts.label_by(self.make_texts(texts.vocabulary(trained_on.captions or ())), found)
 
     def make_texts(self, words: tuple[str, ...]) -> texts.Texts:

@@ -48,7 +48,7 @@ class Pair(NamedTuple):
         """Whether the classes are as many in both, of the same names where both know them."""
         mine, theirs = self.here.facts, self.there.facts
         conditional = self.part == "classifier" or (self.here.conditional and self.there.conditional)
-        same = (mine.num_classes, mine.labelling) == (theirs.num_classes, theirs.labelling)
+        same = (mine.num_classes, mine.labelling, mine.words) == (theirs.num_classes, theirs.labelling, theirs.words)
         named = None not in (mine.class_names, theirs.class_names)
         return conditional and same and not (named and mine.class_names != theirs.class_names)
 
