@@ -13,7 +13,6 @@ from guided_jax.app import run as runs
 from guided_jax.app.sample import prompt_files
 from guided_jax.metrics import clip
 from guided_jax.metrics.sets import PictureSet
-from guided_jax.pretrained.clip import parse_weights
 
 
 class Captions(NamedTuple):
@@ -73,12 +72,7 @@ def _prompts(path: Path) -> list[str]:
     if any(map(prompt_files.is_name_of_states, found)):
         raise ValueError(f"{path} was drawn from states, whose words are not recorded; name captions with --captions")
     weighted = (request.get("text") or {}).get("weighted")
-    return [_without_weights(text) for text in found] if weighted else found
-
-
-def _without_weights(prompt: str) -> str:
-    """(a red:1.3) cat -> a red cat."""
-    return "".join(text for text, _ in parse_weights(prompt))
+    return [prompt_files.without_weights(text) for text in found] if weighted else found
 
 
 def _request(path: Path) -> dict[str, Any]:
@@ -113,10 +107,11 @@ def open_prompts(
 
 
 def check_tower(scorer: clip.Scorer, folder: Path, path: Path, allowed: bool) -> list[str]:
-    """Return notes on the tower that the samples in `path` were conditioned by; ValueError if it is that of the scorer.
+    """Return notes on the towers that conditioned and guided the samples in `path`; ValueError for the scorer's own.
 
     folder: of the scorer, for the message. allowed: whether to measure nevertheless.
     """
+    guided = _check_guide(scorer, folder, path, allowed)
     run = _request(path).get("run")
     try:
         towers = runs.text_towers(Path(str(run))) if run else None
@@ -124,13 +119,29 @@ def check_tower(scorer: clip.Scorer, folder: Path, path: Path, allowed: bool) ->
         towers = None
     if towers is None:
         why = f"the run {run} cannot be read" if run else f"{record_of(path)} names no run"
-        return [f"whether the samples were conditioned by this CLIP is unknown, as {why}"]
+        return [*guided, f"whether the samples were conditioned by this CLIP is unknown, as {why}"]
     if not clip.is_tower_of(scorer, towers):
+        return guided
+    return [*guided, *_same(f"the text tower of {folder} is the one that {run} conditioned the samples by", allowed)]
+
+
+def _check_guide(scorer: clip.Scorer, folder: Path, path: Path, allowed: bool) -> list[str]:
+    """Return a note on the CLIP of --clip-model that guided the samples; ValueError if it is the scorer."""
+    guide = (_request(path).get("method") or {}).get("clip_model")
+    if guide is None:
         return []
-    same = f"the text tower of {folder} is the one that {run} conditioned the samples by, and favours them"
+    try:
+        same = clip.load_scorer(Path(guide)).name == scorer.name
+    except (OSError, ValueError):
+        return [f"whether the samples were guided by this CLIP is unknown, as {guide} cannot be read"]
+    return _same(f"the CLIP of {folder} is the one that guided the samples", allowed) if same else []
+
+
+def _same(what: str, allowed: bool) -> list[str]:
+    """Return the note that a score by this tower favours the samples; ValueError where that is not allowed."""
     if not allowed:
-        raise ValueError(f"{same}; give another CLIP, or --allow-same-tower")
-    return [same]
+        raise ValueError(f"{what}, and favours them; give another CLIP, or --allow-same-tower")
+    return [f"{what}, and favours them"]
 
 
 def align(prompts: Prompts, samples: PictureSet, devices: Sequence[jax.Device], batch_size: int) -> dict[str, Any]:

@@ -64,7 +64,8 @@ RANGES: dict[str, Range] = {
     "num_samples": Range(1, MOST_SAMPLES),
     # sample and sweep
     **dict.fromkeys(
-        ("corrections", "factor", "repeats", "iterations", "sweep_seeds", "guided_channels", "decode_tile"), COUNT
+        ("corrections", "factor", "repeats", "iterations", "sweep_seeds", "guided_channels", "decode_tile", "cutouts"),
+        COUNT,
     ),
     **dict.fromkeys(("temperature", "data_std", "langevin_size", "sigma_max", "radius"), POSITIVE),
     **{"windows": COUNT, "clip_skip": NOT_NEGATIVE, **dict.fromkeys(("crop", "negative_crop"), NOT_NEGATIVE)},

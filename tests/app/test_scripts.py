@@ -18,6 +18,7 @@ from guided_jax.app.sample import guidance_rows, guidances
 from guided_jax.app.sample.labels import labels_of
 from guided_jax.app.train import command as train
 from guided_jax.storage import checkpoint, images, log
+from tests import tiny_clip
 from tests.app.test_published_run import WORSE
 from tests.scripts import NETWORKS, ROOT, SMALL, run_script
 
@@ -98,6 +99,7 @@ REST = {
     "self-attention": ["--attention-mask"],
     "autoguidance": ["--bad", "RUN"],
     "domain": ["--bad", "RUN"],
+    "clip": ["--clip-model", "CLIP", "--clip-text", "a zebra", "a horse:-0.5", "--cutouts", 2, "--labels", 3],
     "negative": ["--negative", 3],
     "cfg++": ["--scale", 0.6],
     "compose": ["--also", 5, 8, "--also-scale", 1.0, -1.0, "--scale", 2, "--labels", 3],
@@ -138,6 +140,8 @@ def test_every_guidance_of_the_list_is_drawn_somewhere(capsys):
 def test_the_rest_of_the_list(tiny, tmp_path, capsys, name):
     arguments = [tiny, "--guidance", name, "--steps", 3, "--num-samples", 2, "--out", tmp_path / "out"]
     extra = [tiny if word == "RUN" else word for word in REST[name]]
+    if "CLIP" in extra:
+        extra[extra.index("CLIP")] = tiny_clip.own(tmp_path / "clip")
     code, _, err = run_script(sample.main, [*arguments, *extra], capsys)
     assert code == 0, err
 
@@ -408,6 +412,17 @@ WRONG_SAMPLING = {
     "label 11 is out of range": ["--guidance", "classifier", "--any-of", "3", "11"],
     "in the place of --labels": ["--guidance", "classifier", "--any-of", "3", "--labels", "5"],
     "--bad RUN": ["--guidance", "autoguidance"],
+    "needs a CLIP; name its folder by --clip-model": ["--guidance", "clip", "--clip-text", "a cat"],
+    "--clip-model: there is no folder nowhere": [
+        "--guidance",
+        "clip",
+        "--clip-model",
+        "nowhere",
+        "--clip-text",
+        "a cat",
+    ],
+    "--clip-text has no effect here; it goes with --guidance clip": ["--clip-text", "a cat"],
+    "--cutouts is 0": ["--guidance", "clip", "--cutouts", "0"],
     "--in pixels is for runs of latents": ["--guidance", "universal", "--in", "pixels"],
     "--in has no effect here; it goes with --guidance off-the-shelf": ["--guidance", "none", "--in", "latents"],
     "nowhere is no trained judge; train one with": ["--guidance", "universal", "--clean-classifier", "nowhere"],

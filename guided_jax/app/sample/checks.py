@@ -7,7 +7,7 @@ import numpy as np
 
 from guided_jax.app import facts, network_fields
 from guided_jax.app import run as runs
-from guided_jax.app.sample import guidance_rows, guidances, inverse, labels, samplers
+from guided_jax.app.sample import clip_guide, guidance_rows, guidances, inverse, labels, samplers
 from guided_jax.app.sample.request import Measurement, Method, Sampling, Text, flatten, option
 from guided_jax.app.sample.resolve import variance_of
 
@@ -199,6 +199,8 @@ def _check_needs(options: Sampling, run: runs.Run) -> None:
         _check_negative(method.negative, run)
     if "measurement" in needs:
         _check_measurement(method, run)
+    if "clip" in needs:
+        clip_guide.check(method, run)
     if (run.low_res is None) != (options.base_samples is None):
         wanted = "leave out" if options.base_samples else "name low-resolution pictures by"
         raise ValueError(f"this run is {'no' if options.base_samples else 'an'} upsampler; {wanted} --base-samples")

@@ -19,6 +19,7 @@ from guided_jax.app import run as runs
 from guided_jax.app.results import check_free
 from guided_jax.app.sample import (
     checks,
+    clip_guide,
     controls,
     diagnostics,
     draw,
@@ -108,13 +109,14 @@ def resolve_run(options: Sampling) -> tuple[Sampling, runs.Run]:
 
 
 def load_run(options: Sampling) -> runs.Run:
-    """Return the run of a request, with the run of --bad and the judge of --clean-classifier if there are such."""
+    """Return the run of a request, with the run of --bad, the judge of --clean-classifier, the CLIP of --clip-model."""
     run, bad, side = runs.load(options.run, options.data_dir), options.method.bad, options.decode_tile
     run = controls.add_control(loras.merge_loras(run, options.lora), options.method)
     if side is not None:
         run = run._replace(model=run.model._replace(decode=decode_in_tiles(run, side)))
     run = change_network(run, options)
     run = run if bad is None else run._replace(bad=runs.load(bad))
+    run = clip_guide.add_clip(run, options.method.clip_model)
     judge = options.method.clean_classifier
     if judge is None:
         return run
@@ -238,6 +240,8 @@ def load_params(options: Sampling, run: runs.Run, sharding: Any = None) -> dict[
         found["classifier"] = run.params("classifier", sharding, which)
     if run.judge is not None:
         found["judge"] = parallel.place_leaves(run.judge.params, sharding)
+    if run.clip is not None:
+        found["clip"] = parallel.place_leaves(clip_guide.params_of(options, run, jax.local_devices()[0]), sharding)
     if run.bad:
         found["bad"] = run.bad.params("diffusion", sharding)
         latent_space.check_same(found["diffusion"], found["bad"])
@@ -247,10 +251,13 @@ def load_params(options: Sampling, run: runs.Run, sharding: Any = None) -> dict[
 def trained_steps(options: Sampling, run: runs.Run) -> dict[str, Any]:
     """Return how far each network was trained whose weights draw the samples, None for one that there is not.
 
-    Of a judge its name, a digest of its weights.
+    Of a judge and a CLIP their names, digests of their weights.
     """
     bad = {"bad": run.bad.trained("last").get("diffusion")} if run.bad else {}
-    return run.trained(options.checkpoint) | bad | ({"judge": run.judge.name} if run.judge else {})
+    others = {"judge": run.judge, "clip": run.clip}
+    return (
+        run.trained(options.checkpoint) | bad | {name: each.name for name, each in others.items() if each is not None}
+    )
 
 
 def request(options: Sampling) -> dict[str, Any]:

@@ -18,14 +18,16 @@ from guided_jax.app.sample.resolve import Recipe, resolve
 
 Draw = Callable[..., Any]  # (params, key, label, scale, pictures=NONE) -> image
 NONE = Pictures()
+OF_PICTURES = ("judge", "clip")  # networks of clean pictures, whose params are used as they are
+OTHERS = ("bad", *OF_PICTURES)  # than the networks of the run
 
 
 def make_draw(run: runs.Run, request: Method, labelled: bool, diagnose: bool = False) -> Draw:
     """Return (params, key, label, scale, pictures) -> one image (H, W, C), a picture in [-1, 1].
 
     With `run.decode_size` it is x_0, and pictures.image, masked and truth are too: `make_sampler` decodes and encodes a few
-    at once. params: by name, "diffusion" and perhaps "classifier", "bad" and "judge". labelled: whether the label counts
-    for a guidance that needs none. With `diagnose` the function returns (image, observations).
+    at once. params: by name, "diffusion" and perhaps "classifier", "bad", "judge" and "clip". labelled: whether the label
+    counts for a guidance that needs none. With `diagnose` the function returns (image, observations).
     """
     recipe, common = resolve(request, run), _common(run, request, labelled)._replace(observed=diagnose)
     paints = inverse.paints(request)
@@ -135,10 +137,10 @@ def _observer(recipe: Recipe, parts: Parts, request: Method) -> sampler.Observe:
 
 def prepare(run: runs.Run, params: Any) -> Any:
     """Return the params of each network as it computes with them, made once before a drawing's steps."""
-    prepared = {name: run.prepare(name, weights) for name, weights in params.items() if name not in ("bad", "judge")}
+    prepared = {name: run.prepare(name, weights) for name, weights in params.items() if name not in OTHERS}
     if "bad" in params:
         prepared["bad"] = run.bad.prepare("diffusion", params["bad"])
-    return prepared | {name: weights for name, weights in params.items() if name == "judge"}
+    return prepared | {name: params[name] for name in OF_PICTURES if name in params}
 
 
 class Drawn(NamedTuple):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from guided_jax import guidance, models, reverse
 from guided_jax.app import network_fields
+from guided_jax.app.sample import clip_guide
 from guided_jax.app.sample.parts import Parts
 from guided_jax.denoiser import Denoiser
 from guided_jax.guidance import Stateful
@@ -28,7 +29,7 @@ class Row(NamedTuple):
     line: str
     make: Callable[[Parts], tuple[Denoiser, Guide]]  # -> (the denoiser to guide, the guidance of it)
     # of "null", "classifier", "clean" (a classifier of x_0), "bad", "bad_null", "negative", "conditional", "classes",
-    # "also", "measurement", or of `Run.fields`
+    # "also", "measurement", "clip", or of `Run.fields`
     needs: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()  # its own options
     follow: tuple[str, ...] = ALL  # the MODIFIERS that change something
@@ -154,6 +155,13 @@ GUIDANCES: dict[str, Row] = {
         lambda p: (p.base, lambda d: guidance.universal(d, p.clean_log_prob, p.scale)),
         ("clean",),
         CLEAN,
+    ),
+    "clip": Row(
+        "to --clip-text, by --cutouts of x_0 in the CLIP of --clip-model, back through the network [Crowson 2021]",
+        lambda p: (p.plain(), lambda d: guidance.universal(d, clip_guide.criterion(p), p.scale)),
+        ("clip",),
+        ("clip_model", "clip_text", "cutouts"),
+        labelled=False,
     ),
     "classifier-free": Row(
         "u + scale (c - u) [CFG 2207.12598]",

@@ -17,6 +17,7 @@ import numpy as np
 
 from guided_jax.app import limits
 from guided_jax.app.sample.request import Sampling
+from guided_jax.pretrained.clip import parse_weights
 from guided_jax.pretrained.published import States
 
 FIELDS: dict[str, Any] = {"prompt": str, "negative": str, "scale": (int, float), "seed": int}
@@ -117,6 +118,11 @@ def _of_states(path: Path, body: bytes, widths: tuple[int, ...]) -> list[Row]:
     return [
         Row(f"{path.name} {i} ({digest})", states=States(*each)) for i, each in enumerate(zip(*columns, strict=True))
     ]
+
+
+def without_weights(prompt: str) -> str:
+    """(a red:1.3) cat -> a red cat."""
+    return "".join(text for text, _ in parse_weights(prompt))
 
 
 def is_name_of_states(prompt: str) -> bool:

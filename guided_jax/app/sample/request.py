@@ -83,6 +83,13 @@ class Method:
     clean_classifier: Path | None = None
     """universal, off-the-shelf: the folder of a classifier of clean pictures by 'guided-jax judge' that guides, instead of
     the run's noisy one. Measure the samples by another one than this."""
+    clip_model: Path | None = None
+    """clip: the folder of the CLIP that guides, as transformers or OpenCLIP save it. Measure by another one than this."""
+    clip_text: tuple[str, ...] = ()
+    """clip: what every sample is drawn towards, all at once, each with its weight after a colon, below 0 to lead away: "a
+    zebra" "a horse:-0.5". Default: of text-to-image runs each sample's own prompt."""
+    cutouts: int = 16
+    """clip: how many random crops of the picture it sees at each step."""
     clip_base: bool = False
     """Clip the network's own prediction instead, before the guidance, which is ADM's order."""
     any_of: tuple[Label, ...] = ()

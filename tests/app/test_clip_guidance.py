@@ -1,0 +1,82 @@
+"""`--guidance clip` in the command, by a tiny CLIP, which must not measure what it guided."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from guided_jax.app import cli
+from guided_jax.app import metrics as metrics_command
+from guided_jax.app.sample import command as sample
+from guided_jax.models.clip import similarity
+from guided_jax.pretrained import clip
+from guided_jax.storage import images
+from tests import tiny_clip
+from tests.app.test_captions_as_condition import CAPTIONS, PICTURES, experiment
+from tests.scripts import run_script
+from tests.untrained import make_untrained
+
+TEXT = "a zebra"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_clip.own(tmp_path_factory.mktemp("clip") / "own")
+
+
+def draw(run, out, *words):
+    line = [run, "--num-samples", "4", "--batch-size", "4", "--devices", "1", "--steps", "5", "--out", out, *words]
+    cli.script(sample.main, [str(word) for word in line])
+    return images.load_npz(out / "samples.npz")[0]
+
+
+def nearness(folder, pictures):
+    """The mean cosine between the pictures and the text."""
+    found = clip.load_folder(folder)
+    embed = jax.jit(jax.vmap(lambda picture: clip.embed_image(found, picture)))
+    return float(similarity(embed(images.from_uint8(pictures)), clip.embed_text(found, [TEXT])).mean())
+
+
+def test_samples_are_drawn_towards_a_text_and_away_from_it(tiny, folder, tmp_path, capsys):
+    words = ("--guidance", "clip", "--clip-model", folder, "--cutouts", "2", "--scale", "300", "--labels", "3")
+    toward = draw(tiny, tmp_path / "toward", *words, "--clip-text", TEXT)
+    away = draw(tiny, tmp_path / "away", *words, "--clip-text", f"{TEXT}:-1")
+    assert nearness(folder, toward) > nearness(folder, away) + 2e-3
+    recorded = json.loads((tmp_path / "away" / "samples.json").read_text())["method"]
+    assert (recorded["clip_model"], recorded["clip_text"]) == (str(folder), [f"{TEXT}:-1"])
+
+    (tmp_path / "captions.txt").write_text("\n".join(["a cat"] * 10))
+    by = [tmp_path / "toward" / "samples.npz", "--clip", folder, "--captions", tmp_path / "captions.txt"]
+    code, _, err = run_script(metrics_command.main, by, capsys)
+    assert (code, "is the one that guided the samples, and favours them; give another CLIP" in err) == (2, True), err
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory):
+    """An untrained run of captioned pictures."""
+    place = tmp_path_factory.mktemp("captions")
+    np.savez(place / "set.npz", images=PICTURES, labels=np.arange(40) // 10, captions=np.array(CAPTIONS))
+    make_untrained(place / "run", experiment(place))
+    return place / "run"
+
+
+def test_a_run_of_prompts_goes_towards_each_samples_own(captioned, folder, tmp_path):
+    words = ("--prompt", "a red disc", "a green square", "--guidance", "clip", "--clip-model", folder)
+    words = (*words, "--cutouts", "2", "--scale", "300")
+    own = draw(captioned, tmp_path / "own", *words)
+    same = draw(captioned, tmp_path / "same", *words, "--clip-text", "a red disc")
+    np.testing.assert_allclose(own[::2].astype(int), same[::2], atol=1)
+    assert (np.abs(own[1::2].astype(int) - same[1::2]) > 1).any()
+
+
+@pytest.mark.slow
+def test_latents_are_guided_through_the_decoder(stable_diffusion, folder, tmp_path):
+    words = ("--prompt", "a cat", "two red apples", "--guidance")
+    guided = (*words, "clip", "--clip-model", folder, "--cutouts", "2", "--scale")
+    plain, nothing, much = (
+        draw(stable_diffusion, tmp_path / name, *given).astype(int)
+        for name, given in {"plain": (*words, "none"), "0": (*guided, "0"), "300": (*guided, "300")}.items()
+    )
+    assert np.abs(nothing - plain).max() <= 1
+    assert np.abs(much - plain).max() > 1
