@@ -235,3 +235,20 @@ def test_words_of_other_captions_are_new(place, tmp_path, capsys):
     settings = dataclasses.replace(made.diffusion, num_steps=1, batch_size=8, eval_every=0, init_from=place / "run")
     assert train.train(dataclasses.replace(made, diffusion=settings), tmp_path / "run")
     assert "new: text_emb/words, for captions of other names" in capsys.readouterr().out
+
+
+def test_latents_keep_the_captions_of_their_pictures(place, tmp_path, capsys):
+    """Autoencoder, diffusion model and CLIP, each of one step; the pictures that are drawn are decoded."""
+    made, few = experiment(place), {"num_steps": 1, "batch_size": 8, "eval_every": 0}
+    network = schema.AutoencoderKL(block_out_channels=(8, 8), latent_channels=2, norm_num_groups=4)
+    made = dataclasses.replace(
+        made,
+        autoencoder=schema.Autoencoder(network=network, reconstruct_every=0, **few),
+        diffusion=dataclasses.replace(made.diffusion, **few),
+        classifier=schema.Classifier(network=schema.Encoder(**TINY), **few),
+    )
+    assert train.train(made, tmp_path / "run")
+    options = [tmp_path / "run", "--prompt", "a red disc", "a blue square", "--steps", "2", "--scale", "2"]
+    code, _, err = run_script(sample.main, [*options, "--out", tmp_path / "out"], capsys)
+    assert code == 0, err
+    assert images.load_npz(tmp_path / "out" / "samples.npz")[0].shape == (2, 8, 8, 1)
