@@ -189,6 +189,9 @@ MEMBERS = {
     ),
     "CFG++": Member(lambda net, p, y, s, k: guidance.cfg_plus_plus(net(y), net(NULL), s), "u", None),
     "CFG-Zero*": Member(lambda net, p, y, s, k: guidance.zero_star(net(y), net(NULL), s, 1e9 * (1 - k)), None, "c"),
+    "frequency-decoupled": Member(
+        lambda net, p, y, s, k: guidance.frequency_decoupled(net(y), net(NULL), [s, s + k, s - k]), "u", "c", True
+    ),
     "paste": Member(
         lambda net, p, y, s, k: guidance.paste(
             classifier_free(net, y, s), k * measurement(1)[0].forward(jnp.ones(SHAPE)), measurement(y)[1], *INVERSES

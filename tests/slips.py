@@ -222,6 +222,13 @@ SLIPS = (
         only="zero_star or CFG",
     ),
     *slips(
+        "guidance/frequency_decoupled",
+        "frequencies",
+        ("[strength - first for strength in coarser]", "coarser"),
+        ("eps=u.eps + _weighted(c.eps - u.eps, strengths)", "eps=c.eps"),
+        ("(side + 1) // 2", "side // 2 or 1"),
+    ),
+    *slips(
         "schedule/level",
         "guidance_methods guidance_algebra",
         ("jax.random.fold_in(key, step)", "key"),

@@ -76,6 +76,7 @@ RANGES: dict[str, Range] = {
         "scale": Range(nonempty=True),
         "scales": Range(nonempty=True),
         "also_scale": ANY,
+        "coarse_scales": Range(nonempty=True),
         "control_scale": ANY,
         "eta": SHARE,
         "strength": Range(0, 1, above=True),

@@ -13,6 +13,7 @@ from guided_jax.guidance.channels import channels
 from guided_jax.guidance.classifier import classifier
 from guided_jax.guidance.classifier_free import autoguidance, classifier_free
 from guided_jax.guidance.composition import compose, push
+from guided_jax.guidance.frequency_decoupled import frequency_decoupled
 from guided_jax.guidance.independent import independent
 from guided_jax.guidance.interval import interval
 from guided_jax.guidance.measurement import likelihood, paste, pigdm
@@ -47,6 +48,7 @@ __all__ = [
     "cosine_ramp",
     "dynamic_threshold",
     "first_state",
+    "frequency_decoupled",
     "from_logits",
     "independent",
     "interval",

@@ -85,6 +85,11 @@ def _projected(parts: Parts) -> tuple[Denoiser, Guide]:
     return parts.conditional, lambda c: guidance.projected(c, parts.unconditional, parts.scale, **settings)
 
 
+def _frequency_decoupled(parts: Parts) -> tuple[Denoiser, Guide]:
+    scales = [parts.scale, *parts.request.coarse_scales]
+    return parts.conditional, lambda c: guidance.frequency_decoupled(c, parts.unconditional, scales)
+
+
 def _pigdm(parts: Parts) -> tuple[Denoiser, Guide]:
     # The variance of x_0 is that of x; `operators.through` has the share of it that pixels have.
     stds = parts.request.measurement.noise_std, parts.run.data_std if parts.sees_pixels else parts.data_std
@@ -201,6 +206,13 @@ GUIDANCES: dict[str, Row] = {
         "CFG-Zero*: a u + scale (c - a u), a the best fit of u to c [CFG-Zero* 2503.18886]",
         lambda p: (p.conditional, lambda c: guidance.zero_star(c, p.unconditional, p.scale)),
         ("null",),
+        pair=True,
+    ),
+    "frequency-decoupled": Row(
+        "u + sum of scales times the bands of c - u: --scale the finest, --coarse-scales the others [FDG 2506.19713]",
+        _frequency_decoupled,
+        ("null",),
+        ("coarse_scales",),
         pair=True,
     ),
     "independent": Row(

@@ -114,6 +114,9 @@ class Method:
     """projected: of the direction, over the steps."""
     radius: float = 2.5
     """projected: the direction's greatest length."""
+    coarse_scales: tuple[float, ...] = (1.0,)
+    """frequency-decoupled: the scale of each coarser band of c - u, each of half the size;
+    --scale is that of the finest."""
     perturb_blocks: tuple[str, ...] = ()
     """perturbed-attention, smoothed-energy: the blocks whose attention is replaced, by name, or by number those of a
     transformer. Default: the middle one."""
@@ -282,6 +285,7 @@ NEWER = (
     *("checkpoint", "image", "strength", "mask", "guided_channels", "perturb_blocks", "skip_blocks", "exit_block"),
     *("balanced", "decode_tile", "dino", "space", "clean_classifier", "attention_mask", "iterations"),
     *("prompt", "prompts", "negative_prompt", "prompt_scale", "prompt_seed", "text"),
+    *("coarse_scales",),
     *("lora", "digests", "control", "control_image", "control_scale"),
 )
 
