@@ -192,6 +192,7 @@ MEMBERS = {
     "frequency-decoupled": Member(
         lambda net, p, y, s, k: guidance.frequency_decoupled(net(y), net(NULL), [s, s + k, s - k]), "u", "c", True
     ),
+    "tangential": Member(lambda net, p, y, s, k: guidance.tangential(net(y), net(NULL), s), None, "c"),
     "paste": Member(
         lambda net, p, y, s, k: guidance.paste(
             classifier_free(net, y, s), k * measurement(1)[0].forward(jnp.ones(SHAPE)), measurement(y)[1], *INVERSES

@@ -229,6 +229,16 @@ SLIPS = (
         ("(side + 1) // 2", "side // 2 or 1"),
     ),
     *slips(
+        "guidance/tangential",
+        "damped",
+        ("(c.eps - u.eps) * (c.eps + u.eps)", "(u.eps - c.eps) * (c.eps + u.eps)"),
+        ("along = 2 * jnp.sum", "along = jnp.sum"),
+        ("(1 - cos + sin) / 2", "(1 - cos - sin) / 2"),
+        ("by_difference(damped, c, damped,", "by_difference(damped, c, u,"),
+        ("ratio(across * u.eps, level.sigma)", "across * u.eps"),
+        only="tangential",
+    ),
+    *slips(
         "schedule/level",
         "guidance_methods guidance_algebra",
         ("jax.random.fold_in(key, step)", "key"),

@@ -2,7 +2,7 @@
 
 Linear guidance changes both views of a prediction, x_0 and eps, each by its own formula: at the noisy end of the cosine
 schedule alpha is 5e-5, and x_0 computed from eps would have a rounding error of 5e-3. The docstring of a guidance that
-is not linear (`rescale`, `projected`, `zero_star`, the thresholds) names the view that it is defined on.
+is not linear (`rescale`, `projected`, `tangential`, `zero_star`, the thresholds) names the view that it is defined on.
 """
 
 from guided_jax.criteria.log_prob import all_of, any_of, from_logits
@@ -24,6 +24,7 @@ from guided_jax.guidance.ramp import cosine_ramp, linear_ramp
 from guided_jax.guidance.rescale import rescale
 from guided_jax.guidance.self_attention import blurred, self_attention
 from guided_jax.guidance.self_conditioning import self_conditioned
+from guided_jax.guidance.tangential import tangential
 from guided_jax.guidance.threshold import clip, dynamic_threshold
 from guided_jax.guidance.zero_star import zero_star
 from guided_jax.stateful import Stateful, first_state, lift, stateless
@@ -67,6 +68,7 @@ __all__ = [
     "self_conditioned",
     "stateless",
     "strength",
+    "tangential",
     "universal",
     "zero_star",
 ]

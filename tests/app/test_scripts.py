@@ -94,7 +94,7 @@ METHODS = [
 ]
 # More of them, each with the options that it cannot do without.
 REST = {
-    **dict.fromkeys(("zero-star", "independent", "off-the-shelf", "universal"), ()),
+    **dict.fromkeys(("zero-star", "tangential", "independent", "off-the-shelf", "universal"), ()),
     **dict.fromkeys(("perturbed-attention", "smoothed-energy"), ()),
     "self-attention": ["--attention-mask"],
     "autoguidance": ["--bad", "RUN"],

@@ -244,6 +244,7 @@ def test_both_views_explain_x_t(name, position):
         guidance.rescale(guide, c),
         guidance.rescale(guide, c, view="x_0"),
         guidance.first_state(guidance.projected(c, u, 3.0, radius=0.2)),
+        guidance.tangential(c, u, 3.0),
         guidance.zero_star(c, u, 3.0),
         guidance.dynamic_threshold(guide(c), 0.9, 0.5),
         guidance.off_the_shelf(u, lambda x, level: -jnp.sum(x**2), 1.0),

@@ -215,6 +215,12 @@ GUIDANCES: dict[str, Row] = {
         ("coarse_scales",),
         pair=True,
     ),
+    "tangential": Row(
+        "u' + scale (c - u') in eps, u' the part of u that it has in common with c [TCFG 2503.18137]",
+        lambda p: (p.conditional, lambda c: guidance.tangential(c, p.unconditional, p.scale)),
+        ("null",),
+        pair=True,
+    ),
     "independent": Row(
         "r + scale (c - r), r the model with a random label: no null label needed [ICG 2407.02687]",
         _independent,
