@@ -193,6 +193,9 @@ MEMBERS = {
         lambda net, p, y, s, k: guidance.frequency_decoupled(net(y), net(NULL), [s, s + k, s - k]), "u", "c", True
     ),
     "tangential": Member(lambda net, p, y, s, k: guidance.tangential(net(y), net(NULL), s), None, "c"),
+    "magnitude-aware": Member(
+        lambda net, p, y, s, k: guidance.magnitude_aware(net(y), net(NULL), s, 5 * k), "u", "c", True
+    ),
     "paste": Member(
         lambda net, p, y, s, k: guidance.paste(
             classifier_free(net, y, s), k * measurement(1)[0].forward(jnp.ones(SHAPE)), measurement(y)[1], *INVERSES

@@ -239,6 +239,15 @@ SLIPS = (
         only="tangential",
     ),
     *slips(
+        "guidance/magnitude_aware",
+        "damped",
+        ("norm(flow(u)))", "norm(flow(c)))"),
+        ("norm(flow(c) - flow(u))", "norm(c.eps - u.eps)"),
+        ("jnp.exp(-jnp.asarray(damping) * moved)", "jnp.exp(-jnp.asarray(damping) / moved)"),
+        ("jnp.asarray(strength(scale, level)) - 1)", "jnp.asarray(strength(scale, level)))"),
+        only="magnitude",
+    ),
+    *slips(
         "schedule/level",
         "guidance_methods guidance_algebra",
         ("jax.random.fold_in(key, step)", "key"),

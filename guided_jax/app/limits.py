@@ -71,7 +71,9 @@ RANGES: dict[str, Range] = {
     **{"windows": COUNT, "clip_skip": NOT_NEGATIVE, **dict.fromkeys(("crop", "negative_crop"), NOT_NEGATIVE)},
     **dict.fromkeys(("size", "original_size", "target_size"), Range(1, LARGEST_SIDE)),
     **dict.fromkeys(("negative_original_size", "negative_target_size"), Range(1, LARGEST_SIDE)),
-    **dict.fromkeys(("noise_std", "blur_std", "blur", "churn", "interval_low", "interval_high"), NOT_NEGATIVE),
+    **dict.fromkeys(
+        ("noise_std", "blur_std", "blur", "churn", "damping", "interval_low", "interval_high"), NOT_NEGATIVE
+    ),
     **{
         "scale": Range(nonempty=True),
         "scales": Range(nonempty=True),

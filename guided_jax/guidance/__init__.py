@@ -16,6 +16,7 @@ from guided_jax.guidance.composition import compose, push
 from guided_jax.guidance.frequency_decoupled import frequency_decoupled
 from guided_jax.guidance.independent import independent
 from guided_jax.guidance.interval import interval
+from guided_jax.guidance.magnitude_aware import magnitude_aware
 from guided_jax.guidance.measurement import likelihood, paste, pigdm
 from guided_jax.guidance.mmps import mmps
 from guided_jax.guidance.off_the_shelf import off_the_shelf, universal
@@ -56,6 +57,7 @@ __all__ = [
     "lift",
     "likelihood",
     "linear_ramp",
+    "magnitude_aware",
     "mmps",
     "observe",
     "off_the_shelf",

@@ -105,6 +105,7 @@ REST = {
     "compose": ["--also", 5, 8, "--also-scale", 1.0, -1.0, "--scale", 2, "--labels", 3],
     "pigdm": ["--operator", "super-resolution", "--noise-std", 0.1, "--measure", "held-out", "--labels", 3],
     "frequency-decoupled": ["--scale", 3, "--coarse-scales", 1.5, 1, "--labels", 3],
+    "magnitude-aware+rescale": ["--scale", 5, "--damping", 2, "--labels", 3],
     "projected+ramp": ["--sampler", "ddpm"],
     "classifier": ["--sampler", "ddpm", "--at", "mean", "--variance", "large"],
     "dps": ["--measure", "held-out", "--operator", "blur", "--sampler", "ddpm"],

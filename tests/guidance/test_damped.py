@@ -1,4 +1,4 @@
-"""Guidance that damps part of classifier-free guidance."""
+"""Guidance that damps part of classifier-free guidance: tangential, and magnitude-aware."""
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,27 @@ def test_tangential_of_predictions_that_are_nearly_the_same_is_half_the_way():
     np.testing.assert_allclose(found.eps, (c.eps + u.eps) / 2, rtol=1e-4)
 
 
-@pytest.mark.parametrize("make", [guidance.tangential])
+def test_magnitude_aware_guidance_shrinks_with_the_length_of_its_own_move():
+    """The paper's w, of the flow velocity; 1 for a huge damping, the scale for none."""
+    x_t = points(jax.random.key(0), LEVEL, 6)
+
+    def found(damping):
+        return jax.jit(jax.vmap(guidance.magnitude_aware(C, U, 5.0, damping), (0, None)))(x_t, LEVEL)
+
+    c, u = (jax.vmap(one, (0, None))(x_t, LEVEL) for one in (C, U))
+    velocities = [np.float64(one.eps) - np.float64(one.x_0) for one in (c, u)]
+    lengths = np.linalg.norm(velocities[0] - velocities[1], axis=1) / np.linalg.norm(velocities[1], axis=1)
+    weights = 1 + 4 * np.exp(-3 * lengths)
+    assert weights.max() > 1.2 * weights.min()
+    for view in ("x_0", "eps"):
+        of_c, of_u = np.asarray(getattr(c, view)), np.asarray(getattr(u, view))
+        got = getattr(found(3.0), view)
+        np.testing.assert_allclose(got, of_u + weights[:, None] * (of_c - of_u), rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(getattr(found(1e9), view), of_c, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(getattr(found(0.0), view), of_u + 5 * (of_c - of_u), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [guidance.tangential, guidance.magnitude_aware])
 def test_an_unconditional_prediction_of_zero_is_no_division_by_zero(make):
     zero, one = (lambda x, level, value=value: prediction.Prediction(*jnp.full((2, 3), value)) for value in (0.0, 1.0))
     for pair in ((one, zero), (zero, zero)):

@@ -221,6 +221,16 @@ GUIDANCES: dict[str, Row] = {
         ("null",),
         pair=True,
     ),
+    "magnitude-aware": Row(
+        "u + scale (c - u), less where |c - u| is large, by --damping [MAMBO-G 2508.03442]",
+        lambda p: (
+            p.conditional,
+            lambda c: guidance.magnitude_aware(c, p.unconditional, p.scale, p.request.damping),
+        ),
+        ("null",),
+        ("damping",),
+        pair=True,
+    ),
     "independent": Row(
         "r + scale (c - r), r the model with a random label: no null label needed [ICG 2407.02687]",
         _independent,

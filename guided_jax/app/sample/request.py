@@ -117,6 +117,8 @@ class Method:
     coarse_scales: tuple[float, ...] = (1.0,)
     """frequency-decoupled: the scale of each coarser band of c - u, each of half the size;
     --scale is that of the finest."""
+    damping: float = 8.0
+    """magnitude-aware: how fast the guidance shrinks with |c - u| / |u|; 0 for classifier-free."""
     perturb_blocks: tuple[str, ...] = ()
     """perturbed-attention, smoothed-energy: the blocks whose attention is replaced, by name, or by number those of a
     transformer. Default: the middle one."""
@@ -285,7 +287,7 @@ NEWER = (
     *("checkpoint", "image", "strength", "mask", "guided_channels", "perturb_blocks", "skip_blocks", "exit_block"),
     *("balanced", "decode_tile", "dino", "space", "clean_classifier", "attention_mask", "iterations"),
     *("prompt", "prompts", "negative_prompt", "prompt_scale", "prompt_seed", "text"),
-    *("coarse_scales",),
+    *("coarse_scales", "damping"),
     *("lora", "digests", "control", "control_image", "control_scale"),
 )
 
