@@ -187,6 +187,9 @@ MEMBERS = {
         ),
         knob=0.5,
     ),
+    "adaptive": Member(
+        lambda net, p, y, s, k: guidance.adaptive(net(y), net(NULL), s, 1 - k), "u", "c", True, conditionals=1
+    ),
     "CFG++": Member(lambda net, p, y, s, k: guidance.cfg_plus_plus(net(y), net(NULL), s), "u", None),
     "CFG-Zero*": Member(lambda net, p, y, s, k: guidance.zero_star(net(y), net(NULL), s, 1e9 * (1 - k)), None, "c"),
     "frequency-decoupled": Member(

@@ -222,6 +222,17 @@ SLIPS = (
         only="zero_star or CFG",
     ),
     *slips(
+        "guidance/adaptive",
+        "adaptive",
+        ("jnp.minimum(cosine, 1.0) > threshold", "jnp.minimum(cosine, 1.0) >= threshold"),
+        ("norm(c.x_0) * norm(u.x_0)", "jnp.square(norm(c.x_0))"),
+        ("_of_all(jnp.all(flag, axis=0))", "_of_all(jnp.any(flag, axis=0))"),
+        ("jnp.where(state.stopped, *views)", "jnp.where(state.stopped | above, *views)"),
+        ("AdaptiveState(state.stopped | above,", "AdaptiveState(above,"),
+        ("state.saved + skipped", "state.saved + state.stopped"),
+        ("jax.lax.cond(skipped, lambda: _like(c, c), lambda", "jax.lax.cond(False, lambda: _like(c, c), lambda"),
+    ),
+    *slips(
         "guidance/frequency_decoupled",
         "frequencies",
         ("[strength - first for strength in coarser]", "coarser"),

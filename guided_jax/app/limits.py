@@ -84,6 +84,7 @@ RANGES: dict[str, Range] = {
         "strength": Range(0, 1, above=True),
         "rescale_mix": SHARE,
         "momentum": Range(-1, 1),
+        "stop_cosine": Range(-1, 1),
     },
     # nll, judge, posthoc
     **{"probes": COUNT, "Judging.num_steps": COUNT, "sigma_rel": POWER, "step": COUNT},

@@ -7,6 +7,7 @@ is not linear (`rescale`, `projected`, `tangential`, `zero_star`, the thresholds
 
 from guided_jax.criteria.log_prob import all_of, any_of, from_logits
 from guided_jax.guidance import observe
+from guided_jax.guidance.adaptive import AdaptiveState, adaptive, saved_calls
 from guided_jax.guidance.call_once import batched, call_once
 from guided_jax.guidance.cfg_plus_plus import cfg_plus_plus
 from guided_jax.guidance.channels import channels
@@ -32,9 +33,11 @@ from guided_jax.stateful import Stateful, first_state, lift, stateless
 from guided_jax.strength import LogProb, Scale, strength
 
 __all__ = [
+    "AdaptiveState",
     "LogProb",
     "Scale",
     "Stateful",
+    "adaptive",
     "all_of",
     "any_of",
     "autoguidance",
@@ -66,6 +69,7 @@ __all__ = [
     "projected",
     "push",
     "rescale",
+    "saved_calls",
     "self_attention",
     "self_conditioned",
     "stateless",

@@ -104,6 +104,7 @@ REST = {
     "cfg++": ["--scale", 0.6],
     "compose": ["--also", 5, 8, "--also-scale", 1.0, -1.0, "--scale", 2, "--labels", 3],
     "pigdm": ["--operator", "super-resolution", "--noise-std", 0.1, "--measure", "held-out", "--labels", 3],
+    "adaptive": ["--stop-cosine", -1],
     "frequency-decoupled": ["--scale", 3, "--coarse-scales", 1.5, 1, "--labels", 3],
     "magnitude-aware+rescale": ["--scale", 5, "--damping", 2, "--labels", 3],
     "projected+ramp": ["--sampler", "ddpm"],
@@ -144,8 +145,10 @@ def test_the_rest_of_the_list(tiny, tmp_path, capsys, name):
     extra = [tiny if word == "RUN" else word for word in REST[name]]
     if "CLIP" in extra:
         extra[extra.index("CLIP")] = tiny_clip.own(tmp_path / "clip")
-    code, _, err = run_script(sample.main, [*arguments, *extra], capsys)
+    code, out, err = run_script(sample.main, [*arguments, *extra], capsys)
     assert code == 0, err
+    # Of 2 samples in 3 steps, of which the first calls both: every cosine is above -1.
+    assert ("adaptive left out 4 of 6 calls of the unconditional model" in out) == (name == "adaptive")
 
 
 def test_what_was_seen_is_kept_and_shown(tiny, tmp_path, capsys):

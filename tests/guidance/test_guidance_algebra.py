@@ -339,6 +339,7 @@ def test_the_table_names_every_guidance():
     sources = "".join(inspect.getsource(member.make) for member in MEMBERS.values()) + inspect.getsource(made)
     helpers = {
         "blurred",
+        "AdaptiveState",
         "LogProb",
         "Scale",
         "Stateful",
@@ -346,6 +347,7 @@ def test_the_table_names_every_guidance():
         "lift",
         "likelihood",
         "observe",
+        "saved_calls",
         "self_conditioned",  # of networks that take their own last answer: tests/guidance/test_self_conditioning.py
         "stateless",
         "strength",

@@ -171,6 +171,7 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
     count, labelled = options.num_samples or NUM_SAMPLES, given_labels(options, run) is not None
     sample = draw.make_sampler(run, options.method, labelled, devices, options.diagnose, options.shard_parameters)
     chunk, steps = parallel.chunk_size(count, options.batch_size, devices), trained_steps(options, run)
+    levels = samplers.levels_of(options.method, run.model.levels, run.scheduler)
 
     def write(options: Sampling, reuse: bool = False, label: str = "sampling") -> Path:
         inputs, out = make_inputs(options, run), destination(options)
@@ -178,6 +179,7 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
             return out
 
         with open_samples(out, count, run, options, steps) as (stream, done):
+            saved: list[int] = []
             for extra in () if done else EXTRA:
                 (out / extra).unlink(missing_ok=True)
             with progress.bar(count, label, "image", done) as bar:
@@ -187,12 +189,14 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
                     drawn, indices, given = jax.tree.map(operator.itemgetter(rows), (drawn, indices, row.recorded))
                     check_finite(indices, drawn.finite, options)
                     if options.diagnose and indices[0] == 0:
-                        diagnostics.save(
-                            out, drawn.observations, samplers.levels_of(options.method, run.model.levels, run.scheduler)
-                        )
+                        diagnostics.save(out, drawn.observations, levels)
                     streaming.put(stream, int(indices[0]), drawn.images, given)
+                    saved.extend(() if drawn.saved is None else drawn.saved)
                     bar.update(len(indices))
             save(stream, out, run, inputs, request(options))
+        if saved:
+            calls = len(saved) * (len(levels.t) - 1)
+            print(f"{options.method.guidance} left out {sum(saved)} of {calls} calls of the unconditional model")
         return out
 
     return write

@@ -27,9 +27,11 @@ def make_draw(run: runs.Run, request: Method, labelled: bool, diagnose: bool = F
 
     With `run.decode_size` it is x_0, and pictures.image, masked and truth are too: `make_sampler` decodes and encodes a few
     at once. params: by name, "diffusion" and perhaps "classifier", "bad", "judge" and "clip". labelled: whether the label
-    counts for a guidance that needs none. With `diagnose` the function returns (image, observations).
+    counts for a guidance that needs none. With `diagnose` the function returns (image, observations), and of a guidance
+    that saves calls their number after these.
     """
     recipe, common = resolve(request, run), _common(run, request, labelled)._replace(observed=diagnose)
+    saves = guidances.row_of(request).saves
     paints = inverse.paints(request)
 
     def known(pictures: Pictures) -> Any:
@@ -49,10 +51,10 @@ def make_draw(run: runs.Run, request: Method, labelled: bool, diagnose: bool = F
         observe = _observer(recipe, parts, request) if diagnose else None
         given = None if recipe.from_noise else x_0
         x_T = start(run, key_noise, schedule.at(recipe.levels, -1), given, recipe.start_std)
-        drawn = sampler.sample(key_run, denoise, step, x_T, recipe.levels, observe)
-        x_0, *observations = drawn if diagnose else (drawn,)
+        x_0, memory, observations = sampler.run(key_run, denoise, step, x_T, recipe.levels, observe)
         image = x_0 if run.decode_size else run.model.decode(params["diffusion"], x_0)
-        return (image, *observations) if diagnose else image
+        more = [observations] * diagnose + [guidance.saved_calls(memory)] * saves
+        return (image, *more) if more else image
 
     return draw
 
@@ -144,11 +146,15 @@ def prepare(run: runs.Run, params: Any) -> Any:
 
 
 class Drawn(NamedTuple):
-    """Samples (N, ...) as `preview.stored` returns them, whether each is finite (N,), and observations (N, steps)."""
+    """Samples (N, ...) as `preview.stored` returns them, whether each is finite (N,), and observations (N, steps).
+
+    saved: (N,), of a guidance that saves calls, at how many steps it did.
+    """
 
     images: np.ndarray
     finite: np.ndarray
     observations: Any = None
+    saved: np.ndarray | None = None
 
 
 @jax.jit  # one program, and not one for each of its operations
@@ -193,10 +199,11 @@ def make_sampler(
         latents = {name: encoded(params["diffusion"], *it) for name, it in given.items() if it[1] is not None}
         pictures = pictures._replace(**latents)
         found = compiled(params, keys, labels.astype(kind), scales.astype(np.float32), pictures)
-        x, observations = found if diagnose else (found, None)
+        x, *more = found if isinstance(found, tuple) else (found,)
         x = decode(params["diffusion"], x) if size else x
         finite = np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
-        return Drawn(preview.stored(x, run.facts, finite), finite, observations)
+        observations, saved = more.pop(0) if diagnose else None, more.pop() if more else None
+        return Drawn(preview.stored(x, run.facts, finite), finite, observations, saved)
 
     return call
 

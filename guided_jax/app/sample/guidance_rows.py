@@ -37,6 +37,7 @@ class Row(NamedTuple):
     labelled: bool = True  # whether it uses the label even where no --labels were given
     clips_inside: bool = False  # whether a clip of the result would undo it
     step: Callable[[Parts, reverse.ReverseStep], reverse.ReverseStep] | None = None  # guides the sampler's step
+    saves: bool = False  # whether it saves calls of parts.unconditional, as `guidance.saved_calls` counts them
     pair: bool = False  # whether it is a denoiser made of calls of parts.conditional and parts.unconditional
 
 
@@ -201,6 +202,17 @@ GUIDANCES: dict[str, Row] = {
         ("null",),
         ("momentum", "radius"),
         ("ramp", "dynamic"),
+    ),
+    "adaptive": Row(
+        "u + scale (c - u) until the cosine of c and u is above --stop-cosine, then c in one call [2312.12487]",
+        lambda p: (
+            p.conditional,
+            lambda c: guidance.adaptive(c, p.unconditional, p.scale, p.request.stop_cosine),
+        ),
+        ("null",),
+        ("stop_cosine",),
+        ("ramp", "dynamic"),
+        saves=True,
     ),
     "zero-star": Row(
         "CFG-Zero*: a u + scale (c - a u), a the best fit of u to c [CFG-Zero* 2503.18886]",

@@ -114,6 +114,8 @@ class Method:
     """projected: of the direction, over the steps."""
     radius: float = 2.5
     """projected: the direction's greatest length."""
+    stop_cosine: float = 0.991
+    """adaptive: guide until the cosine of c and u, of x_0, is above this; 1 for classifier-free."""
     coarse_scales: tuple[float, ...] = (1.0,)
     """frequency-decoupled: the scale of each coarser band of c - u, each of half the size;
     --scale is that of the finest."""
@@ -287,7 +289,7 @@ NEWER = (
     *("checkpoint", "image", "strength", "mask", "guided_channels", "perturb_blocks", "skip_blocks", "exit_block"),
     *("balanced", "decode_tile", "dino", "space", "clean_classifier", "attention_mask", "iterations"),
     *("prompt", "prompts", "negative_prompt", "prompt_scale", "prompt_seed", "text"),
-    *("coarse_scales", "damping"),
+    *("coarse_scales", "damping", "stop_cosine"),
     *("lora", "digests", "control", "control_image", "control_scale"),
 )
 
