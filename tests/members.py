@@ -142,6 +142,18 @@ MEMBERS = {
     ),
     "autoguidance": Member(lambda net, p, y, s, k: guidance.autoguidance(net(y), net(NULL), s), "u", "c", True),
     "self-attention": Member(lambda net, p, y, s, k: guidance.self_attention(net(y), s, 1.0 + k), None, "c"),
+    "annealed": Member(
+        lambda net, p, y, s, k: guidance.classifier_free(
+            guidance.annealed(
+                lambda v: net((v[0] > v[1]).astype(jnp.int32)),
+                jnp.stack([y, 1 - y]) + 0.0,
+                *(jax.random.key(0), 1000.0, 1.0, 1.5 - k, 2.0),
+            ),
+            net(NULL),
+            s,
+        ),
+        *("u", "c", True),
+    ),
     "independent": Member(
         lambda net, p, y, s, k: guidance.independent(net, y, random_label, jax.random.key(0), s), None, "c"
     ),

@@ -269,6 +269,17 @@ SLIPS = (
         only="independent",
     ),
     *slips(
+        "guidance/annealed",
+        "annealed",
+        ("jnp.sqrt(share) * wide", "share * wide"),
+        ("jnp.sqrt(1 - share)", "(1 - share)"),
+        ("(high - level.t / num_steps)", "(high - level.t)"),
+        ("(jnp.asarray(high) - low), 0.0, 1.0)", "(jnp.asarray(high) - low))"),
+        ("root(jnp.var(wide)), root(jnp.var(h))", "root(jnp.var(h)), root(jnp.var(wide))"),
+        ("mix * like_y + (1 - mix) * h", "(1 - mix) * like_y + mix * h"),
+        ("jax.random.split(fold_in(key, level), len(leaves))", "[fold_in(key, level)] * len(leaves)"),
+    ),
+    *slips(
         "criteria/clip",
         "criteria_clip",
         ("jnp.sum(w * _cosines", "jnp.sum(_cosines"),

@@ -11,6 +11,7 @@ FLAT = (
     "measurement",
     "sweep",
     "text",
+    "anneal",
 )  # sections whose names are not part of their options' names
 
 
@@ -72,7 +73,8 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("size", "original_size", "target_size"), Range(1, LARGEST_SIDE)),
     **dict.fromkeys(("negative_original_size", "negative_target_size"), Range(1, LARGEST_SIDE)),
     **dict.fromkeys(
-        ("noise_std", "blur_std", "blur", "churn", "damping", "interval_low", "interval_high"), NOT_NEGATIVE
+        ("noise_std", "blur_std", "blur", "churn", "damping", "anneal_std", "interval_low", "interval_high"),
+        NOT_NEGATIVE,
     ),
     **{
         "scale": Range(nonempty=True),
@@ -85,6 +87,7 @@ RANGES: dict[str, Range] = {
         "rescale_mix": SHARE,
         "momentum": Range(-1, 1),
         "stop_cosine": Range(-1, 1),
+        **dict.fromkeys(("anneal_low", "anneal_high", "anneal_mix"), SHARE),
     },
     # nll, judge, posthoc
     **{"probes": COUNT, "Judging.num_steps": COUNT, "sigma_rel": POWER, "step": COUNT},

@@ -8,6 +8,7 @@ is not linear (`rescale`, `projected`, `tangential`, `zero_star`, the thresholds
 from guided_jax.criteria.log_prob import all_of, any_of, from_logits
 from guided_jax.guidance import observe
 from guided_jax.guidance.adaptive import AdaptiveState, adaptive, saved_calls
+from guided_jax.guidance.annealed import annealed
 from guided_jax.guidance.call_once import batched, call_once
 from guided_jax.guidance.cfg_plus_plus import cfg_plus_plus
 from guided_jax.guidance.channels import channels
@@ -39,6 +40,7 @@ __all__ = [
     "Stateful",
     "adaptive",
     "all_of",
+    "annealed",
     "any_of",
     "autoguidance",
     "batched",

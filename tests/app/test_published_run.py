@@ -222,7 +222,7 @@ def test_every_sampler_draws_latents(run, tmp_path, name):
         ["classifier-free+interval+rescale+channels+ramp", "--scale", "3"],
         ["cfg++", "--scale", "0.6"],
         ["projected+ramp", "--scale", "3"],
-        ["zero-star+channels", "--scale", "3"],
+        ["zero-star+channels+anneal", "--scale", "3"],
         ["adaptive+ramp", "--scale", "3", "--stop-cosine", "0.5"],
         ["frequency-decoupled+interval", "--scale", "3", "--coarse-scales", "1", "2"],
         ["independent", "--scale", "3"],

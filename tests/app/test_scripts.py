@@ -94,7 +94,7 @@ METHODS = [
 ]
 # More of them, each with the options that it cannot do without.
 REST = {
-    **dict.fromkeys(("zero-star", "tangential", "independent", "off-the-shelf", "universal"), ()),
+    **dict.fromkeys(("zero-star", "independent", "off-the-shelf", "universal"), ()),
     **dict.fromkeys(("perturbed-attention", "smoothed-energy"), ()),
     "self-attention": ["--attention-mask"],
     "autoguidance": ["--bad", "RUN"],
@@ -104,6 +104,7 @@ REST = {
     "cfg++": ["--scale", 0.6],
     "compose": ["--also", 5, 8, "--also-scale", 1.0, -1.0, "--scale", 2, "--labels", 3],
     "pigdm": ["--operator", "super-resolution", "--noise-std", 0.1, "--measure", "held-out", "--labels", 3],
+    "tangential+anneal": ["--anneal-std", 1, "--scale", 3, "--labels", 3],
     "adaptive": ["--stop-cosine", -1],
     "frequency-decoupled": ["--scale", 3, "--coarse-scales", 1.5, 1, "--labels", 3],
     "magnitude-aware+rescale": ["--scale", 5, "--damping", 2, "--labels", 3],
@@ -356,8 +357,11 @@ WRONG_SAMPLING = {
     "50 steps": ["--sampler", "ddim", "--steps", "50"],
     "'magic'": ["--guidance", "magic"],
     "'sparkle'": ["--guidance", "classifier-free+sparkle"],
-    "only +ramp, +dynamic can follow projected": ["--guidance", "projected+interval"],
+    "only +ramp, +dynamic, +anneal can follow projected": ["--guidance", "projected+interval"],
     "only +dynamic can follow none": ["--guidance", "none+rescale"],
+    "--anneal-low is 0.95 and --anneal-high 0.9": ["--guidance", "classifier-free+anneal", "--anneal-low", 0.95],
+    "--anneal-std has no effect here; it goes with +anneal": ["--guidance", "classifier-free", "--anneal-std", 1],
+    "can follow classifier, not 'classifier+anneal'": ["--guidance", "classifier+anneal"],
     "unipc reads x_0 alone": ["--guidance", "cfg++", "--sampler", "unipc"],
     "can follow cfg++, not 'cfg+++dynamic'": ["--guidance", "cfg+++dynamic"],
     "leave out one of the two": ["--guidance", "classifier-free+dynamic", "--no-clip"],

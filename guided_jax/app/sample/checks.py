@@ -121,6 +121,15 @@ def _check_names(method: Method, run: runs.Run) -> None:
             f"--interval-low is {method.interval_low:g} and --interval-high {method.interval_high:g}, which guides "
             "nowhere; give a lower end below the upper one"
         )
+    if guidances.anneals(method) and not method.anneal.anneal_low < method.anneal.anneal_high:
+        raise ValueError(
+            f"--anneal-low is {method.anneal.anneal_low:g} and --anneal-high {method.anneal.anneal_high:g}; give a lower "
+            "end below the upper one"
+        )
+    if guidances.anneals(method) and run.facts.labelling == "text":
+        raise ValueError(
+            "+anneal has no states of a text to put noise in: this run was trained on captions; leave it out"
+        )
     if "+channels" in method.guidance and method.guided_channels > run.model.shape[-1]:
         raise ValueError(
             f"--guided-channels is {method.guided_channels}, and x has {run.model.shape[-1]} channels; give at most these"

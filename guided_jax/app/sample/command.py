@@ -18,6 +18,7 @@ from guided_jax.app import cli, latent_space, preview
 from guided_jax.app import run as runs
 from guided_jax.app.results import check_free
 from guided_jax.app.sample import (
+    annealing,
     checks,
     clip_guide,
     controls,
@@ -242,6 +243,8 @@ def load_params(options: Sampling, run: runs.Run, sharding: Any = None) -> dict[
     needs = guidances.row_of(method).needs
     if "classifier" in needs or ("clean" in needs and run.judge is None) or shown:
         found["classifier"] = run.params("classifier", sharding, which)
+    if guidances.anneals(method) and run.text is None and run.facts.labelling == "class":
+        annealing.check_tables(found["diffusion"])
     if run.judge is not None:
         found["judge"] = parallel.place_leaves(run.judge.params, sharding)
     if run.clip is not None:

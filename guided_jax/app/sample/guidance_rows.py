@@ -3,8 +3,7 @@
 A new one is one row: a line for --list, a function of the parts of an example, and the options that it reads.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,32 +12,8 @@ from guided_jax import guidance, models, reverse
 from guided_jax.app import network_fields
 from guided_jax.app.sample import clip_guide
 from guided_jax.app.sample.parts import Parts
+from guided_jax.app.sample.row import ALL, FREE, Guide, Row
 from guided_jax.denoiser import Denoiser
-from guided_jax.guidance import Stateful
-
-Guided = Denoiser | Stateful
-Guide = Callable[[Denoiser], Guided]
-
-
-ALL = ("interval", "rescale", "channels", "ramp", "dynamic")  # modifiers
-
-
-class Row(NamedTuple):
-    """One guidance: its line of --list, how it is made, and which parts it needs."""
-
-    line: str
-    make: Callable[[Parts], tuple[Denoiser, Guide]]  # -> (the denoiser to guide, the guidance of it)
-    # of "null", "classifier", "clean" (a classifier of x_0), "bad", "bad_null", "negative", "conditional", "classes",
-    # "also", "measurement", "clip", or of `Run.fields`
-    needs: tuple[str, ...] = ()
-    reads: tuple[str, ...] = ()  # its own options
-    follow: tuple[str, ...] = ALL  # the MODIFIERS that change something
-    scaled: bool = True  # whether it reads --scale
-    labelled: bool = True  # whether it uses the label even where no --labels were given
-    clips_inside: bool = False  # whether a clip of the result would undo it
-    step: Callable[[Parts, reverse.ReverseStep], reverse.ReverseStep] | None = None  # guides the sampler's step
-    saves: bool = False  # whether it saves calls of parts.unconditional, as `guidance.saved_calls` counts them
-    pair: bool = False  # whether it is a denoiser made of calls of parts.conditional and parts.unconditional
 
 
 def _changed(parts: Parts, **fields: Any) -> tuple[Denoiser, Guide]:
@@ -173,6 +148,7 @@ GUIDANCES: dict[str, Row] = {
         "u + scale (c - u) [CFG 2207.12598]",
         lambda p: (p.conditional, lambda c: guidance.classifier_free(c, p.unconditional, p.scale)),
         ("null",),
+        follow=FREE,
         pair=True,
     ),
     "negative": Row(
@@ -180,6 +156,7 @@ GUIDANCES: dict[str, Row] = {
         _negative,
         ("negative", "conditional"),
         ("negative",),
+        FREE,
     ),
     "compose": Row(
         "u + scale (c - u) + sum of --also-scale (c_i - u) over --also: AND, and NOT below 0 [CD 2206.01714]",
@@ -192,7 +169,7 @@ GUIDANCES: dict[str, Row] = {
         "x_0 guided, noise not; scale in 0..1 [CFG++ 2406.08070]",
         lambda p: (p.conditional, lambda c: guidance.cfg_plus_plus(c, p.unconditional, p.scale)),
         ("null",),
-        follow=ALL[:-1],
+        follow=(*ALL[:-1], "anneal"),
         clips_inside=True,
         pair=True,
     ),
@@ -201,7 +178,7 @@ GUIDANCES: dict[str, Row] = {
         _projected,
         ("null",),
         ("momentum", "radius"),
-        ("ramp", "dynamic"),
+        ("ramp", "dynamic", "anneal"),
     ),
     "adaptive": Row(
         "u + scale (c - u) until the cosine of c and u is above --stop-cosine, then c in one call [2312.12487]",
@@ -211,13 +188,14 @@ GUIDANCES: dict[str, Row] = {
         ),
         ("null",),
         ("stop_cosine",),
-        ("ramp", "dynamic"),
+        ("ramp", "dynamic", "anneal"),
         saves=True,
     ),
     "zero-star": Row(
         "CFG-Zero*: a u + scale (c - a u), a the best fit of u to c [CFG-Zero* 2503.18886]",
         lambda p: (p.conditional, lambda c: guidance.zero_star(c, p.unconditional, p.scale)),
         ("null",),
+        follow=FREE,
         pair=True,
     ),
     "frequency-decoupled": Row(
@@ -225,12 +203,14 @@ GUIDANCES: dict[str, Row] = {
         _frequency_decoupled,
         ("null",),
         ("coarse_scales",),
+        FREE,
         pair=True,
     ),
     "tangential": Row(
         "u' + scale (c - u') in eps, u' the part of u that it has in common with c [TCFG 2503.18137]",
         lambda p: (p.conditional, lambda c: guidance.tangential(c, p.unconditional, p.scale)),
         ("null",),
+        follow=FREE,
         pair=True,
     ),
     "magnitude-aware": Row(
@@ -241,6 +221,7 @@ GUIDANCES: dict[str, Row] = {
         ),
         ("null",),
         ("damping",),
+        FREE,
         pair=True,
     ),
     "independent": Row(

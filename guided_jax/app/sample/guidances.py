@@ -3,15 +3,18 @@
 from typing import Any
 
 from guided_jax import guidance
-from guided_jax.app.sample.guidance_rows import GUIDANCES, Guide, Guided, Row
+from guided_jax.app.sample.annealing import Annealing
+from guided_jax.app.sample.guidance_rows import GUIDANCES
 from guided_jax.app.sample.parts import Parts
 from guided_jax.app.sample.request import Method
+from guided_jax.app.sample.row import Guide, Guided, Row
 
 MODIFIERS: dict[str, str] = {
     "interval": "guide only where --interval-low < sigma / alpha <= --interval-high [LI 2404.07724]",
     "rescale": "bring the result back to the conditional's standard deviation by --rescale-mix [Lin 2305.08891]",
     "channels": "guide the first --guided-channels of x only, as DiT does [DiT 2212.09748]",
     "ramp": "a scale that rises from 1 to its value by a cosine [Wang 2404.13040]",
+    "anneal": "noise in the condition early on, of --anneal-std, for variety at a high scale [CADS 2310.17347]",
     "dynamic": "x_0 thresholded at its quantile instead of clipped [Imagen 2205.11487]",
 }
 
@@ -22,6 +25,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "+interval": ("interval_low", "interval_high"),
     "+rescale": ("rescale_mix",),
     "+channels": ("guided_channels",),
+    "+anneal": tuple(vars(Annealing())),
     **{f"--operator {name}": options for name, options in OPERATORS.items()},
 }
 
@@ -55,6 +59,11 @@ def is_dynamic(request: Method) -> bool:
     return "dynamic" in parse(request.guidance)[1]
 
 
+def anneals(request: Method) -> bool:
+    """Return whether +anneal puts noise into the condition."""
+    return "anneal" in parse(request.guidance)[1]
+
+
 def shifts_mean(request: Method) -> bool:
     """Return whether this is algorithm 1, classifier guidance of a ddpm step."""
     return request.guidance == "classifier" and request.sampler == "ddpm"
@@ -70,9 +79,10 @@ def guide(request: Method, parts: Parts) -> Guided:
             own = _modified(word, own, parts)
         return own(base)
 
-    parts = ramped(request, parts)
-    # An interval calls the unconditional model only within it, and an observer calls it alone.
-    together = GUIDANCES[first].pair and "interval" not in rest and not parts.observed
+    parts = ramped(request, parts)._replace(anneals=anneals(request))
+    # An interval calls the unconditional model only within it, and an observer calls it alone; a condition that is annealed
+    # is another one at each level.
+    together = GUIDANCES[first].pair and not {"interval", "anneal"} & set(rest) and not parts.observed
     return parts.paired(guided) if together else guided(parts)
 
 

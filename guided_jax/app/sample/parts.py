@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from guided_jax import guidance, operators, schedule
 from guided_jax.app import run as runs
+from guided_jax.app.sample import annealing
 from guided_jax.app.sample.request import Method
 from guided_jax.criteria.log_prob import Logits
 from guided_jax.denoiser import Denoiser
@@ -44,7 +45,7 @@ class Parts(NamedTuple):
     from. inpaint: the mask and the latents of the masked picture, for a network that is told what to paint in. estimate:
     the last predicted x_0, for a network with self-conditioning. control: what a ControlNet reads. pair: the model with the
     label and with the null condition, where one program of the network serves both. observed: whether an observer calls the
-    networks too.
+    networks too. anneals: whether there is noise in the condition of `conditional`.
     """
 
     run: runs.Run
@@ -63,6 +64,7 @@ class Parts(NamedTuple):
     control: Any = None
     pair: tuple[Denoiser, Denoiser] | None = None
     observed: bool = False
+    anneals: bool = False
 
     def model(self, label: Any) -> Denoiser:
         """Return the run's denoiser for a label."""
@@ -76,6 +78,11 @@ class Parts(NamedTuple):
         condition = self._told(self.run, condition)
         made = runs.make_denoiser(self.run, self.params["diffusion"], condition, fields, self.low_res, estimate)
         return guidance.clip(made, -self.run.bound, self.run.bound) if self.clips_inside else made
+
+    def _of_params(self, condition: Any, params: Any = None) -> Denoiser:
+        """Return the denoiser of a condition, with other params of the network where they are given."""
+        changed = self.params if params is None else {**self.params, "diffusion": params}
+        return self._replace(params=changed)._of_condition(condition)
 
     def _told(self, run: runs.Run, condition: Any) -> Any:
         """Return the condition of a run with what it is told to paint in, and what the ControlNet of this run reads."""
@@ -109,6 +116,8 @@ class Parts(NamedTuple):
     @property
     def conditional(self) -> Denoiser:
         """The model with the label."""
+        if self.anneals:
+            return annealing.annealed(self.request.anneal, self, self._of_params)
         return self.pair[0] if self.pair else self.model(self.label)
 
     @property

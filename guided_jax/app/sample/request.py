@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from guided_jax.app.sample.annealing import Annealing
 from guided_jax.app.settings import to_dict
 from guided_jax.app.trained_weights import Which
 
@@ -51,7 +52,7 @@ class Method:
 
     guidance: str = "none"
     """One of those that --list prints, such as classifier or classifier-free, then any of +interval +rescale +channels
-    +ramp +dynamic. none with --labels is the plain conditional model. Default with --prompt: classifier-free."""
+    +ramp +anneal +dynamic. none with --labels is the plain conditional model. Default with --prompt: classifier-free."""
     sampler: str | None = None
     """One of those that --list prints. Default: dpm++, or ddim for cfg++, measurements and ADM's forms of --steps."""
     steps: str | None = None
@@ -108,6 +109,7 @@ class Method:
     """+channels: how many channels of x are guided, the first ones; 3 of 4 for DiT and SiT, as their authors did."""
     rescale_mix: float = 0.7
     """+rescale: 0 changes nothing, 1 rescales in full."""
+    anneal: tyro.conf.OmitArgPrefixes[Annealing] = dataclasses.field(default_factory=Annealing)
     negative: Label | None = None
     """negative: the label to go away from. Text-to-image runs: the negative prompt, of classifier-free and its kin too."""
     momentum: float = -0.5
@@ -289,7 +291,7 @@ NEWER = (
     *("checkpoint", "image", "strength", "mask", "guided_channels", "perturb_blocks", "skip_blocks", "exit_block"),
     *("balanced", "decode_tile", "dino", "space", "clean_classifier", "attention_mask", "iterations"),
     *("prompt", "prompts", "negative_prompt", "prompt_scale", "prompt_seed", "text"),
-    *("coarse_scales", "damping", "stop_cosine"),
+    *("coarse_scales", "damping", "stop_cosine", "anneal"),
     *("lora", "digests", "control", "control_image", "control_scale"),
 )
 

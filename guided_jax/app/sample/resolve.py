@@ -8,9 +8,9 @@ from typing import NamedTuple
 from guided_jax import guidance, reverse, stateful
 from guided_jax.app import run as runs
 from guided_jax.app.sample import guidances, inverse, samplers
-from guided_jax.app.sample.guidance_rows import Guided
 from guided_jax.app.sample.parts import Parts
 from guided_jax.app.sample.request import Method, Variance
+from guided_jax.app.sample.row import Guided
 from guided_jax.denoiser import Denoiser
 from guided_jax.schedule import NoiseLevel
 

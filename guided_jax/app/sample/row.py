@@ -1,0 +1,33 @@
+"""What a row of `guidance_rows` says of a guidance."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from guided_jax import reverse
+from guided_jax.app.sample.parts import Parts
+from guided_jax.denoiser import Denoiser
+from guided_jax.guidance import Stateful
+
+Guided = Denoiser | Stateful
+Guide = Callable[[Denoiser], Guided]
+
+ALL = ("interval", "rescale", "channels", "ramp", "dynamic")  # modifiers
+FREE = (*ALL, "anneal")  # of a guidance by the condition
+
+
+class Row(NamedTuple):
+    """One guidance: its line of --list, how it is made, and which parts it needs."""
+
+    line: str
+    make: Callable[[Parts], tuple[Denoiser, Guide]]  # -> (the denoiser to guide, the guidance of it)
+    # of "null", "classifier", "clean" (a classifier of x_0), "bad", "bad_null", "negative", "conditional", "classes",
+    # "also", "measurement", "clip", or of `Run.fields`
+    needs: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()  # its own options
+    follow: tuple[str, ...] = ALL  # the MODIFIERS that change something
+    scaled: bool = True  # whether it reads --scale
+    labelled: bool = True  # whether it uses the label even where no --labels were given
+    clips_inside: bool = False  # whether a clip of the result would undo it
+    step: Callable[[Parts, reverse.ReverseStep], reverse.ReverseStep] | None = None  # guides the sampler's step
+    saves: bool = False  # whether it saves calls of parts.unconditional, as `guidance.saved_calls` counts them
+    pair: bool = False  # whether it is a denoiser made of calls of parts.conditional and parts.unconditional
