@@ -81,6 +81,7 @@ RANGES: dict[str, Range] = {
         "scales": Range(nonempty=True),
         "also_scale": ANY,
         "coarse_scales": Range(nonempty=True),
+        "label_scale": ANY,
         "control_scale": ANY,
         "eta": SHARE,
         "strength": Range(0, 1, above=True),

@@ -95,7 +95,8 @@ METHODS = [
 # More of them, each with the options that it cannot do without.
 REST = {
     **dict.fromkeys(("zero-star", "independent", "off-the-shelf", "universal"), ()),
-    **dict.fromkeys(("perturbed-attention", "smoothed-energy"), ()),
+    "perturbed-attention+interval": ["--label-scale", 2, "--labels", 3, "--scale", 3, "--interval-high", 2],
+    "smoothed-energy": (),
     "self-attention": ["--attention-mask"],
     "autoguidance": ["--bad", "RUN"],
     "domain": ["--bad", "RUN"],
@@ -362,6 +363,11 @@ WRONG_SAMPLING = {
     "--anneal-low is 0.95 and --anneal-high 0.9": ["--guidance", "classifier-free+anneal", "--anneal-low", 0.95],
     "--anneal-std has no effect here; it goes with +anneal": ["--guidance", "classifier-free", "--anneal-std", 1],
     "can follow classifier, not 'classifier+anneal'": ["--guidance", "classifier+anneal"],
+    "--label-scale guides towards labels": ["--guidance", "perturbed-attention", "--label-scale", 3],
+    "--label-scale has no effect here": ["--guidance", "classifier-free", "--label-scale", 3],
+    "are for one guidance alone; leave out --label-scale": [
+        *("--guidance", "perturbed-attention+rescale", "--label-scale", 3, "--labels", 3)
+    ],
     "unipc reads x_0 alone": ["--guidance", "cfg++", "--sampler", "unipc"],
     "can follow cfg++, not 'cfg+++dynamic'": ["--guidance", "cfg+++dynamic"],
     "leave out one of the two": ["--guidance", "classifier-free+dynamic", "--no-clip"],

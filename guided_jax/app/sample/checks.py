@@ -198,6 +198,8 @@ def _check_needs(options: Sampling, run: runs.Run) -> None:
             f"--guidance {method.guidance} is away from a label drawn at random, and there is only one; use another"
         )
     _check_blocks(method, run)
+    if method.label_scale is not None:
+        _check_label_scale(options, run)
     if "also" in needs and not method.also:
         raise ValueError("compose needs further labels; name them with --also")
     if "also" in needs and len(method.also_scale) not in (0, len(method.also)):
@@ -233,6 +235,16 @@ def _check_blocks(method: Method, run: runs.Run) -> None:
         network_fields.check(option(name), getattr(method, name) or (), run.fields[name])
     if method.attention_mask and run.attention is None:
         raise ValueError("this network has no attention that can be read; leave out --attention-mask")
+
+
+def _check_label_scale(options: Sampling, run: runs.Run) -> None:
+    """Raise ValueError for classifier-free guidance beside another one that has no label, or does not leave it as it is."""
+    if run.model.null is None:
+        raise ValueError("this run has no null label, which --label-scale needs; leave it out")
+    if options.labels is None and options.base_samples is None:
+        raise ValueError("--label-scale guides towards labels; name them by --labels")
+    if {"rescale", "channels"} & set(guidances.parse(options.method.guidance)[1]):
+        raise ValueError("+rescale and +channels are for one guidance alone; leave out --label-scale")
 
 
 def _check_space(method: Method, run: runs.Run) -> None:

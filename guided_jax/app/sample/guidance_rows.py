@@ -17,9 +17,16 @@ from guided_jax.denoiser import Denoiser
 
 
 def _changed(parts: Parts, **fields: Any) -> tuple[Denoiser, Guide]:
-    """Return the guidance away from the same network with other fields of its module."""
-    bad = parts.plain(**fields)
-    return parts.plain(), lambda d: guidance.autoguidance(d, bad, parts.scale)
+    """Return the guidance away from the same network with other fields of its module.
+
+    With --label-scale it is added to classifier-free guidance, which an interval then leaves as it is.
+    """
+    bad, label_scale = parts.plain(**fields), parts.request.label_scale
+    if label_scale is None:
+        return parts.plain(), lambda d: guidance.autoguidance(d, bad, parts.scale)
+    c = parts.conditional
+    free = guidance.classifier_free(c, parts.unconditional, label_scale)
+    return free, lambda d: guidance.push(d, c, bad, lambda level: guidance.strength(parts.scale, level) - 1)
 
 
 def _perturbed(parts: Parts, perturb: Any) -> tuple[Denoiser, Guide]:
@@ -246,28 +253,28 @@ GUIDANCES: dict[str, Row] = {
         "PAG: away from the same network with identity attention [PAG 2403.17377]",
         lambda p: _perturbed(p, models.identity_attention),
         ("perturb_blocks",),
-        ("perturb_blocks",),
+        ("perturb_blocks", "label_scale"),
         labelled=False,
     ),
     "smoothed-energy": Row(
         "SEG: away from the same network with blurred queries [SEG 2408.00760]",
         lambda p: _perturbed(p, models.blurred_queries()),
         ("perturb_blocks",),
-        ("perturb_blocks",),
+        ("perturb_blocks", "label_scale"),
         labelled=False,
     ),
     "skip-layer": Row(
         "SLG: away from the same network without --skip-blocks [STG 2411.18664]",
         lambda p: _changed(p, skip_blocks=_named(p, "skip_blocks")),
         ("skip_blocks",),
-        ("skip_blocks",),
+        ("skip_blocks", "label_scale"),
         labelled=False,
     ),
     "internal": Row(
         "IG: away from what the same network says after --exit-block [IG 2512.24176]",
         lambda p: _changed(p, exit_block=_named(p, "exit_block")),
         ("exit_block",),
-        ("exit_block",),
+        ("exit_block", "label_scale"),
         labelled=False,
     ),
     "self-attention": Row(

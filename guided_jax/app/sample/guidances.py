@@ -51,7 +51,8 @@ def row_of(request: Method) -> Row:
 
 def reads_negative(request: Method) -> bool:
     """Return whether the guidance calls the model with the negative prompt, or with the null label that it replaces."""
-    return bool({"null", "bad_null", "negative", "classifier", "clean"} & set(row_of(request).needs))
+    needs = {"null", "bad_null", "negative", "classifier", "clean"} & set(row_of(request).needs)
+    return bool(needs) or request.label_scale is not None
 
 
 def is_dynamic(request: Method) -> bool:
@@ -80,6 +81,9 @@ def guide(request: Method, parts: Parts) -> Guided:
         return own(base)
 
     parts = ramped(request, parts)._replace(anneals=anneals(request))
+    if request.label_scale is not None:  # the conditional model is in both guidances
+        u = parts.unconditional
+        return guidance.call_once(lambda c: guided(parts._replace(pair=(c, u))), parts.conditional)
     # An interval calls the unconditional model only within it, and an observer calls it alone; a condition that is annealed
     # is another one at each level.
     together = GUIDANCES[first].pair and not {"interval", "anneal"} & set(rest) and not parts.observed

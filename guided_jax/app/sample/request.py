@@ -130,6 +130,8 @@ class Method:
     """skip-layer: the blocks that are left out. Default: an eighth of them after the first 7/24, as for SD 3.5."""
     exit_block: str | None = None
     """internal: the block after which the bad model's output is read. Default: the one with a head, or the middle one."""
+    label_scale: float | None = None
+    """perturbed-attention, smoothed-energy, skip-layer, internal: the scale of classifier-free guidance beside them."""
     blur: float = 1.0
     """self-attention: the standard deviation of the blur of x_0, in pixels; of latents in theirs, of which each is several
     of the picture's."""
@@ -291,7 +293,7 @@ NEWER = (
     *("checkpoint", "image", "strength", "mask", "guided_channels", "perturb_blocks", "skip_blocks", "exit_block"),
     *("balanced", "decode_tile", "dino", "space", "clean_classifier", "attention_mask", "iterations"),
     *("prompt", "prompts", "negative_prompt", "prompt_scale", "prompt_seed", "text"),
-    *("coarse_scales", "damping", "stop_cosine", "anneal"),
+    *("coarse_scales", "damping", "stop_cosine", "anneal", "label_scale"),
     *("lora", "digests", "control", "control_image", "control_scale"),
 )
 
