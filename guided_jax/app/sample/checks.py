@@ -7,9 +7,10 @@ import numpy as np
 
 from guided_jax.app import facts, network_fields
 from guided_jax.app import run as runs
-from guided_jax.app.sample import clip_guide, guidance_rows, guidances, inverse, labels, samplers
-from guided_jax.app.sample.request import Measurement, Method, Sampling, Text, flatten, option
+from guided_jax.app.sample import annealing, clip_guide, guidance_rows, guidances, inverse, labels, samplers
+from guided_jax.app.sample.request import Measurement, Method, Sampling, flatten, option
 from guided_jax.app.sample.resolve import variance_of
+from guided_jax.app.sample.text_options import Text
 
 OF_DATA = "labels of the data"  # of a run with several labels, or vectors, without --labels
 MOST_SWEPT = 1_000_000  # samples at each scale and seed
@@ -121,15 +122,8 @@ def _check_names(method: Method, run: runs.Run) -> None:
             f"--interval-low is {method.interval_low:g} and --interval-high {method.interval_high:g}, which guides "
             "nowhere; give a lower end below the upper one"
         )
-    if guidances.anneals(method) and not method.anneal.anneal_low < method.anneal.anneal_high:
-        raise ValueError(
-            f"--anneal-low is {method.anneal.anneal_low:g} and --anneal-high {method.anneal.anneal_high:g}; give a lower "
-            "end below the upper one"
-        )
-    if guidances.anneals(method) and run.facts.labelling == "text":
-        raise ValueError(
-            "+anneal has no states of a text to put noise in: this run was trained on captions; leave it out"
-        )
+    if guidances.anneals(method):
+        annealing.check(method.anneal, run.facts.labelling)
     if "+channels" in method.guidance and method.guided_channels > run.model.shape[-1]:
         raise ValueError(
             f"--guided-channels is {method.guided_channels}, and x has {run.model.shape[-1]} channels; give at most these"

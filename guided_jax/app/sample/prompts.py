@@ -14,7 +14,8 @@ from guided_jax.app.published_model import TextModel
 from guided_jax.app.sample import named_pictures, prompt_files
 from guided_jax.app.sample.guidances import reads_negative, row_of
 from guided_jax.app.sample.prompt_files import Row
-from guided_jax.app.sample.request import HELD_OUT, Sampling, Text, option
+from guided_jax.app.sample.request import HELD_OUT, Sampling, option
+from guided_jax.app.sample.text_options import Text
 from guided_jax.pretrained.published import Prompt, States
 
 
