@@ -69,7 +69,12 @@ RANGES: dict[str, Range] = {
         COUNT,
     ),
     **dict.fromkeys(("temperature", "data_std", "langevin_size", "sigma_max", "radius"), POSITIVE),
-    **{"windows": COUNT, "clip_skip": NOT_NEGATIVE, **dict.fromkeys(("crop", "negative_crop"), NOT_NEGATIVE)},
+    **{
+        "text_length": COUNT,
+        "windows": COUNT,
+        "clip_skip": NOT_NEGATIVE,
+        **dict.fromkeys(("crop", "negative_crop"), NOT_NEGATIVE),
+    },
     **dict.fromkeys(("size", "original_size", "target_size"), Range(1, LARGEST_SIDE)),
     **dict.fromkeys(("negative_original_size", "negative_target_size"), Range(1, LARGEST_SIDE)),
     **dict.fromkeys(
