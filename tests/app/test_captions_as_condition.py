@@ -7,15 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from guided_jax import data, extras, schedule
 from guided_jax.app import facts, texts
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
+from guided_jax.app.demo import command as demo
+from guided_jax.app.demo import prompt_grid
 from guided_jax.app.sample import command as sample
 from guided_jax.app.train import command as train
 from guided_jax.app.train import networks
 from guided_jax.storage import images
+from tests.app.test_demo import EXPERIMENT as OWN_EXPERIMENT
 from tests.kinds import noise
 from tests.scripts import run_script
 from tests.untrained import TINY, make_untrained
@@ -252,3 +256,34 @@ def test_latents_keep_the_captions_of_their_pictures(place, tmp_path, capsys):
     code, _, err = run_script(sample.main, [*options, "--out", tmp_path / "out"], capsys)
     assert code == 0, err
     assert images.load_npz(tmp_path / "out" / "samples.npz")[0].shape == (2, 8, 8, 1)
+
+
+def test_the_demo_of_prompts_against_scales(place, tmp_path, capsys):
+    made = experiment(place)
+    few = dataclasses.replace(made.diffusion, num_steps=1, batch_size=8, eval_every=0)
+    assert train.train(dataclasses.replace(made, diffusion=few), tmp_path / "run")
+    capsys.readouterr()
+    (tmp_path / "own.py").write_text(OWN_EXPERIMENT)
+    line = [
+        "emoji",
+        "--experiment",
+        tmp_path / "own.py",
+        "--out",
+        tmp_path / "run",
+        "--steps",
+        "2",
+        "--scales",
+        "0",
+        "2",
+    ]
+    code, out, err = run_script(demo.main, [*line, "--prompts", "a red disc", "a blue square", ""], capsys)
+    assert code == 0, err
+    assert "to draw 6" in out
+    assert np.asarray(Image.open(tmp_path / "run" / "demo" / "emoji.png")).shape[0] == 16 + 3 * (2 * 8 + 2) + 2
+    code, _, err = run_script(demo.main, ["emoji", "--experiment", "digits"], capsys)
+    assert (code, "digits has no captions" in err) == (2, True)
+    run = runs.load(place / "run")
+    texts, scales = ["a red disc", "a blue square"], [0.0, 2.0]
+    drawn = prompt_grid.draw_grid(run, texts, scales, "2")
+    np.testing.assert_allclose(drawn, prompt_grid.draw_grid(run, texts, scales[::-1], "2")[:, ::-1], atol=1)
+    assert (drawn[:, 0] != drawn[:, 1]).any()

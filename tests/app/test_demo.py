@@ -73,8 +73,8 @@ def test_pictures_are_drawn_a_chunk_at_a_time_and_must_be_finite():
         asked.append((list(indices), list(labels), set(scales)))
         return draw.Drawn(np.zeros((len(indices), 2, 2, 1), np.uint8), np.asarray(indices) != params)
 
-    drawn = comparison._draw(sample, None, np.arange(5) % 3, 2.0, chunk=2)
+    drawn = comparison.draw_labels(sample, None, np.arange(5) % 3, 2.0, chunk=2)
     assert drawn.shape == (5, 2, 2, 1)
     assert asked == [([0, 1], [0, 1], {2.0}), ([2, 3], [2, 0], {2.0}), ([4, 4], [1, 1], {2.0})]
     with pytest.raises(ValueError, match="1 samples at scale 2 are not finite; try lower --scales or more --steps"):
-        comparison._draw(sample, 3, np.arange(5) % 3, 2.0, chunk=2)
+        comparison.draw_labels(sample, 3, np.arange(5) % 3, 2.0, chunk=2)

@@ -20,7 +20,8 @@ minutes on two CPU cores; the same command again resumes, or only draws.
   --steps N            DDIM steps (default: 50)
   --experiment E       another experiment with labels, by name or by file (default: digits)
 
-example: guided-jax demo --num-samples 500 --scales 0 1 3"""
+example: guided-jax demo --num-samples 500 --scales 0 1 3
+also:    guided-jax demo emoji, which draws from words (--help)"""
 NEXT = """three commands to try next:
   guided-jax sample {out} --guidance classifier-free --scale 3 --labels 3 7 --out {out}/samples
   guided-jax nll {out} --num-samples 100
@@ -45,6 +46,10 @@ class Demo:
 
 def main(args: Sequence[str]) -> None:
     """Train, or resume, or find it done; draw, judge, print."""
+    if args and args[0] == "emoji":
+        from guided_jax.app.demo import emoji
+
+        return emoji.main(args[1:])
     start, options = time.monotonic(), cli.parse(Demo, "guided-jax demo", args, description=PAGE)
     announce(options)
     # After the announcement: these take seconds to import.

@@ -80,18 +80,20 @@ def compare(
         for kind in KINDS:
             sample = draw.make_sampler(run, method_of(kind, steps), True, devices)
             for scale in scales:
-                drawn = samples[kind, scale] = _draw(sample, placed, labels, scale, chunk)
+                drawn = samples[kind, scale] = draw_labels(sample, placed, labels, scale, chunk)
                 right = float((judge.predict(pixels(drawn)) == labels).mean())
                 rows.append({"guidance": kind, "scale": scale, "accuracy": right, "distance": distance(drawn, real)})
                 bar.update()
     return rows, samples
 
 
-def _draw(sample: Callable[..., draw.Drawn], params: Any, labels: np.ndarray, scale: float, chunk: int) -> np.ndarray:
-    """Return a picture of each label, drawn `chunk` at a time with the seed 0; ValueError when some are not finite."""
+def draw_labels(
+    sample: Callable[..., draw.Drawn], params: Any, labels: np.ndarray, scale: float, chunk: int, seed: int = 0
+) -> np.ndarray:
+    """Return a picture of each label, drawn `chunk` at a time; ValueError when some are not finite."""
 
     def rows(indices: np.ndarray) -> draw.Drawn:
-        return sample(params, indices, labels[indices], np.full(len(indices), scale), 0)
+        return sample(params, indices, labels[indices], np.full(len(indices), scale), seed)
 
     drawn = list(parallel.map_in_chunks(rows, len(labels), chunk))
     wrong = sum(int((~each.finite).sum()) for each in drawn)
