@@ -59,10 +59,14 @@ ROOMS = sorted(
 install_import_hook([f"guided_jax.{room}" for room in ROOMS], "beartype.beartype")
 
 from guided_jax.parallel import replicated  # noqa: E402
+from guided_jax.storage import log  # noqa: E402
+from tests import economy  # noqa: E402
 
 if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1":
     # The samplers of the commands ask for a level of optimization of their own, which would take twice the time to compile.
     replicated.compiler_options = lambda devices: {}
+log.plot = economy.blank_curves  # `curves` is the fixture of the tests that look at them
+economy.share_contexts()
 
 
 def pytest_collection_finish():
@@ -87,6 +91,12 @@ def _no_process_is_left():
     yield
     while processes.STARTED:
         processes.STARTED.pop().kill()
+
+
+@pytest.fixture
+def curves(monkeypatch):
+    """Draw the curves of the metrics, as users have them."""
+    monkeypatch.setattr(log, "plot", economy.PLOT)
 
 
 def converted(name, tmp_path_factory):
@@ -130,7 +140,9 @@ def tiny(tmp_path_factory):
         return place / "run"
     try:
         arguments = ["digits", "--out", place / "run", "--data.dir", place / "data", *SMALL]
-        cli.script(train.main, [str(argument) for argument in arguments])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(log, "plot", economy.PLOT)
+            cli.script(train.main, [str(argument) for argument in arguments])
         (place / "ready").touch()
     finally:
         if not (place / "ready").exists():

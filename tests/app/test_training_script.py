@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from guided_jax import data, schedule
 from guided_jax.app import best_checkpoint, cli, experiments, facts, judge, posthoc
@@ -75,7 +76,7 @@ def test_rows_have_quarters_and_held_out_metrics(place):
     assert {f"held_out_{name}_q{q}" for name in ("loss", "accuracy") for q in (1, 2, 3, 4)} < set(held_out)
     best = checkpoint.best(place / "run" / "classifier" / "checkpoints", "held_out_loss")
     assert best == 6  # the only checkpoint of an evaluated step
-    assert (place / "run" / "classifier" / "curves.png").stat().st_size > 1000
+    assert Image.open(place / "run" / "classifier" / "curves.png").size[0] > 100
 
 
 @pytest.mark.slow

@@ -215,6 +215,7 @@ def test_appending_gives_the_same_bytes_and_rewriting_keeps_the_file(tmp_path):
         tensorboard.write(tmp_path / "none" / "events", rows)
 
 
+@pytest.mark.usefixtures("curves")
 def test_the_curves_command_writes_the_same_files_from_the_rows(measured, tmp_path, capsys):
     out = shutil.copytree(measured[0], tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
     for name in (tensorboard.NAME, "curves.png"):

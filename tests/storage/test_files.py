@@ -42,6 +42,7 @@ def test_truncate_drops_later_rows_and_a_torn_line(tmp_path):
     assert log.read(path) == [{"step": 10, "loss": 0.1}, {"step": 20, "loss": 0.05}]
 
 
+@pytest.mark.usefixtures("curves")
 def test_curves_are_drawn(tmp_path):
     rows = np.random.default_rng(0).random(200)
     for step, value in enumerate(rows):

@@ -242,6 +242,7 @@ def test_gradients_that_overflow_are_found_in_a_real_step(tmp_path):
     assert checkpoint.latest(tmp_path / "checkpoints") is None
 
 
+@pytest.mark.usefixtures("curves")
 def test_held_out_metrics_join_the_rows_and_choose_the_best_checkpoint(tmp_path):
     value_at = {5: 0.3, 10: 0.1, 15: 0.2, 20: 0.4, 25: 0.2, 27: 0.5}
     fit(
