@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guided_jax.models.autoencoder import AutoencoderKL, check_groups
-from guided_jax.pretrained.state_dict import import_params
+from guided_jax.pretrained.state_dict import import_params, variable_shapes
 from guided_jax.pretrained.state_dict import torch_key as general_key
 
 # The arguments of the reference's constructor that we read, with its defaults.
@@ -107,7 +107,7 @@ def shapes(module: AutoencoderKL) -> dict[str, Any]:
     """Return the variables of `module` as shapes; nothing is allocated."""
     side = 2 ** (len(module.block_out_channels) - 1)
     image = jax.ShapeDtypeStruct((side, side, module.in_channels), jnp.float32)
-    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), image)
+    return variable_shapes(module, image)
 
 
 def latents(config: Mapping[str, Any]) -> Latents:

@@ -16,7 +16,7 @@ import numpy as np
 
 from guided_jax import extras
 from guided_jax.models.bert import Bert
-from guided_jax.pretrained.state_dict import LEAVES, Keys, import_params
+from guided_jax.pretrained.state_dict import LEAVES, Keys, import_params, variable_shapes
 
 # Names of transformers' arguments -> our fields; what is missing has our default, which is transformers'.
 FIELDS = {
@@ -86,7 +86,7 @@ def make_network(config: Mapping[str, Any], dtype: Any = None, pooler: bool = Tr
 
 def shapes(module: Bert) -> dict[str, Any]:
     """Return the variables of `module` as shapes; nothing is allocated."""
-    return jax.eval_shape(lambda ids: module.init(jax.random.key(0), ids), jax.ShapeDtypeStruct((1,), jnp.int32))
+    return variable_shapes(module, jax.ShapeDtypeStruct((1,), jnp.int32))
 
 
 def torch_key(path: list[str], old: bool = False) -> Keys:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guided_jax.models.vision_transformer import VisionTransformer
-from guided_jax.pretrained.state_dict import Keys, import_params, torch_key
+from guided_jax.pretrained.state_dict import Keys, import_params, torch_key, variable_shapes
 
 # The keys of config.json that the network depends on, and their values when they are left out.
 DEFAULTS: dict[str, Any] = {
@@ -129,7 +129,7 @@ def infer_config(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def shapes(module: VisionTransformer) -> dict[str, Any]:
     """Return the variables of `module` as shapes; nothing is allocated."""
     x = jax.ShapeDtypeStruct((module.image_size, module.image_size, 3), jnp.float32)
-    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x), x)
+    return variable_shapes(module, x)
 
 
 def original_key(path: list[str]) -> str:

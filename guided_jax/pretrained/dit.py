@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guided_jax.models.transformer import DiT, position_table
-from guided_jax.pretrained.state_dict import Keys, import_params, torch_key
+from guided_jax.pretrained.state_dict import Keys, import_params, torch_key, variable_shapes
 
 # The constructors' arguments and their values when they are left out.
 ORIGINAL: dict[str, Any] = {
@@ -150,7 +150,7 @@ def shapes(module: DiT) -> dict[str, Any]:
     """Return the variables of `module` as shapes; nothing is allocated."""
     x = jax.ShapeDtypeStruct((module.input_size, module.input_size, module.in_channels), jnp.float32)
     label = None if module.num_classes is None else 0
-    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x, 0.0, label), x)
+    return variable_shapes(module, x, 0.0, label)
 
 
 def original_key(path: list[str]) -> str:

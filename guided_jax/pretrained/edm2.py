@@ -74,8 +74,7 @@ def shapes(module: EDM2) -> dict[str, Any]:
     """Return the variables of `module` as shapes; nothing is allocated."""
     side = module.img_resolution
     x = jax.ShapeDtypeStruct((side, side, module.img_channels), jnp.float32)
-    module = module.clone(plain_convolution=True)  # the same parameters, sooner
-    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x, 0.0), x)
+    return general.variable_shapes(module.clone(plain_convolution=True), x, 0.0)  # the same parameters, sooner
 
 
 def torch_keys(path: list[str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guided_jax.models.inception import SIDE, InceptionV3
-from guided_jax.pretrained.state_dict import import_params, torch_key
+from guided_jax.pretrained.state_dict import import_params, torch_key, variable_shapes
 
 FID_CLASSES = 1008  # the network of 2015 behind FID counts some that are none; torchvision's has 1000
 
@@ -24,8 +24,7 @@ def load(state_dict: Mapping[str, np.ndarray], width: float = 1.0) -> tuple[Ince
     bias = wanted.get("fc.bias", np.zeros(FID_CLASSES))
     module = InceptionV3(len(bias), fid=len(bias) == FID_CLASSES, width=width)
     picture = jax.ShapeDtypeStruct((SIDE, SIDE, 3), jnp.float32)
-    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), picture)
-    return module, import_params(shapes, wanted, torch_key)
+    return module, import_params(variable_shapes(module, picture), wanted, torch_key)
 
 
 def _is_ignored(key: str) -> bool:

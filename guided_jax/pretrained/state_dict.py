@@ -7,9 +7,11 @@ Only names and layouts change: a convolution's axes are moved, a linear layer is
 layer here (1x1, or one of whole patches) becomes its matrix, all else is copied. `readers.read_state_dict` reads the file.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,20 @@ LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 HALF_PRECISION = 2**-8  # the rounding of numbers up to 1 in bfloat16
 Join = Callable[[list[str], list[np.ndarray]], np.ndarray]
 Keys = str | tuple[str, ...]  # the torch key of a leaf, or those of several tensors that are joined along their outputs
+
+
+def variable_shapes(module: nn.Module, *inputs: Any, **named: Any) -> dict[str, Any]:
+    """Return the variables of `module.init(key, *inputs, **named)` as shapes; nothing is allocated.
+
+    module: the network, which is traced once for the same inputs. inputs, named: numbers, None, and arrays as
+    `jax.ShapeDtypeStruct`.
+    """
+    return jax.tree.map(lambda leaf: leaf, _trace(module, inputs, tuple(named.items())))  # whose dicts are the caller's
+
+
+@functools.lru_cache(maxsize=32)
+def _trace(module: nn.Module, inputs: tuple, named: tuple) -> dict[str, Any]:
+    return jax.eval_shape(module.init, jax.random.key(0), *inputs, **dict(named))
 
 
 def import_params(

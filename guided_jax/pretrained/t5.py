@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guided_jax.models.t5 import T5Encoder
-from guided_jax.pretrained.state_dict import Keys, import_params
+from guided_jax.pretrained.state_dict import Keys, import_params, variable_shapes
 
 # Names of transformers' arguments -> our fields; what is missing has our default, which is transformers'.
 FIELDS = {
@@ -79,7 +79,7 @@ def make_network(config: Mapping[str, Any], dtype: Any = None) -> T5Encoder:
 
 def shapes(module: T5Encoder) -> dict[str, Any]:
     """Return the variables of `module` as shapes; nothing is allocated."""
-    return jax.eval_shape(lambda ids: module.init(jax.random.key(0), ids), jax.ShapeDtypeStruct((1,), jnp.int32))
+    return variable_shapes(module, jax.ShapeDtypeStruct((1,), jnp.int32))
 
 
 def torch_key(path: list[str], gated: bool = True) -> Keys:

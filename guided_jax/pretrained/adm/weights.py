@@ -97,12 +97,12 @@ def unet_shapes(module: UNet, config: Mapping[str, Any], super_resolution: bool 
     x = _image(config)
     label = None if module.num_classes is None else 0
     low_res = x if super_resolution else None
-    return jax.eval_shape(lambda x, low: module.init(jax.random.key(0), x, 0, label, low), x, low_res)
+    return general.variable_shapes(module, x, 0, label, low_res)
 
 
 def classifier_shapes(module: Classifier, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the variables of `module` as shapes; nothing is allocated."""
-    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x, 0), _image(config))
+    return general.variable_shapes(module, _image(config), 0)
 
 
 def torch_key(path: list[str]) -> str:

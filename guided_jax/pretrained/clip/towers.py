@@ -18,7 +18,7 @@ import numpy as np
 from guided_jax.models.clip import CLIP, CLIPText, CLIPVision
 from guided_jax.pretrained.clip.configs import text_fields, vision_fields
 from guided_jax.pretrained.clip.keys import ignored_keys, key_function
-from guided_jax.pretrained.state_dict import import_params, join_outputs
+from guided_jax.pretrained.state_dict import import_params, join_outputs, variable_shapes
 
 
 def load_text(
@@ -85,8 +85,7 @@ def make_clip(config: Mapping[str, Any], dtype: Any = None) -> CLIP:
 def shapes(module: CLIP | CLIPText | CLIPVision) -> dict[str, Any]:
     """Return the variables of `module` as shapes; nothing is allocated."""
     towers = (module.vision, module.text) if isinstance(module, CLIP) else (module,)
-    given = [_input(tower) for tower in towers]
-    return jax.eval_shape(lambda *given: module.init(jax.random.key(0), *given), *given)
+    return variable_shapes(module, *(_input(tower) for tower in towers))
 
 
 def same_weights(one: Mapping[str, Any], other: Mapping[str, Any], tolerance: float = 2**-7) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 from guided_jax.models.stable_diffusion import ControlNet
 from guided_jax.pretrained.stable_diffusion.names import compvis_key, diffusers_key
 from guided_jax.pretrained.stable_diffusion.unet import example_inputs, make_unet
-from guided_jax.pretrained.state_dict import import_params, torch_key
+from guided_jax.pretrained.state_dict import import_params, torch_key, variable_shapes
 
 PREFIX = "control_model."  # in a single file of the authors, which may hold the model that it steers as well
 # What we know of arguments that could describe another network; the first is their default.
@@ -82,7 +82,7 @@ def control_shapes(module: ControlNet) -> dict[str, Any]:
     *_, height, width, _ = given["x"].shape
     factor = 2 ** (len(module.widths) - 1)
     image = jax.ShapeDtypeStruct((factor * height, factor * width, module.image_channels), jnp.float32)
-    return jax.eval_shape(lambda **given: module.init(jax.random.key(0), t=0.0, **given), image=image, **given)
+    return variable_shapes(module, t=0.0, image=image, **given)
 
 
 def control_key(path: list[str], layers_per_block: int, hints: int) -> str:

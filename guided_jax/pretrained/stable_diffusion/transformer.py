@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guided_jax.models.stable_diffusion.mmdit import MMDiT
-from guided_jax.pretrained.state_dict import import_params, torch_key
+from guided_jax.pretrained.state_dict import import_params, torch_key, variable_shapes
 
 # The arguments of the reference's constructor that we read, with its defaults.
 COUNTS = {
@@ -106,7 +106,7 @@ def transformer_shapes(module: MMDiT) -> dict[str, Any]:
     """Return the variables of `module` as shapes; nothing is allocated."""
     sizes = (module.patch_size, module.patch_size, module.in_channels), (1, module.context_dim), (module.pooled_dim,)
     x, context, pooled = (jax.ShapeDtypeStruct(size, jnp.float32) for size in sizes)
-    return jax.eval_shape(lambda *given: module.init(jax.random.key(0), given[0], 0.0, *given[1:]), x, context, pooled)
+    return variable_shapes(module, x, 0.0, context, pooled)
 
 
 def transformer_key(path: list[str]) -> str:

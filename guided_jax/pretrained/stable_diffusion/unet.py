@@ -15,7 +15,7 @@ import numpy as np
 from guided_jax.models.autoencoder import check_groups
 from guided_jax.models.stable_diffusion import UNet2DConditionModel
 from guided_jax.pretrained.stable_diffusion.names import read_layout
-from guided_jax.pretrained.state_dict import import_params
+from guided_jax.pretrained.state_dict import import_params, variable_shapes
 
 # The arguments of the reference's constructor that we read, with its defaults.
 DEFAULTS: dict[str, Any] = {
@@ -133,7 +133,7 @@ def make_unet(config: Mapping[str, Any], dtype: Any = None) -> UNet2DConditionMo
 
 def shapes(module: UNet2DConditionModel) -> dict[str, Any]:
     """Return the variables of `module` as shapes; nothing is allocated."""
-    return jax.eval_shape(lambda **given: module.init(jax.random.key(0), t=0.0, **given), **example_inputs(module))
+    return variable_shapes(module, t=0.0, **example_inputs(module))
 
 
 def example_inputs(module: UNet2DConditionModel) -> dict[str, jax.ShapeDtypeStruct]:
