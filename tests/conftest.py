@@ -67,6 +67,7 @@ if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1":
     replicated.compiler_options = lambda devices: {}
 log.plot = economy.blank_curves  # `curves` is the fixture of the tests that look at them
 economy.share_contexts()
+economy.remember_layers()
 
 
 def pytest_collection_finish():

@@ -2,8 +2,10 @@
 
 import functools
 
+import jax
 from PIL import Image
 
+from guided_jax.models import prepare
 from guided_jax.storage import log
 
 PLOT = log.plot
@@ -29,3 +31,21 @@ def share_contexts(calls=200):
     held = functools.lru_cache(maxsize=1)(lambda number: make())
     count = iter(range(10**9))
     mlir.make_ir_context = lambda: held(next(count) // calls)
+
+
+def remember_layers():
+    """Let `prepare_params` trace a network once for the same shapes: each command that draws prepares the same few."""
+    find, found = prepare._find_layers, {}
+
+    def find_layers(network, params, *example):
+        leaves, structure = jax.tree.flatten(jax.eval_shape(lambda *given: given, params, *example))
+        key = network, structure, tuple(leaves)
+        try:
+            hash(key)
+        except TypeError:  # of a network with a list among its fields
+            return find(network, params, *example)
+        if key not in found:
+            found[key] = find(network, params, *example)
+        return found[key]
+
+    prepare._find_layers = find_layers

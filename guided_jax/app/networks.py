@@ -1,7 +1,9 @@
 """The networks of a run: Flax modules, made of the settings of an experiment and the facts of its data."""
 
+import functools
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -142,7 +144,12 @@ def prepare(experiment: Experiment, facts: Facts, networks: Networks, part: str,
 
 def init(experiment: Experiment, facts: Facts, networks: Networks, part: str, key: Any) -> Any:
     """Return the initial params of a network."""
-    return jax.jit(getattr(networks, part).init)(key, *example(experiment, facts, part))
+    return _init(getattr(networks, part), key, *example(experiment, facts, part))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(network: nn.Module, *given: Any) -> Any:
+    return network.init(*given)
 
 
 def settings_of(experiment: Experiment, part: str) -> Any:

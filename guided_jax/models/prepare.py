@@ -22,6 +22,18 @@ def prepare_params(network: Any, params: PyTree, *example: Any) -> PyTree:
     """
     if "winograd" in params:
         return params
+    layers = _find_layers(network, params, *example)
+    found = {}
+    for path, weight in traverse_util.flatten_dict(params).items():
+        dtype, transforms = layers.get(path[1:-1], (None, False))
+        found[path] = weight if dtype in (None, weight.dtype) else weight.astype(dtype)
+        if transforms and path[-1] == "kernel":
+            found["winograd", *path[1:]] = winograd.transform(weight)
+    return traverse_util.unflatten_dict(found)
+
+
+def _find_layers(network: Any, params: PyTree, *example: Any) -> dict[tuple[str, ...], tuple[Any, bool]]:
+    """Return path -> (dtype, whether it computes by `winograd`) of the layers that convert their weights."""
     layers: dict[tuple[str, ...], tuple[Any, bool]] = {}
 
     def note(next_method, args, kwargs, context):
@@ -35,11 +47,4 @@ def prepare_params(network: Any, params: PyTree, *example: Any) -> PyTree:
     with nn.intercept_methods(note):
         # A new function: JAX would reuse the trace of an earlier `jit(network.apply)` and never call `note`.
         jax.eval_shape(lambda *given: network.apply(*given), params, *example)
-
-    found = {}
-    for path, weight in traverse_util.flatten_dict(params).items():
-        dtype, transforms = layers.get(path[1:-1], (None, False))
-        found[path] = weight if dtype in (None, weight.dtype) else weight.astype(dtype)
-        if transforms and path[-1] == "kernel":
-            found["winograd", *path[1:]] = winograd.transform(weight)
-    return traverse_util.unflatten_dict(found)
+    return layers
