@@ -68,6 +68,7 @@ if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1":
 log.plot = economy.blank_curves  # `curves` is the fixture of the tests that look at them
 economy.share_contexts()
 economy.remember_layers()
+economy.remember_sources()
 
 
 def pytest_collection_finish():

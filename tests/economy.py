@@ -49,3 +49,12 @@ def remember_layers():
         return found[key]
 
     prepare._find_layers = find_layers
+
+
+def remember_sources():
+    """Let tyro read the source of a settings class once, and not again for each command line."""
+    from tyro import _docstrings
+
+    tokens = getattr(_docstrings, "_ClassTokenization", None)
+    if tokens is not None:  # private to tyro
+        tokens.make = staticmethod(functools.cache(tokens.make))

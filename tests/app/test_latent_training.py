@@ -106,6 +106,11 @@ def test_the_internal_head_is_trained_beside_the_last_one(place):
     assert all(np.abs(weights[head]["linear"]["kernel"]).max() > 0 for head in ("internal_layer", "final_layer"))
 
 
+def apply(run, params, x, method):
+    """Call the autoencoder as one compiled program."""
+    return jax.jit(lambda params, x: run.networks.autoencoder.apply(params, x, method=method))(params, x)
+
+
 def test_the_latents_are_those_of_the_pictures_and_of_their_mirror_images(place):
     run, source = runs.load(place / "run"), data.load("digits", "train", place / "data")
     found = np.load(place / "run" / "latents" / "train.npy")
@@ -113,7 +118,7 @@ def test_the_latents_are_those_of_the_pictures_and_of_their_mirror_images(place)
     params = latent_space.load_weights(place / "run", 4)
     image = data.scale(source.read(np.arange(5))["image"])
     both = jnp.concatenate([image, image[:, :, ::-1]])
-    mean, log_variance = run.networks.autoencoder.apply(params, both, method="encode")
+    mean, log_variance = apply(run, params, both, "encode")
     rows = [*range(5), *range(len(source), len(source) + 5)]
     want = np.concatenate([mean, np.exp(np.asarray(log_variance) / 2)], -1)
     np.testing.assert_allclose(found[rows], want, rtol=1e-3, atol=1e-5)
@@ -145,13 +150,14 @@ def test_the_model_encodes_as_it_was_trained_and_decodes_what_it_encodes(place):
     run = runs.load(place / "run")
     params = run.params("diffusion")
     image = jnp.asarray(data.scale(run.source(False).read(np.arange(1))["image"][0]))
-    x = jax.vmap(run.model.encode, (None, 0, None))(params, jax.random.split(jax.random.key(0), 4000), image)
+    encode = jax.jit(jax.vmap(run.model.encode, (None, 0, None)))
+    x = encode(params, jax.random.split(jax.random.key(0), 4000), image)
     mean, std = np.split(kept(place)(False).read(np.arange(1))["image"][0], 2, -1)
     np.testing.assert_allclose(x.mean(0), mean, atol=0.1)
     np.testing.assert_allclose(x.std(0), std, rtol=0.1)
     z = latent.unwhiten(x[0], **params["whitening"])
-    want = run.networks.autoencoder.apply(params["autoencoder"], z, method="decode")
-    np.testing.assert_allclose(run.model.decode(params, x[0]), want, rtol=1e-4, atol=1e-5)
+    want = apply(run, params["autoencoder"], z, "decode")
+    np.testing.assert_allclose(jax.jit(run.model.decode)(params, x[0]), want, rtol=1e-4, atol=1e-5)
 
 
 def test_each_step_draws_from_the_posterior_by_keys_of_its_own():
@@ -403,14 +409,14 @@ def test_the_perceptual_term_is_of_the_judge_that_is_named(place, tmp_path):
     run = runs.load(place / "run")
     run = run._replace(experiment=schema.Experiment(autoencoder=own))
     image, output = jax.random.uniform(jax.random.key(1), (2, 3, 8, 8, 1), minval=-1, maxval=1)
-    maps = [feature_maps(network, params, x) for x in (image, output)]
+    maps = jax.jit(lambda *both: [feature_maps(network, params, x) for x in both])(image, output)
     assert [each.shape for each in maps[0]] == [(3, 8, 8, 8), (3, 4, 4, 8)]
     np.testing.assert_allclose(
-        autoencoder.make_perceptual(run)(output, image), losses.autoencoding.perceptual(*maps), rtol=1e-5
+        jax.jit(autoencoder.make_perceptual(run))(output, image), losses.autoencoding.perceptual(*maps), rtol=1e-5
     )
     weights = latent_space.load_weights(place / "run", 4)
     value, terms = jax.device_get(
-        autoencoder.make_loss(run)(weights, jax.random.split(jax.random.key(2), 3), {"image": image})
+        jax.jit(autoencoder.make_loss(run))(weights, jax.random.split(jax.random.key(2), 3), {"image": image})
     )
     assert value == pytest.approx(terms["reconstruction"] + 1e-6 * terms["kl"] + 0.5 * terms["perceptual"], rel=1e-5)
     other = run._replace(facts=run.facts._replace(image_shape=(4, 4, 1)))

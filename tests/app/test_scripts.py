@@ -85,13 +85,13 @@ BY_CLASSIFIER = ["--guidance", "classifier", "--scale", 2, "--sampler", "ddpm"]
 FIVE = ["--steps", "ddim5", "--num-samples", 5, "--batch-size", 4]
 METHODS = [
     ["--guidance", "none"],
-    ["--guidance", "none", "--labels", 3, 7],
     BY_CLASSIFIER,
-    ["--guidance", "classifier-free", "--scale", 0, 3, "--labels", 1],
+    ["--guidance", "classifier-free", "--scale", 0, 3, "--labels", 1, 7],
     ["--guidance", "classifier-free", "--scale", 3, "--eta", 0.5, "--steps", "2,3"],
     ["--guidance", "classifier-free+interval+rescale+ramp+dynamic", "--scale", 3],
     ["--guidance", "mmps", "--iterations", 2, "--noise-std", 0.1, "--measure", "held-out", "--scale", 1, 0],
 ]
+BY_LABELS = ["--guidance", "none", "--labels", 3, 7]  # which classifier-free guidance takes too
 # More of them, each with the options that it cannot do without.
 REST = {
     **dict.fromkeys(("zero-star", "independent", "off-the-shelf", "universal"), ()),
@@ -116,7 +116,11 @@ REST = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: " ".join(str(word) for word in method))
+@pytest.mark.parametrize(
+    "method",
+    [*METHODS, pytest.param(BY_LABELS, marks=pytest.mark.slow)],
+    ids=lambda method: " ".join(str(word) for word in method),
+)
 def test_sample(tiny, tmp_path, capsys, method):
     arguments = [tiny, *FIVE, *method, "--out", tmp_path / "out"]
     code, out, err = run_script(sample.main, arguments, capsys)

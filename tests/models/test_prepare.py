@@ -33,7 +33,7 @@ def conversions_of_weights(network, params, *example):
     return sum(any(isinstance(v, type(closed.jaxpr.invars[0])) and v in given for v in each.invars) for each in made)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param("unet", marks=pytest.mark.slow), "classifier"])
 def test_rounded_weights_give_the_same_bits(name):
     network, example = NETWORKS[name]
     half, params = network.clone(dtype="bfloat16"), weights(network, *example)

@@ -181,7 +181,13 @@ def count_unet(config, upsampler):
     return count(adm.unet_shapes(adm.unet(config), config, upsampler))
 
 
-@pytest.mark.parametrize("name", adm.MODELS)
+# One of each kind in the fast suite: of classes, of none, an upsampler.
+FAST = ("64x64_diffusion", "lsun_bedroom", "64_256_upsampler")
+
+
+@pytest.mark.parametrize(
+    "name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in adm.MODELS if name not in FAST)]
+)
 def test_published_unets(name):
     config, low_res = adm.MODELS[name].config, adm.MODELS[name].low_res
     assert count_unet(json.dumps(config, sort_keys=True), low_res is not None) == PARAMETERS[name]

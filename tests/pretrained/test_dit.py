@@ -134,7 +134,7 @@ def torch_shapes(module, key_of):
     return found
 
 
-@pytest.mark.parametrize("name", ["dit_xl2_256", "dit_xl2_512", "sit_xl2_256"])
+@pytest.mark.parametrize("name", ["dit_xl2_256", pytest.param("dit_xl2_512", marks=pytest.mark.slow), "sit_xl2_256"])
 def test_published_networks(name):
     for part, entry in published(name).items():
         module = dit.make_network(entry["config"])

@@ -193,7 +193,9 @@ def test_half_precision():
     golden.check_half(params, jax.jit(module.apply)(params, **inputs), reference["out"])
 
 
-@pytest.mark.parametrize("name", ["sd1.5", "sd1.5_inpainting", "sd2.1", "sdxl"])
+@pytest.mark.parametrize(
+    "name", ["sd1.5", "sdxl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sd1.5_inpainting", "sd2.1"))]
+)
 def test_published_sizes(name):
     """Every key and shape of the list, and no other; of the one for inpainting the first layer is recorded."""
     recorded = golden.published("unets")[name]
