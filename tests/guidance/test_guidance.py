@@ -17,32 +17,37 @@ def test_the_noisy_end_keeps_its_digits_in_both_views(method):
     """alpha is 5e-5 there: a shift of eps turned into x_0, or the reverse, would be off by 5e-3."""
     level = schedule.at(SCHEDULES["cosine"], -1)
     x_t = points(jax.random.key(2), level)
-    exact = jax.vmap(MIXTURE.denoiser(), (0, None))(x_t, level)
-    to = jax.vmap(MIXTURE.denoiser(1), (0, None))(x_t, level)
     denoise = guidance.classifier_free(MIXTURE.denoiser(1), MIXTURE.denoiser(), 3.0)
     if method == "classifier":
         denoise = guidance.classifier(MIXTURE.denoiser(), MIXTURE.log_prob(1), 3.0)
-    got = jax.vmap(denoise, (0, None))(x_t, level)
+    all_three = (MIXTURE.denoiser(), MIXTURE.denoiser(1), denoise)
+    exact, to, got = jax.jit(lambda x_t: [jax.vmap(each, (0, None))(x_t, level) for each in all_three])(x_t)
     np.testing.assert_allclose(got.x_0, exact.x_0 + 3 * (to.x_0 - exact.x_0), atol=1e-5)
     np.testing.assert_allclose(got.eps, exact.eps + 3 * (to.eps - exact.eps), atol=1e-6)
 
 
 def test_the_guided_score_is_the_score_plus_the_scaled_gradient():
     """The derivation itself, by autodiff of the densities alone: no formula of the guidance is used."""
+    density, log_prob = MIXTURE.log_density(), MIXTURE.log_prob(0)
+    eps = lambda label: reparameterized(MIXTURE.denoiser(label), "eps")  # noqa: E731
+    guided = (
+        guidance.classifier(eps(None), log_prob, 2.5),
+        guidance.classifier(eps(0), log_prob, 1.5),
+        guidance.classifier_free(eps(0), eps(None), 2.5),
+    )
+
+    @jax.jit
+    def scores(x_t, level):
+        tilted = jax.vmap(jax.grad(lambda x: density(x, level) + 2.5 * log_prob(x, level)))(x_t)
+        found = [jax.vmap(denoise, (0, None))(x_t, level) for denoise in guided]
+        return tilted, [jax.vmap(prediction.score, (0, None))(each, level) for each in found]
+
     for name, position in PLACES:
         level = schedule.at(SCHEDULES[name], position)
-        x_t = points(jax.random.key(3), level)
-        density, log_prob = MIXTURE.log_density(), MIXTURE.log_prob(0)
-        tilted = jax.vmap(jax.grad(lambda x: density(x, level) + 2.5 * log_prob(x, level)))(x_t)  # noqa: B023
-        eps = lambda label: reparameterized(MIXTURE.denoiser(label), "eps")  # noqa: E731
-        for denoise in (
-            guidance.classifier(eps(None), log_prob, 2.5),
-            guidance.classifier(eps(0), log_prob, 1.5),
-            guidance.classifier_free(eps(0), eps(None), 2.5),
-        ):
-            found = jax.vmap(denoise, (0, None))(x_t, level)
-            got = jax.vmap(prediction.score, (0, None))(found, level)
-            np.testing.assert_allclose(got, tilted, rtol=2e-3, atol=1e-3 / float(level.sigma))
+        tilted, found = scores(points(jax.random.key(3), level), level)
+        for i, got in enumerate(found):
+            atol = 1e-3 / float(level.sigma)
+            np.testing.assert_allclose(got, tilted, rtol=2e-3, atol=atol, err_msg=f"{name} {position} {i}")
 
 
 def test_the_scale_of_a_classifier_may_be_a_function_of_the_level():

@@ -36,24 +36,44 @@ def bayes(x_t, level, label=None):
     )
 
 
+@jax.jit
+def oracle(points, level):
+    """The densities, the score that is their gradient, log p(label | x_t), and the denoisers of all and of each label."""
+    density, log_probs = MIXTURE.log_density(), [MIXTURE.log_prob(label) for label in (0, 1)]
+    denoisers = [MIXTURE.denoiser(label) for label in (None, 0, 1)]
+
+    def of_one(x):
+        return (
+            *jax.value_and_grad(density)(x, level),
+            [log_prob(x, level) for log_prob in log_probs],
+            [denoise(x, level)[:2] for denoise in denoisers],
+            prediction.score(denoisers[0](x, level), level),
+        )
+
+    return jax.vmap(of_one)(points)
+
+
 @pytest.mark.parametrize("level", LEVELS.values(), ids=LEVELS)
 def test_densities_are_scipys(level):
-    for x_t in points(jax.random.key(0), level, 8):
+    x = points(jax.random.key(0), level, 8)
+    density, _, log_probs, *_ = oracle(x, level)
+    for i, x_t in enumerate(x):
         joint = log_joint(x_t, level)
-        np.testing.assert_allclose(MIXTURE.log_density()(x_t, level), special.logsumexp(joint), rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(density[i], special.logsumexp(joint), rtol=1e-5, atol=1e-4)
         posterior = special.log_softmax(joint)
         for label in (0, 1):
             want = special.logsumexp(posterior[np.asarray(MIXTURE.labels) == label])
-            np.testing.assert_allclose(MIXTURE.log_prob(label)(x_t, level), want, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(log_probs[label][i], want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("level", LEVELS.values(), ids=LEVELS)
 def test_denoisers_are_bayes_rule(level):
-    for x_t in points(jax.random.key(1), level, 8):
-        for label in (None, 0, 1):
-            found = MIXTURE.denoiser(label)(x_t, level)
-            for view, want in zip(found[:2], bayes(x_t, level, label), strict=True):
-                np.testing.assert_allclose(view, want, rtol=1e-4, atol=2e-5)
+    x = points(jax.random.key(1), level, 8)
+    *_, views, _ = oracle(x, level)
+    for i, x_t in enumerate(x):
+        for label, found in zip((None, 0, 1), views, strict=True):
+            for view, want in zip(found, bayes(x_t, level, label), strict=True):
+                np.testing.assert_allclose(view[i], want, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("position", [1, 300, -1])
@@ -75,9 +95,7 @@ def test_in_float64_it_is_exact_to_1e_10(position):
 def test_score_is_the_gradient_of_the_log_density(name):
     for position in (3, 15, 35, -1):
         level = schedule.at(SCHEDULES[name], position)
-        x_t = points(jax.random.key(2), level)
-        gradient = jax.vmap(jax.grad(MIXTURE.log_density()), (0, None))(x_t, level)
-        found = jax.vmap(lambda x, level=level: prediction.score(MIXTURE.denoiser()(x, level), level))(x_t)
+        _, gradient, *_, found = oracle(points(jax.random.key(2), level, 8), level)
         np.testing.assert_allclose(found, gradient, rtol=1e-3, atol=2e-4 / float(level.sigma))
 
 
