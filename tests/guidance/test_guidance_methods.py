@@ -37,17 +37,23 @@ BY_A = GaussianMixture(WEIGHTS, GRID, jnp.full(16, 0.2), A)
 BY_B, BY_BOTH = BY_A._replace(labels=B), BY_A._replace(labels=2 * A + B)
 
 
+@jax.jit
+def of_both(x_t, level):
+    """Two conditions by the formula, by the mixture itself, and by two classifiers: one program for every level."""
+    composed = guidance.compose([BY_A.denoiser(1), BY_B.denoiser(0)], BY_A.denoiser(), [1.0, 1.0])
+    two = guidance.classifier(BY_A.denoiser(), guidance.all_of([BY_A.log_prob(1), BY_B.log_prob(0)]), 1.0)
+    return [jax.vmap(each, (0, None))(x_t, level) for each in (composed, BY_BOTH.denoiser(2), two)]
+
+
 @pytest.mark.parametrize(("name", "position"), PLACES)
 def test_and_of_independent_conditions_is_exact_at_every_level(name, position):
     """a speaks of one coordinate and b of the other, so the product of their laws stays one under diffusion."""
     level = schedule.at(SCHEDULES[name], position)
-    both = guidance.compose([BY_A.denoiser(1), BY_B.denoiser(0)], BY_A.denoiser(), [1.0, 1.0])
     x_t = level.alpha * GRID + level.sigma * jax.random.normal(jax.random.key(0), GRID.shape)
-    got, want = (jax.jit(jax.vmap(denoise, (0, None)))(x_t, level) for denoise in (both, BY_BOTH.denoiser(2)))
+    got, want, two = of_both(x_t, level)
     np.testing.assert_allclose(got.x_0, want.x_0, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(got.eps, want.eps, rtol=1e-3, atol=1e-4 * (1 + 1 / float(level.sigma)) ** 0.5)
-    two = guidance.classifier(BY_A.denoiser(), guidance.all_of([BY_A.log_prob(1), BY_B.log_prob(0)]), 1.0)
-    np.testing.assert_allclose(jax.jit(jax.vmap(two, (0, None)))(x_t, level).x_0, want.x_0, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(two.x_0, want.x_0, rtol=1e-3, atol=1e-4)
 
 
 def test_not_is_a_negative_scale():
@@ -136,18 +142,22 @@ def gaussian(std, mean=(0.5, -1.0)):
     return GaussianMixture(jnp.ones(1), jnp.array([mean]), jnp.array([std]))
 
 
+@jax.jit
+def tilted(x_t, level):
+    """The denoiser of the tilted law, and both forms of guidance by a linear criterion: one program for every level."""
+    criterion = lambda x_0, level: jnp.sum(jnp.array([0.7, -0.2]) * x_0)  # noqa: E731
+    moved = gaussian(0.4, tuple(np.array([0.5, -1.0]) + 3.0 * 0.4**2 * np.array([0.7, -0.2]))).denoiser()
+    off_the_shelf = guidance.off_the_shelf(gaussian(0.4).denoiser(), criterion, 3.0, data_std=0.4)
+    universal = guidance.universal(gaussian(0.4).denoiser(), criterion, 3.0)
+    return [jax.vmap(each, (0, None))(x_t, level) for each in (moved, off_the_shelf, universal)]
+
+
 @pytest.mark.parametrize(("name", "position"), PLACES)
 def test_on_the_clean_example_both_forms_are_exact_for_normal_data(name, position):
     """A linear criterion a . x_0 tilts N(m, s^2) to N(m + scale s^2 a, s^2): every level's denoiser is known."""
-    level, direction = schedule.at(SCHEDULES[name], position), jnp.array([0.7, -0.2])
-    criterion = lambda x_0, level: jnp.sum(direction * x_0)  # noqa: E731
-    moved = gaussian(0.4, tuple(np.array([0.5, -1.0]) + 3.0 * 0.4**2 * np.array([0.7, -0.2]))).denoiser()
-    want = on(moved, level)
-    for guided in (
-        guidance.off_the_shelf(gaussian(0.4).denoiser(), criterion, 3.0, data_std=0.4),
-        guidance.universal(gaussian(0.4).denoiser(), criterion, 3.0),
-    ):
-        got = on(guided, level)
+    level = schedule.at(SCHEDULES[name], position)
+    want, *both = tilted(points(jax.random.key(0), level), level)
+    for got in both:
         np.testing.assert_allclose(got.x_0, want.x_0, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(got.eps, want.eps, rtol=1e-4, atol=1e-5 * (1 + 1 / float(level.sigma)))
 
@@ -206,8 +216,9 @@ def test_autoguidance_is_the_tilted_score_and_sharpens_towards_the_modes():
         return 2 * own(good) - own(bad)
 
     x_t = points(jax.random.key(0), LEVEL)
-    found = jax.vmap(lambda x: prediction.score(guided(x, LEVEL), LEVEL))(x_t)
-    np.testing.assert_allclose(found, jax.vmap(jax.grad(log_tilted))(x_t), rtol=1e-3, atol=2e-3)
+    both = lambda x: (prediction.score(guided(x, LEVEL), LEVEL), jax.grad(log_tilted)(x))  # noqa: E731
+    found, want = jax.jit(jax.vmap(both))(x_t)
+    np.testing.assert_allclose(found, want, rtol=1e-3, atol=2e-3)
 
     levels = schedule.respace(COSINE, 60)
     x_T = noise_like(levels, jax.random.key(1), (1000, 2))
@@ -233,25 +244,32 @@ def test_rescale_gives_the_guided_view_the_conditionals_deviation():
         guidance.rescale(guide, c, view="score")
 
 
+@jax.jit
+def not_linear(x_t, level):
+    """What has a view made from the other, by name: one program for every level."""
+    c, u = MIXTURE.denoiser(1), MIXTURE.denoiser()
+    guide = lambda c: guidance.classifier_free(c, u, 3.0)  # noqa: E731
+    made = {
+        "rescale": guidance.rescale(guide, c),
+        "rescale of x_0": guidance.rescale(guide, c, view="x_0"),
+        "projected": guidance.first_state(guidance.projected(c, u, 3.0, radius=0.2)),
+        "tangential": guidance.tangential(c, u, 3.0),
+        "zero_star": guidance.zero_star(c, u, 3.0),
+        "dynamic_threshold": guidance.dynamic_threshold(guide(c), 0.9, 0.5),
+        "off_the_shelf": guidance.off_the_shelf(u, lambda x, level: -jnp.sum(x**2), 1.0),
+        "universal": guidance.universal(u, lambda x, level: -jnp.sum(x**2), 1.0),
+    }
+    return {name: jax.vmap(each, (0, None))(x_t, level) for name, each in made.items()}
+
+
 @pytest.mark.parametrize(("name", "position"), PLACES)
 def test_both_views_explain_x_t(name, position):
     """alpha x_0 + sigma eps = x_t, for what is not linear and so has a view made from the other."""
     level = schedule.at(SCHEDULES[name], position)
-    c, u = MIXTURE.denoiser(1), MIXTURE.denoiser()
-    guide = lambda c: guidance.classifier_free(c, u, 3.0)  # noqa: E731
     x_t = points(jax.random.key(0), level)
-    for made in (
-        guidance.rescale(guide, c),
-        guidance.rescale(guide, c, view="x_0"),
-        guidance.first_state(guidance.projected(c, u, 3.0, radius=0.2)),
-        guidance.tangential(c, u, 3.0),
-        guidance.zero_star(c, u, 3.0),
-        guidance.dynamic_threshold(guide(c), 0.9, 0.5),
-        guidance.off_the_shelf(u, lambda x, level: -jnp.sum(x**2), 1.0),
-        guidance.universal(u, lambda x, level: -jnp.sum(x**2), 1.0),
-    ):
-        got = jax.vmap(made, (0, None))(x_t, level)
-        np.testing.assert_allclose(level.alpha * got.x_0 + level.sigma * got.eps, x_t, rtol=1e-4, atol=1e-4)
+    for which, got in not_linear(x_t, level).items():
+        explained = level.alpha * got.x_0 + level.sigma * got.eps
+        np.testing.assert_allclose(explained, x_t, rtol=1e-4, atol=1e-4, err_msg=which)
 
 
 def test_projected_guidance_by_hand():
@@ -311,12 +329,13 @@ def test_an_independent_condition_is_drawn_from_the_key_and_the_level():
         guided = guidance.independent(net, 1, draw, key, 3.0)
         return jnp.abs(guided(x, level).x_0 - net(1)(x, level).x_0).max() > 1e-4
 
-    others = jax.vmap(lambda key: is_other(key, LEVEL))(jax.random.split(jax.random.key(0), 200))
+    others = jax.jit(jax.vmap(lambda key: is_other(key, LEVEL)))(jax.random.split(jax.random.key(0), 200))
     assert 0.35 < float(others.mean()) < 0.65
     levels = schedule.NoiseLevel(*(column[100:300] for column in COSINE))
-    along = jax.vmap(lambda level: is_other(jax.random.key(0), level))(levels)
+    at = jax.jit(jax.vmap(lambda level: is_other(jax.random.key(0), level)))
+    along = at(levels)
     assert 0.35 < float(along.mean()) < 0.65
-    halves = jax.vmap(lambda t: is_other(jax.random.key(0), LEVEL._replace(t=t)))(400 + jnp.arange(200) / 256)
+    halves = at(jax.tree.map(lambda part: jnp.full(200, part), LEVEL)._replace(t=400 + jnp.arange(200) / 256))
     assert 0.3 < float(halves.mean()) < 0.7  # off the grid each level draws too
 
 
@@ -395,7 +414,7 @@ def test_observers_run_along_a_sample():
         ("guidance", "score", "cosine", "log_prob"), (16, 8)
     )
     assert seen["log_prob"][:, -1].mean() > seen["log_prob"][:, 0].mean()
-    plain = jax.vmap(lambda x: sampler.sample(jax.random.key(0), denoise, reverse.ddim(), x, levels))
+    plain = jax.jit(jax.vmap(lambda x: sampler.sample(jax.random.key(0), denoise, reverse.ddim(), x, levels)))
     np.testing.assert_allclose(plain(noise_like(levels, jax.random.key(0), (16, 2))), x_0, atol=1e-4)
 
 
