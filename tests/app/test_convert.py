@@ -81,6 +81,7 @@ def test_a_converted_run_samples_as_adm_did(key, converted, monkeypatch):
         assert np.abs(difference).max() <= 1
 
 
+@pytest.mark.slow  # of another family in the fast suite: tests/app/test_published_run.py
 def test_the_command_line_draws_from_it(converted, tmp_path):
     line = [converted, "--guidance", "classifier", "--scale", "3", "--labels", "4", "--sampler", "ddpm", "--steps", "3"]
     line += ["--num-samples", "2", "--batch-size", "2", "--devices", "1", "--clip-base", "--out", tmp_path]

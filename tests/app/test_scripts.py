@@ -610,7 +610,7 @@ WRONG_BY_PROCESS = {
 @pytest.mark.parametrize(
     ("words", "arguments"),
     [
-        pytest.param(words, arguments, marks=pytest.mark.slow if i > 1 else (), id=words)
+        pytest.param(words, arguments, marks=pytest.mark.slow if i else (), id=words)
         for i, (words, arguments) in enumerate(WRONG_BY_PROCESS.items())
     ],
 )
@@ -620,6 +620,7 @@ def test_wrong_use_by_a_process_of_its_own(words, arguments, tiny, tmp_path):
     assert (told.returncode, told.stderr.count("\n"), words in told.stderr) == (2, 1, True), told.stderr
 
 
+@pytest.mark.slow  # in the fast suite the installed command: tests/house/test_packaging.py
 def test_as_a_user_calls_them(tiny, tmp_path):
     good = call("sample.py", tiny, "--steps", 3, "--num-samples", 3, "--out", tmp_path / "out")
     assert good.returncode == 0, good.stderr

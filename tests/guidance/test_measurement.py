@@ -1,5 +1,7 @@
 """Inverse problems: operators against their own matrices, and guidance against posteriors in closed form."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,9 +32,10 @@ PRIOR = GaussianMixture(jnp.ones(1), MEAN[None], jnp.array([STD]))
 TRUTH = MEAN + STD * jax.random.normal(jax.random.key(2), SHAPE)
 
 
+@functools.cache
 def matrix(operator):
     """A as a float64 matrix, column by column."""
-    columns = jax.vmap(operator.forward)(jnp.eye(SIZE).reshape(SIZE, *SHAPE))
+    columns = jax.jit(jax.vmap(operator.forward))(jnp.eye(SIZE).reshape(SIZE, *SHAPE))
     return np.asarray(columns.reshape(SIZE, -1), np.float64).T
 
 
@@ -100,6 +103,12 @@ def test_a_blur_keeps_constants_and_its_ends_are_identity_and_mean():
 # --- denoisers -------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def compiled_pigdm(operator):
+    """(x_t, level, y) -> the prediction: one program for every level."""
+    return jax.jit(lambda x_t, level, y: guidance.pigdm(PRIOR.denoiser(), operator, y, NOISE, STD)(x_t, level))
+
+
 @operators_given
 @pytest.mark.parametrize(
     ("name", "position"), [("cosine", 1), ("cosine", 400), ("cosine", 990), ("karras", 3), ("karras", -1)]
@@ -108,7 +117,7 @@ def test_pigdm_is_the_exact_posterior_mean_of_normal_data(operator, name, positi
     """E[x_0 | x_t, y] at every level, for every operator; and eps explains the same x_t."""
     level, y = schedule.at(SCHEDULES[name], position), measure(operator)
     x_t = level.alpha * TRUTH + level.sigma * jax.random.normal(jax.random.key(4), SHAPE)
-    found = guidance.pigdm(PRIOR.denoiser(), operator, y, NOISE, STD)(x_t, level)
+    found = compiled_pigdm(operator)(x_t, level, y)
     want, _ = posterior(operator, y, NOISE, (x_t, level.alpha, level.sigma))
     np.testing.assert_allclose(found.x_0.reshape(-1), want, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(level.alpha * found.x_0 + level.sigma * found.eps, x_t, rtol=1e-4, atol=1e-4)

@@ -1,5 +1,6 @@
 """Samplers: one step against OpenAI's recorded ones, then whole runs against the exact laws."""
 
+import functools
 import json
 import pathlib
 
@@ -165,33 +166,44 @@ def test_ddim_eta_1_is_ddpm_small(levels):
     """The same keys draw the same noise, so the two runs must be the same run."""
     x_T = noise_like(levels, jax.random.key(0), (64, 2))
     keys = jax.random.split(jax.random.key(1), 64)
-    runs = [
-        jax.vmap(lambda key, x, step=step: sampler.sample(key, MIXTURE.denoiser(), step, x, levels))(keys, x_T)
-        for step in (reverse.ddim(1.0), reverse.ddpm("small"))
-    ]
+    run = lambda step: jax.vmap(lambda key, x: sampler.sample(key, MIXTURE.denoiser(), step, x, levels))  # noqa: E731
+    runs = [jax.jit(run(step))(keys, x_T) for step in (reverse.ddim(1.0), reverse.ddpm("small"))]
     np.testing.assert_allclose(*runs, atol=2e-4)
+
+
+def of_fraction(fraction):
+    """The mixture's denoiser, with a learned variance that is the same everywhere."""
+    return lambda x, level: MIXTURE.denoiser()(x, level)._replace(variance_fraction=jnp.full(2, fraction))
+
+
+@functools.cache
+def compiled_ddpm(variance):
+    """(a whole run of a fraction, one step): one program for every fraction."""
+    ddpm = reverse.ddpm(variance)
+
+    def run(fraction, x, levels):
+        return sampler.sample(jax.random.key(0), of_fraction(fraction), ddpm, x, levels)
+
+    def step(fraction, key, x, memory, now, then):
+        return ddpm.step(key, of_fraction(fraction), x, memory, now, then)[0]
+
+    return jax.jit(run), jax.jit(step)
 
 
 @pytest.mark.parametrize("variance", ["large", "learned", "small"])
 @pytest.mark.parametrize("fraction", [-20.0, 0.0, 1.0, 30.0])
 def test_one_step_runs_and_any_fraction_stay_finite_and_the_last_step_has_no_noise(variance, fraction):
-    levels = schedule.respace(schedule.cosine(1000), "2")
+    levels, memory = schedule.respace(schedule.cosine(1000), "2"), reverse.ddpm(variance).init(jnp.zeros(2))
+    run, step = compiled_ddpm(variance)
     for kept in (levels, schedule.respace(schedule.cosine(1000), "1")):
-        denoise = lambda x, level: MIXTURE.denoiser()(x, level)._replace(variance_fraction=jnp.full(2, fraction))  # noqa: E731
         x = jnp.array([0.3, 0.4])
         if fraction in (0.0, 1.0):
-            assert jnp.all(jnp.isfinite(sampler.sample(jax.random.key(0), denoise, reverse.ddpm(variance), x, kept)))
+            assert jnp.all(jnp.isfinite(run(fraction, x, kept)))
         for position in range(1, len(kept.t)):
-            step = reverse.ddpm(variance)
             now, then = schedule.at(kept, position), schedule.at(kept, position - 1)
-            assert jnp.all(jnp.isfinite(step.step(jax.random.key(0), denoise, x, step.init(x), now, then)[0]))
-    last = reverse.ddpm(variance).step
-    runs = [
-        last(
-            jax.random.key(i), denoise, jnp.ones(2), jnp.float32(1e-3), schedule.at(levels, 1), schedule.at(levels, 0)
-        )[0]
-        for i in range(2)
-    ]
+            assert jnp.all(jnp.isfinite(step(fraction, jax.random.key(0), x, memory, now, then)))
+    ends = schedule.at(levels, 1), schedule.at(levels, 0)
+    runs = [step(fraction, jax.random.key(i), jnp.ones(2), jnp.float32(1e-3), *ends) for i in range(2)]
     np.testing.assert_array_equal(*runs)
 
 
