@@ -39,7 +39,7 @@ def remember_layers():
 
     def find_layers(network, params, *example):
         leaves, structure = jax.tree.flatten(jax.eval_shape(lambda *given: given, params, *example))
-        key = network, structure, tuple(leaves)
+        key = network, structure, tuple(leaves), jax.default_backend()
         try:
             hash(key)
         except TypeError:  # of a network with a list among its fields
