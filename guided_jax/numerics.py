@@ -71,6 +71,11 @@ def narrow_like(tree: Any, like: Any) -> Any:
     return jax.tree.map(lambda leaf, old: narrow(leaf, jnp.result_type(old)) if _is_float(old) else leaf, tree, like)
 
 
+def is_zero(value: Any) -> bool:
+    """Return whether value is the Python number 0, so that what it multiplies need not be computed; a traced one is not."""
+    return isinstance(value, (int, float)) and bool(value == 0)
+
+
 def is_traced(tree: Any) -> bool:
     """Return whether a leaf of the tree is traced, as under jax.jit, jax.vmap and jax.grad, and has no value yet."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))

@@ -64,6 +64,15 @@ STEPPERS = {
     "annealed-langevin": Stepper(
         lambda table: reverse.annealed_langevin(0.2, 8), None, lambda n: 8 * n + 1, steps=100, noisy=True, tilted=False
     ),
+    # With a criterion that likes all examples alike: what is made twice and noised back in between keeps its law.
+    "training-free": Stepper(
+        lambda table: reverse.training_free(reverse.ddpm(), lambda x_0, level: 0.0 * x_0.sum(), rho=0.0, recurrence=2),
+        None,
+        lambda n: 2 * n,
+        steps=200,
+        noisy=True,
+        tilted=False,
+    ),
     "predictor-corrector": Stepper(
         lambda table: reverse.chain(reverse.langevin(0.05), reverse.ddpm()),
         None,

@@ -13,6 +13,7 @@ from guided_jax.reverse.plms import plms
 from guided_jax.reverse.sde import reverse_sde
 from guided_jax.reverse.stateful import with_state
 from guided_jax.reverse.step import ReverseStep
+from guided_jax.reverse.training_free import training_free
 from guided_jax.reverse.unipc import unipc
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "plms",
     "repaint",
     "reverse_sde",
+    "training_free",
     "unipc",
     "with_state",
 ]

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array, ArrayLike
 
+from guided_jax.numerics import is_zero
+
 
 class ReverseStep(NamedTuple):
     """A step over an interval of the schedule, for one example.
@@ -21,7 +23,7 @@ class ReverseStep(NamedTuple):
 
 def is_stochastic(eta: ArrayLike) -> bool:
     """Return whether noise has to be drawn: not for an eta that is the number 0, whose noise would be multiplied by 0."""
-    return not (isinstance(eta, (int, float)) and eta == 0)
+    return not is_zero(eta)
 
 
 def no_memory(x_T: Array) -> tuple[()]:

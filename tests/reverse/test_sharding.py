@@ -53,6 +53,9 @@ OBSERVED = jnp.arange(8) % 2
 DRAWS = {name: sampled(stepper.make(TABLE)) for name, stepper in STEPPERS.items()} | {
     "dps": sampled(reverse.dps(reverse.unipc(2), operators.mask(OBSERVED), 0.5 * OBSERVED, 0.3)),
     "repaint": sampled(reverse.repaint(reverse.dpm_solver(2), OBSERVED, jnp.ones(8), 2)),
+    "training_free": sampled(
+        reverse.training_free(reverse.dpm_solver(2), lambda x, level: -jnp.sum(x**2), samples=2, recurrence=2)
+    ),
     "classifier_ddpm": sampled(reverse.classifier_ddpm(lambda x, level: -jnp.sum(x**2), 0.1)),
     "with_state of projected": with_state(projected),
     "with_state of self_conditioned": with_state(conditioned),

@@ -82,6 +82,9 @@ KNOBS = {
     "annealed": lambda: reverse.annealed_langevin(np.float64(0.2), 2),
     "dps": lambda: reverse.dps(reverse.ddim(HALF), operators.mask(jnp.ones(3)), jnp.ones(3), HALF),
     "repaint": lambda: reverse.repaint(reverse.ddim(HALF), jnp.ones(3), jnp.ones(3), 2),
+    "training free": lambda: reverse.training_free(
+        reverse.ddim(HALF), lambda x, level: -jnp.sum(HALF * x**2), HALF, TWO, HALF, 2, 2, 2, wide(LEVELS)
+    ),
     "off the shelf": lambda: reverse.off_the_shelf_ddpm(lambda x, level: -jnp.sum(x), TWO, wide(LEVELS), HALF),
     "optimal": lambda: reverse.ddpm(reverse.optimal_variance(reverse.normal_spread(HALF))),
     "function": lambda: reverse.ddpm(lambda prediction, now, then: HALF),
