@@ -158,8 +158,8 @@ def _smoothed(key, log_prob: LogProb, x_0: Array, level: NoiseLevel, smoothing: 
     if is_zero(smoothing):
         return lambda x: log_prob(x, level)
     power = jnp.square(level.alpha) + jnp.square(level.sigma)
-    noise = jax.random.normal(key, (samples, *x_0.shape), x_0.dtype)
-    noise = strength(smoothing, level, "smoothing") * ratio(level.sigma, root(power)) * noise
+    std = strength(smoothing, level, "smoothing") * ratio(level.sigma, root(power))
+    noise = std * jax.random.normal(key, (samples, *x_0.shape), x_0.dtype)
 
     def smoothed(x: Array) -> Array:
         each = jax.vmap(lambda shift: log_prob(x + shift, level))(noise)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks import mixture, results, sampler_pages, samplers, tricks
+from benchmarks import mixture, results, sampler_pages, samplers, training_free, tricks
 from benchmarks.speed import __main__ as speed
 from benchmarks.speed import sizes
 from guided_jax import data, schedule
@@ -39,6 +39,7 @@ PLACES = [
         sampler_pages.PAGE.parent / speed.PAGE.name,
         [f"{part}, {each}" for part in ("machine", "operations") for each in ("cpu", "gpu")],
     ),
+    (training_free.PAGE, ["training-free"]),
 ]
 
 

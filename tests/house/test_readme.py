@@ -25,7 +25,8 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *PAGES]
 SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
 # Benchmarks that the documents start as `python -m`, and the module of each whose `main` runs it.
 BENCHMARKS = {
-    f"benchmarks.{name}": f"benchmarks.{name}" for name in ("results", "samplers", "tricks", "speed.stable_diffusion")
+    f"benchmarks.{name}": f"benchmarks.{name}"
+    for name in ("results", "samplers", "tricks", "training_free", "speed.stable_diffusion")
 }
 BENCHMARKS["benchmarks.speed"] = "benchmarks.speed.__main__"
 # What a command checks beyond its options' types, before it reads a run; a preset is read from the run.
