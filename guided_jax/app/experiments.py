@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 from guided_jax.app.settings import Experiment
 
@@ -33,15 +34,20 @@ def load(name: str) -> Experiment:
     )
 
 
-def _read(path: Path) -> Experiment:
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}; give the path of a Python file with an EXPERIMENT")
+def execute(path: Path) -> ModuleType:
+    """Return the module of a Python file that the user names, executed. The file has to exist."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    found = getattr(module, "EXPERIMENT", None)
+    return module
+
+
+def _read(path: Path) -> Experiment:
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; give the path of a Python file with an EXPERIMENT")
+    found = getattr(execute(path), "EXPERIMENT", None)
     if not isinstance(found, Experiment):
         raise ValueError(f"{path} has no EXPERIMENT; set it to a guided_jax.app.settings.Experiment")
     return found

@@ -12,6 +12,7 @@ FLAT = (
     "sweep",
     "text",
     "anneal",
+    "training_free",
 )  # sections whose names are not part of their options' names
 
 
@@ -68,6 +69,8 @@ RANGES: dict[str, Range] = {
         ("corrections", "factor", "repeats", "iterations", "sweep_seeds", "guided_channels", "decode_tile", "cutouts"),
         COUNT,
     ),
+    **dict.fromkeys(("smoothing_samples", "recurrence"), COUNT),
+    **dict.fromkeys(("TrainingFree.rho", "mu", "smoothing"), NOT_NEGATIVE),
     **dict.fromkeys(("temperature", "data_std", "langevin_size", "sigma_max", "radius"), POSITIVE),
     **{
         "text_length": COUNT,

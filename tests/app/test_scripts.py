@@ -97,6 +97,7 @@ REST = {
     **dict.fromkeys(("zero-star", "independent", "off-the-shelf", "universal"), ()),
     "perturbed-attention+interval": ["--label-scale", 2, "--labels", 3, "--scale", 3, "--interval-high", 2],
     "smoothed-energy": (),
+    "training-free": ["--criterion", "colour:200", "--recurrence", 2, "--smoothing-samples", 2],
     "self-attention": ["--attention-mask"],
     "autoguidance": ["--bad", "RUN"],
     "domain": ["--bad", "RUN"],
@@ -383,7 +384,7 @@ WRONG_SAMPLING = {
     "--interval-low has no effect here": ["--guidance", "classifier-free", "--interval-low", "0.2"],
     "--noise-std has no effect here": ["--noise-std", "0.1"],
     "--data-std has no effect here; it goes with --guidance pigdm": ["--guidance", "dps", *SEEN, "--data-std", "1"],
-    "--iterations has no effect here; it goes with --guidance mmps": [
+    "--iterations has no effect here; it goes with --guidance training-free or --guidance mmps": [
         "--guidance",
         "pigdm",
         *SEEN,
@@ -444,6 +445,29 @@ WRONG_SAMPLING = {
     "--cutouts is 0": ["--guidance", "clip", "--cutouts", "0"],
     "--in pixels is for runs of latents": ["--guidance", "universal", "--in", "pixels"],
     "--in has no effect here; it goes with --guidance off-the-shelf": ["--guidance", "none", "--in", "latents"],
+    "--criterion has no effect here; it goes with --guidance off-the-shelf": ["--criterion", "colour:1"],
+    "--rho has no effect here; it goes with --guidance training-free": ["--guidance", "universal", "--rho", "1"],
+    "--mu is -1": ["--guidance", "training-free", "--mu=-1"],
+    "--recurrence is 0; give at least 1": ["--guidance", "training-free", "--recurrence", "0"],
+    "only +ramp can follow training-free": ["--guidance", "training-free+interval"],
+    "--criterion is colour:1,2,3; give 1 numbers from 0 to 255, such as colour:128": [
+        *("--guidance", "training-free", "--criterion", "colour:1,2,3")
+    ],
+    "--criterion is 'cat'; give classifier, colour:R,G,B, picture:FILE, style:FILE or FILE.py:function": [
+        *("--guidance", "universal", "--criterion", "cat")
+    ],
+    "there is no file nowhere.py; give --criterion FILE.py:function": [
+        *("--guidance", "off-the-shelf", "--criterion", "nowhere.py:mine")
+    ],
+    "has no function mine; define it as mine(picture, level)": [
+        *("--guidance", "training-free", "--criterion", f"{ROOT / 'configs/digits.py'}:mine")
+    ],
+    "the run draws (8, 8, 1); resize it": [
+        *("--guidance", "training-free", "--criterion", f"picture:{ROOT / 'docs/images/digits.png'}")
+    ],
+    "--any-of has no effect with --criterion colour:9; leave out one of the two": [
+        *("--guidance", "universal", "--criterion", "colour:9", "--any-of", "3")
+    ],
     "nowhere is no trained judge; train one with": ["--guidance", "universal", "--clean-classifier", "nowhere"],
     "--attention-mask has no effect here": ["--guidance", "perturbed-attention", "--attention-mask"],
     "names 'middle', and this network takes middle_block": [

@@ -7,7 +7,7 @@ import numpy as np
 
 from guided_jax.app import facts, network_fields
 from guided_jax.app import run as runs
-from guided_jax.app.sample import annealing, clip_guide, guidance_rows, guidances, inverse, labels, samplers
+from guided_jax.app.sample import annealing, clip_guide, criteria, guidance_rows, guidances, inverse, labels, samplers
 from guided_jax.app.sample.request import Measurement, Method, Sampling, flatten, option
 from guided_jax.app.sample.resolve import variance_of
 from guided_jax.app.sample.text_options import Text
@@ -23,6 +23,7 @@ def check(options: Sampling, run: runs.Run) -> None:
     _check_sweep(options, run)
     _check_labels(options, run)
     _check_space(options.method, run)
+    _check_criterion(options.method, run)
     _check_needs(options, run)
     _check_clip(options.method, run)
     if run.text is not None and run.text.takes_mask and not inverse.paints(options.method):
@@ -244,6 +245,20 @@ def _check_label_scale(options: Sampling, run: runs.Run) -> None:
 def _check_space(method: Method, run: runs.Run) -> None:
     if method.space is not None and not run.latent:
         raise ValueError(f"--in {method.space} is for runs of latents, and this one draws its x itself; leave it out")
+
+
+def _check_criterion(method: Method, run: runs.Run) -> None:
+    """Raise ValueError for what a criterion that is no classifier ignores, and for one that does not take what it gets."""
+    if run.criterion is None:
+        return
+    for name, given in {"clean_classifier": method.clean_classifier, "any_of": method.any_of}.items():
+        if given:
+            raise ValueError(
+                f"{option(name)} has no effect with --criterion {method.criterion}; leave out one of the two"
+            )
+    if method.temperature != 1:
+        raise ValueError(f"--temperature has no effect with --criterion {method.criterion}; leave out one of the two")
+    criteria.check(run, method)
 
 
 def _check_judge(method: Method, run: runs.Run) -> None:

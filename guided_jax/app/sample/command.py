@@ -22,6 +22,7 @@ from guided_jax.app.sample import (
     checks,
     clip_guide,
     controls,
+    criteria,
     diagnostics,
     draw,
     guidances,
@@ -118,6 +119,7 @@ def load_run(options: Sampling) -> runs.Run:
     run = change_network(run, options)
     run = run if bad is None else run._replace(bad=runs.load(bad))
     run = clip_guide.add_clip(run, options.method.clip_model)
+    run = criteria.add_criterion(run, options.method)
     judge = options.method.clean_classifier
     if judge is None:
         return run

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from guided_jax import guidance, models, reverse
 from guided_jax.app import network_fields
-from guided_jax.app.sample import clip_guide
+from guided_jax.app.sample import clip_guide, training_free
 from guided_jax.app.sample.parts import Parts
 from guided_jax.app.sample.row import ALL, FREE, Guide, Row
 from guided_jax.denoiser import Denoiser
@@ -81,7 +81,7 @@ def _pigdm(parts: Parts) -> tuple[Denoiser, Guide]:
 
 def _mmps(parts: Parts) -> tuple[Denoiser, Guide]:
     settings = parts.request.measurement
-    given = settings.noise_std, settings.iterations
+    given = settings.noise_std, settings.iterations or 5
     return parts.plain(), lambda d: guidance.mmps(d, parts.measurement, parts.y, *given, parts.scale)
 
 
@@ -115,7 +115,8 @@ def _self_attention(parts: Parts) -> tuple[Denoiser, Guide]:
 
 
 JUDGED = ("any_of", "temperature")
-CLEAN = (*JUDGED, "clean_classifier", "space")
+CLEAN = (*JUDGED, "clean_classifier", "space", "criterion")
+STRENGTHS = ("rho", "mu", "smoothing", "smoothing_samples", "iterations", "recurrence", "weights")
 MEASURED = ("measure", "operator", "noise_std", "space")
 
 GUIDANCES: dict[str, Row] = {
@@ -134,13 +135,13 @@ GUIDANCES: dict[str, Row] = {
     ),
     "off-the-shelf": Row(
         "gradient of log p(y | predicted x_0), not back through the network [MPGD 2311.16424, EluCD 2310.11311]",
-        lambda p: (p.base, lambda d: guidance.off_the_shelf(d, p.clean_log_prob, p.scale, p.run.data_std)),
+        lambda p: (p.clean_base, lambda d: guidance.off_the_shelf(d, p.clean_log_prob, p.scale, p.run.data_std)),
         ("clean",),
         CLEAN,
     ),
     "universal": Row(
         "gradient of log p(y | predicted x_0), back through the network [UG 2302.07121]",
-        lambda p: (p.base, lambda d: guidance.universal(d, p.clean_log_prob, p.scale)),
+        lambda p: (p.clean_base, lambda d: guidance.universal(d, p.clean_log_prob, p.scale)),
         ("clean",),
         CLEAN,
     ),
@@ -150,6 +151,15 @@ GUIDANCES: dict[str, Row] = {
         ("clip",),
         ("clip_model", "clip_text", "cutouts"),
         labelled=False,
+    ),
+    "training-free": Row(
+        "along the gradient of --criterion, by --rho through the network and by --mu not [TFG 2409.15761]",
+        lambda p: (p.clean_base, lambda d: d),
+        ("clean",),
+        (*CLEAN, *STRENGTHS),
+        ("ramp",),
+        step=training_free.make_step,
+        clips_step=True,
     ),
     "classifier-free": Row(
         "u + scale (c - u) [CFG 2207.12598]",

@@ -6,7 +6,7 @@ from guided_jax import guidance
 from guided_jax.app.sample.annealing import Annealing
 from guided_jax.app.sample.guidance_rows import GUIDANCES
 from guided_jax.app.sample.parts import Parts
-from guided_jax.app.sample.request import Method
+from guided_jax.app.sample.request import CLASSIFIER, Method
 from guided_jax.app.sample.row import Guide, Guided, Row
 
 MODIFIERS: dict[str, str] = {
@@ -45,8 +45,10 @@ def parse(name: str) -> tuple[str, list[str]]:
 
 
 def row_of(request: Method) -> Row:
-    """Return what the guidance of a request is made of."""
-    return GUIDANCES[parse(request.guidance)[0]]
+    """Return what the guidance of a request is made of; with a criterion that is no classifier it reads no label."""
+    row = GUIDANCES[parse(request.guidance)[0]]
+    own = "clean" in row.needs and request.criterion != CLASSIFIER
+    return row._replace(needs=(), labelled=False) if own else row
 
 
 def reads_negative(request: Method) -> bool:

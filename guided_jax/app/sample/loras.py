@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from guided_jax.app import run as runs
+from guided_jax.app.sample import criteria
 from guided_jax.app.sample.request import Sampling
 from guided_jax.pretrained import weight_files
 from guided_jax.pretrained.stable_diffusion import lora
@@ -62,9 +63,9 @@ def parse(word: str) -> tuple[Path, float]:
 
 
 def with_digests(options: Sampling) -> Sampling:
-    """Return the request with digests of --lora and --control, by which other weights of the same name are told."""
+    """Return the request with digests of --lora, --criterion and --control: another file of the same name is told by it."""
     found, control = [], options.method.control
-    files = [path for path, _ in map(parse, options.lora)]
+    files = [path for path, _ in map(parse, options.lora)] + criteria.files_of(options.method)
     for path in files if control is None else [*files, weight_files.find_weights(control)]:
         with path.open("rb") as file:
             found.append(hashlib.file_digest(file, "sha256").hexdigest()[:16])

@@ -45,7 +45,8 @@ class Parts(NamedTuple):
     from. inpaint: the mask and the latents of the masked picture, for a network that is told what to paint in. estimate:
     the last predicted x_0, for a network with self-conditioning. control: what a ControlNet reads. pair: the model with the
     label and with the null condition, where one program of the network serves both. observed: whether an observer calls the
-    networks too. anneals: whether there is noise in the condition of `conditional`.
+    networks too. anneals: whether there is noise in the condition of `conditional`. levels: those that a run visits, for a
+    guidance of the step.
     """
 
     run: runs.Run
@@ -65,6 +66,7 @@ class Parts(NamedTuple):
     pair: tuple[Denoiser, Denoiser] | None = None
     observed: bool = False
     anneals: bool = False
+    levels: schedule.NoiseLevel | None = None
 
     def model(self, label: Any) -> Denoiser:
         """Return the run's denoiser for a label."""
@@ -177,9 +179,19 @@ class Parts(NamedTuple):
         return self._of_logits(lambda x, level: classifier(self.params["classifier"], x, level), among=not prompts)
 
     @property
+    def clean_base(self) -> Denoiser:
+        """What a criterion of clean examples guides: `base` for a classifier, `plain` for any other."""
+        return self.base if self.run.criterion is None else self.plain()
+
+    @property
     def clean_log_prob(self) -> LogProb:
-        """log p(label | x_0): by the judge of the picture, or without one by the noisy classifier at the first level."""
-        judge, first = self.run.judge, schedule.at(self.run.model.levels, 1)
+        """The criterion of x_0, or log p(label | x_0): by the judge of the picture, or without one by the noisy classifier
+        at the first level."""
+        judge, criterion, first = self.run.judge, self.run.criterion, schedule.at(self.run.model.levels, 1)
+        if criterion is not None:
+            if self.run.latent and not self.sees_pixels:
+                return criterion
+            return lambda x_0, level: criterion(self.decode(x_0), level)
         if judge is None:
             return lambda x_0, level: self.log_prob(x_0, first._replace(t=jnp.ones_like(level.t)))
         return self._of_logits(lambda x_0, level: judge.network.apply(self.params["judge"], self.decode(x_0))[1])

@@ -8,12 +8,14 @@ import tyro
 
 from guided_jax.app.sample.annealing import Annealing
 from guided_jax.app.sample.text_options import Text
+from guided_jax.app.sample.training_free_options import TrainingFree
 from guided_jax.app.settings import to_dict
 from guided_jax.app.trained_weights import Which
 
 Variance = Literal["small", "large", "learned"]  # of a step of ddpm
 Label = int | str  # a class by its number, or by its name until `labels.resolve_labels` has replaced it
 HELD_OUT, TRAIN = "held-out", "train"  # the run's own data
+CLASSIFIER = "classifier"  # of --criterion, the default
 
 DataDir = Annotated[Path | None, tyro.conf.arg(name="data.dir")]  # as `guided-jax train` spells it
 
@@ -41,8 +43,9 @@ class Measurement:
     """Standard deviation of the noise that is added to the measurement, of pixels in [-1, 1] or of latents."""
     data_std: float | None = None
     """pigdm: the standard deviation of what is measured. Default: 0.5 of pixels in [-1, 1], that of the run of latents."""
-    iterations: int = 5
-    """mmps: of conjugate gradients at each step, each a backward pass of the network."""
+    iterations: int | None = None
+    """mmps (default 5): of conjugate gradients at each step, each a backward pass of the network. training-free (default
+    4): of the criterion at the predicted x_0, none of the network."""
     repeats: int = 10
     """repaint: steps for each level."""
 
@@ -80,11 +83,11 @@ class Method:
     clip: bool = True
     """Clip the (guided) predicted clean image to [-1, 1]; latents have no range and are never clipped."""
     space: Annotated[Literal["pixels", "latents"] | None, tyro.conf.arg(name="in")] = None
-    """universal, off-the-shelf, pigdm, mmps, dps, repaint of a run of latents: what the classifier or the measurement sees,
-    the latents or, through the decoder, the pixels. Default: latents."""
+    """universal, off-the-shelf, training-free, pigdm, mmps, dps, repaint of a run of latents: what the criterion or the
+    measurement sees, the latents or, through the decoder, the pixels. Default: latents."""
     clean_classifier: Path | None = None
-    """universal, off-the-shelf: the folder of a classifier of clean pictures by 'guided-jax judge' that guides, instead of
-    the run's noisy one. Measure the samples by another one than this."""
+    """universal, off-the-shelf, training-free: the folder of a classifier of clean pictures by 'guided-jax judge' that
+    guides, instead of the run's noisy one. Measure the samples by another one than this."""
     clip_model: Path | None = None
     """clip: the folder of the CLIP that guides, as transformers or OpenCLIP save it. Measure by another one than this."""
     clip_text: tuple[str, ...] = ()
@@ -92,12 +95,17 @@ class Method:
     zebra" "a horse:-0.5". Default: of text-to-image runs each sample's own prompt."""
     cutouts: int = 16
     """clip: how many random crops of the picture it sees at each step."""
+    criterion: str = CLASSIFIER
+    """training-free, universal, off-the-shelf: what guides: classifier, colour:R,G,B (0 to 255, the mean of the picture),
+    picture:FILE (similar pixels), style:FILE (similar patches, anywhere), or FILE.py:function of your own, (picture in [-1,
+    1], level) -> a scalar that is to be large. The file is executed."""
+    training_free: tyro.conf.OmitArgPrefixes[TrainingFree] = dataclasses.field(default_factory=TrainingFree)
     clip_base: bool = False
     """Clip the network's own prediction instead, before the guidance, which is ADM's order."""
     any_of: tuple[Label, ...] = ()
-    """classifier, off-the-shelf, universal: draw any of these labels, instead of --labels."""
+    """classifier, off-the-shelf, universal, training-free: draw any of these labels, instead of --labels."""
     temperature: float = 1.0
-    """classifier, off-the-shelf, universal: what the classifier's logits are divided by."""
+    """classifier, off-the-shelf, universal, training-free: what the classifier's logits are divided by."""
     also: tuple[Label, ...] = ()
     """compose: further labels, each with its --also-scale: AND above 0, NOT below."""
     also_scale: tuple[float, ...] = ()
@@ -206,7 +214,7 @@ class Sampling:
     """Stable Diffusion: a LoRA file that is merged into the weights, with its multiplier: FILE:0.8, or FILE for 1.
     Repeat the option for several."""
     digests: tyro.conf.Suppress[tuple[str, ...]] = ()
-    """Of each file of --lora, and of the weights of --control, for the record beside the samples."""
+    """Of each file of --lora and --criterion, and of the weights of --control, for the record beside the samples."""
     balanced: bool = False
     """As many samples of each class, in turn, in the place of --labels."""
     base_samples: Path | None = None
@@ -237,8 +245,8 @@ class Sampling:
     """How the network computes the attention within the picture: cudnn is flash attention, on an NVIDIA GPU in bfloat16;
     plain stores the weights of all pairs of pixels. Default: as the run was made."""
     remat: bool = False
-    """For guidances by the network's gradient, such as dps: compute the inside of each block again for it, less memory and
-    more time."""
+    """For guidances by the network's gradient, such as dps or training-free: compute the inside of each block again for it,
+    less memory and more time."""
     allow_non_finite: bool = False
     """Keep samples that are not finite, as black pictures, instead of ending with exit code 2."""
     data_dir: DataDir = None
@@ -270,6 +278,7 @@ NEWER = (
     *("prompt", "prompts", "negative_prompt", "prompt_scale", "prompt_seed", "text"),
     *("coarse_scales", "damping", "stop_cosine", "anneal", "label_scale"),
     *("lora", "digests", "control", "control_image", "control_scale"),
+    *("criterion", "training_free"),
 )
 
 

@@ -39,8 +39,9 @@ def resolve(request: Method, run: runs.Run) -> Recipe:
     row, sampler = guidances.row_of(request), samplers.make_step(request, run.model.levels, run.scheduler)
     clips = request.clip and run.bounded
     clips_inside = clips and (row.clips_inside or request.clip_base)
+    levels = samplers.levels_of(request, run.model.levels, run.scheduler)
     clip: Callable[[Denoiser], Denoiser] | None = None
-    if clips and not clips_inside:
+    if clips and not clips_inside and not row.clips_step:
         clip = functools.partial(guidance.clip, low=-run.bound, high=run.bound)
         if guidances.is_dynamic(request):
             clip = functools.partial(guidance.dynamic_threshold, limit=run.bound)
@@ -56,9 +57,10 @@ def resolve(request: Method, run: runs.Run) -> Recipe:
     def step(parts: Parts) -> reverse.ReverseStep:
         if guidances.shifts_mean(request):
             return reverse.classifier_ddpm(parts.log_prob, parts.scale, request.at, request.variance or "small")
-        return sampler if row.step is None else row.step(guidances.ramped(request, parts), sampler)
+        if row.step is None:
+            return sampler
+        return row.step(guidances.ramped(request, parts)._replace(levels=levels), sampler)
 
-    levels = samplers.levels_of(request, run.model.levels, run.scheduler)
     std = samplers.start_std(request, run.scheduler)
     from_noise = inverse.paints(request) and samplers.strength_of(request) == 1
     return Recipe(guide, step, levels, clips_inside, clip, std, from_noise)

@@ -29,5 +29,6 @@ class Row(NamedTuple):
     labelled: bool = True  # whether it uses the label even where no --labels were given
     clips_inside: bool = False  # whether a clip of the result would undo it
     step: Callable[[Parts, reverse.ReverseStep], reverse.ReverseStep] | None = None  # guides the sampler's step
+    clips_step: bool = False  # whether the step clips x_0 itself
     saves: bool = False  # whether it saves calls of parts.unconditional, as `guidance.saved_calls` counts them
     pair: bool = False  # whether it is a denoiser made of calls of parts.conditional and parts.unconditional

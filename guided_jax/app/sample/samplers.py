@@ -163,14 +163,15 @@ def name_of(request: Method) -> str:
     """Return --sampler, or without it the best by docs/samplers.md; ValueError for a name that is not known.
 
     Without --sampler it is ddim for ADM's forms of --steps and its grid, for cfg++, which needs a sampler that reads eps,
-    and for measurements, whose settings were tuned with it.
+    and for measurements and guidances of the step, whose settings were tuned with it.
     """
     if request.sampler is not None:
         if request.sampler not in SAMPLERS:
             raise ValueError(f"there is no sampler {request.sampler!r}; there is {', '.join(SAMPLERS)}")
         return request.sampler
+    row = guidances.row_of(request)
     adm = request.grid == "respaced" or not (request.steps or "1").isdecimal()
-    special = request.guidance.startswith("cfg++") or "measurement" in guidances.row_of(request).needs
+    special = request.guidance.startswith("cfg++") or "measurement" in row.needs or row.step is not None
     return "ddim" if adm or special else "dpm++"
 
 
