@@ -97,7 +97,7 @@ def _readers() -> dict[str, list[str]]:
     rows = (
         {f"--guidance {name}": row.reads for name, row in guidance_rows.GUIDANCES.items()}
         | {
-            "--sweep": ("sweep_seeds", "reference", "judge", "inception", "dino", "data_dir"),
+            "--sweep": ("sweep_seeds", "reference", "judge", "inception", "dino", "data_dir", "search"),
             **dict.fromkeys(("--measure held-out", "--image held-out", OF_DATA), ("data_dir",)),
             "--control": ("control_image", "control_scale"),
             "--image": ("strength", "mask"),
@@ -135,8 +135,10 @@ def _check_names(method: Method, run: runs.Run) -> None:
 def _check_sweep(options: Sampling, run: runs.Run) -> None:
     if options.sweep.sweep is None:
         return
-    facts.check_pictures(run.facts, "a sweep")
     first = guidances.parse(options.method.guidance)[0]
+    if options.sweep.search and first != "training-free":
+        raise ValueError(f"--search has no effect with --guidance {first}; it is for training-free")
+    facts.check_pictures(run.facts, "a sweep")
     if not guidances.row_of(options.method).scaled:
         raise ValueError(f"--sweep {options.sweep.sweep} has no effect with --guidance {first}; name a guidance")
     if options.scale != (1.0,):

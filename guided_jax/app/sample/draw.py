@@ -11,15 +11,15 @@ import numpy as np
 from guided_jax import forward, guidance, operators, parallel, reverse, sampler, schedule
 from guided_jax.app import preview
 from guided_jax.app import run as runs
-from guided_jax.app.sample import diagnostics, guidances, inverse
+from guided_jax.app.sample import diagnostics, guidances, inverse, training_free
 from guided_jax.app.sample.parts import Parts, Pictures
 from guided_jax.app.sample.request import Method
 from guided_jax.app.sample.resolve import Recipe, resolve
 
 Draw = Callable[..., Any]  # (params, key, label, scale, pictures=NONE) -> image
 NONE = Pictures()
-OF_PICTURES = ("judge", "clip")  # networks of clean pictures, whose params are used as they are
-OTHERS = ("bad", *OF_PICTURES)  # than the networks of the run
+AS_THEY_ARE = ("judge", "clip", training_free.STRENGTHS)  # params that need not be prepared
+OTHERS = ("bad", *AS_THEY_ARE)  # than the networks of the run
 
 
 def make_draw(run: runs.Run, request: Method, labelled: bool, diagnose: bool = False) -> Draw:
@@ -142,7 +142,7 @@ def prepare(run: runs.Run, params: Any) -> Any:
     prepared = {name: run.prepare(name, weights) for name, weights in params.items() if name not in OTHERS}
     if "bad" in params:
         prepared["bad"] = run.bad.prepare("diffusion", params["bad"])
-    return prepared | {name: params[name] for name in OF_PICTURES if name in params}
+    return prepared | {name: params[name] for name in AS_THEY_ARE if name in params}
 
 
 class Drawn(NamedTuple):

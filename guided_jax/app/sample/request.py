@@ -178,6 +178,8 @@ class Sweep:
     first, on the run's own data, where there is none."""
     inception: Path | None = None
     """Measure in the features of Inception-v3 with these weights (.pt, .pth, .safetensors, .npz), not in the judge's."""
+    search: bool = False
+    """training-free: search --rho, --mu and --smoothing by beam search instead, with 64 samples each; search.json."""
     dino: Path | None = None
     """Measure FD-DINOv2 too, with these weights of DINOv2 (.pth, .pt, .safetensors, .npz)."""
 
@@ -278,7 +280,7 @@ NEWER = (
     *("prompt", "prompts", "negative_prompt", "prompt_scale", "prompt_seed", "text"),
     *("coarse_scales", "damping", "stop_cosine", "anneal", "label_scale"),
     *("lora", "digests", "control", "control_image", "control_scale"),
-    *("criterion", "training_free"),
+    *("criterion", "training_free", "search"),
 )
 
 

@@ -7,18 +7,20 @@ from guided_jax.app.sample.parts import Parts
 from guided_jax.numerics import is_zero
 
 ITERATIONS = 4  # without --iterations
+STRENGTHS = "strengths"  # of the params: rho, mu and smoothing in the place of those of the request, traced
 
 
 def make_step(parts: Parts, step: reverse.ReverseStep) -> reverse.ReverseStep:
     """Return the step, guided by the criterion of one example; it clips x_0 itself, and lets the gradient through."""
     request, run, settings = parts.request, parts.run, parts.request.training_free
+    rho, mu, smoothing = parts.params.get(STRENGTHS, (settings.rho, settings.mu, settings.smoothing))
     clips = request.clip and run.bounded and not request.clip_base
     return reverse.training_free(
         step,
         parts.clean_log_prob,
-        _times(parts.scale, settings.rho),
-        _times(parts.scale, settings.mu),
-        settings.smoothing,
+        _times(parts.scale, rho),
+        _times(parts.scale, mu),
+        smoothing,
         settings.smoothing_samples,
         request.measurement.iterations or ITERATIONS,
         settings.recurrence,

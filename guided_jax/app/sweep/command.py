@@ -6,7 +6,6 @@ import itertools
 import json
 import shlex
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,8 +48,14 @@ MOST_SAMPLES = 1000  # at each scale and seed, without --num-samples
 
 
 def main(args: Sequence[str]) -> None:
-    """Sweep over the scales that the command line names."""
-    sweep_run(*prepare(sample.parse(["--sweep", DEFAULT_SCALES, *args], "guided-jax sweep", PAGE)))
+    """Sweep over the scales that the command line names, or search the strengths of training-free guidance."""
+    options = sample.parse(["--sweep", DEFAULT_SCALES, *args], "guided-jax sweep", PAGE)
+    if options.sweep.search:
+        from guided_jax.app.sweep import search
+
+        search.main(options)
+        return
+    sweep_run(*prepare(options))
 
 
 def prepare(options: Sampling) -> tuple[Sampling, runs.Run, str]:
@@ -76,12 +81,7 @@ def sweep_run(options: Sampling, run: runs.Run, command: str | None = None) -> P
     planned = list(plan(labelled, out))
     check_free([out / RECORD, *out.glob(DRAWN)], out / RECORD, mine, options.overwrite)
     extractors, reference = evaluate.make_reference(options, run, pictures, others)
-    if run.judge is not None and run.judge.name == reference.features:
-        print(
-            "note: the same judge guides and measures, which says nothing of the samples; train another one by "
-            "'guided-jax judge RUN --out FOLDER --seed 1', and name it by --judge",
-            file=sys.stderr,
-        )
+    evaluate.warn_of_same_judge(run, reference)
     write, _ = sample.make_writer(labelled, run), inputs.make_inputs(labelled, run)
     with lock.hold(out):
         claim(out, mine, options.overwrite)
@@ -181,10 +181,10 @@ def describe_labels(options: Sampling, run: runs.Run) -> str:
     return "drawn by the data's frequencies" if needed else "none"
 
 
-def command_line(options: Sampling) -> str:
+def command_line(options: Sampling, command: str = "sweep") -> str:
     """Return the command of these options, without those at their defaults."""
     given, defaults = flatten(options), flatten(Sampling(options.run))
-    words = ["guided-jax", "sweep", str(options.run)]
+    words = ["guided-jax", command, str(options.run)]
     for name, value in given.items():
         if name not in ("run", *NOT_RECORDED) and value != defaults[name]:
             each = value if isinstance(value, tuple) and name != "negative" else (value,)

@@ -1,5 +1,6 @@
 """The real pictures of a sweep, the features, and the metrics of every set of samples in them."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,6 +79,16 @@ def make_reference(
     extractors = feature_space.make_extractors(space, devices_for(batch, options), batch)
     prepared = feature_space.make_reference(space, extractors, pictures)
     return extractors, Reference(space.name, pictures, others, accuracy_of(extractors, run), prepared)
+
+
+def warn_of_same_judge(run: runs.Run, reference: Reference) -> None:
+    """Print a note where the judge that measures is the one that guided."""
+    if run.judge is not None and run.judge.name == reference.features:
+        print(
+            "note: the same judge guides and measures, which says nothing of the samples; train another one by "
+            "'guided-jax judge RUN --out FOLDER --seed 1', and name it by --judge",
+            file=sys.stderr,
+        )
 
 
 def devices_for(batch_size: int, options: Sampling) -> list[jax.Device]:
