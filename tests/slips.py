@@ -466,6 +466,32 @@ SLIPS = (
         only="elucd",
     ),
     *slips(
+        "reverse/training_free",
+        "training_free",
+        ("ratio(then.alpha, now.alpha) * power", "power"),
+        ("* power * rho_t", "* rho_t"),
+        ("prediction = _clip(prediction, x_t, now, clip)", "pass"),
+        ("return jax.nn.logsumexp(each) -", "return jax.nn.logsumexp(each) / samples -"),
+        ("return gradients[0], moved", "return gradients[-1], moved"),
+        ("jnp.mean(law(_kept(noisy, below)))", "jnp.sum(law(_kept(noisy, below)))"),
+        ("then, now)\n            return narrow_like", "now, now)\n            return narrow_like"),
+        ("carry[0], memory", "x_t, memory"),
+        ("ratio(level.sigma, root(power))", "level.alpha"),
+        ("then.sigma * ratio(now.alpha, now.sigma)", "then.sigma"),
+        ("x_0 + moved)", "x_0)"),
+    ),
+    *slips(
+        "criteria/pictures",
+        "criteria",
+        (
+            "(2 * jnp.square(error))\n\n    return log_prob\n\n\ndef colour",
+            "(2 * error)\n\n    return log_prob\n\n\ndef colour",
+        ),
+        ("flat.T @ flat / len(flat)", "flat.T @ flat"),
+        ("root(jnp.mean(jnp.square(picture - mean)", "(jnp.mean(jnp.square(picture - mean)"),
+        ("channels).mean((1, 3))", "channels).max((1, 3))"),
+    ),
+    *slips(
         "reverse/measurement",
         "measurement",
         (

@@ -40,6 +40,7 @@ with the numbers, error bars, curves and pictures: sweep.html, sweep.png, sweep.
   --judge FOLDER       a judge by 'guided-jax judge'; default: RUN/judge, trained if missing
   --inception WEIGHTS  measure FID and its kin, in the features of Inception-v3
   --dino WEIGHTS       measure FD-DINOv2 beside them
+  --search             training-free: search its strengths instead, by beam search
   and the options of guided-jax sample: --labels, --sampler, --steps, --seed, --out, ...
 """
 DEFAULT_SCALES = "0:8"
