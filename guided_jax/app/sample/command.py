@@ -53,7 +53,6 @@ grid.png. The same command again goes on from what is there.
   --preset                of a published model: as its authors did; other options count more
   --guidance NAME         none (default), classifier, classifier-free, ...; +interval may follow
   --scale FLOAT ...       0 ignores the label, 1 is the conditional model (default)
-  --criterion WHAT        training-free: classifier, colour:R,G,B, picture:FILE, FILE.py:function
   --labels CLASS ...      numbers or names, in turn; default: by the data's frequencies
   --num-samples INT       default 64
   --sampler NAME          default dpm++
