@@ -62,8 +62,8 @@ class Run(NamedTuple):
     decode_size: how many examples `model.decode` takes at once on each device, after all steps; None for all of them.
     source: held_out -> the data, if any, to measure against and take true pictures from. flip: whether it may be mirrored.
     trained: which -> part -> the step of its checkpoint. bad: the run of the worse model that autoguidance draws away from.
-    judge: a `metrics.judge.TrainedJudge`, and clip: a `metrics.clip.Scorer`, which guide by pictures. criterion: (picture or
-        x_0, level) -> scalar, which guides in the place of a classifier.
+    judge: a `metrics.judge.TrainedJudge`, and clip: a `metrics.clip.Scorer`, which guide by pictures. criterion: (picture
+        or x_0, level) -> scalar, which guides in the place of a classifier.
     experiment, networks: what it is trained by; None for a model that is not trained here.
     """
 

@@ -8,8 +8,9 @@ import numpy as np
 from guided_jax.app import facts, network_fields
 from guided_jax.app import run as runs
 from guided_jax.app.sample import annealing, clip_guide, criteria, guidance_rows, guidances, inverse, labels, samplers
-from guided_jax.app.sample.request import Measurement, Method, Sampling, flatten, option
+from guided_jax.app.sample.request import Method, Sampling, flatten, option
 from guided_jax.app.sample.resolve import variance_of
+from guided_jax.app.sample.sections import Measurement
 from guided_jax.app.sample.text_options import Text
 
 OF_DATA = "labels of the data"  # of a run with several labels, or vectors, without --labels

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from guided_jax.app.sample.annealing import Annealing
+from guided_jax.app.sample.sections import Measurement, TrainingFree
 from guided_jax.app.sample.text_options import Text
-from guided_jax.app.sample.training_free_options import TrainingFree
 from guided_jax.app.settings import to_dict
 from guided_jax.app.trained_weights import Which
 
@@ -18,36 +18,6 @@ HELD_OUT, TRAIN = "held-out", "train"  # the run's own data
 CLASSIFIER = "classifier"  # of --criterion, the default
 
 DataDir = Annotated[Path | None, tyro.conf.arg(name="data.dir")]  # as `guided-jax train` spells it
-
-
-@dataclasses.dataclass(frozen=True)
-class Measurement:
-    """What is known of the pictures: pigdm, mmps, dps and repaint draw what else they may hold."""
-
-    measure: tuple[str, ...] = ()
-    """The true pictures, in turn over the samples: held-out (the run's own data), an npz file such as samples.npz, or
-    picture files."""
-    operator: Literal["mask", "super-resolution", "blur"] = "mask"
-    """What is observed of them: all but --hole, means over --factor pixels, or a blur of --blur-std."""
-    hole: str = "right"
-    """mask: what is hidden: the left, right, top or bottom half, the centre, rows and columns such as 2:6,0:4, or rows
-    such as 2:6, which of signals are samples."""
-    mask: tuple[str, ...] = ()
-    """mask, and --image: picture files, or npz files of pictures, in the place of --hole, in turn over the samples: white
-    (128 or more) is the hole, which is painted anew, as in diffusers; black is observed."""
-    factor: int = 2
-    """super-resolution: the pixels a side that are averaged into one."""
-    blur_std: float = 1.0
-    """blur: its standard deviation in pixels."""
-    noise_std: float = 0.0
-    """Standard deviation of the noise that is added to the measurement, of pixels in [-1, 1] or of latents."""
-    data_std: float | None = None
-    """pigdm: the standard deviation of what is measured. Default: 0.5 of pixels in [-1, 1], that of the run of latents."""
-    iterations: int | None = None
-    """mmps (default 5): of conjugate gradients at each step, each a backward pass of the network. training-free (default
-    4): of the criterion at the predicted x_0, none of the network."""
-    repeats: int = 10
-    """repaint: steps for each level."""
 
 
 @dataclasses.dataclass(frozen=True)

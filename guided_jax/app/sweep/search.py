@@ -20,7 +20,7 @@ from guided_jax.app.results import check_free
 from guided_jax.app.sample import checks, draw, inputs, samplers, training_free
 from guided_jax.app.sample import command as sample
 from guided_jax.app.sample.request import Sampling, Sweep, recorded
-from guided_jax.app.sample.training_free_options import TrainingFree
+from guided_jax.app.sample.sections import TrainingFree
 from guided_jax.app.sweep import command as sweep
 from guided_jax.app.sweep import evaluate
 from guided_jax.metrics import evaluation, feature_space, sets

@@ -1,0 +1,52 @@
+"""Sections of a request: the options that only measurements, or only training-free guidance, read."""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What is known of the pictures: pigdm, mmps, dps and repaint draw what else they may hold."""
+
+    measure: tuple[str, ...] = ()
+    """The true pictures, in turn over the samples: held-out (the run's own data), an npz file such as samples.npz, or
+    picture files."""
+    operator: Literal["mask", "super-resolution", "blur"] = "mask"
+    """What is observed of them: all but --hole, means over --factor pixels, or a blur of --blur-std."""
+    hole: str = "right"
+    """mask: what is hidden: the left, right, top or bottom half, the centre, rows and columns such as 2:6,0:4, or rows
+    such as 2:6, which of signals are samples."""
+    mask: tuple[str, ...] = ()
+    """mask, and --image: picture files, or npz files of pictures, in the place of --hole, in turn over the samples: white
+    (128 or more) is the hole, which is painted anew, as in diffusers; black is observed."""
+    factor: int = 2
+    """super-resolution: the pixels a side that are averaged into one."""
+    blur_std: float = 1.0
+    """blur: its standard deviation in pixels."""
+    noise_std: float = 0.0
+    """Standard deviation of the noise that is added to the measurement, of pixels in [-1, 1] or of latents."""
+    data_std: float | None = None
+    """pigdm: the standard deviation of what is measured. Default: 0.5 of pixels in [-1, 1], that of the run of latents."""
+    iterations: int | None = None
+    """mmps (default 5): of conjugate gradients at each step, each a backward pass of the network. training-free (default
+    4): of the criterion at the predicted x_0, none of the network."""
+    repeats: int = 10
+    """repaint: steps for each level."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingFree:
+    """How training-free guidance follows its criterion; the --scale multiplies both strengths."""
+
+    rho: float = 0.25
+    """training-free: strength of the gradient through the network; 0 leaves its backward pass out."""
+    mu: float = 0.25
+    """training-free: strength of the gradient at the predicted x_0, in each of --iterations."""
+    smoothing: float = 0.001
+    """training-free: the noise, over sigma, at which the criterion is evaluated."""
+    smoothing_samples: int = 1
+    """training-free: of that noise, of whose criteria the mean is taken."""
+    recurrence: int = 1
+    """training-free: how often each step is made."""
+    weights: Literal["increase", "decrease", "constant"] = "increase"
+    """training-free: how both strengths go on over the steps."""
