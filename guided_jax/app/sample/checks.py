@@ -24,7 +24,7 @@ def check(options: Sampling, run: runs.Run) -> None:
     _check_sweep(options, run)
     _check_labels(options, run)
     _check_space(options.method, run)
-    _check_criterion(options.method, run)
+    criteria.check(options.method, run)
     _check_needs(options, run)
     _check_clip(options.method, run)
     if run.text is not None and run.text.takes_mask and not inverse.paints(options.method):
@@ -187,7 +187,7 @@ def _check_needs(options: Sampling, run: runs.Run) -> None:
     if {"classifier", "clean", "classes"} & set(needs):
         facts.check_classes(run.facts, f"--guidance {method.guidance}", "use classifier-free")
     if "clean" in needs and (run.judge is not None or method.space == "pixels"):
-        _check_judge(method, run)
+        criteria.check_judge(method, run)
     elif {"classifier", "clean"} & set(needs) and run.classifier is None:
         instead = "give one of clean pictures by --clean-classifier, or " if "clean" in needs else ""
         raise ValueError(f"this model has no classifier of noisy examples; {instead}use another guidance")
@@ -248,38 +248,6 @@ def _check_label_scale(options: Sampling, run: runs.Run) -> None:
 def _check_space(method: Method, run: runs.Run) -> None:
     if method.space is not None and not run.latent:
         raise ValueError(f"--in {method.space} is for runs of latents, and this one draws its x itself; leave it out")
-
-
-def _check_criterion(method: Method, run: runs.Run) -> None:
-    """Raise ValueError for what a criterion that is no classifier ignores, and for one that does not take what it gets."""
-    if run.criterion is None:
-        return
-    for name, given in {"clean_classifier": method.clean_classifier, "any_of": method.any_of}.items():
-        if given:
-            raise ValueError(
-                f"{option(name)} has no effect with --criterion {method.criterion}; leave out one of the two"
-            )
-    if method.temperature != 1:
-        raise ValueError(f"--temperature has no effect with --criterion {method.criterion}; leave out one of the two")
-    criteria.check(run, method)
-
-
-def _check_judge(method: Method, run: runs.Run) -> None:
-    """Raise ValueError for a guidance by pictures without a judge, and for one of other pictures or classes."""
-    judge, own = run.judge, (run.facts.image_shape, run.facts.num_classes)
-    if judge is None:
-        raise ValueError("--in pixels needs a classifier of pictures; name one by --clean-classifier JUDGE")
-    if run.latent and method.space != "pixels":
-        raise ValueError(
-            "the judge of --clean-classifier is of pictures, and this run works on latents; add --in pixels"
-        )
-    facts.check_pictures(run.facts, "--clean-classifier")
-    found = (judge.picture_shape, judge.network.num_classes)
-    if found != own:
-        raise ValueError(
-            f"the judge of --clean-classifier is of pictures {found[0]} of {found[1]} classes, and the run draws {own[0]} "
-            f"of {own[1]}; give another"
-        )
 
 
 def _check_bad(run: runs.Run, guidance: str, labelled: bool) -> None:

@@ -17,7 +17,7 @@ from guided_jax.app import experiments
 from guided_jax.app import run as runs
 from guided_jax.app.facts import Facts, check_pictures
 from guided_jax.app.sample import named_pictures
-from guided_jax.app.sample.request import CLASSIFIER, Method
+from guided_jax.app.sample.request import CLASSIFIER, Method, option
 
 Criterion = Callable[..., Any]  # (picture, level) -> scalar
 USAGE = "give classifier, colour:R,G,B, picture:FILE, style:FILE or FILE.py:function"
@@ -42,7 +42,39 @@ def files_of(method: Method) -> list[Path]:
     return [Path(rest if kind in KINDS else method.criterion.rpartition(":")[0])]
 
 
-def check(run: runs.Run, method: Method) -> None:
+def check(method: Method, run: runs.Run) -> None:
+    """Raise ValueError for what a criterion that is no classifier ignores, and for one that does not take what it gets."""
+    if run.criterion is None:
+        return
+    for name, given in {"clean_classifier": method.clean_classifier, "any_of": method.any_of}.items():
+        if given:
+            raise ValueError(
+                f"{option(name)} has no effect with --criterion {method.criterion}; leave out one of the two"
+            )
+    if method.temperature != 1:
+        raise ValueError(f"--temperature has no effect with --criterion {method.criterion}; leave out one of the two")
+    _check_scalar(run, method)
+
+
+def check_judge(method: Method, run: runs.Run) -> None:
+    """Raise ValueError for a guidance by pictures without a judge, and for one of other pictures or classes."""
+    judge, own = run.judge, (run.facts.image_shape, run.facts.num_classes)
+    if judge is None:
+        raise ValueError("--in pixels needs a classifier of pictures; name one by --clean-classifier JUDGE")
+    if run.latent and method.space != "pixels":
+        raise ValueError(
+            "the judge of --clean-classifier is of pictures, and this run works on latents; add --in pixels"
+        )
+    check_pictures(run.facts, "--clean-classifier")
+    found = (judge.picture_shape, judge.network.num_classes)
+    if found != own:
+        raise ValueError(
+            f"the judge of --clean-classifier is of pictures {found[0]} of {found[1]} classes, and the run draws {own[0]} "
+            f"of {own[1]}; give another"
+        )
+
+
+def _check_scalar(run: runs.Run, method: Method) -> None:
     """Raise ValueError for a criterion of pictures of a run of latents, and for one that does not return a scalar."""
     latents = run.latent and method.space != "pixels"
     if latents and method.criterion.partition(":")[0] in KINDS:

@@ -6,11 +6,10 @@ A new one is one row: a line for --list, a function of the parts of an example, 
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from guided_jax import guidance, models, reverse
+from guided_jax import guidance, models
 from guided_jax.app import network_fields
-from guided_jax.app.sample import clip_guide, training_free
+from guided_jax.app.sample import clip_guide, posterior, training_free
 from guided_jax.app.sample.parts import Parts
 from guided_jax.app.sample.row import ALL, FREE, Guide, Row
 from guided_jax.denoiser import Denoiser
@@ -71,42 +70,6 @@ def _projected(parts: Parts) -> tuple[Denoiser, Guide]:
 def _frequency_decoupled(parts: Parts) -> tuple[Denoiser, Guide]:
     scales = [parts.scale, *parts.request.coarse_scales]
     return parts.conditional, lambda c: guidance.frequency_decoupled(c, parts.unconditional, scales)
-
-
-def _pigdm(parts: Parts) -> tuple[Denoiser, Guide]:
-    # The variance of x_0 is that of x; `operators.through` has the share of it that pixels have.
-    stds = parts.request.measurement.noise_std, parts.run.data_std if parts.sees_pixels else parts.data_std
-    return parts.plain(), lambda d: guidance.pigdm(d, parts.measurement, parts.y, *stds, parts.scale)
-
-
-def _mmps(parts: Parts) -> tuple[Denoiser, Guide]:
-    settings = parts.request.measurement
-    given = settings.noise_std, settings.iterations or 5
-    return parts.plain(), lambda d: guidance.mmps(d, parts.measurement, parts.y, *given, parts.scale)
-
-
-def _dps(parts: Parts, step: reverse.ReverseStep) -> reverse.ReverseStep:
-    return reverse.dps(step, parts.measurement, parts.y, parts.scale)
-
-
-def _pasted(parts: Parts) -> tuple[Denoiser, Guide]:
-    """Return the known pixels pasted into each prediction, where pixels are measured; known latents are put into x_s."""
-    if not parts.sees_pixels:
-        return _plain(parts)
-    return parts.plain(), lambda d: guidance.paste(d, _observed(parts), parts.y, parts.encode, parts.decode)
-
-
-def _repaint(parts: Parts, step: reverse.ReverseStep) -> reverse.ReverseStep:
-    repeats = parts.request.measurement.repeats
-    if parts.sees_pixels:
-        nothing = jnp.zeros(parts.run.model.shape)
-        return reverse.repaint(step, nothing, nothing, repeats)
-    return reverse.repaint(step, _observed(parts), parts.y, repeats)
-
-
-def _observed(parts: Parts) -> Any:
-    assert parts.operator is not None
-    return parts.operator.forward(jnp.ones_like(parts.y))
 
 
 def _self_attention(parts: Parts) -> tuple[Denoiser, Guide]:
@@ -295,14 +258,14 @@ GUIDANCES: dict[str, Row] = {
     ),
     "pigdm": Row(
         "score + scale grad log p(y | x_t) of what --measure names, x_0 given x_t taken to be normal [PiGDM ICLR 2023]",
-        _pigdm,
+        posterior.pigdm,
         ("measurement",),
         (*MEASURED, "data_std"),
         labelled=False,
     ),
     "mmps": Row(
         "as pigdm, with the covariance of x_0 by the network itself, --iterations backward passes [MMPS 2405.13712]",
-        _mmps,
+        posterior.mmps,
         ("measurement",),
         (*MEASURED, "iterations"),
         labelled=False,
@@ -314,16 +277,16 @@ GUIDANCES: dict[str, Row] = {
         MEASURED,
         ("ramp", "dynamic"),
         labelled=False,
-        step=_dps,
+        step=posterior.dps,
     ),
     "repaint": Row(
         "noised y where it is observed, --repeats steps for each level, for the mask only [RePaint 2201.09865]",
-        _pasted,
+        posterior.pasted,
         ("measurement",),
         (*MEASURED, "repeats"),
         ("dynamic",),
         scaled=False,
         labelled=False,
-        step=_repaint,
+        step=posterior.repaint,
     ),
 }
