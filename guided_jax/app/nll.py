@@ -116,10 +116,13 @@ def pictures_of(options: Nll, run: runs.Run) -> tuple[np.ndarray, np.ndarray]:
     if not len(found) or found.shape[1:] != run.facts.image_shape:
         raise ValueError(f"--pictures has {len(found)} of {found.shape[1:]}; the run draws {run.facts.image_shape}")
     needed = run.conditional and not options.unlabelled
+    if run.facts.labelling == "text" and labels is not None and options.pictures in (HELD_OUT, TRAIN):
+        return found, labels
     fitting = of_file(run.facts, labels)
     if needed and fitting is None:
         raise ValueError(
-            f"{options.pictures} has no labels of the run's {run.facts.num_classes} classes, which its network needs"
+            f"{options.pictures} has no labels of the run's {facts.count_labels(run.facts)}, which its network needs; give "
+            "others, or --unlabelled"
         )
     _, shape = run.facts.stored_label
     given = np.zeros((len(found), *shape)) if fitting is None else fitting

@@ -64,7 +64,7 @@ def make_model(experiment: Experiment, facts: Facts, modules: Networks) -> Model
 
 def _text_of(params: Any, raw: Any) -> Any:
     """Return what the network is given of a text: of a `Prompt` its states."""
-    return raw.states.context if isinstance(raw, Prompt) else raw
+    return jnp.asarray(raw.states.context if isinstance(raw, Prompt) else raw)
 
 
 def make_text(experiment: Experiment, facts: Facts, modules: Networks) -> TextModel | None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from guided_jax import data, extras, schedule
-from guided_jax.app import facts, texts
+from guided_jax.app import facts, nll, texts
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.demo import command as demo
@@ -140,6 +140,26 @@ def test_the_classifier_of_captions_is_a_clip_of_noisy_pictures(place, tmp_path,
     first, second = draw("a"), draw("b", "a blue square", "--num-samples", "2")
     np.testing.assert_array_equal(first[0], second[0])
     assert (draw("c", "--scale", "0")[0] != first[0]).any()
+    # Beside classifier-free guidance, which remains where the classifier counts for nothing.
+    free = [run, "--steps", "2", "--prompt", "a red disc", "--scale", "2", "--out", tmp_path / "d"]
+    assert run_script(sample.main, free, capsys)[0] == 0
+    beside = draw("e", "--scale", "0", "--label-scale", "2")
+    np.testing.assert_allclose(beside.astype(int), images.load_npz(tmp_path / "d" / "samples.npz")[0], atol=1)
+    for by in ("training-free", "universal"):
+        assert (draw(f"f-{by}", "--guidance", by, "--label-scale", "2", "--scale", "2") != beside).any()
+
+
+def test_the_likelihood_of_captioned_pictures(place, tmp_path, capsys):
+    bits = {}
+    for name, more in {"captions": [], "none": ["--unlabelled"]}.items():
+        line = [place / "run", "--num-samples", "2", "--batch-size", "2", "--out", tmp_path / name, *more]
+        code, _, err = run_script(nll.main, line, capsys)
+        assert code == 0, err
+        bits[name] = json.loads((tmp_path / name / "bits.json").read_text())["bits_per_dim"]
+    assert bits["captions"] != bits["none"]
+    np.savez(tmp_path / "bare.npz", PICTURES[:2])
+    code, _, err = run_script(nll.main, [place / "run", "--pictures", tmp_path / "bare.npz"], capsys)
+    assert (code, "has no labels of the run's captions, which its network needs" in err) == (2, True), err
 
 
 def test_the_logits_of_a_run_are_similarities_to_its_prompts(place):

@@ -77,7 +77,7 @@ def _self_attention(parts: Parts) -> tuple[Denoiser, Guide]:
     return parts.plain(), lambda d: guidance.self_attention(d, parts.scale, parts.request.blur, mask)
 
 
-JUDGED = ("any_of", "temperature")
+JUDGED = ("any_of", "temperature", "label_scale")
 CLEAN = (*JUDGED, "clean_classifier", "space", "criterion")
 STRENGTHS = ("rho", "mu", "smoothing", "smoothing_samples", "iterations", "recurrence", "weights")
 MEASURED = ("measure", "operator", "noise_std", "space")
@@ -110,9 +110,9 @@ GUIDANCES: dict[str, Row] = {
     ),
     "clip": Row(
         "to --clip-text, by --cutouts of x_0 in the CLIP of --clip-model, back through the network [Crowson 2021]",
-        lambda p: (p.plain(), lambda d: guidance.universal(d, clip_guide.criterion(p), p.scale)),
+        lambda p: (p.plain_base, lambda d: guidance.universal(d, clip_guide.criterion(p), p.scale)),
         ("clip",),
-        ("clip_model", "clip_text", "cutouts"),
+        ("clip_model", "clip_text", "cutouts", "label_scale"),
         labelled=False,
     ),
     "training-free": Row(

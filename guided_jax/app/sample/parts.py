@@ -131,8 +131,10 @@ class Parts(NamedTuple):
     def base(self) -> Denoiser:
         """What a classifier guides: the model with the null condition, or with the label where it has none.
 
-        With the label the scale counts from the conditional model.
+        With the label the scale counts from the conditional model. With --label-scale it is classifier-free guidance.
         """
+        if self.request.label_scale is not None:
+            return guidance.classifier_free(self.conditional, self.unconditional, self.request.label_scale)
         return self.conditional if self.run.model.null is None else self.unconditional
 
     @property
@@ -180,8 +182,13 @@ class Parts(NamedTuple):
 
     @property
     def clean_base(self) -> Denoiser:
-        """What a criterion of clean examples guides: `base` for a classifier, `plain` for any other."""
-        return self.base if self.run.criterion is None else self.plain()
+        """What a criterion of clean examples guides: `base` for a classifier, `plain_base` for any other."""
+        return self.base if self.run.criterion is None else self.plain_base
+
+    @property
+    def plain_base(self) -> Denoiser:
+        """`plain`, or with --label-scale classifier-free guidance."""
+        return self.plain() if self.request.label_scale is None else self.base
 
     @property
     def clean_log_prob(self) -> LogProb:

@@ -110,7 +110,8 @@ class Method:
     exit_block: str | None = None
     """internal: the block after which the bad model's output is read. Default: the one with a head, or the middle one."""
     label_scale: float | None = None
-    """perturbed-attention, smoothed-energy, skip-layer, internal: the scale of classifier-free guidance beside them."""
+    """perturbed-attention, smoothed-energy, skip-layer, internal, classifier, clip, universal, off-the-shelf,
+    training-free: the scale of classifier-free guidance beside them."""
     blur: float = 1.0
     """self-attention: the standard deviation of the blur of x_0, in pixels; of latents in theirs, of which each is several
     of the picture's."""
