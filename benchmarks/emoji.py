@@ -24,7 +24,7 @@ import tyro
 
 from benchmarks.sampler_pages import fill, table
 from benchmarks.tricks import spread
-from guided_jax import metrics, parallel, schedule
+from guided_jax import forward, metrics, parallel, schedule
 from guided_jax.app import cli, texts
 from guided_jax.app import run as runs
 from guided_jax.app.demo import comparison, prompt_grid
@@ -41,6 +41,7 @@ from matplotlib import pyplot
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "howto" / "emoji.md"
+LEVELS = (1, 100, 200, 300, 400, 500, 600, 700, 800)  # at which the CLIP that guides is asked
 BESIDE = 2.0  # the scale of classifier-free guidance beside the others
 # Name -> the request, and whether it goes through the scales.
 GUIDANCES: dict[str, tuple[dict[str, Any], bool]] = {
@@ -79,6 +80,7 @@ class Judge:
         run = runs.load(place)
         own = run.experiment.data.make_texts(run.facts.words or ())
         self.clip, self.params = run.networks.classifier, run.params("classifier")
+        self.levels, self.time = run.model.levels, run.model.time
         first = schedule.at(run.model.levels, 1)
         embed = jax.jit(lambda params, x: self.clip.apply(params, x, run.model.time(first), method="encode_image"))
         self.of_pictures: Callable[[np.ndarray], np.ndarray] = lambda pictures: np.concatenate(
@@ -89,6 +91,24 @@ class Judge:
         )
         parts = np.array_split(texts.encode(own, captions), -(-len(captions) // 256))
         self.texts = np.concatenate([read(self.params, jnp.asarray(part, jnp.float32)) for part in parts])
+
+
+def by_level(judge: Judge, pictures: np.ndarray, labels: np.ndarray) -> str:
+    """Return the table of how often a CLIP finds the caption of a noisy picture among all captions, by noise level."""
+
+    def embed(key: Any, picture: Any, position: Any) -> Any:
+        level = schedule.at(judge.levels, position)
+        x_t = forward.diffuse(picture, jax.random.normal(key, picture.shape), level)
+        return judge.clip.apply(judge.params, x_t, judge.time(level), method="encode_image")
+
+    real, devices = images.from_uint8(pictures), parallel.choose_devices(256)
+    given = real, judge.texts, labels, LEVELS, jax.random.key(0), devices, 256
+    found = metrics.retrieval_by_level(embed, *given)
+    tops = [
+        (f"top-{k}", *(f"{found[at][k].score.mean:.3f} ± {found[at][k].score.error:.3f}" for at in LEVELS))
+        for k in (1, 5)
+    ]
+    return table(("t", *map(str, LEVELS)), tops)
 
 
 def look(judge: Judge, pictures: np.ndarray, labels: np.ndarray, reference: Any) -> dict[str, float]:
@@ -178,12 +198,13 @@ def main(args: Sequence[str]) -> None:
             print(f"{name}, scale {scale:g}, seed {seed}: {found[name, scale, seed]}", flush=True)
     rows = [*body(options, found), ["real pictures", "", *(f"{real[each]:.4f}" for each in NUMBERS)]]
     text = table(("guidance", "scale", *NUMBERS.values()), rows)
-    print(f"\n{text}")
+    levels = by_level(Judge(options.run, names), pictures, np.array([number[each] for each in held.captions or ()]))
+    print(f"\n{text}\n\n{levels}")
     if options.page:
-        _write_page(run, text, curves(found, real))
+        _write_page(run, {"emoji": text, "emoji, levels": levels}, curves(found, real))
 
 
-def _write_page(run: runs.Run, text: str, figure: Any) -> None:
+def _write_page(run: runs.Run, tables: Mapping[str, str], figure: Any) -> None:
     from guided_jax.app.demo.emoji import PROMPTS, EmojiDemo
 
     usual = EmojiDemo()
@@ -192,7 +213,7 @@ def _write_page(run: runs.Run, text: str, figure: Any) -> None:
     with replacing(DOCS / "images" / "emoji-curves.png") as file:
         figure.savefig(file, format="png", dpi=110)
     with replacing(PAGE) as file:
-        file.write(fill(PAGE.read_text(), {"emoji": text}).encode())
+        file.write(fill(PAGE.read_text(), tables).encode())
 
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ from guided_jax.storage import checkpoint
 TINY = {"model_channels": 8, "channel_mult": (1,), "num_groups": 4, "num_head_channels": 8}
 
 
-def make_untrained(directory, experiment):
+def make_untrained(directory, experiment, seed=0):
     """Write a run of the experiment's data, whose weights are random numbers; return it."""
     source = experiment.data.make()
     config_file.create(directory, experiment, facts.of_source(source))
     run = runs.load(directory)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for part in networks.trained_parts(experiment):
         shapes = jax.eval_shape(lambda part=part: networks.init_state(run, part).params)
         params = jax.tree.map(lambda leaf: (0.1 * rng.standard_normal(leaf.shape)).astype(np.float32), shapes)

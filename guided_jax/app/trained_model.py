@@ -204,16 +204,13 @@ def make_training_network(diffusion: Diffusion, module: Any, dropout: bool) -> C
 def make_training_classifier(settings: Classifier, classifier: Any, dropout: bool) -> Callable[..., Any]:
     """Return (params, x_t, t, keys) -> logits of a batch, of a CLIP its embeddings; the keys are of its dropout."""
     remat: dict[str, Any] = {"remat": settings.remat, "remat_keep": settings.remat_keep}
-    drops, method = dropout and bool(settings.network.dropout), None
+    drops = dropout and bool(settings.network.dropout)
     if isinstance(classifier, models.NoisedCLIP):
-        module, method = classifier.clone(image=classifier.image.clone(**remat)), "encode_image"
+        module = classifier.clone(image=classifier.image.clone(**remat))
+        apply = functools.partial(module.apply, method="encode_image")
     else:
-        module = classifier.clone(**remat)
-
-    def network(params: Any, x: Any, t: Any, keys: Any) -> Any:
-        return module.apply(params, *scale_input(x, t), dropout_keys=keys if drops else None, method=method)
-
-    return network
+        apply = classifier.clone(**remat).apply
+    return lambda params, x, t, keys: apply(params, *scale_input(x, t), dropout_keys=keys if drops else None)
 
 
 def make_logits(experiment: Experiment, classifier: Any) -> Callable[[Any, Any, NoiseLevel], Any]:

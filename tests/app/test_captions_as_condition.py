@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from guided_jax.app.demo import command as demo
 from guided_jax.app.demo import prompt_grid
 from guided_jax.app.sample import command as sample
 from guided_jax.app.train import command as train
-from guided_jax.app.train import networks
+from guided_jax.app.train import init_from, latents, networks
 from guided_jax.storage import images
 from tests.app.test_demo import EXPERIMENT as OWN_EXPERIMENT
 from tests.kinds import noise
@@ -98,55 +99,66 @@ def test_a_source_by_its_captions(place):
         dataclasses.replace(settings, name=f"npz:{place}/bare.npz").make()
 
 
-def test_training_drops_captions_and_resumes(place, tmp_path, capsys):
-    made = experiment(place)
+def test_training_drops_captions(place, tmp_path):
+    made, run = experiment(place), tmp_path / "run"
     steps = dataclasses.replace(made.diffusion, num_steps=2, batch_size=8, eval_examples=4, sample_every=2)
-    run = tmp_path / "run"
     assert train.train(dataclasses.replace(made, diffusion=steps), run)
     assert (run / "diffusion" / "samples-000002.png").exists()
-    more = dataclasses.replace(made, diffusion=dataclasses.replace(steps, num_steps=3))
-    assert train.train(more, run)
-    rows = [json.loads(line) for line in (run / "diffusion" / "metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["step"] == 3
-    assert np.isfinite(rows[-1]["held_out_loss"])
+    row = json.loads((run / "diffusion" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert np.isfinite(row["held_out_loss"])
     found = runs.load(run)
     assert (found.facts.words, found.facts.labelling) == (WORDS, "text")
     np.testing.assert_array_equal(found.model.null, np.zeros(4))
-    capsys.readouterr()
 
 
-def test_the_classifier_of_captions_is_a_clip_of_noisy_pictures(place, tmp_path, capsys):
-    """Trained on all devices, resumed, and guiding: each prompt by itself, whatever the others are."""
+def test_the_classifier_of_captions_is_a_clip_of_noisy_pictures(place, tmp_path):
+    """Trained on two devices, with the captions of both."""
     made = experiment(place)
     clip = schema.Classifier(num_steps=2, batch_size=8, eval_examples=4, network=schema.Encoder(**TINY))
-    made = dataclasses.replace(
-        made, classifier=clip, diffusion=dataclasses.replace(made.diffusion, num_steps=1, batch_size=8)
-    )
-    run = tmp_path / "run"
-    assert train.train(made, run)
-    assert train.train(dataclasses.replace(made, classifier=dataclasses.replace(clip, num_steps=3)), run)
-    row = json.loads((run / "classifier" / "metrics.jsonl").read_text().splitlines()[-1])
-    assert row["step"] == 3
+    untrained = dataclasses.replace(made.diffusion, num_steps=0)
+    assert train.train(dataclasses.replace(made, devices=2, classifier=clip, diffusion=untrained), tmp_path / "run")
+    row = json.loads((tmp_path / "run" / "classifier" / "metrics.jsonl").read_text().splitlines()[-1])
     # Freshly initialised embeddings tell nothing yet: a loss of about the logarithm of the number of captions.
     assert 0.5 < row["loss"] < 10
     assert np.isfinite([row["held_out_loss"], row["held_out_accuracy"]]).all()
-    options = [run, "--guidance", "classifier", "--scale", "3", "--steps", "2", "--prompt", "a red disc"]
 
-    def draw(name, *more):
-        code, _, err = run_script(sample.main, [*options, *more, "--out", tmp_path / name], capsys)
-        assert code == 0, err
-        return images.load_npz(tmp_path / name / "samples.npz")[0]
 
-    first, second = draw("a"), draw("b", "a blue square", "--num-samples", "2")
+@pytest.fixture(scope="module")
+def with_clip(place):
+    """An untrained run with a CLIP."""
+    both = dataclasses.replace(experiment(place), classifier=schema.Classifier(network=schema.Encoder(**TINY)))
+    make_untrained(place / "clip", both)
+    return place / "clip"
+
+
+def draw(run, out, capsys, *options):
+    """Return two pictures of a run, drawn in two steps."""
+    line = [run, "--steps", "2", "--num-samples", "2", *options, "--out", out]
+    code, _, err = run_script(sample.main, line, capsys)
+    assert code == 0, err
+    return images.load_npz(out / "samples.npz")[0].astype(int)
+
+
+def test_the_clip_of_a_run_guides_each_prompt_by_itself(with_clip, tmp_path, capsys):
+    def drawn(name, *options):
+        guided = ("--guidance", "classifier", "--prompt", "a red disc")
+        return draw(with_clip, tmp_path / name, capsys, *guided, *options)
+
+    first, second = drawn("a", "--scale", "3"), drawn("b", "a blue square", "--scale", "3")
     np.testing.assert_array_equal(first[0], second[0])
-    assert (draw("c", "--scale", "0")[0] != first[0]).any()
+    assert (drawn("c", "--scale", "0")[0] != first[0]).any()
     # Beside classifier-free guidance, which remains where the classifier counts for nothing.
-    free = [run, "--steps", "2", "--prompt", "a red disc", "--scale", "2", "--out", tmp_path / "d"]
-    assert run_script(sample.main, free, capsys)[0] == 0
-    beside = draw("e", "--scale", "0", "--label-scale", "2")
-    np.testing.assert_allclose(beside.astype(int), images.load_npz(tmp_path / "d" / "samples.npz")[0], atol=1)
-    for by in ("training-free", "universal"):
-        assert (draw(f"f-{by}", "--guidance", by, "--label-scale", "2", "--scale", "2") != beside).any()
+    free = draw(with_clip, tmp_path / "d", capsys, "--prompt", "a red disc", "--scale", "2")
+    np.testing.assert_allclose(drawn("e", "--scale", "0", "--label-scale", "2"), free, atol=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guidance", ["training-free", "universal"])
+def test_the_clip_of_a_run_as_a_criterion_of_clean_pictures(with_clip, tmp_path, capsys, guidance):
+    options = ("--guidance", guidance, "--prompt", "a red disc", "--label-scale", "2", "--scale")
+    assert (
+        draw(with_clip, tmp_path / "a", capsys, *options, "2") != draw(with_clip, tmp_path / "b", capsys, *options, "0")
+    ).any()
 
 
 def test_the_likelihood_of_captioned_pictures(place, tmp_path, capsys):
@@ -227,40 +239,42 @@ def test_the_negative_prompt_takes_the_place_of_no_text(place):
 
 
 def test_domain_guidance_is_that_away_from_the_base(place, tmp_path, capsys):
-    """A run that is fine-tuned on other captions; away from the base, or from itself, which is classifier-free guidance."""
-    made = experiment(place)
-    fast = schema.Optimizer(learning_rate=0.1, warmup_steps=0, decay="constant")
-    settings = dataclasses.replace(made.diffusion, num_steps=2, batch_size=8, eval_every=0, init_from=place / "run")
-    settings = dataclasses.replace(settings, optimizer=fast, ema_decay=0.0)
-    tuned = dataclasses.replace(made, diffusion=settings)
-    assert train.train(tuned, tmp_path / "tuned")
-    assert "diffusion starts from the averaged weights of" in capsys.readouterr().out
-    base, options = place / "run", ["--prompt", "a red disc", "--steps", "2", "--scale", "1.5"]
+    """The base without a prompt at scale 0, the tuned run with it at scale 1."""
+    base, tuned = place / "run", place / "tuned"
+    make_untrained(tuned, experiment(place), seed=1)
 
-    def draw(name, run, *more):
-        code, _, err = run_script(sample.main, [run, *options, *more, "--out", tmp_path / name], capsys)
-        assert code == 0, err
-        return images.load_npz(tmp_path / name / "samples.npz")[0].astype(int)
+    def drawn(name, run, *options):
+        return draw(run, tmp_path / name, capsys, "--prompt", "a red disc", *options)
 
-    own = draw("a", tmp_path / "tuned")
-    np.testing.assert_allclose(
-        draw("b", tmp_path / "tuned", "--guidance", "domain", "--bad", tmp_path / "tuned"), own, atol=1
-    )
-    domain = ("--guidance", "domain", "--bad", base)
-    assert np.abs(draw("c", tmp_path / "tuned", *domain) - own).max() > 5
-    # At scale 0 it is the base without a prompt.
-    given = ["--scale", "0"]
-    np.testing.assert_allclose(draw("d", tmp_path / "tuned", *domain, *given), draw("e", base, *given), atol=1)
+    domain = ("--guidance", "domain", "--bad", base, "--scale")
+    nothing, all_of_it = drawn("a", tuned, *domain, "0"), drawn("b", tuned, *domain, "1")
+    np.testing.assert_allclose(nothing, drawn("c", base, "--scale", "0"), atol=1)
+    np.testing.assert_allclose(all_of_it, drawn("d", tuned, "--scale", "1"), atol=1)
+    assert np.abs(nothing - all_of_it).max() > 5
 
 
-def test_words_of_other_captions_are_new(place, tmp_path, capsys):
+def test_words_of_other_captions_are_new(place, tmp_path):
     np.savez(tmp_path / "set.npz", images=PICTURES, labels=np.arange(40) // 10, captions=np.array(["a cat"] * 40))
-    made = experiment(tmp_path)
-    settings = dataclasses.replace(made.diffusion, num_steps=1, batch_size=8, eval_every=0, init_from=place / "run")
-    assert train.train(dataclasses.replace(made, diffusion=settings), tmp_path / "run")
-    assert "new: text_emb/words, for captions of other names" in capsys.readouterr().out
+    for folder, new in ((place, ""), (tmp_path, "; new: text_emb/words, for captions of other names")):
+        made = experiment(folder)
+        made = dataclasses.replace(made, diffusion=dataclasses.replace(made.diffusion, init_from=place / "run"))
+        said = init_from.check(runs.assemble(made, facts.of_source(made.data.make())), "diffusion", tmp_path)
+        assert said == f"diffusion starts from the averaged weights of {place / 'run'}, step 1{new}"
 
 
+def test_the_source_of_latents_has_the_captions_of_its_pictures(place, tmp_path):
+    pictures = experiment(place).data.make()
+    moments = np.random.default_rng(0).standard_normal((2 * len(pictures), 4, 4, 2)).astype(np.float32)  # mirrored too
+    (tmp_path / "latents").mkdir()
+    np.save(tmp_path / "latents" / "train.npy", moments)
+    found = latents._source(tmp_path, pictures, "train", latents.latent_space.Whitening(1, (0.0,), (1.0,)))
+    rows = np.array([3, len(pictures) + 3, 5])
+    batch = found.read(rows)
+    for name in ("label", "caption"):
+        np.testing.assert_array_equal(batch[name], pictures.read(np.array([3, 3, 5]))[name])
+
+
+@pytest.mark.slow
 def test_latents_keep_the_captions_of_their_pictures(place, tmp_path, capsys):
     """Autoencoder, diffusion model and CLIP, each of one step; the pictures that are drawn are decoded."""
     made, few = experiment(place), {"num_steps": 1, "batch_size": 8, "eval_every": 0}
@@ -278,11 +292,9 @@ def test_latents_keep_the_captions_of_their_pictures(place, tmp_path, capsys):
     assert images.load_npz(tmp_path / "out" / "samples.npz")[0].shape == (2, 8, 8, 1)
 
 
-def test_the_demo_of_prompts_against_scales(place, tmp_path, capsys):
-    made = experiment(place)
-    few = dataclasses.replace(made.diffusion, num_steps=1, batch_size=8, eval_every=0)
-    assert train.train(dataclasses.replace(made, diffusion=few), tmp_path / "run")
-    capsys.readouterr()
+def test_the_demo_of_prompts_against_scales(place, tmp_path, capsys, monkeypatch):
+    shutil.copytree(place / "run", tmp_path / "run")
+    monkeypatch.setattr(train, "main", lambda args: None)  # trained already
     (tmp_path / "own.py").write_text(OWN_EXPERIMENT)
     line = [
         "emoji",

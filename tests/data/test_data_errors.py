@@ -191,7 +191,7 @@ def test_without_tensorflow_a_set_that_is_not_prepared_is_refused_at_once(name, 
 
 
 WRONG = {
-    "no data set called 'cats'; there is digits, tfds:NAME, folder:PATH, npz:PATH, idx:PATH": {"name": "cats"},
+    "no data set called 'cats'; there is digits, emoji, tfds:NAME, folder:PATH, npz:PATH, idx:PATH": {"name": "cats"},
     "no data set called 'folder:'": {"name": "folder:"},
     "no data set called 'tfds'": {"name": "tfds"},
     "there is no folder .*/nothing": {"name": "folder:nothing"},
