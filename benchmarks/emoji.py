@@ -141,7 +141,9 @@ def rows_of(options: Options, name: str) -> list[tuple[float, int]]:
 
 def place_of(options: Options, name: str, scale: float, seed: int) -> Path:
     """Return the file of one guidance, scale and seed; its name has what else determines its numbers."""
-    asked = [GUIDANCES[name][0], options.pairs, options.steps, str(options.judge)]
+    trained = [runs.step_of(options.run, part, "last") for part in runs.PARTS]
+    trained.append(runs.step_of(options.judge, "classifier", "last"))
+    asked = [GUIDANCES[name][0], options.pairs, options.steps, str(options.judge), trained]
     digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:6]
     return options.run / "benchmark" / f"{name.replace(', ', '-')}-{scale:g}-{seed}-{digest}.json"
 
@@ -151,7 +153,7 @@ def body(options: Options, found: Mapping[tuple[str, float, int], dict[str, floa
     rows = []
     for name, scale in dict.fromkeys((name, scale) for name, scale, _ in found):
         mine = [each for (own, at, _), each in found.items() if (own, at) == (name, scale)]
-        shown = f"{scale:g}" if name not in GUIDANCES or GUIDANCES[name][1] else ""
+        shown = f"{scale:g}" if GUIDANCES[name][1] else ""
         rows.append([name, shown, *(spread([each[number] for each in mine]) for number in NUMBERS)])
     return rows
 
@@ -176,6 +178,10 @@ def main(args: Sequence[str]) -> None:
     """Measure what is not there yet, and print the table; with --page put all of it into the page."""
     options = cli.parse(Options, "python -m benchmarks.emoji", args, description=__doc__ or "")
     parallel.use_cpu_devices()
+    if unknown := [name for name in options.guidances if name not in GUIDANCES]:
+        raise ValueError(f"there is no guidance {unknown[0]!r}; there is {', '.join(GUIDANCES)}")
+    if options.judge.resolve() == options.run.resolve():
+        raise ValueError(f"the CLIP of {options.run} guides, and favours what it guided; train another for --judge")
     run = runs.load(options.run)
     plain = dataclasses.replace(run.experiment.data, text="none")
     known, held = (plain.make(held_out) for held_out in (False, True))

@@ -122,7 +122,7 @@ def pictures_of(options: Nll, run: runs.Run) -> tuple[np.ndarray, np.ndarray]:
     if needed and fitting is None:
         raise ValueError(
             f"{options.pictures} has no labels of the run's {facts.count_labels(run.facts)}, which its network needs; give "
-            "others, or --unlabelled"
+            "pictures with labels, or --unlabelled"
         )
     _, shape = run.facts.stored_label
     given = np.zeros((len(found), *shape)) if fitting is None else fitting

@@ -44,6 +44,8 @@ def _difference(source: data.Source, facts: Facts) -> tuple[str, str] | None:
     found, expected = (_words(each) for each in (source, facts))
     if found != expected:
         return found, expected
+    if facts.words is not None and source.words != facts.words:
+        return "captions of other words", "those of its own"
     if facts.class_names and source.class_names != facts.class_names:
         return f"the classes {_listed(source.class_names)}", _listed(facts.class_names)
     return None

@@ -66,7 +66,7 @@ def vocabulary(captions: Sequence[str]) -> tuple[str, ...]:
 def encode(texts: Texts, given: Sequence[str]) -> np.ndarray:
     """Return what texts become, (n, length) or (n, length, 384); words that are not in the vocabulary are left out.
 
-    The states of many texts are float16, half the memory.
+    texts: how. given: the texts.
     """
     return (_encode_words if texts.encoder == "words" else _encode_states)(texts, given)
 
@@ -78,7 +78,7 @@ def _encode_words(texts: Texts, given: Sequence[str]) -> np.ndarray:
 
 
 def _encode_states(texts: Texts, given: Sequence[str]) -> np.ndarray:
-    states = np.full((len(given), texts.length, WIDTH), np.nan, np.float16 if len(given) > AT_ONCE else np.float32)
+    states = np.full((len(given), texts.length, WIDTH), np.nan, np.float32)
     rows, read = [i for i, text in enumerate(given) if text.strip()], minilm(texts.length)
     rows.sort(key=lambda i: len(given[i]))  # so that texts of about the same length are read together
     for start in range(0, len(rows), AT_ONCE):
@@ -111,7 +111,8 @@ def minilm(length: int) -> Callable[[list[str]], np.ndarray]:
 def states_of(texts: Texts, given: Any) -> tuple[Any, Any]:
     """Return (states (*batch, length, width), mask (*batch, length)) of what texts became, for a text tower.
 
-    The states of words are one-hot, and 0 where there is none.
+    texts: how they became it. given: it, (*batch, length) or (*batch, length, 384). The states of words are one-hot, and
+    0 where there is none.
     """
     if texts.num_words is None:
         mask = ~jnp.isnan(given[..., 0])
@@ -136,11 +137,12 @@ def unknown_words(words: Sequence[str], text: str) -> list[str]:
 def label_by(texts: Texts, source: data.Source) -> data.Source:
     """Return a source whose labels are what its captions become, beside the number of each different caption.
 
-    ValueError for one without captions.
+    texts: how captions become labels. source: of pictures with captions; ValueError for one without.
     """
     if source.captions is None:
         raise ValueError("these pictures have no captions; leave out --data.text, or give data with captions")
     table = encode(texts, source.captions)
+    table = table if texts.encoder == "words" else table.astype(np.float16)  # half the memory
     numbers = data.caption_numbers(source.captions)
 
     def labels(rows: np.ndarray) -> np.ndarray:

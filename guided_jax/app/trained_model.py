@@ -98,6 +98,9 @@ def _tokenize(own: texts.Texts, given: Sequence[str], weighted: bool = False, wi
         raise ValueError(
             f"this run has no {'weights' if weighted else 'windows'} of words; leave out --weighted, --windows"
         )
+    for text in given:
+        if own.num_words is not None and text.strip() and not set(texts.words_of(text)) & set(own.words):
+            raise ValueError(f"of the prompt {text!r} {texts.unknown_words(own.words, text)[0]}; give other words")
     for note in dict.fromkeys(note for text in given for note in texts.unknown_words(own.words, text)):
         print(f"note: {note}", file=sys.stderr)
     ones = jnp.ones(len(given))

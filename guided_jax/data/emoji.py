@@ -26,6 +26,7 @@ HELD_OUT = 0.2  # of the pairs of a style and a concept
 SKIN_TONES = {f"1f3f{digit}" for digit in "bcdef"}
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 FONT_SIZE = 109  # of the only bitmaps in that font
+NPM_SECONDS = 600
 
 
 class IconSet(NamedTuple):
@@ -173,6 +174,11 @@ def caption_of(concept: str, style: str) -> str:
     return f"{concept}, {style} style"
 
 
+def can_fetch(archives: Path) -> bool:
+    """Return whether the icon sets can be had, by npm or as archives that lie there."""
+    return has_npm() or all((archives / each.archive).exists() for each in SETS)
+
+
 def configuration(size: int, fetched: bool = True) -> str:
     """Return the name of the configuration for a size.
 
@@ -241,13 +247,14 @@ def _pack(each: IconSet, archives: Path, folder: Path) -> None:
             f"archives of npm pack into {archives}, or install Debian's fonts-noto-color-emoji for one style"
         )
     line = ["npm", "pack", "--silent", f"{each.package}@{each.version}", "--pack-destination", str(folder)]
-    done = subprocess.run(line, capture_output=True, text=True, cwd=folder, check=False)
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise OSError(
-            f"npm cannot fetch {each.package} {each.version} ({said[0] if said else f'exit code {done.returncode}'}); put "
-            f"{each.archive} into {archives}"
-        )
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, cwd=folder, check=False, timeout=NPM_SECONDS)
+        said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[0]
+        failed = done.returncode != 0
+    except subprocess.TimeoutExpired:
+        said, failed = f"no answer in {NPM_SECONDS} s", True
+    if failed:
+        raise OSError(f"npm cannot fetch {each.package} {each.version} ({said}); put {each.archive} into {archives}")
 
 
 def has_npm() -> bool:
@@ -261,6 +268,7 @@ def _icons(each: IconSet, body: bytes) -> Iterator[Icon]:
     toned = {name for code, name in chars.items() if SKIN_TONES & set(code.split("-"))}
     category = {name: group for group, names in metadata["categories"].items() for name in names}
     for name, icon in icons["icons"].items():
+        # OpenMoji has "Food Drink" where the others have "Food & Drink".
         group = category.get(name, "Extras").replace(" & ", " ").replace(" ", " & ", 1)
         if not icon.get("hidden") and name not in toned and group in CATEGORIES:
             yield Icon(name.replace("-", " "), each.style, group, _svg({**icons, **icon}))

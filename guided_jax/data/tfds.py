@@ -84,14 +84,18 @@ def emoji(place: str, split: str, data_dir: str | os.PathLike | None, labelled: 
         builder = make()
         new = not builder.data_path.exists()
         if new:
-            make = functools.partial(make, emoji_set.has_npm() or not emoji_set.FONT.exists())
+            archives = Path(builder._data_dir_root) / "downloads" / "manual"
+            fetched = emoji_set.can_fetch(archives) or not emoji_set.FONT.exists()
+            make = functools.partial(make, fetched)
             new = not make().data_path.exists()
             builder = _prepare(make, data_dir)
     if new:
+        if builder.builder_config.font:
+            log.warning("emoji: npm is not installed, so they are of one style, of the font %s", emoji_set.FONT)
         for line in str(builder.info.redistribution_info.license).split("; "):
             log.warning("emoji, %s", line)
     found, records = _examples(builder, split, labelled), _records(builder, split)
-    rows = records.__getitems__(list(range(len(records))))
+    rows = _rows(builder, records, split, None, range(len(records)))
     found = dataclasses.replace(found, captions=tuple(row["caption"].decode() for row in rows))
     return _of_style(found, [row["style"].decode() for row in rows], style) if style else found
 

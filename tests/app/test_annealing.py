@@ -10,9 +10,9 @@ import pytest
 from guided_jax import model, schedule
 from guided_jax.app import facts
 from guided_jax.app import run as runs
-from guided_jax.app.sample import annealing, checks, guidances
+from guided_jax.app.sample import annealing, guidances
 from guided_jax.app.sample.parts import Parts
-from guided_jax.app.sample.request import Method, Sampling
+from guided_jax.app.sample.request import Method
 
 LEVELS = schedule.cosine(100)
 REQUEST = Method("classifier-free+anneal", anneal=annealing.Annealing(anneal_mix=0.0))
@@ -77,11 +77,3 @@ def test_of_a_prompt_the_states_of_the_text_are_noisy():
     np.testing.assert_array_equal(with_text["time_ids"], jnp.arange(6.0))
     for name, own in condition({}, 7).items():
         assert (np.std(with_text[name] - own) > 0.05) == (name != "time_ids")
-
-
-def test_a_run_that_was_trained_on_captions_is_refused():
-    """Its network is given words, or states with the place of each, and no dictionary of states."""
-    captions = facts.Facts((2, 2, 1), 1, (), labelling="text")
-    run = runs.from_params(model.Model(None, LEVELS, shape=SHAPE, null=0), captions, {})
-    with pytest.raises(ValueError, match="this run was trained on captions; leave it out"):
-        checks.check(Sampling("run", REQUEST, labels=(0,)), run)

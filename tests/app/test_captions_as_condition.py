@@ -17,6 +17,7 @@ from guided_jax.app import settings as schema
 from guided_jax.app.demo import command as demo
 from guided_jax.app.demo import prompt_grid
 from guided_jax.app.sample import command as sample
+from guided_jax.app.sweep import command as sweep
 from guided_jax.app.train import command as train
 from guided_jax.app.train import init_from, latents, networks
 from guided_jax.storage import images
@@ -84,6 +85,43 @@ def test_states_of_minilm_do_not_depend_on_the_texts_beside():
     for i, text in enumerate(given):
         np.testing.assert_allclose(texts.encode(own, [text])[0], together[i], atol=2e-5)
     np.testing.assert_array_equal(own.null, together[1])
+
+
+def test_data_of_other_words_is_not_that_of_a_run(place, tmp_path):
+    other = np.array([caption.replace("disc", "ring") for caption in CAPTIONS])
+    np.savez(tmp_path / "set.npz", images=PICTURES, labels=np.arange(40) // 10, captions=other)
+    with pytest.raises(ValueError, match=r"has captions of other words, .* was trained on those of its own"):
+        runs.source(runs.load(place / "run", tmp_path))
+
+
+def test_what_captions_cannot_be_used_for(place, capsys):
+    made = experiment(place)
+    with pytest.raises(ValueError, match=r"--data.text words is what the network is told; leave it out"):
+        train.train(dataclasses.replace(made, diffusion=dataclasses.replace(made.diffusion, conditional=False)), place)
+    line = [
+        place / "run",
+        "--prompt",
+        "a disc",
+        "--scales",
+        "1,2",
+        "--num-samples",
+        "8",
+        "--guidance",
+        "classifier-free",
+    ]
+    code, _, err = run_script(sweep.main, line, capsys)
+    assert (code, "a run of prompts has no classes to train a judge on" in err) == (2, True), err
+
+
+@pytest.mark.slow
+def test_samples_are_measured_while_captions_are_learned(place, tmp_path):
+    few = {"num_steps": 1, "batch_size": 8, "eval_every": 0, "measure_every": 1, "measure_samples": 8}
+    made = experiment(place)
+    assert train.train(
+        dataclasses.replace(made, diffusion=dataclasses.replace(made.diffusion, **few)), tmp_path / "run"
+    )
+    row = json.loads((tmp_path / "run" / "diffusion" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert np.isfinite(row["samples_fd"])
 
 
 def test_a_source_by_its_captions(place):
@@ -218,8 +256,9 @@ def test_samples_follow_their_prompts_alone(place, tmp_path, capsys):
         ([], "takes prompts; name what to draw with --prompt"),
         (["--prompt", "a disc", "--weighted"], "no weights of words; leave out --weighted"),
         (["--prompt", "a disc", "--clip-skip", "1"], "--clip-skip is 1"),
+        (["--prompt", "a disc", "--guidance", "classifier-free+anneal"], "was trained on captions; leave it out"),
+        (["--prompt", "zebrra"], "of the prompt 'zebrra' 'zebrra' was not trained on; give other words"),
         (["--prompts", "states.npz"], "has states of prompts, and this run reads words"),
-        (["--prompt", "a disc", "--size", "9", "9", "--guidance", "classifier"], "classifier"),
     ],
 )
 def test_what_a_run_of_captions_is_not_told(place, options, words, tmp_path, capsys, monkeypatch):
@@ -255,7 +294,7 @@ def test_domain_guidance_is_that_away_from_the_base(place, tmp_path, capsys):
 
 def test_words_of_other_captions_are_new(place, tmp_path):
     np.savez(tmp_path / "set.npz", images=PICTURES, labels=np.arange(40) // 10, captions=np.array(["a cat"] * 40))
-    for folder, new in ((place, ""), (tmp_path, "; new: text_emb/words, for captions of other names")):
+    for folder, new in ((place, ""), (tmp_path, "; new: text_emb/words, for captions of other words")):
         made = experiment(folder)
         made = dataclasses.replace(made, diffusion=dataclasses.replace(made.diffusion, init_from=place / "run"))
         said = init_from.check(runs.assemble(made, facts.of_source(made.data.make())), "diffusion", tmp_path)

@@ -55,7 +55,9 @@ def main(args: Sequence[str]) -> None:
     from guided_jax.app.train import command as train
 
     if experiments.load(options.experiment).data.text == "none":
-        raise ValueError(f"the demo draws prompts, and {options.experiment} has no captions; give one with --data.text")
+        raise ValueError(
+            f"the demo draws prompts, and {options.experiment} has no captions; give an experiment whose Data has text"
+        )
     print(
         f"guided-jax demo emoji: train {options.experiment} into {options.out}, and draw prompts from it.", flush=True
     )
@@ -68,4 +70,4 @@ def main(args: Sequence[str]) -> None:
     print(
         f"\npicture: {path}\ntime: {now - start:.0f} s, of which {now - drawing:.0f} s to draw {drawn[..., 0, 0, 0].size}"
     )
-    print(f'\nnext: guided-jax sample {options.out} --prompt "zebra, twemoji style" --scale 3 --num-samples 9')
+    print(f'\nnext: guided-jax sample {options.out} --prompt "{options.prompts[0]}" --scale 3 --num-samples 9')

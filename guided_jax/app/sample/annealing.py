@@ -27,14 +27,17 @@ class Annealing:
     """+anneal: 1 to bring the noisy condition back to the mean and deviation of the condition, 0 to leave it."""
 
 
-def check(settings: Annealing, labelling: str) -> None:
-    """Raise ValueError for levels in the wrong order, and for a run that has no condition to put noise in."""
+def check(settings: Annealing, captions: bool) -> None:
+    """Raise ValueError for levels in the wrong order, and for a run that has no condition to put noise in.
+
+    captions: whether it was trained on captions.
+    """
     if not settings.anneal_low < settings.anneal_high:
         raise ValueError(
             f"--anneal-low is {settings.anneal_low:g} and --anneal-high {settings.anneal_high:g}; give a lower end below "
             "the upper one"
         )
-    if labelling == "text":
+    if captions:
         raise ValueError(
             "+anneal has no states of a text to put noise in: this run was trained on captions; leave it out"
         )

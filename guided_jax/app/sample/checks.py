@@ -125,7 +125,7 @@ def _check_names(method: Method, run: runs.Run) -> None:
             "nowhere; give a lower end below the upper one"
         )
     if guidances.anneals(method):
-        annealing.check(method.anneal, run.facts.labelling)
+        annealing.check(method.anneal, run.text is not None and run.networks is not None)
     if "+channels" in method.guidance and method.guided_channels > run.model.shape[-1]:
         raise ValueError(
             f"--guided-channels is {method.guided_channels}, and x has {run.model.shape[-1]} channels; give at most these"
@@ -182,7 +182,7 @@ def _check_needs(options: Sampling, run: runs.Run) -> None:
     method, needs, classes = options.method, guidances.row_of(options.method).needs, run.facts.num_classes
     if "bad" in needs:
         _check_bad(run, method.guidance, labelled="bad_null" not in needs)
-    if "bad_null" in needs and run.bad.model.null is None:
+    if "bad_null" in needs and run.bad.conditional and run.bad.model.null is None:
         raise ValueError("the run of --bad was trained without label dropout and has no null label; give another")
     if {"classifier", "clean", "classes"} & set(needs):
         facts.check_classes(run.facts, f"--guidance {method.guidance}", "use classifier-free")
@@ -262,7 +262,7 @@ def _check_bad(run: runs.Run, guidance: str, labelled: bool) -> None:
         raise ValueError(
             f"the run of --bad works on x of {_sizes(*its)}, and this one on {_sizes(*mine)}; give another"
         )
-    if run.bad.conditional and (run.text is None) != (run.bad.text is None):
+    if labelled and run.bad.conditional and (run.text is None) != (run.bad.text is None):
         here, there = ("classes" if each.text is None else "prompts" for each in (run, run.bad))
         raise ValueError(f"the run of --bad takes {there}, and this one {here}; give another")
     if run.bad.text is not None and run.bad.text.takes_mask and not (run.text is not None and run.text.takes_mask):

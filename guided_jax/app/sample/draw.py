@@ -192,7 +192,8 @@ def make_sampler(
 
     def call(params: Any, indices: Any, labels: Any, scales: Any, seed: Any, pictures: Pictures = NONE) -> Drawn:
         keys = _keys(np.broadcast_to(np.asarray(seed, np.uint32), np.shape(indices)), np.asarray(indices))
-        kind = np.int32 if run.facts.labelling == "class" else np.float32
+        # Numbers of words stay integers, and states of a text floats.
+        kind = {"class": np.dtype(np.int32), "text": labels.dtype}.get(run.facts.labelling, np.dtype(np.float32))
         given = {"image": (keys, pictures.image), "truth": (keys, pictures.truth)} if size else {}
         if size and pictures.masked is not None:
             given["masked"] = _other(keys), pictures.masked

@@ -162,7 +162,7 @@ class Parts(NamedTuple):
     def bad_null(self) -> Denoiser:
         """The model of the run of --bad without a label, or with the negative prompt."""
         bad = self.run.bad
-        return self._bad(bad.model.null if bad.null is None else bad.null(self.label))
+        return self._bad(bad.model.null if bad.null is None else bad.null(self.label))  # None for one without labels
 
     def _bad(self, raw: Any) -> Denoiser:
         bad = self.run.bad

@@ -54,10 +54,15 @@ def choose_features(options: Sampling, run: runs.Run) -> feature_space.FeatureSp
     and where there is nothing to train one with.
     """
     given, inception, dino = options.sweep.judge, options.sweep.inception, options.sweep.dino
-    place, trains = given or options.run / "judge", run.source is not None and run.facts.labelling == "class"
+    place = given or options.run / "judge"
+    trains = run.source is not None and run.text is None and run.facts.labelling == "class"
     if given is None and not is_trained(place):
         if not trains and (inception or dino):
             return feature_space.choose(None, inception, dino=dino)
+        if run.text is not None:
+            raise ValueError(
+                "a run of prompts has no classes to train a judge on; name one by --judge, or give --inception or --dino"
+            )
         facts.check_classes(run.facts, "a judge", "measure by --inception WEIGHTS or --dino WEIGHTS")
         if run.source is None:
             raise ValueError(

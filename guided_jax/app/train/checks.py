@@ -12,6 +12,10 @@ def check(experiment: schema.Experiment) -> None:
     _check_signals(experiment)
     _check_architecture(experiment.diffusion)
     _check_autoencoder(experiment)
+    if experiment.data.text != "none" and not experiment.diffusion.conditional:
+        raise ValueError(
+            f"--data.text {experiment.data.text} is what the network is told; leave it out with --diffusion.no-conditional"
+        )
     lengths = experiment.diffusion.power_ema
     if len(set(lengths)) < len(lengths):
         raise ValueError(f"--diffusion.power-ema is {' '.join(map(str, lengths))}; give each length once")

@@ -151,7 +151,8 @@ def _new(pair: Pair) -> str:
     taken = _taken(pair)
     if any(name not in taken for name in pair.mine):
         here, there = (_classes(run, pair.part) for run in (pair.here, pair.there))
-        classes = f"{here} here and {there} there" if here != there else f"{here} of other names"
+        other = "words" if pair.here.facts.words is not None else "names"
+        classes = f"{here} here and {there} there" if here != there else f"{here} of other {other}"
         return f"{(pair.layer or '').removeprefix('params/')}, for {classes}"
     partial = [name for name, rows in taken.items() if rows is not None and rows < pair.mine[name][0]]
     return "the null label" if partial else ""
