@@ -114,9 +114,12 @@ def test_what_captions_cannot_be_used_for(place, capsys):
 
 
 @pytest.mark.slow
-def test_samples_are_measured_while_captions_are_learned(place, tmp_path):
-    few = {"num_steps": 1, "batch_size": 8, "eval_every": 0, "measure_every": 1, "measure_samples": 8}
-    made = experiment(place)
+def test_samples_are_measured_while_captions_are_learned(tmp_path):
+    pictures = noise(120, 8, 8, 1)  # of which ten have to be held out
+    np.savez(tmp_path / "set.npz", images=pictures, labels=np.arange(120) // 10, captions=np.array(3 * CAPTIONS))
+    few = {"num_steps": 1, "batch_size": 8, "eval_every": 0, "checkpoint_every": 1, "measure_every": 1}
+    few |= {"measure_samples": 10}
+    made = experiment(tmp_path)
     assert train.train(
         dataclasses.replace(made, diffusion=dataclasses.replace(made.diffusion, **few)), tmp_path / "run"
     )
@@ -193,7 +196,8 @@ def test_the_clip_of_a_run_guides_each_prompt_by_itself(with_clip, tmp_path, cap
 @pytest.mark.slow
 @pytest.mark.parametrize("guidance", ["training-free", "universal"])
 def test_the_clip_of_a_run_as_a_criterion_of_clean_pictures(with_clip, tmp_path, capsys, guidance):
-    options = ("--guidance", guidance, "--prompt", "a red disc", "--label-scale", "2", "--scale")
+    strong = ("--rho", "100", "--mu", "100") if guidance == "training-free" else ()
+    options = ("--guidance", guidance, *strong, "--prompt", "a red disc", "--label-scale", "2", "--scale")
     assert (
         draw(with_clip, tmp_path / "a", capsys, *options, "2") != draw(with_clip, tmp_path / "b", capsys, *options, "0")
     ).any()
