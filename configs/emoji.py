@@ -35,6 +35,6 @@ EXPERIMENT = Experiment(
         batch_size=128,
         checkpoint_every=200,
         ema_decay=0.998,
-        network=Encoder(patch=2, model_channels=48, channel_mult=(1, 2, 3), resblock_updown=False),
+        network=Encoder(patch=2, model_channels=64, channel_mult=(1, 2, 2), resblock_updown=False),
     ),
 )
