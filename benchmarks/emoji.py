@@ -25,7 +25,7 @@ import tyro
 from benchmarks.sampler_pages import fill, table
 from benchmarks.tricks import spread
 from guided_jax import forward, metrics, parallel, schedule
-from guided_jax.app import cli, texts
+from guided_jax.app import cli, networks, texts
 from guided_jax.app import run as runs
 from guided_jax.app.demo import comparison, prompt_grid
 from guided_jax.app.sample import draw, prompts
@@ -78,7 +78,7 @@ class Judge:
 
     def __init__(self, place: Path, captions: Sequence[str]):
         run = runs.load(place)
-        own = run.experiment.data.make_texts(run.facts.words or ())
+        own = networks.texts_of(run.experiment, run.facts)
         self.clip, self.params = run.networks.classifier, run.params("classifier")
         self.levels, self.time = run.model.levels, run.model.time
         first = schedule.at(run.model.levels, 1)

@@ -34,6 +34,11 @@ def make_networks(experiment: Experiment, facts: Facts) -> Networks:
     return Networks(make(experiment, facts), _make_classifier(experiment, facts), autoencoder)
 
 
+def texts_of(experiment: Experiment, facts: Facts) -> texts.Texts:
+    """Return how a run of captions makes of a text what its networks are given."""
+    return experiment.data.make_texts(facts.words or ())
+
+
 def _make_classifier(experiment: Experiment, facts: Facts) -> models.Classifier | models.NoisedCLIP:
     dims = 1 if facts.kind == "signals" else 2
     if facts.labelling == "text":
@@ -46,7 +51,7 @@ def _make_unet(experiment: Experiment, facts: Facts) -> models.UNet:
     of_classes = diffusion.conditional and facts.labelling == "class"
     others: dict[str, Any] = {}
     if diffusion.conditional and facts.labelling == "text":
-        others = {"text": True, "num_words": experiment.data.make_texts(facts.words or ()).num_words}
+        others = {"text": True, "num_words": texts_of(experiment, facts).num_words}
     elif diffusion.conditional and not of_classes:
         others = {"vector": 2 * facts.num_classes}
     dims = 1 if facts.kind == "signals" else 2
@@ -115,7 +120,7 @@ def example(experiment: Experiment, facts: Facts, part: str) -> tuple[Any, ...]:
     if part == "autoencoder":
         return (jnp.zeros((1, *facts.image_shape)),)
     x, t, diffusion = jnp.zeros((1, *data_shape(experiment, facts))), jnp.zeros(1), experiment.diffusion
-    own = experiment.data.make_texts(facts.words or ()) if facts.labelling == "text" else None
+    own = texts_of(experiment, facts) if facts.labelling == "text" else None
     if part == "classifier":
         return (x, t) if own is None else (x, t, *texts.states_of(own, jnp.asarray(own.null)[None]))
     label = None

@@ -30,7 +30,7 @@ def null_label(experiment: Experiment, facts: Facts) -> Any:
     if not experiment.diffusion.null_label:
         return None
     if facts.labelling == "text":
-        return experiment.data.make_texts(facts.words or ()).null
+        return networks.texts_of(experiment, facts).null
     return facts.num_classes if facts.labelling == "class" else np.full(facts.num_classes, np.nan, np.float32)
 
 
@@ -71,7 +71,7 @@ def make_text(experiment: Experiment, facts: Facts, modules: Networks) -> TextMo
     """Return `Run.text` of a run that was trained on captions; None for any other."""
     if facts.labelling != "text" or not experiment.diffusion.conditional:
         return None
-    own = experiment.data.make_texts(facts.words or ())
+    own = networks.texts_of(experiment, facts)
     classifier = functools.partial(_make_similarities, experiment, own, modules.classifier)
     factor = experiment.autoencoder.network.factor if experiment.latent else 1
     widths = () if own.num_words is not None else (texts.WIDTH,)

@@ -6,8 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from guided_jax import losses, training
+from guided_jax.app import networks, texts, trained_model
 from guided_jax.app import run as runs
-from guided_jax.app import texts, trained_model
 from guided_jax.app.settings import Diffusion
 from guided_jax.app.train.held_out import Loss
 from guided_jax.losses import times
@@ -106,7 +106,7 @@ def _classify(run: runs.Run, classifier: Callable[..., Any]) -> Callable[..., An
 
 def _contrast(run: runs.Run, classifier: Callable[..., Any], plain: bool) -> Callable[..., Any]:
     """Return the comparison of noisy pictures with the captions of the whole batch, on all devices."""
-    clip, own = run.networks.classifier, run.experiment.data.make_texts(run.facts.words or ())
+    clip, own = run.networks.classifier, networks.texts_of(run.experiment, run.facts)
     # Held-out data, and a batch that jit divides, are whole where they are compared.
     axis = None if plain or run.experiment.shard_parameters else AXIS
 
