@@ -9,7 +9,7 @@ from guided_jax.app import cli
 
 PAGE = """usage: guided-jax demo emoji [OPTIONS]
 
-Train a text-to-image model on emoji of 32x32 pixels, about an hour on two CPU cores, and draw prompts
+Train a text-to-image model on emoji of 32x32 pixels, over an hour on two CPU cores, and draw prompts
 at several scales, a row a prompt. The same command again resumes, or only draws.
 
   --out FOLDER         the run, with the picture FOLDER/demo/emoji.png (default: runs/emoji)
