@@ -95,6 +95,14 @@ class Icon(NamedTuple):
         return f"{self.style}/{self.concept}"
 
 
+CATEGORIES = (
+    *("Activities", "Animals & Nature", "Flags", "Food & Drink", "Objects", "People & Body"),
+    *("Smileys & Emotion", "Symbols", "Travel & Places"),
+)
+FONT_CATEGORIES = ("Emoji",)
+FONT_LICENCE = "noto style: Noto Color Emoji, Google, of Debian's fonts-noto-color-emoji, OFL-1.1"
+
+
 class Config(tfds.core.BuilderConfig):
     """The side of the pictures in pixels, and whether they are drawn from the font."""
 
@@ -112,6 +120,11 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [Config(size, font) for font in (False, True) for size in SIZES]  # noqa: RUF012
+
+    @property
+    def archives(self) -> Path:
+        """Where archives of the icon sets that were fetched by hand lie."""
+        return Path(self._data_dir_root) / "downloads" / "manual"
 
     def _info(self) -> tfds.core.DatasetInfo:
         size = self.builder_config.size
@@ -135,8 +148,7 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
         if self.builder_config.font:
             pictures = list(draw_font(size))
         else:
-            archives = Path(self._data_dir_root) / "downloads" / "manual"
-            pictures = [(icon, draw(icon.svg, size)) for icon in read_icons(archives)]
+            pictures = [(icon, draw(icon.svg, size)) for icon in read_icons(self.archives)]
         held = hold_out([icon for icon, _ in pictures])
         rows: dict[str, list[tuple[Icon, np.ndarray]]] = {"train": [], "test": []}
         for icon, picture in pictures:
@@ -147,22 +159,10 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
         raise NotImplementedError  # the splits are generators themselves
 
 
-CATEGORIES = (
-    *("Activities", "Animals & Nature", "Flags", "Food & Drink", "Objects", "People & Body"),
-    *("Smileys & Emotion", "Symbols", "Travel & Places"),
-)
-FONT_CATEGORIES = ("Emoji",)
-FONT_LICENCE = "noto style: Noto Color Emoji, Google, of Debian's fonts-noto-color-emoji, OFL-1.1"
-
-
 def _examples(rows):
     for icon, picture in rows:
-        label = icon.category if icon.category in CATEGORIES else FONT_CATEGORIES[0]
-        caption = caption_of(icon.concept, icon.style)
-        yield (
-            icon.key,
-            {"image": picture, "label": label, "caption": caption, "concept": icon.concept, "style": icon.style},
-        )
+        told = {"caption": caption_of(icon.concept, icon.style), "concept": icon.concept, "style": icon.style}
+        yield icon.key, {"image": picture, "label": icon.category, **told}
 
 
 def caption_of(concept: str, style: str) -> str:
@@ -177,14 +177,6 @@ def caption_of(concept: str, style: str) -> str:
 def can_fetch(archives: Path) -> bool:
     """Return whether the icon sets can be had, by npm or as archives that lie there."""
     return has_npm() or all((archives / each.archive).exists() for each in SETS)
-
-
-def configuration(size: int, fetched: bool = True) -> str:
-    """Return the name of the configuration for a size.
-
-    fetched: False for the font in the place of the icon sets.
-    """
-    return Config(size, font=not fetched).name
 
 
 def licences() -> list[str]:

@@ -75,22 +75,19 @@ def emoji(place: str, split: str, data_dir: str | os.PathLike | None, labelled: 
     side = int(size)
     kept = Path(data_dir).expanduser() if data_dir else None
 
-    def make(fetched=True):
-        config = emoji_set.configuration(side, fetched)
+    def make(font=False):
+        config = emoji_set.Config(side, font).name
         return emoji_set.Emoji(config=config, data_dir=kept, file_format="array_record")
 
     log = logging.getLogger(__name__)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         builder = make()
-        new = not builder.data_path.exists()
-        if new:
-            archives = Path(builder._data_dir_root) / "downloads" / "manual"
-            fetched = emoji_set.can_fetch(archives) or not emoji_set.FONT.exists()
-            make = functools.partial(make, fetched)
-            new = not make().data_path.exists()
-            builder = _prepare(make, data_dir)
+        if not (builder.data_path.exists() or emoji_set.can_fetch(builder.archives)) and emoji_set.FONT.exists():
+            builder = make(font=True)
+        new, font = not builder.data_path.exists(), builder.builder_config.font
+        builder = _prepare(functools.partial(make, font), data_dir)
     if new:
-        if builder.builder_config.font:
+        if font:
             log.warning("emoji: npm is not installed, so they are of one style, of the font %s", emoji_set.FONT)
         for line in str(builder.info.redistribution_info.license).split("; "):
             log.warning("emoji, %s", line)

@@ -115,8 +115,7 @@ def attention(net: Any, name: str, channels: int, num_heads: int) -> AttentionBl
     A net without the field `perturb`, the classifier, has plain attention.
     """
     perturbed = name.rpartition("_")[0] in getattr(net, "perturb_blocks", ())
-    if net.num_head_channels is not None:
-        num_heads = head_count(channels, net.num_head_channels)
+    num_heads = _heads_of(net, channels, num_heads)
     perturb = net.perturb if perturbed and net.perturb is not None else kernel(net.attention_kernel)
     return remat(net, AttentionBlock)(
         num_heads, net.use_new_attention_order, net.num_groups, net.dtype, perturb, name=name
@@ -128,9 +127,13 @@ def attend_both(net: Any, name: str, channels: int, num_heads: int, h: Array, te
     h = attention(net, f"{name}_1", channels, num_heads)(h)
     if text is None:
         return h
-    if net.num_head_channels is not None:
-        num_heads = head_count(channels, net.num_head_channels)
+    num_heads = _heads_of(net, channels, num_heads)
     return remat(net, TextAttention)(num_heads, net.num_groups, net.dtype, name=f"{name}_text")(h, text)
+
+
+def _heads_of(net: Any, channels: int, num_heads: int) -> int:
+    """Return the number of heads that `net.num_head_channels` asks for, `num_heads` where that is None."""
+    return num_heads if net.num_head_channels is None else head_count(channels, net.num_head_channels)
 
 
 def head_count(channels: int, num_head_channels: int) -> int:
