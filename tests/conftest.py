@@ -10,13 +10,14 @@ import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads wait by spinning, on the cores of the other worker
 gc.disable()  # until the tests are collected: millions of objects are made, and none of them is garbage
 
 
-def known_to_xla(flag: str) -> bool:
-    """Return whether XLA takes the flag: in a process of its own, since XLA ends the process for one it does not know."""
+def known_to_xla(flags: str) -> bool:
+    """Return whether XLA takes the flags: in a process of its own, since XLA ends the process for one it does not know."""
     command = [sys.executable, "-c", "from jaxlib import xla_client; xla_client.CompileOptions()"]
-    return subprocess.run(command, env={**os.environ, "XLA_FLAGS": flag}, capture_output=True).returncode == 0
+    return subprocess.run(command, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True).returncode == 0
 
 
 # On CPU, where eight devices are, also on a machine with a GPU; test_gpu.py runs with JAX_PLATFORMS=cuda,cpu.
@@ -25,9 +26,12 @@ if os.environ["JAX_PLATFORMS"] == "cpu" and "JAX_DISABLE_MOST_OPTIMIZATIONS" not
     # Most of the time is compilation; the mathematics is the same. Set before JAX looks, and inherited by pytest's workers
     # and the processes that tests start, but for those that compile as users do (`scripts.alone`).
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-    OLD_EMITTERS = "--xla_cpu_use_fusion_emitters=false"  # compile in half the time; gone since jaxlib 0.12
-    if known_to_xla(OLD_EMITTERS):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {OLD_EMITTERS}".strip()
+    FLAGS = [
+        "--xla_cpu_use_fusion_emitters=false",  # compile in half the time; gone since jaxlib 0.12
+        "--xla_cpu_parallel_codegen_split_count=1",  # parts for the cores of a large machine are a quarter of the time
+    ]
+    known = FLAGS if known_to_xla(" ".join(FLAGS)) else filter(known_to_xla, FLAGS)
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *known]).strip()
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # Empty at the start and gone at the end; pytest's workers and the scripts that tests start inherit it.
     CACHE = tempfile.TemporaryDirectory(prefix="guided_jax_compiled_")
@@ -68,12 +72,14 @@ if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1":
 log.plot = economy.blank_curves  # `curves` is the fixture of the tests that look at them
 economy.share_contexts()
 economy.remember_layers()
+economy.remember_initial_shapes()
 economy.remember_sources()
 
 
 def pytest_collection_finish():
-    """Collect garbage from here on, without looking through all that was imported each time."""
+    """Collect garbage from here on, less often, and without looking through all that was imported each time."""
     gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
     gc.enable()
 
 
@@ -142,9 +148,7 @@ def tiny(tmp_path_factory):
         return place / "run"
     try:
         arguments = ["digits", "--out", place / "run", "--data.dir", place / "data", *SMALL]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(log, "plot", economy.PLOT)
-            cli.script(train.main, [str(argument) for argument in arguments])
+        cli.script(train.main, [str(argument) for argument in arguments])
         (place / "ready").touch()
     finally:
         if not (place / "ready").exists():
