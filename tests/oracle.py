@@ -75,23 +75,21 @@ def variance_reached(make, scales, levels, monkeypatch):
     make: scale -> (step, denoise). Each step has to be linear, x_s = a x_t + sum b noise, with at most two noises.
     """
 
-    def gains(scale, now, then):
-        step, denoise = make(scale)
+    def moved(scale, now, then, x, *values):
+        noises, (step, denoise) = iter(values), make(scale)
+        monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype: jnp.full(shape, next(noises, 0.0), dtype))
+        return step.step(jax.random.key(0), denoise, x[None], step.init(x[None]), now, then)[0][0]
 
-        def at(x, *values):
-            noises = iter(values)
-            monkeypatch.setattr(
-                jax.random, "normal", lambda key, shape, dtype: jnp.full(shape, next(noises, 0.0), dtype)
-            )
-            x = jnp.array([x])
-            return step.step(jax.random.key(0), denoise, x, step.init(x), now, then)[0][0]
-
-        return at(1.0), at(0.0, 1.0), at(0.0, 0.0, 1.0)
-
-    now, then = (schedule.NoiseLevel(*(column[part] for column in levels)) for part in (slice(1, None), slice(-1)))
-    by_scale = jax.jit(jax.vmap(jax.vmap(gains, (None, 0, 0)), (0, None, None)))
-    a, *b = (np.asarray(gain, np.float64) for gain in by_scale(jnp.asarray(scales), now, then))
+    # Each step from x = 1 without noise, and from 0 with either noise alone: one batch, whose step is traced once.
+    times, count = len(scales), len(levels.t) - 1
+    now, then = (
+        schedule.NoiseLevel(*(np.tile(column[part], 3 * times) for column in levels))
+        for part in (slice(1, None), slice(-1))
+    )
+    units = np.tile(np.repeat(np.eye(3, dtype=np.float32), count, axis=0), (times, 1))
+    found = jax.jit(jax.vmap(moved))(np.repeat(np.float32(scales), 3 * count), now, then, *units.T)
+    a, *b = np.asarray(found, np.float64).reshape(times, 3, count).swapaxes(0, 1)
     variance = float(levels.sigma[-1]) ** 2
-    for i in reversed(range(a.shape[1])):
+    for i in reversed(range(count)):
         variance = a[:, i] ** 2 * variance + sum(each[:, i] ** 2 for each in b)
     return variance

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import pytest
+
 from guided_jax import forward, reverse
 
 
@@ -82,3 +84,13 @@ STEPPERS = {
         tilted=False,
     ),
 }
+
+# By default one of each kind; those that are the same method by another name or order are slow.
+ALIKE = ("ddpm-function", "ddpm-large", "ddpm-optimal", "ddim-1", "dpm-1", "dpm-1-sde", "dpm-2s-sde", "dpm-3m-sde")
+ALIKE += ("unipc-1", "deis-1", "reverse-sde-0", "predictor-corrector", "training-free")
+ALIKE += ("dpm-2m-heun", "dpm-3m-published", "unipc-2-bh1", "deis-4-published", "plms-v")
+
+
+def of_each_kind(names):
+    """Return the names as parameters of a test."""
+    return [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in names]

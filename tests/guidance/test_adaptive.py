@@ -23,12 +23,17 @@ def run(x_T, threshold, scale=3.0, conditional=C, unconditional=U):
     return x_0, guidance.saved_calls(memory), memory
 
 
+@jax.jit
+def predicted(x, level):
+    return C(x, level).x_0, U(x, level).x_0
+
+
 def by_hand(x, threshold, scale=3.0):
     """The same by a plain loop, with NumPy's cosine: (x_0, the steps after the cosine was above the threshold)."""
-    stopped, after = False, 0
+    x, stopped, after = np.asarray(x), False, 0
     for position in range(8, 0, -1):
-        now, then = schedule.at(LEVELS, position), schedule.at(LEVELS, position - 1)
-        c, u = (np.asarray(one(x, now).x_0, np.float64) for one in (C, U))
+        now, then = (jax.tree.map(np.asarray, schedule.at(LEVELS, place)) for place in (position, position - 1))
+        c, u = (np.asarray(x_0, np.float64) for x_0 in predicted(np.float32(x), now))
         after += stopped
         x_0 = np.clip(c if stopped else u + scale * (c - u), -1, 1)
         stopped |= c @ u / np.linalg.norm(c) / np.linalg.norm(u) > threshold
@@ -44,7 +49,8 @@ def test_the_steps_after_the_threshold_are_conditional_alone():
     assert min(after) < max(after)
     np.testing.assert_array_equal(saved, min(after))
     np.testing.assert_allclose(found, np.stack([x for x, _ in hands]), rtol=1e-3, atol=1e-4)
-    alone = [jax.jit(lambda x: run(x, 0.9))(x) for x in X_T[:2]]
+    single = jax.jit(lambda x: run(x, 0.9))
+    alone = [single(x) for x in X_T[:2]]
     assert [int(saved) for _, saved, _ in alone] == after[:2]
     np.testing.assert_allclose(np.stack([x for x, _, _ in alone]), found[:2], rtol=1e-5, atol=1e-6)
     in_turn = jax.jit(lambda x: jax.lax.map(lambda x: run(x, 0.9)[1], x))(X_T)
@@ -106,7 +112,7 @@ def test_an_example_that_has_stopped_stays_so_beside_one_that_has_not():
     made, level = guidance.adaptive(C, U, 3.0, 1.0), schedule.at(LEVELS, 8)
     states = AdaptiveState(jnp.array([True, False]), jnp.int32(0))
     axes = AdaptiveState(0, None)
-    prediction, after = jax.vmap(made.denoise, (axes, 0, None))(states, X_T[:2], level)
+    prediction, after = jax.jit(jax.vmap(made.denoise, (axes, 0, None)))(states, X_T[:2], level)
     np.testing.assert_array_equal(after.stopped, [True, False])
-    np.testing.assert_allclose(prediction.x_0[0], C(X_T[0], level).x_0, rtol=1e-5)
-    assert jnp.abs(prediction.x_0[1] - C(X_T[1], level).x_0).max() > 0.1
+    np.testing.assert_allclose(prediction.x_0[0], predicted(X_T[0], level)[0], rtol=1e-5)
+    assert jnp.abs(prediction.x_0[1] - predicted(X_T[1], level)[0]).max() > 0.1

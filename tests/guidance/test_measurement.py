@@ -9,11 +9,19 @@ import pytest
 
 from guided_jax import guidance, numerics, operators, reverse, sampler, schedule
 from guided_jax.analytic import GaussianMixture
+from guided_jax.prediction import Prediction
 from tests.oracle import SCHEDULES
 
 SHAPE = (4, 6, 2)
 SIZE = int(np.prod(SHAPE))
 OBSERVED = (jax.random.uniform(jax.random.key(9), SHAPE) < 0.4).astype(jnp.float32)
+
+
+def compiled(operator):
+    """The operator, whose parts are a program each, and not one for each of their operations."""
+    return operators.Operator(*map(jax.jit, operator))
+
+
 OPERATORS = {
     "mask": operators.mask(OBSERVED),
     "weights": operators.mask(jax.random.uniform(jax.random.key(8), SHAPE, minval=0.3)),
@@ -24,6 +32,7 @@ OPERATORS = {
     ),
     "matrix": operators.matrix(jax.random.normal(jax.random.key(7), (5, SIZE)), SHAPE),
 }
+OPERATORS = {name: compiled(operator) for name, operator in OPERATORS.items()}
 operators_given = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
 
 # The prior: normal, with a mean that is no constant. The oracle's denoiser of it is exact.
@@ -128,7 +137,7 @@ def test_pigdm_without_noise_agrees_with_the_measurement(operator):
     """noise_std = 0: A x_0 is y, whatever the level; a blur's lost frequencies excepted."""
     level, y = schedule.at(SCHEDULES["cosine"], 300), operator.forward(TRUTH)
     x_t = level.alpha * TRUTH + level.sigma * jax.random.normal(jax.random.key(4), SHAPE)
-    found = guidance.pigdm(PRIOR.denoiser(), operator, y, 0.0, STD)(x_t, level)
+    found = jax.jit(guidance.pigdm(PRIOR.denoiser(), operator, y, 0.0, STD))(x_t, level)
     np.testing.assert_allclose(operator.forward(found.x_0), y, atol=5e-3)
 
 
@@ -164,8 +173,8 @@ def test_the_likelihood_at_the_prediction_is_overconfident():
     assert observed < 0.9 * exact
     level, x_t = schedule.at(schedule.cosine(1000), 1), TRUTH
     slope = (operator.adjoint(y - operator.forward(x_t))) / NOISE**2
-    np.testing.assert_allclose(jax.grad(criterion)(x_t, level), slope, rtol=1e-4, atol=1e-4)
-    both = [denoise(x_t, level), guidance.pigdm(PRIOR.denoiser(), operator, y, NOISE, STD)(x_t, level)]
+    np.testing.assert_allclose(jax.jit(jax.grad(criterion))(x_t, level), slope, rtol=1e-4, atol=1e-4)
+    both = [jax.jit(denoise)(x_t, level), compiled_pigdm(operator)(x_t, level, y)]
     np.testing.assert_allclose(both[0].x_0, both[1].x_0, atol=1e-3)
 
 
@@ -178,16 +187,21 @@ def test_dps_steps_by_the_norm_of_this_examples_residual():
     now, then, key = schedule.at(levels, 500), schedule.at(levels, 499), jax.random.key(0)
     x_t, step = jax.random.normal(jax.random.key(1), SHAPE), reverse.ddpm()
     slope = now.alpha * STD**2 / (now.alpha**2 * STD**2 + now.sigma**2)
-    plain = step.step(key, PRIOR.denoiser(), x_t, step.init(x_t), now, then)[0]
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def stepped(y, denoise):
+        each = step, reverse.dps(step, operator, y, 0.7)
+        return [one.step(key, denoise, x_t, one.init(x_t), now, then)[0] for one in each]
+
+    prior = PRIOR.denoiser()
+    x_0 = prior(x_t, now).x_0
     for stretch in (1.0, 50.0):
         y = stretch * measure(operator)
-        guided = reverse.dps(step, operator, y, 0.7)
-        moved = guided.step(key, PRIOR.denoiser(), x_t, guided.init(x_t), now, then)[0]
-        residual = y - operator.forward(PRIOR.denoiser()(x_t, now).x_0)
+        plain, moved = stepped(y, prior)
+        residual = y - operator.forward(x_0)
         want = 0.7 * slope * operator.adjoint(residual) / jnp.linalg.norm(residual)
         np.testing.assert_allclose(moved - plain, want, rtol=1e-3, atol=1e-6)
-    agreed = operator.forward(PRIOR.denoiser()(x_t, now).x_0)
-    still = reverse.dps(step, operator, agreed, 0.7).step(key, PRIOR.denoiser(), x_t, step.init(x_t), now, then)[0]
+    plain, still = stepped(operator.forward(x_t / 2), lambda x, level: Prediction(x / 2, x))  # a residual of 0, exactly
     np.testing.assert_array_equal(still, plain)
 
 
@@ -236,10 +250,12 @@ def test_repaint_noises_the_known_part_to_the_level_it_goes_to(monkeypatch):
     now, then, x_t = schedule.at(levels, 500), schedule.at(levels, 480), jax.random.normal(jax.random.key(1), SHAPE)
     monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype: jnp.full(shape, 0.5, dtype))
     step = reverse.repaint(reverse.ddim(), OBSERVED, TRUTH, 1)
-    x_s, _ = step.step(jax.random.key(0), PRIOR.denoiser(), x_t, (), now, then)
+    each = step, reverse.ddim()
+    x_s, plain = jax.jit(
+        lambda x_t: [one.step(jax.random.key(0), PRIOR.denoiser(), x_t, (), now, then)[0] for one in each]
+    )(x_t)
     seen = np.asarray(OBSERVED, bool)
     np.testing.assert_allclose(x_s[seen], (then.alpha * TRUTH + then.sigma * 0.5)[seen], rtol=1e-5)
-    plain, _ = reverse.ddim().step(jax.random.key(0), PRIOR.denoiser(), x_t, (), now, then)
     np.testing.assert_allclose(x_s[~seen], plain[~seen], rtol=1e-5)
 
 

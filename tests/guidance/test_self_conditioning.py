@@ -24,17 +24,21 @@ def denoiser_of(estimate, pull=0.3):
 
 def by_hand(predict):
     """DDIM in a Python loop; predict: (estimate, x_t, level) -> Prediction."""
+
+    @jax.jit
+    def once(estimate, x, now, then):
+        prediction = predict(estimate, x, now)
+        return forward.diffuse(prediction.x_0, prediction.eps, then), jnp.clip(prediction.x_0, -1, 1)
+
     x, estimate = X_T, jnp.zeros(2)
     for position in range(len(LEVELS.t) - 1, 0, -1):
-        now, then = schedule.at(LEVELS, position), schedule.at(LEVELS, position - 1)
-        prediction = predict(estimate, x, now)
-        x, estimate = forward.diffuse(prediction.x_0, prediction.eps, then), jnp.clip(prediction.x_0, -1, 1)
+        x, estimate = once(estimate, x, schedule.at(LEVELS, position), schedule.at(LEVELS, position - 1))
     return x
 
 
 def sample(stateful):
     step = reverse.with_state(stateful, reverse.ddim())
-    return sampler.sample(KEY, guidance.first_state(stateful), step, X_T, LEVELS)
+    return jax.jit(lambda x: sampler.sample(KEY, guidance.first_state(stateful), step, x, LEVELS))(X_T)
 
 
 def test_a_run_carries_the_last_clipped_x_0_and_begins_with_zeros():

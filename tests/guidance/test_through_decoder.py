@@ -4,6 +4,8 @@ The decoder is c Q, Q orthogonal. Latents z at the level (alpha, sigma) are then
 mixture of latents is a mixture of pixels.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,43 +59,67 @@ def assert_same(latents, pixels):
     np.testing.assert_allclose(decode(latents.eps), C * pixels.eps, rtol=1e-4, atol=1e-4)
 
 
+def both(by_latents, by_pixels):
+    """level -> (the prediction of latents, that of the pixels): one program for every level."""
+    return jax.jit(lambda level: (by_latents(z_t(level), level), by_pixels(decode(z_t(level)), of_pixels(level))))
+
+
+def liked(x_0, _):
+    return -jnp.sum(jnp.tanh(x_0 - 0.2) ** 2)
+
+
+def liked_decoded(z_0, now):
+    return liked(decode(z_0), now)
+
+
+UNIVERSAL = both(
+    guidance.universal(LATENTS.denoiser(), liked_decoded, 1.5), guidance.universal(PIXELS.denoiser(), liked, 1.5)
+)
+OFF_THE_SHELF = both(
+    guidance.off_the_shelf(LATENTS.denoiser(), liked_decoded, 1.5, 0.7),
+    guidance.off_the_shelf(PIXELS.denoiser(), liked, 1.5, 0.7 * C),
+)
+
+
 @places
 def test_universal_guidance_by_a_classifier_of_pictures(name, position):
-    level = schedule.at(TABLES[name], position)
-    log_prob = lambda x_0, _: -jnp.sum(jnp.tanh(x_0 - 0.2) ** 2)  # noqa: E731
-    found = guidance.universal(LATENTS.denoiser(), lambda z_0, now: log_prob(decode(z_0), now), 1.5)(z_t(level), level)
-    want = guidance.universal(PIXELS.denoiser(), log_prob, 1.5)(decode(z_t(level)), of_pixels(level))
-    assert_same(found, want)
+    assert_same(*UNIVERSAL(schedule.at(TABLES[name], position)))
 
 
 @places
 def test_off_the_shelf_guidance_by_a_classifier_of_pictures(name, position):
-    level = schedule.at(TABLES[name], position)
-    log_prob = lambda x_0, _: -jnp.sum(jnp.tanh(x_0 - 0.2) ** 2)  # noqa: E731
-    by_latents = guidance.off_the_shelf(LATENTS.denoiser(), lambda z, now: log_prob(decode(z), now), 1.5, 0.7)
-    by_pixels = guidance.off_the_shelf(PIXELS.denoiser(), log_prob, 1.5, 0.7 * C)
-    assert_same(by_latents(z_t(level), level), by_pixels(decode(z_t(level)), of_pixels(level)))
+    assert_same(*OFF_THE_SHELF(schedule.at(TABLES[name], position)))
 
 
 @pytest.mark.parametrize(("name", "position"), [("cosine", 50), ("karras", 12)])
 def test_clip_guidance_through_a_decoder_sees_the_same_crops_of_the_picture(name, position):
-    level, text = schedule.at(TABLES[name], position), jnp.array([1.0, -2.0, 0.5, 0.3])
+    assert_same(*by_crops()(schedule.at(TABLES[name], position)))
+
+
+@functools.cache
+def by_crops():
+    text = jnp.array([1.0, -2.0, 0.5, 0.3])
     embed = lambda crop, _: jnp.tanh(crop.reshape(-1) + 0.5)  # noqa: E731
     by_pixels = criteria.over_cutouts(criteria.spherical(embed, text), jax.random.key(1), 2, 2)
     by_latents = lambda z_0, now: by_pixels(decode(z_0), now)  # noqa: E731
-    found = guidance.universal(LATENTS.denoiser(), by_latents, 1.5)(z_t(level), level)
-    want = guidance.universal(PIXELS.denoiser(), by_pixels, 1.5)(decode(z_t(level)), of_pixels(level))
-    assert_same(found, want)
+    return both(
+        guidance.universal(LATENTS.denoiser(), by_latents, 1.5), guidance.universal(PIXELS.denoiser(), by_pixels, 1.5)
+    )
 
 
 @places
 @operators_given
 def test_pigdm_through_a_decoder(name, position, operator):
-    level, y = schedule.at(TABLES[name], position), operator.forward(truth())
-    seen = operators.through(operator, decode, C**2)
-    found = guidance.pigdm(LATENTS.denoiser(), seen, y, 0.2, 0.7, 1.3)(z_t(level), level)
-    want = guidance.pigdm(PIXELS.denoiser(), operator, y, 0.2, 0.7 * C, 1.3)(decode(z_t(level)), of_pixels(level))
-    assert_same(found, want)
+    assert_same(*by_pigdm(operator)(schedule.at(TABLES[name], position)))
+
+
+@functools.cache
+def by_pigdm(operator):
+    seen, y = operators.through(operator, decode, C**2), operator.forward(truth())
+    return both(
+        guidance.pigdm(LATENTS.denoiser(), seen, y, 0.2, 0.7, 1.3),
+        guidance.pigdm(PIXELS.denoiser(), operator, y, 0.2, 0.7 * C, 1.3),
+    )
 
 
 @operators_given
@@ -106,7 +132,7 @@ def test_pigdm_through_a_decoder_is_the_exact_posterior_mean_of_normal_data(oper
     precision = np.eye(SIZE) * (1 / std**2 + alpha**2 / sigma**2) + a.T @ a / noise**2
     right = np.ravel(NORMAL.means[0]) / std**2 + alpha / sigma**2 * np.ravel(z_t(level)) + a.T @ np.ravel(y) / noise**2
     seen = operators.through(operator, decode, C**2)
-    found = guidance.pigdm(NORMAL.denoiser(), seen, y, noise, std)(z_t(level), level)
+    found = jax.jit(guidance.pigdm(NORMAL.denoiser(), seen, y, noise, std))(z_t(level), level)
     np.testing.assert_allclose(found.x_0.reshape(-1), np.linalg.solve(precision, right), rtol=1e-3, atol=1e-3)
 
 
@@ -116,10 +142,15 @@ def test_dps_through_a_decoder(operator):
     now, then = (schedule.at(TABLES["cosine"], position) for position in (60, 50))
     y, key = operator.forward(truth()), jax.random.key(0)
     by_latents = reverse.dps(reverse.ddim(), operators.through(operator, decode), y, 0.7)
-    z_s, _ = by_latents.step(key, LATENTS.denoiser(), z_t(now), (), now, then)
     by_pixels = reverse.dps(reverse.ddim(), operator, y, C**2 * 0.7)
-    x_s, _ = by_pixels.step(key, PIXELS.denoiser(), decode(z_t(now)), (), of_pixels(now), of_pixels(then))
-    np.testing.assert_allclose(decode(z_s), x_s, rtol=1e-4, atol=1e-5)
+
+    @jax.jit
+    def step(now, then):
+        z_s, _ = by_latents.step(key, LATENTS.denoiser(), z_t(now), (), now, then)
+        x_s, _ = by_pixels.step(key, PIXELS.denoiser(), decode(z_t(now)), (), of_pixels(now), of_pixels(then))
+        return decode(z_s), x_s
+
+    np.testing.assert_allclose(*step(now, then), rtol=1e-4, atol=1e-5)
 
 
 def test_a_measurement_through_a_decoder_has_no_adjoint():
@@ -134,11 +165,17 @@ def test_a_measurement_through_a_decoder_has_no_adjoint():
 OBSERVED = OPERATORS["mask"].forward(jnp.ones(SHAPE))
 
 
+@jax.jit
+def pasted(level):
+    """x_t, the prediction of the model, and the one with pixels pasted."""
+    x_t, denoise = z_t(level), LATENTS.denoiser()
+    return x_t, denoise(x_t, level), guidance.paste(denoise, OBSERVED, truth(), encode, decode)(x_t, level)
+
+
 @places
 def test_pasted_pixels_are_known_and_the_others_are_the_models(name, position):
     level = schedule.at(TABLES[name], position)
-    x_t, plain = z_t(level), LATENTS.denoiser()(z_t(level), level)
-    found = guidance.paste(LATENTS.denoiser(), OBSERVED, truth(), encode, decode)(x_t, level)
+    x_t, plain, found = pasted(level)
     want = jnp.where(OBSERVED == 1, truth(), decode(plain.x_0))
     np.testing.assert_allclose(decode(found.x_0), want, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(level.alpha * found.x_0 + level.sigma * found.eps, x_t, rtol=1e-4, atol=1e-4)
@@ -146,8 +183,9 @@ def test_pasted_pixels_are_known_and_the_others_are_the_models(name, position):
 
 def test_nothing_pasted_is_the_model_itself():
     level = schedule.at(TABLES["cosine"], 50)
-    found = guidance.paste(LATENTS.denoiser(), jnp.zeros(SHAPE), 9 * truth(), encode, decode)(z_t(level), level)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, LATENTS.denoiser()(z_t(level), level))
+    nothing = guidance.paste(LATENTS.denoiser(), jnp.zeros(SHAPE), 9 * truth(), encode, decode)
+    found, want = jax.jit(lambda x_t: (nothing(x_t, level), LATENTS.denoiser()(x_t, level)))(z_t(level))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, want)
 
 
 def test_a_painted_hole_fits_the_known_pixels_by_repeating():

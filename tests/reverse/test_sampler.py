@@ -58,11 +58,11 @@ def test_the_run_is_its_steps_one_after_another():
     step = reverse.ddpm("learned")
     denoise = lambda x, level: MIXTURE.denoiser()(x, level)._replace(variance_fraction=jnp.full(2, 0.3))  # noqa: E731
     key, x = jax.random.key(7), jnp.array([0.5, -1.5])
-    got, memory, _ = sampler.run(key, denoise, step, x, LEVELS)
-    kept = step.init(x)
+    got, memory, _ = jax.jit(lambda x: sampler.run(key, denoise, step, x, LEVELS))(x)
+    kept, once = step.init(x), jax.jit(lambda key, *given: step.step(key, denoise, *given))
     for position in range(12, 0, -1):
         now, then = schedule.at(LEVELS, position), schedule.at(LEVELS, position - 1)
-        x, kept = step.step(jax.random.fold_in(key, position), denoise, x, kept, now, then)
+        x, kept = once(jax.random.fold_in(key, position), x, kept, now, then)
     np.testing.assert_allclose(got, x, atol=1e-5)
     np.testing.assert_allclose(memory, kept, rtol=1e-5)
 
@@ -111,6 +111,7 @@ def test_samples_are_differentiable():
         x,
         LEVELS,
     ).sum()
+    gradient = jax.jit(jax.grad(run, (0, 1, 2)))
     for eta in (0.0, 0.7):
-        gradients = jax.grad(run, (0, 1, 2))(jnp.array([0.5, -1.5]), jnp.float32(2.0), jnp.float32(eta))
+        gradients = gradient(jnp.array([0.5, -1.5]), jnp.float32(2.0), jnp.float32(eta))
         assert all(jnp.all(jnp.isfinite(gradient)) for gradient in jax.tree.leaves(gradients))

@@ -8,7 +8,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from guided_jax import denoiser, guidance, likelihood, operators, reverse, sampler, schedule
-from tests.steppers import STEPPERS
+from tests.steppers import STEPPERS, of_each_kind
 
 TABLE = schedule.cosine(1000)
 LEVELS = schedule.respace(TABLE, 3)
@@ -89,7 +89,7 @@ def test_under_shard_map_and_on_meshes_it_draws_the_same(name):
             np.testing.assert_allclose(jax.jit(batched)(*arguments), want, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in DRAWS if name != "log_density"])
+@pytest.mark.parametrize("name", of_each_kind(name for name in DRAWS if name != "log_density"))
 def test_one_example_may_itself_be_sharded_on_an_explicit_mesh(name):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
     with jax.set_mesh(mesh):

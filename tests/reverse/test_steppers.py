@@ -1,5 +1,7 @@
 """The laws of every sampler, over the table of `tests/steppers.py`: its order, its calls, what it samples."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,19 +12,10 @@ from guided_jax.analytic import GaussianMixture
 from guided_jax.prediction import Prediction
 from tests import oracle
 from tests.oracle import MIXTURE, ODE, SDE, noise_like, variance_reached
-from tests.steppers import STEPPERS
+from tests.steppers import ALIKE, STEPPERS, of_each_kind
 
 TABLES = {"VP": schedule.cosine(1000), "VE": schedule.karras(1000, 0.005, 30.0)}
 FLOWS = [name for name, stepper in STEPPERS.items() if stepper.order]
-# By default one of each kind; those that are the same method by another name or order are slow.
-ALIKE = ("ddpm-function", "ddpm-large", "ddpm-optimal", "ddim-1", "dpm-1", "dpm-1-sde", "dpm-2s-sde", "dpm-3m-sde")
-ALIKE += ("unipc-1", "deis-1", "reverse-sde-0", "predictor-corrector", "training-free")
-ALIKE += ("dpm-2m-heun", "dpm-3m-published", "unipc-2-bh1", "deis-4-published", "plms-v")
-
-
-def of_each_kind(names):
-    return [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in names]
-
 
 every = pytest.mark.parametrize("name", of_each_kind(STEPPERS))
 
@@ -51,15 +44,25 @@ def solution(x_T, rho_T, rho_0, scale):
     )
 
 
-def error(step, num_steps, kind, scale):
+@functools.cache
+def compiled(name):
+    """(the full table, levels, scale) -> x at the end of a run: one program for both kinds."""
+
+    def run(table, levels, scale):
+        denoise = guidance.classifier_free(NARROW.denoiser(), BROAD.denoiser(), scale)
+        x_T = START * levels.alpha[-1:]
+        return sampler.sample(jax.random.key(0), denoise, STEPPERS[name].make(table), x_T, levels)
+
+    return jax.jit(run)
+
+
+def error(name, num_steps, kind, scale):
     """Of a run from rho = 8 to rho = 0.05 in even steps of log rho, VP or VE; of x / alpha."""
     rho = np.append(0.0, np.geomspace(0.05, 8.0, num_steps + 1))
     alpha = 1 / np.sqrt(1 + rho**2) if kind == "VP" else np.ones_like(rho)
     levels = schedule.NoiseLevel(jnp.arange(num_steps + 1.0), jnp.asarray(alpha[1:]), jnp.asarray((alpha * rho)[1:]))
-    denoise = guidance.classifier_free(NARROW.denoiser(), BROAD.denoiser(), scale)
-    x_T = jnp.array([START * alpha[-1]])
-    run = jax.jit(lambda x: sampler.sample(jax.random.key(0), denoise, step, x, levels))
-    return abs(float(run(x_T)[0]) / alpha[1] - solution(START, 8.0, 0.05, scale))
+    table = schedule.NoiseLevel(*(jnp.asarray(np.asarray(column), jnp.float64) for column in fine_table(kind)))
+    return abs(float(compiled(name)(table, levels, scale)[0]) / alpha[1] - solution(START, 8.0, 0.05, scale))
 
 
 @pytest.mark.parametrize(("kind", "scale"), [("VE", 1.0), ("VP", 3.0)])
@@ -67,9 +70,7 @@ def error(step, num_steps, kind, scale):
 def test_the_order_is_that_of_its_row(name, kind, scale):
     """From the first step to the last, with guidance and without; any start-up of a lower order would show."""
     with jax.enable_x64(True):
-        table = schedule.NoiseLevel(*(jnp.asarray(np.asarray(c), jnp.float64) for c in fine_table(kind)))
-        step = STEPPERS[name].make(table)
-        coarse, fine = (error(step, count, kind, scale) for count in (60, 120))
+        coarse, fine = (error(name, count, kind, scale) for count in (60, 120))
     assert fine < 0.02
     assert np.log2(coarse / fine) > STEPPERS[name].order - 0.35
 
@@ -229,7 +230,8 @@ def test_one_program_for_every_eta_and_each_example_its_own(make):
     etas = jnp.array([0.0, 0.5, 1.0])
     together = jax.jit(jax.vmap(draw))(keys, x_T, etas)
     for i in (0, 2):
-        np.testing.assert_allclose(together[i], draw(keys[i], x_T[i], float(etas[i])), atol=2e-5)
+        alone = jax.jit(lambda key, x, eta=float(etas[i]): draw(key, x, eta))
+        np.testing.assert_allclose(together[i], alone(keys[i], x_T[i]), atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -266,6 +268,11 @@ def test_encoding_ends_at_the_last_level():
 # --- the papers' own forms -------------------------------------------------------------------------------------------
 
 
+@jax.jit
+def exact_x_0(x, level):
+    return MIXTURE.denoiser()(x, level).x_0
+
+
 def edm_algorithm_2(denoise, sigmas, x, noises, churn, low, high, inflate):
     """[EDM] algorithm 2 in its own variables, float64: D(x; sigma), t_i = sigma_i."""
     x, count = np.asarray(x, np.float64), len(sigmas) - 1
@@ -284,8 +291,7 @@ def edm_algorithm_2(denoise, sigmas, x, noises, churn, low, high, inflate):
 def test_churned_heun_is_edms_algorithm_2(monkeypatch):
     table = schedule.karras(10, 0.02, 20.0)
     noises = np.random.default_rng(0).normal(size=(10, 2))
-    x_0 = jax.jit(lambda x, t: MIXTURE.denoiser()(x, ve(t)).x_0)
-    exact = lambda x, t: np.asarray(x_0(jnp.asarray(x, jnp.float32), t))  # noqa: E731
+    exact = lambda x, t: np.asarray(exact_x_0(jnp.asarray(x, jnp.float32), ve(t)))  # noqa: E731
     sigmas = np.asarray(table.sigma, np.float64)[::-1]
     want = edm_algorithm_2(exact, sigmas, [3.0, -9.0], noises, 4.0, 0.05, 10.0, 1.1)
     step, x = reverse.churned(reverse.heun(), table, 4.0 / 10, 0.05, 10.0, 1.1), jnp.array([3.0, -9.0])
@@ -311,7 +317,7 @@ def test_2m_is_the_papers_algorithm_2():
     alpha, sigma = (np.asarray(column, np.float64) for column in levels[1:])
     x, before, h_before = np.array([0.7, -1.1]), None, None
     for i in range(12, 0, -1):
-        x_0 = np.asarray(MIXTURE.denoiser()(jnp.asarray(x, jnp.float32), schedule.at(levels, i)).x_0, np.float64)
+        x_0 = np.asarray(exact_x_0(jnp.asarray(x, jnp.float32), schedule.at(levels, i)), np.float64)
         if i == 1:
             x = x_0
             break
@@ -319,8 +325,8 @@ def test_2m_is_the_papers_algorithm_2():
         slope = 0 if before is None else (x_0 - before) * h / (2 * h_before)
         x = sigma[i - 1] / sigma[i] * x - alpha[i - 1] * np.expm1(-h) * (x_0 + slope)
         before, h_before = x_0, h
-    got = sampler.sample(jax.random.key(0), MIXTURE.denoiser(), reverse.dpm_solver(2), jnp.array([0.7, -1.1]), levels)
-    np.testing.assert_allclose(got, x, rtol=1e-3, atol=1e-4)
+    run = lambda x: sampler.sample(jax.random.key(0), MIXTURE.denoiser(), reverse.dpm_solver(2), x, levels)  # noqa: E731
+    np.testing.assert_allclose(jax.jit(run)(jnp.array([0.7, -1.1])), x, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -331,12 +337,12 @@ def test_euler_and_euler_ancestral_go_down_and_up_by_the_published_sigmas(eta, s
     noise = jnp.array([0.4, -1.3])
     monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype: noise)
     x_t, s_t, s_s = jnp.array([1.5, -2.0]), 2.0, 1.2
-    x_0 = MIXTURE.denoiser()(x_t, ve(s_t)).x_0
+    x_0 = exact_x_0(x_t, ve(s_t))
     up = min(s_s, eta * np.sqrt(s_s**2 * (s_t**2 - s_s**2) / s_t**2))
     down = np.sqrt(s_s**2 - up**2)
     want = x_t + (x_t - x_0) / s_t * (down - s_t) + up * noise
-    got = step.step(jax.random.key(0), MIXTURE.denoiser(), x_t, (), ve(s_t), ve(s_s))[0]
-    np.testing.assert_allclose(got, want, rtol=1e-5)
+    go = jax.jit(lambda x, now, then: step.step(jax.random.key(0), MIXTURE.denoiser(), x, (), now, then)[0])
+    np.testing.assert_allclose(go(x_t, ve(s_t), ve(s_s)), want, rtol=1e-5)
 
 
 def test_first_order_methods_are_one_method():
@@ -380,9 +386,9 @@ def test_unipc_keeps_changes_made_after_its_step():
     """A shift between two steps, as of `dps`, is not corrected away: here all of it arrives, times what the step keeps."""
     nothing = lambda x_t, level: Prediction(x_0=0 * x_t, eps=x_t / level.sigma)  # noqa: E731
     step, (high, now, then) = reverse.unipc(2), (schedule.at(TABLES["VP"], t) for t in (800, 600, 400))
-    x = jnp.array([0.7, -1.1])
-    x, memory = step.step(jax.random.key(0), nothing, x, step.init(x), high, now)
-    ends = [step.step(jax.random.key(0), nothing, x + shift, memory, now, then)[0] for shift in (0.0, 1.0)]
+    x, go = jnp.array([0.7, -1.1]), jax.jit(functools.partial(step.step, jax.random.key(0), nothing))
+    x, memory = go(x, step.init(x), high, now)
+    ends = [go(x + shift, memory, now, then)[0] for shift in (0.0, 1.0)]
     np.testing.assert_allclose(ends[1] - ends[0], then.sigma / now.sigma, rtol=1e-5)
 
 
@@ -457,8 +463,8 @@ def test_a_users_own_prediction_is_enough():
     mine = lambda x_t, level: Prediction(x_0=jnp.zeros_like(x_t), eps=x_t / jnp.maximum(level.sigma, 1e-6))  # noqa: E731
     levels = spread(TABLES["VP"], 5)
     for step in (reverse.dpm_solver(3), reverse.unipc(2), reverse.deis(2)):
-        x_0 = sampler.sample(jax.random.key(0), mine, step, jnp.ones(3), levels)
-        np.testing.assert_allclose(x_0, 0, atol=1e-6)
+        draw = jax.jit(lambda x, step=step: sampler.sample(jax.random.key(0), mine, step, x, levels))
+        np.testing.assert_allclose(draw(jnp.ones(3)), 0, atol=1e-6)
 
 
 # --- what the multistep methods are made of --------------------------------------------------------------------------
@@ -478,7 +484,7 @@ def test_the_first_step_is_of_order_1_whatever_the_memory(make):
 
     def first(step):
         memory = jax.tree.map(lambda leaf: 1e6 * jnp.ones_like(leaf) if leaf.ndim > 1 else leaf, step.init(x))
-        return step.step(jax.random.key(0), MIXTURE.denoiser(), x, memory, now, then)[0]
+        return jax.jit(functools.partial(step.step, jax.random.key(0), MIXTURE.denoiser()))(x, memory, now, then)[0]
 
     np.testing.assert_allclose(first(make(2)), first(reverse.ddim()), rtol=1e-5)
 
@@ -493,7 +499,8 @@ def test_the_two_noises_of_2s_are_one_of_the_whole_step(eta, monkeypatch):
         left = iter(noises)
         monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype: jnp.full(shape, next(left), dtype))
         denoise = lambda x_t, level: Prediction(jnp.zeros_like(x_t), jnp.zeros_like(x_t))  # noqa: E731
-        return float(step.step(jax.random.key(0), denoise, x, (), now, then)[0][0])
+        go = jax.jit(lambda x, now, then: step.step(jax.random.key(0), denoise, x, (), now, then)[0][0])
+        return float(go(x, now, then))
 
     h = float(jnp.log(then.alpha / then.sigma) - jnp.log(now.alpha / now.sigma))
     want = float(then.sigma) ** 2 * -np.expm1(-2 * eta * h)

@@ -21,9 +21,27 @@ def criterion(x_0, level):
     return MIXTURE.log_prob(0)(SOFT.alpha * x_0, SOFT)
 
 
+def drawn(step, x_T, levels, denoise=None):
+    """A whole run, compiled."""
+    return jax.jit(lambda x: sampler.sample(KEY, denoise or MIXTURE.denoiser(), step, x, levels))(x_T)
+
+
 def stepped(made, x_t=X_T, now=NOW, then=THEN, denoise=None):
     step = jax.jit(lambda x: made.step(KEY, denoise or MIXTURE.denoiser(), x, made.init(x), now, then)[0])
     return np.asarray(step(x_t), np.float64)
+
+
+@jax.jit
+def exact(x, level):
+    """x_0, eps and the Jacobian of x_0."""
+    found = MIXTURE.denoiser()(x, level)
+    return found.x_0, found.eps, jax.jacrev(lambda x: MIXTURE.denoiser()(x, level).x_0)(x)
+
+
+@jax.jit
+def liked(x_0):
+    """The criterion, and its gradient."""
+    return jax.value_and_grad(criterion)(x_0, NOW)
 
 
 class Exact:
@@ -32,13 +50,11 @@ class Exact:
     def __init__(self, x_t, now=NOW, then=THEN):
         self.x_t = np.asarray(x_t, np.float64)
         self.a_t, self.s_t, self.a_s, self.s_s = (float(v) for v in (now.alpha, now.sigma, then.alpha, then.sigma))
-        x = jnp.asarray(x_t, jnp.float32)
-        found = MIXTURE.denoiser()(x, now)
-        self.x_0, self.eps = (np.asarray(v, np.float64) for v in found[:2])
-        self.jacobian = np.asarray(jax.jacrev(lambda x: MIXTURE.denoiser()(x, now).x_0)(x), np.float64)
+        found = exact(jnp.asarray(x_t, jnp.float32), now)
+        self.x_0, self.eps, self.jacobian = (np.asarray(value, np.float64) for value in found)
 
     def grad(self, x_0):
-        return np.asarray(jax.grad(criterion)(jnp.asarray(x_0, jnp.float32), NOW), np.float64)
+        return np.asarray(liked(jnp.asarray(x_0, jnp.float32))[1], np.float64)
 
     def ddim(self, x_0, eps):
         return self.a_s * x_0 + self.s_s * eps
@@ -68,11 +84,11 @@ def test_lgd(monkeypatch):
     noise = np.array([[0.3, -0.2], [1.1, 0.6], [-0.7, 1.9]])
     monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype: jnp.asarray(noise, dtype))
     found = stepped(reverse.training_free(reverse.ddim(), criterion, 1.3, 0.0, 0.8, samples=3))
-    exact = Exact(X_T)
-    points = exact.x_0 + 0.8 * exact.s_t * noise
-    p = np.exp([float(criterion(jnp.asarray(x, jnp.float32), NOW)) for x in points])
-    slope = sum(p_i * exact.grad(x) for p_i, x in zip(p, points, strict=True)) / p.sum()
-    want = exact.ddim(exact.x_0, exact.eps) + exact.a_s / exact.a_t * 1.3 * exact.jacobian.T @ slope
+    of = Exact(X_T)
+    points = of.x_0 + 0.8 * of.s_t * noise
+    p = np.exp([float(liked(jnp.asarray(x, jnp.float32))[0]) for x in points])
+    slope = sum(p_i * of.grad(x) for p_i, x in zip(p, points, strict=True)) / p.sum()
+    want = of.ddim(of.x_0, of.eps) + of.a_s / of.a_t * 1.3 * of.jacobian.T @ slope
     np.testing.assert_allclose(found, want, **close)
 
 
@@ -92,8 +108,8 @@ def test_freedom(monkeypatch):
     found = stepped(reverse.training_free(reverse.ddpm(), criterion, 0.6 * a, 0.0, 0.0, recurrence=3))
     x_t = X_T
     for _ in range(3):
-        exact = Exact(x_t)
-        x_s = exact.ddpm(noise) + 0.6 * exact.jacobian.T @ exact.grad(exact.x_0)
+        of = Exact(x_t)
+        x_s = of.ddpm(noise) + 0.6 * of.jacobian.T @ of.grad(of.x_0)
         x_t = a * x_s + np.sqrt(1 - a**2) * noise
     np.testing.assert_allclose(found, x_s, rtol=1e-3, atol=1e-4)
 
@@ -101,8 +117,8 @@ def test_freedom(monkeypatch):
 def test_mpgd():
     """[MPGD] algorithm 1: x_0 - c grad of the energy, then DDIM with the network's eps."""
     found = stepped(reverse.training_free(reverse.ddim(), criterion, 0.0, 0.4, 0.0, iterations=1))
-    exact = Exact(X_T)
-    want = exact.ddim(exact.x_0 + 0.4 * exact.grad(exact.x_0), exact.eps)
+    of = Exact(X_T)
+    want = of.ddim(of.x_0 + 0.4 * of.grad(of.x_0), of.eps)
     np.testing.assert_allclose(found, want, **close)
 
 
@@ -118,21 +134,21 @@ def universal_rho(scale):
 
 def test_universal_guidance_forward_and_backward():
     """[UG] algorithm 2 with DDIM: eps - s sigma_t grad of log p, then Delta of 3 gradient steps off eps."""
-    exact, scale, size = Exact(X_T), 1.5, 0.2
-    rho = scale * exact.s_t * (exact.s_t - exact.s_s * exact.a_t / exact.a_s)
+    of, scale, size = Exact(X_T), 1.5, 0.2
+    rho = scale * of.s_t * (of.s_t - of.s_s * of.a_t / of.a_s)
     found = stepped(reverse.training_free(reverse.ddim(), criterion, rho, size, 0.0, iterations=3, keeps="x_t"))
-    eps, delta = exact.eps - scale * exact.s_t * exact.jacobian.T @ exact.grad(exact.x_0), 0.0
+    eps, delta = of.eps - scale * of.s_t * of.jacobian.T @ of.grad(of.x_0), 0.0
     for _ in range(3):
-        delta = delta + size * exact.grad(exact.x_0 + delta)
-    eps = eps - exact.a_t / exact.s_t * delta
-    want = exact.ddim((exact.x_t - exact.s_t * eps) / exact.a_t, eps)
+        delta = delta + size * of.grad(of.x_0 + delta)
+    eps = eps - of.a_t / of.s_t * delta
+    want = of.ddim((of.x_t - of.s_t * eps) / of.a_t, eps)
     np.testing.assert_allclose(found, want, **close)
 
 
 def test_a_run_of_universal_guidance_is_that_of_the_denoiser():
     """Its forward part, from noise to x_0, beside `guidance.universal`."""
     step = reverse.training_free(reverse.ddim(), criterion, universal_rho(0.8), 0.0, 0.0)
-    run = lambda step, denoise: sampler.sample(KEY, denoise, step, X_T, LEVELS)  # noqa: E731
+    run = lambda step, denoise: drawn(step, X_T, LEVELS, denoise)  # noqa: E731
     want = run(reverse.ddim(), guidance.universal(MIXTURE.denoiser(), criterion, 0.8))
     np.testing.assert_allclose(run(step, MIXTURE.denoiser()), want, rtol=1e-3, atol=1e-4)
 
@@ -155,19 +171,19 @@ def test_all_of_it_together_is_algorithm_1(monkeypatch):
     beta = 1 - (alpha[1:] / alpha[:-1]) ** 2
     weight, x_t, a = beta[11] / beta.mean(), X_T, alpha[12] / alpha[11]
 
-    def slope(exact, x_0):
-        points = x_0 + 0.5 * exact.s_t * noise[2, 2]
-        p = np.exp([float(criterion(jnp.asarray(x, jnp.float32), now)) for x in points])
-        return sum(p_i * exact.grad(x) for p_i, x in zip(p, points, strict=True)) / p.sum()
+    def slope(of, x_0):
+        points = x_0 + 0.5 * of.s_t * noise[2, 2]
+        p = np.exp([float(liked(jnp.asarray(x, jnp.float32))[0]) for x in points])
+        return sum(p_i * of.grad(x) for p_i, x in zip(p, points, strict=True)) / p.sum()
 
     for _ in range(2):
-        exact, delta = Exact(x_t, now, then), 0.0
-        x_0 = np.clip(exact.x_0, -1, 1)
-        eps = (exact.x_t - exact.a_t * x_0) / exact.s_t
-        delta_t = 0.9 * weight * exact.jacobian.T @ slope(exact, x_0)
+        of, delta = Exact(x_t, now, then), 0.0
+        x_0 = np.clip(of.x_0, -1, 1)
+        eps = (of.x_t - of.a_t * x_0) / of.s_t
+        delta_t = 0.9 * weight * of.jacobian.T @ slope(of, x_0)
         for _ in range(2):
-            delta = delta + 0.3 * weight * slope(exact, x_0 + delta)
-        x_s = exact.ddim(x_0, eps) + exact.a_s / exact.a_t * delta_t + exact.a_s * delta
+            delta = delta + 0.3 * weight * slope(of, x_0 + delta)
+        x_s = of.ddim(x_0, eps) + of.a_s / of.a_t * delta_t + of.a_s * delta
         x_t = a * x_s + np.sqrt(1 - a**2) * noise[2,]
     np.testing.assert_allclose(found, x_s, rtol=1e-3, atol=1e-4)
 
@@ -181,7 +197,7 @@ def test_the_weights_have_the_mean_1_over_a_run(weights):
     nothing = lambda x_t, level: Prediction(0 * x_t, 0 * x_t)  # noqa: E731
     now, then = (schedule.NoiseLevel(*(column[part] for column in LEVELS)) for part in (slice(1, None), slice(-1)))
     move = lambda now, then: made.step(KEY, nothing, X_T, (), now, then)[0][0] / then.alpha  # noqa: E731
-    moves = np.asarray(jax.vmap(move)(now, then))
+    moves = np.asarray(jax.jit(jax.vmap(move))(now, then))
     np.testing.assert_allclose(moves.mean(), 0.5, rtol=1e-5)
     order = np.sign(moves[1] - moves[-2])  # the last entry is the noisiest step
     assert order == {"increase": 1, "decrease": -1, "constant": 0}[weights]
@@ -196,11 +212,11 @@ def test_a_process_of_exploding_variance_is_guided_as_the_same_process_of_varian
     def run(levels):
         made = reverse.training_free(reverse.ddim(), criterion, 0.4, 0.2, 0.0, iterations=2, levels=levels)
         x_T = X_T * levels.sigma[-1] / preserving.sigma[-1]
-        return sampler.sample(KEY, MIXTURE.denoiser(), made, x_T, levels)
+        return drawn(made, x_T, levels)
 
-    plain = sampler.sample(KEY, MIXTURE.denoiser(), reverse.ddim(), X_T, preserving)
-    assert np.abs(run(preserving) - plain).max() > 0.1
-    np.testing.assert_allclose(run(exploding), run(preserving), rtol=2e-3, atol=2e-3)
+    found = run(preserving)
+    assert np.abs(found - drawn(reverse.ddim(), X_T, preserving)).max() > 0.1
+    np.testing.assert_allclose(run(exploding), found, rtol=2e-3, atol=2e-3)
 
 
 def test_elements_out_of_range_are_guided_too():
@@ -240,11 +256,11 @@ def test_one_program_for_all_strengths_and_each_example_its_own():
         return sampler.sample(KEY, MIXTURE.denoiser(), made, x_T, schedule.respace(TABLE, 4))
 
     strengths = jnp.array([0.0, 0.5, 0.5]), jnp.array([0.0, 0.2, 0.2]), jnp.array([0.1, 0.1, 0.1])
-    drawn = jax.jit(jax.vmap(draw))(jnp.stack([X_T, X_T, -X_T]), *strengths)
-    plain = sampler.sample(KEY, MIXTURE.denoiser(), reverse.ddim(), X_T, schedule.respace(TABLE, 4))
-    np.testing.assert_allclose(drawn[0], plain, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(drawn[1], draw(X_T, 0.5, 0.2, 0.1), rtol=1e-4, atol=1e-5)
-    assert np.abs(drawn[1] - plain).max() > 0.05
+    each = jax.jit(jax.vmap(draw))(jnp.stack([X_T, X_T, -X_T]), *strengths)
+    plain = drawn(reverse.ddim(), X_T, schedule.respace(TABLE, 4))
+    np.testing.assert_allclose(each[0], plain, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(each[1], jax.jit(lambda x: draw(x, 0.5, 0.2, 0.1))(X_T), rtol=1e-4, atol=1e-5)
+    assert np.abs(each[1] - plain).max() > 0.05
 
 
 def test_it_draws_the_class_from_a_classifier_of_clean_examples_alone():
@@ -257,11 +273,8 @@ def test_it_draws_the_class_from_a_classifier_of_clean_examples_alone():
         return sampler.sample(key, MIXTURE.denoiser(), made, jax.random.normal(key, (2,)), levels)
 
     every = jax.jit(jax.vmap(draw, (0, None)))
-    share = lambda strengths: float(  # noqa: E731
-        jnp.mean(
-            jnp.exp(jax.vmap(lambda x: clean(x, schedule.at(TABLE, 0)))(every(jax.random.split(KEY, 400), strengths)))
-        )
-    )
+    chance = jax.jit(jax.vmap(lambda x: jnp.exp(clean(x, schedule.at(TABLE, 0)))))
+    share = lambda strengths: float(chance(every(jax.random.split(KEY, 400), strengths)).mean())  # noqa: E731
     unguided, guided = (
         share((0.0 * jnp.ones(()), jnp.zeros(()), jnp.zeros(()))),
         share((jnp.ones(()), 0.25 * jnp.ones(()), 0.1 * jnp.ones(()))),

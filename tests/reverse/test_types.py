@@ -1,5 +1,7 @@
 """The type of a sampler's state is that of x_T, at least float32, whatever the types of tables, scales and networks."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,8 @@ import pytest
 from guided_jax import denoiser, guidance, likelihood, operators, reverse, sampler, schedule
 from guided_jax.guidance import Stateful
 from guided_jax.prediction import Prediction
-from tests.members import MEMBERS, PICTURES, SHAPE, as_denoiser, exact_net
-from tests.steppers import STEPPERS
+from tests.members import MEMBERS, SHAPE, as_denoiser
+from tests.steppers import STEPPERS, of_each_kind
 
 TABLE = schedule.cosine(1000)
 LEVELS = schedule.respace(TABLE, 4)
@@ -44,7 +46,7 @@ COMBINATIONS = [
 
 
 @pytest.mark.parametrize(("state", "table", "predictions"), COMBINATIONS, ids=map("-".join, COMBINATIONS))
-@pytest.mark.parametrize("name", STEPPERS)
+@pytest.mark.parametrize("name", of_each_kind(STEPPERS))
 def test_every_sampler_keeps_the_type_of_its_state(name, state, table, predictions):
     with jax.enable_x64(True):
         full, levels = (wide(TABLE), wide(LEVELS)) if table == "float64" else (TABLE, LEVELS)
@@ -102,10 +104,17 @@ def test_numpys_float64_constants_do_not_widen_the_state(name):
         assert jax.eval_shape(run, jax.ShapeDtypeStruct((3,), jnp.float32)).dtype == jnp.float32
 
 
+def of_label(y):
+    """A network of a few operations that takes a label."""
+    return denoiser.from_network(lambda x, t: 0.5 * x + y, "v")
+
+
 @pytest.mark.parametrize("name", MEMBERS)
 def test_every_guidance_keeps_the_type_of_the_state(name):
+    log_prob = lambda y: lambda x, level: -jnp.sum((x - y) ** 2)  # noqa: E731
+
     def draw(x, y, scale, knob):
-        made = MEMBERS[name].make(exact_net(), PICTURES.log_prob, y, scale, knob)
+        made = MEMBERS[name].make(of_label, log_prob, y, scale, knob)
         step = reverse.with_state(made, reverse.heun()) if isinstance(made, Stateful) else reverse.heun()
         return sampler.sample(jax.random.key(0), as_denoiser(made), step, x, wide(LEVELS))
 
@@ -148,5 +157,6 @@ def test_a_likelihood_is_of_the_type_of_its_example_and_float32_at_least(name):
         }
     assert types == {"float32": "float32", "float64": "float64", "bfloat16": "float32"}
     x = jnp.array([1, -1, 0])  # which bfloat16 and int32 hold exactly
-    first, *others = (LIKELIHOODS[name](guided(), x.astype(dtype)) for dtype in ("float32", "bfloat16", "int32"))
+    found = jax.jit(functools.partial(LIKELIHOODS[name], guided()))
+    first, *others = (found(x.astype(dtype)) for dtype in ("float32", "bfloat16", "int32"))
     np.testing.assert_array_equal(others, first)
