@@ -94,7 +94,7 @@ def test_a_vector_is_embedded_by_a_matrix():
     x, t, label = jnp.asarray(PICTURES[:3] / 255, jnp.float32), jnp.ones(3), jnp.arange(3)
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(by_class.init, jax.random.key(0), x, t, label)
-    params = jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), jnp.float32), shapes)
+    params = jax.tree.map(lambda leaf: jnp.asarray((0.3 * rng.standard_normal(leaf.shape)).astype(jnp.float32)), shapes)
     dense = {"kernel": params["params"]["label_emb"]["embedding"], "bias": jnp.zeros(32)}
     other = {"params": {**params["params"], "label_emb": dense}}
     expected = jax.jit(by_class.apply)(params, x, t, label)

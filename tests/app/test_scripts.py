@@ -84,14 +84,14 @@ def test_a_finished_run_stays_as_it_is(tiny, capsys):
 BY_CLASSIFIER = ["--guidance", "classifier", "--scale", 2, "--sampler", "ddpm"]
 FIVE = ["--steps", "ddim5", "--num-samples", 5, "--batch-size", 4]
 METHODS = [
-    ["--guidance", "none"],
     BY_CLASSIFIER,
     ["--guidance", "classifier-free", "--scale", 0, 3, "--labels", 1, 7],
     ["--guidance", "classifier-free", "--scale", 3, "--eta", 0.5, "--steps", "2,3"],
     ["--guidance", "classifier-free+interval+rescale+ramp+dynamic", "--scale", 3],
     ["--guidance", "mmps", "--iterations", 2, "--noise-std", 0.1, "--measure", "held-out", "--scale", 1, 0],
 ]
-BY_LABELS = ["--guidance", "none", "--labels", 3, 7]  # which classifier-free guidance takes too
+# Labels are those of classifier-free guidance, and pictures without one those of repaint below.
+PLAIN = [["--guidance", "none"], ["--guidance", "none", "--labels", 3, 7]]
 # More of them, each with the options that it cannot do without.
 REST = {
     **dict.fromkeys(("zero-star", "independent", "off-the-shelf", "universal"), ()),
@@ -119,7 +119,7 @@ REST = {
 
 @pytest.mark.parametrize(
     "method",
-    [*METHODS, pytest.param(BY_LABELS, marks=pytest.mark.slow)],
+    [*METHODS, *(pytest.param(method, marks=pytest.mark.slow) for method in PLAIN)],
     ids=lambda method: " ".join(str(word) for word in method),
 )
 def test_sample(tiny, tmp_path, capsys, method):
@@ -139,7 +139,7 @@ def test_sample(tiny, tmp_path, capsys, method):
 
 def test_every_guidance_of_the_list_is_drawn_somewhere(capsys):
     code, out, _ = run_script(sample.main, ["--list"], capsys)
-    used = {guidances.parse(name)[0] for name in (*(method[1] for method in METHODS), *REST, *WORSE)}
+    used = {guidances.parse(name)[0] for name in (*(method[1] for method in (*METHODS, *PLAIN)), *REST, *WORSE)}
     assert code == 0
     assert used == set(guidance_rows.GUIDANCES)
     assert all(name in out for name in (*guidance_rows.GUIDANCES, *guidances.MODIFIERS))

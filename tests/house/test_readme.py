@@ -1,6 +1,7 @@
 """The documents are right: every python block runs, every command line parses, every file, name and page exists."""
 
 import argparse
+import functools
 import importlib
 import itertools
 import re
@@ -40,8 +41,13 @@ def name_of(path):
     return str(path.relative_to(ROOT))
 
 
+@functools.cache
 def blocks(language):
     """(document, title, code) of every fenced block, the code on the lines that it has in the document."""
+    return tuple(find_blocks(language))
+
+
+def find_blocks(language):
     for path in DOCUMENTS:
         text = path.read_text()
         for found in re.finditer(

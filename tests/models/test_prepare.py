@@ -21,7 +21,7 @@ NETWORKS = {
 def weights(network, *example):
     shapes = jax.eval_shape(network.init, jax.random.key(0), *example)
     rng = np.random.default_rng(1)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
+    return jax.tree.map(lambda leaf: jnp.asarray((0.3 * rng.standard_normal(leaf.shape)).astype(leaf.dtype)), shapes)
 
 
 def conversions_of_weights(network, params, *example):

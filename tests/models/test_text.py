@@ -16,7 +16,7 @@ WORDS = jnp.where(USED, RNG.integers(1, 6, (3, 5)), 0)
 
 
 def random_like(shapes):
-    return jax.tree.map(lambda leaf: jnp.asarray(0.5 * RNG.standard_normal(leaf.shape), jnp.float32), shapes)
+    return jax.tree.map(lambda leaf: jnp.asarray((0.5 * RNG.standard_normal(leaf.shape)).astype(jnp.float32)), shapes)
 
 
 def embed(net, given):

@@ -1,5 +1,7 @@
 """The U-Net of Stable Diffusion: any batch axes and sizes, its hooks, and conditions that do not fit."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +41,7 @@ def redrawn(net, *inputs, **conditions):
     """Return parameters none of which is 0."""
     shapes = jax.eval_shape(net.init, jax.random.key(0), *inputs, **conditions)
     rng = np.random.default_rng(1)
-    return jax.tree.map(lambda a: jnp.asarray(0.3 * rng.standard_normal(a.shape), a.dtype), shapes)
+    return jax.tree.map(lambda a: jnp.asarray((0.3 * rng.standard_normal(a.shape)).astype(a.dtype)), shapes)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,11 @@ def test_the_names_of_the_blocks_with_attention(params):
         assert len(attention_blocks(net)) == len(attending)
     for wrong in (("output_blocks_7",), ("input_blocks_1",), ()):
         with pytest.raises(ValueError, match="middle_block"):
-            NET.clone(perturb=identity_attention, perturb_blocks=wrong).apply(params, X, **CONDITIONS)
+            jax.eval_shape(
+                functools.partial(
+                    NET.clone(perturb=identity_attention, perturb_blocks=wrong).apply, params, X, **CONDITIONS
+                )
+            )
 
 
 @pytest.mark.parametrize("blocks", [None, ("input_blocks_3", "output_blocks_1")])

@@ -68,7 +68,7 @@ def params():
     leaves, tree = jax.tree.flatten(autoencoder.shapes(SMALL))
     rng = np.random.default_rng(0)
     return jax.tree.unflatten(
-        tree, [jnp.asarray(0.2 * rng.standard_normal(leaf.shape), jnp.float32) for leaf in leaves]
+        tree, [jnp.asarray((0.2 * rng.standard_normal(leaf.shape)).astype(jnp.float32)) for leaf in leaves]
     )
 
 

@@ -1,5 +1,7 @@
 """The transformer: its initial values, sizes and labels, and the parts that guidance replaces, leaves out or reads."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,7 @@ T, LABEL = jnp.array([3.0, 700.5]), jnp.array([2, 5])
 def params():
     """No zeros left: at its initial values the network ignores all of itself."""
     rng = np.random.default_rng(1)
-    return jax.tree.map(lambda a: jnp.asarray(0.3 * rng.standard_normal(a.shape), a.dtype), shapes(NET))
+    return jax.tree.map(lambda a: jnp.asarray((0.3 * rng.standard_normal(a.shape)).astype(a.dtype)), shapes(NET))
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +81,11 @@ def test_the_null_label_is_the_last_row(params, plain):
 def test_labels_that_do_not_fit_are_refused(params):
     for label, message in ((6, "out of range"), (-1, "out of range"), (jnp.array([1, 2, 3]), "label of shape")):
         with pytest.raises(ValueError, match=message):
-            NET.apply(params, X, T, label)
+            jax.eval_shape(functools.partial(NET.apply, params, X, T, label))
     with pytest.raises(ValueError, match="takes no label"):
-        NET.clone(num_classes=None).apply(params, X, T, 1)
+        jax.eval_shape(functools.partial(NET.clone(num_classes=None).apply, params, X, T, 1))
     with pytest.raises(ValueError, match="null_label=True"):
-        NET.clone(null_label=False).apply(params, X, T)
+        jax.eval_shape(functools.partial(NET.clone(null_label=False).apply, params, X, T))
     unconditional = shapes_without_label(NET.clone(num_classes=None))
     assert "y_embedder" not in unconditional["params"]
 
@@ -95,7 +97,7 @@ def shapes_without_label(net):
 def test_sizes_that_do_not_fit_are_refused(params):
     for x in (jnp.zeros((8, 8, 3)), jnp.zeros((6, 4, 3)), jnp.zeros((6, 6, 4))):
         with pytest.raises(ValueError, match="takes 6x6 with 3 channels and was given"):
-            NET.apply(params, x, 1.0)
+            jax.eval_shape(functools.partial(NET.apply, params, x, 1.0))
     for change in ({"num_heads": 3}, {"hidden_size": 18, "num_heads": 2}):
         with pytest.raises(ValueError, match="cannot be split"):
             shapes(NET.clone(**change))
@@ -188,10 +190,12 @@ def test_the_internal_output_costs_no_second_call(params):
 def test_a_block_that_is_not_there_is_named(params):
     for change in ({"skip_blocks": (3,)}, {"skip_blocks": ("middle_block",)}, {"exit_block": -1}):
         with pytest.raises(ValueError, match=r"has .*, but the network has blocks_0, blocks_1, blocks_2"):
-            NET.clone(**change).apply(params, X, T)
+            jax.eval_shape(functools.partial(NET.clone(**change).apply, params, X, T))
     for wrong in ((3,), ("middle_block",), ()):
         with pytest.raises(ValueError, match="perturb_blocks takes blocks_0, blocks_1, blocks_2"):
-            NET.clone(perturb=identity_attention, perturb_blocks=wrong).apply(params, X, T)
+            jax.eval_shape(
+                functools.partial(NET.clone(perturb=identity_attention, perturb_blocks=wrong).apply, params, X, T)
+            )
 
 
 def test_with_identity_attention_everywhere_no_patch_sees_another(params):

@@ -89,7 +89,7 @@ def kill_and_compare(tmp_path, kills, steps):
 
 
 def test_a_run_killed_twice_equals_an_undisturbed_one_bit_for_bit(tmp_path):
-    kill_and_compare(tmp_path, kills=2, steps=60)
+    kill_and_compare(tmp_path, kills=2, steps=24)
 
 
 @pytest.mark.slow
