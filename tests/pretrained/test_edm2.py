@@ -236,9 +236,14 @@ def torch_shapes(module):
 
 
 PUBLISHED = golden.published("edm2")
+# They differ in width and in the number of blocks; in the fast suite the smallest and the largest.
+BY_SIZE = sorted(PUBLISHED, key=lambda name: PUBLISHED[name]["parameters"])
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in (BY_SIZE[0], BY_SIZE[-1]) else pytest.mark.slow) for name in PUBLISHED],
+)
 def test_published_networks(name):
     wanted, shapes = PUBLISHED[name], torch_shapes(edm2.make_network(PUBLISHED[name]["config"]))
     assert shapes == {key: tuple(shape) for key, shape in wanted["keys"]}
