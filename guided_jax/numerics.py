@@ -1,10 +1,13 @@
 """Arithmetic that stays finite, in its values and in its gradients, at both ends of a noise schedule."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
+
+LOG_TWO_PI = math.log(2 * math.pi)  # jnp.log of a Python number is float32, in 64-bit mode too
 
 
 def ratio(numerator, denominator, at_zero: float = 0.0) -> Float[Array, "..."]:

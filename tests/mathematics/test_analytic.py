@@ -154,3 +154,133 @@ def test_any_shape():
     np.testing.assert_allclose(
         mixture.denoiser()(x, level).x_0.ravel(), flat.denoiser()(x.ravel(), level).x_0, rtol=1e-6
     )
+
+
+# --- covariances, and the mixture given a measurement -----------------------------------------------------------------
+
+RNG = np.random.default_rng(0)
+ROOTS = 0.6 * RNG.standard_normal((3, 3, 3))
+CORRELATED = GaussianMixture(
+    weights=np.array([0.5, 0.2, 0.4]),
+    means=RNG.standard_normal((3, 3, 1)),
+    labels=np.array([0, 1, 1]),
+    covariances=ROOTS @ ROOTS.transpose(0, 2, 1),
+)
+MATRIX, Y, NOISE = RNG.standard_normal((2, 3)), np.array([0.4, -1.1]), 0.3
+CLEAN = schedule.at(SCHEDULES["cosine"], 0)
+
+
+@jax.jit
+def correlated(points, level):
+    """The density of all labels, log p(1 | x_t), and the predictions of all labels and of label 1."""
+    density, log_prob = CORRELATED.log_density(), CORRELATED.log_prob(1)
+    both = [CORRELATED.denoiser(label) for label in (None, 1)]
+    return jax.vmap(lambda x: (density(x, level), log_prob(x, level), [denoise(x, level)[:2] for denoise in both]))(
+        points
+    )
+
+
+@pytest.mark.parametrize("level", LEVELS.values(), ids=LEVELS)
+def test_with_covariances_densities_and_denoisers_are_those_of_the_normal_equations(level):
+    alpha, sigma = float(level.alpha), float(level.sigma)
+    means = CORRELATED.means.reshape(3, 3)
+    totals = alpha**2 * CORRELATED.covariances + sigma**2 * np.eye(3)
+    x = alpha * means[[0, 1, 2, 0]] + sigma * RNG.standard_normal((4, 3)) + 0.1 * alpha
+    density, log_prob, views = correlated(jnp.asarray(x.reshape(4, 3, 1), jnp.float32), level)
+    for i, x_t in enumerate(x):
+        joint = np.log(CORRELATED.weights / CORRELATED.weights.sum()) + [
+            stats.multivariate_normal.logpdf(x_t, alpha * mean, total)
+            for mean, total in zip(means, totals, strict=True)
+        ]
+        np.testing.assert_allclose(density[i], special.logsumexp(joint), rtol=2e-4, atol=2e-4)
+        np.testing.assert_allclose(log_prob[i], special.logsumexp(special.log_softmax(joint)[1:]), rtol=2e-3, atol=2e-3)
+        for member, found in zip((np.full(3, True), CORRELATED.labels == 1), views, strict=True):
+            share = special.softmax(np.where(member, joint, -np.inf))
+            white = np.stack([np.linalg.solve(t, x_t - alpha * m) for t, m in zip(totals, means, strict=True)])
+            x_0 = share @ (means + alpha * np.einsum("kde,ke->kd", CORRELATED.covariances, white))
+            np.testing.assert_allclose(found[0][i].reshape(3), x_0, rtol=2e-3, atol=1e-3)
+            np.testing.assert_allclose(found[1][i].reshape(3), share @ (sigma * white), rtol=2e-3, atol=1e-3)
+
+
+def test_covariances_of_a_variance_times_the_identity_are_stds():
+    covariances = jnp.square(MIXTURE.stds)[:, None, None] * jnp.eye(2)[None]
+    dense = MIXTURE._replace(stds=None, covariances=covariances)
+    level, x = schedule.at(SCHEDULES["cosine"], 400), jnp.array([0.3, -0.6])
+    for one, other in zip(MIXTURE.denoiser(1)(x, level)[:2], dense.denoiser(1)(x, level)[:2], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(MIXTURE.log_density()(x, level), dense.log_density()(x, level), rtol=1e-4)
+    both = [mixture.posterior(MATRIX[:, :2], Y, NOISE) for mixture in (MIXTURE, dense)]
+    for one, other in zip(*map(jax.tree.leaves, both), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_samples_of_a_class_follow_its_covariances():
+    x = jax.jit(jax.vmap(lambda key: CORRELATED.sample(key, 1)))(jax.random.split(jax.random.key(3), 20_000))
+    x = np.asarray(x, np.float64).reshape(-1, 3)
+    share, means = CORRELATED.weights[1:] / CORRELATED.weights[1:].sum(), CORRELATED.means[1:].reshape(2, 3)
+    second = np.einsum("k,kde->de", share, CORRELATED.covariances[1:] + means[:, :, None] * means[:, None, :])
+    np.testing.assert_allclose(x.mean(0), share @ means, atol=0.04)
+    np.testing.assert_allclose(x.T @ x / len(x), second, atol=0.06)
+
+
+@pytest.mark.parametrize("mixture", [CORRELATED, CORRELATED._replace(stds=np.array([0.5, 0.8, 0.3]), covariances=None)])
+def test_posterior_and_evidence_are_bayes_rule(mixture):
+    """log p(x) + log p(y | x) = log p(y) + log p(x | y) everywhere, for all labels and for one, in float64."""
+    with jax.enable_x64(True):
+        posterior, evidence = mixture.posterior(MATRIX, Y, NOISE), mixture.evidence(MATRIX, Y, NOISE)
+        assert posterior.means.shape == mixture.means.shape
+        for x in jnp.asarray(RNG.standard_normal((4, 3, 1))):
+            likelihood = stats.norm.logpdf(Y, MATRIX @ np.asarray(x).reshape(3), NOISE).sum()
+            want = mixture.log_density()(x, CLEAN) + likelihood - evidence
+            np.testing.assert_allclose(posterior.log_density()(x, CLEAN), want, rtol=1e-9)
+            # p(label | x, y) = p(label | x): y says nothing about the label that x does not
+            np.testing.assert_allclose(posterior.log_prob(1)(x, CLEAN), mixture.log_prob(1)(x, CLEAN), atol=5e-9)
+
+
+def test_measured_twice_is_measured_once_with_both():
+    with jax.enable_x64(True):
+        first, second = (CORRELATED.posterior(MATRIX[i : i + 1], Y[i : i + 1], NOISE) for i in (0, 1))
+        both = CORRELATED.posterior(MATRIX, Y, NOISE)
+        in_turn = first.posterior(MATRIX[1:], Y[1:], NOISE)
+        total = CORRELATED.evidence(MATRIX[:1], Y[:1], NOISE) + first.evidence(MATRIX[1:], Y[1:], NOISE)
+        for one, other in zip(in_turn[:2], both[:2], strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9)
+        np.testing.assert_allclose(in_turn.covariances, both.covariances, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(total, CORRELATED.evidence(MATRIX, Y, NOISE), rtol=1e-10)
+        assert np.abs(second.means - first.means).max() > 0.01
+
+
+def test_without_noise_the_posterior_agrees_with_the_measurement():
+    posterior = CORRELATED.posterior(MATRIX, Y, 0.0)
+    x = jax.vmap(posterior.sample)(jax.random.split(jax.random.key(0), 50)).reshape(50, 3)
+    np.testing.assert_allclose(x @ MATRIX.T, np.broadcast_to(Y, (50, 2)), atol=5e-3)
+    assert x.std(0).max() > 0.05
+
+
+def test_problems_are_vmapped():
+    """Weights, matrix, measurement and noise of each problem its own; the samples and the score of each posterior."""
+    weights, matrices = RNG.uniform(0.1, 1, (3, 4)), RNG.standard_normal((3, 1, 2))
+    y, noise, keys = RNG.standard_normal((3, 1)), RNG.uniform(0.1, 1, 3), jax.random.split(jax.random.key(0), 3)
+    level = schedule.at(SCHEDULES["cosine"], 300)
+
+    def solve(weights, matrix, y, noise, key):
+        prior = MIXTURE._replace(weights=weights)
+        posterior = prior.posterior(matrix, y, noise)
+        x = posterior.sample(key)
+        return prior.evidence(matrix, y, noise), x, posterior.denoiser(0)(x, level).x_0
+
+    given = (*(jnp.asarray(each, jnp.float32) for each in (weights, matrices, y, noise)), keys)
+    together = jax.jit(jax.vmap(solve))(*given)
+    for i in range(3):
+        for one, all_of_them in zip(solve(*(each[i] for each in given)), together, strict=True):
+            np.testing.assert_allclose(one, all_of_them[i], rtol=2e-4, atol=2e-4)
+
+
+def test_a_mixture_has_stds_or_covariances():
+    for mixture, problem in (
+        (CORRELATED._replace(covariances=None), "neither stds nor covariances"),
+        (CORRELATED._replace(stds=np.ones(3)), "stds and covariances"),
+    ):
+        for call in (mixture.denoiser, mixture.log_density, lambda m=mixture: m.posterior(MATRIX, Y, NOISE)):
+            with pytest.raises(ValueError, match=problem):
+                call()
