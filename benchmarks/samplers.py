@@ -32,7 +32,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks import mixture, sampler_pages
-from guided_jax import data, grid, guidance, parallel, reverse, sampler, schedule
+from guided_jax import data, grid, guidance, metrics, parallel, reverse, sampler, schedule
 from guided_jax.app import cli
 from guided_jax.app import run as runs
 from guided_jax.app.demo import comparison
@@ -219,8 +219,7 @@ def size(gap: np.ndarray) -> dict[str, float]:
 def sliced(one: np.ndarray, other: np.ndarray) -> float:
     """The sliced Wasserstein distance of order 1: the mean, over 64 directions, between sorted projections."""
     angles = np.arange(64) * np.pi / 64
-    directions = np.stack([np.cos(angles), np.sin(angles)])
-    return float(np.abs(np.sort(one @ directions, 0) - np.sort(other @ directions, 0)).mean())
+    return metrics.sliced_wasserstein(one, other, np.stack([np.cos(angles), np.sin(angles)]))
 
 
 def law(quick: bool) -> list[dict]:
