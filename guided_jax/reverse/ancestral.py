@@ -11,10 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from guided_jax.denoiser import Denoiser
-from guided_jax.forward import posterior, step_beta
-from guided_jax.numerics import root
+from guided_jax.forward import Normal, posterior, step_beta
 from guided_jax.prediction import Prediction
-from guided_jax.reverse.step import ReverseStep
+from guided_jax.reverse.step import ReverseStep, from_law
 from guided_jax.schedule import NoiseLevel, is_clean
 from guided_jax.strength import LogProb, Scale, strength
 
@@ -79,16 +78,14 @@ def shifted(variance: Variance, shift: Shift) -> ReverseStep:
     """ddpm(variance) with its mean replaced by shift(mean, ...): every guidance of the mean is made of this."""
     rule = variance_of(variance)
 
-    def step(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
+    def law(denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
         prediction = denoise(x_t, now)
         mean, small = posterior(x_t, prediction.x_0, now, then)
         var = rule(prediction, now, then, small, memory)
         mean = shift(mean, var, prediction, x_t, now, then)
-        noise = jax.random.normal(key, x_t.shape, x_t.dtype)
-        x_s = mean + jnp.where(is_clean(then), 0.0, root(var)) * noise
-        return x_s, jnp.asarray(small, x_t.dtype)
+        return Normal(mean, jnp.where(is_clean(then), 0.0, var)), jnp.asarray(small, x_t.dtype)
 
-    return ReverseStep(lambda x_T: jnp.zeros((), x_T.dtype), step)
+    return from_law(lambda x_T: jnp.zeros((), x_T.dtype), law)
 
 
 def variance_of(variance: Variance) -> Callable[..., Array]:

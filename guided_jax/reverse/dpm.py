@@ -20,6 +20,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.checks import check_number
 from guided_jax.denoiser import Denoiser
+from guided_jax.forward import Normal
 from guided_jax.numerics import narrow, ratio, root
 from guided_jax.reverse.multistep import (
     check_choice,
@@ -32,7 +33,7 @@ from guided_jax.reverse.multistep import (
     remember,
     steps_left,
 )
-from guided_jax.reverse.step import ReverseStep, is_stochastic, no_memory
+from guided_jax.reverse.step import ReverseStep, from_law, is_stochastic, no_memory
 from guided_jax.schedule import NoiseLevel, interpolate, is_clean
 
 
@@ -82,7 +83,7 @@ def dpm_solver(
     check_number("eta", eta)
     check_choice("solver_type", solver_type, (None, "midpoint", "heun"))
 
-    def step(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
+    def law(denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
         x_0, way = denoise(x_t, now).x_0, leg(now, then, eta)
         history = remember(memory, x_0, half_log_snr(now))
         count = jnp.minimum(history.made, steps_left(run, now, order))
@@ -90,11 +91,10 @@ def dpm_solver(
         target = mix(history.values, nodes, _moments(way.H, order, solver_type), count)
         if order == 3 and solver_type is None:
             target = first_step_twice(denoise, x_t, x_0, target, way, then, history.made == 1)
-        noise = jax.random.normal(key, x_t.shape, x_t.dtype) if is_stochastic(eta) else 0.0
-        x_s = way.kept * x_t + way.gain * jnp.where(is_clean(then), x_0, target) + way.std * noise
-        return x_s, history
+        mean = way.kept * x_t + way.gain * jnp.where(is_clean(then), x_0, target)
+        return Normal(mean, jnp.square(way.std)), history
 
-    return ReverseStep(lambda x_T: empty(x_T, order), step)
+    return from_law(lambda x_T: empty(x_T, order), law, is_stochastic(eta))
 
 
 def _moments(H: Array, order: int, solver_type: str | None) -> Callable[[int], list[Array]]:

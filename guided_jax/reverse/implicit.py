@@ -3,15 +3,14 @@
 Sources: [DDIM] Song et al. 2010.02502, [EDM] Karras et al. 2206.00364.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.checks import check_number
 from guided_jax.denoiser import Denoiser
-from guided_jax.forward import posterior
+from guided_jax.forward import Normal, posterior
 from guided_jax.numerics import root
-from guided_jax.reverse.step import ReverseStep, is_stochastic, no_memory
+from guided_jax.reverse.step import ReverseStep, from_law, is_stochastic, no_memory
 from guided_jax.schedule import NoiseLevel
 
 
@@ -31,16 +30,15 @@ def ddim(eta: ArrayLike = 0.0) -> ReverseStep:
     """
     check_number("eta", eta)
 
-    def step(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
+    def law(denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
         prediction = denoise(x_t, now)
         if not is_stochastic(eta):
-            return then.alpha * prediction.x_0 + then.sigma * prediction.eps, memory
+            return Normal(then.alpha * prediction.x_0 + then.sigma * prediction.eps, jnp.zeros(())), memory
         std = eta * root(posterior(x_t, prediction.x_0, now, then).variance)
         direction = root(jnp.square(then.sigma) - jnp.square(std))
-        noise = jax.random.normal(key, x_t.shape, x_t.dtype)
-        return then.alpha * prediction.x_0 + direction * prediction.eps + std * noise, memory
+        return Normal(then.alpha * prediction.x_0 + direction * prediction.eps, jnp.square(std)), memory
 
-    return ReverseStep(no_memory, step)
+    return from_law(no_memory, law, is_stochastic(eta))
 
 
 def euler() -> ReverseStep:

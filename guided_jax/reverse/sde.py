@@ -1,15 +1,14 @@
 """The reverse SDE, discretized as its forward one is. Source: [SDE] Song et al. 2011.13456."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.checks import check_number
 from guided_jax.denoiser import Denoiser
-from guided_jax.forward import kept_share, step_beta
+from guided_jax.forward import Normal, kept_share, step_beta
 from guided_jax.numerics import root
 from guided_jax.prediction import score
-from guided_jax.reverse.step import ReverseStep, is_stochastic, no_memory
+from guided_jax.reverse.step import ReverseStep, from_law, is_stochastic, no_memory
 from guided_jax.schedule import NoiseLevel, is_clean
 
 
@@ -24,12 +23,11 @@ def reverse_sde(eta: ArrayLike = 1.0) -> ReverseStep:
     """
     check_number("eta", eta)
 
-    def step(key, denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
+    def law(denoise: Denoiser, x_t: Float[Array, "*shape"], memory, now: NoiseLevel, then: NoiseLevel):
         prediction, beta = denoise(x_t, now), step_beta(now, then)
         drift = (1 + jnp.square(eta)) / 2 * beta * score(prediction, now)
-        x_s = (2 - kept_share(now, then)) * x_t + drift
-        if is_stochastic(eta):
-            x_s = x_s + eta * root(beta) * jax.random.normal(key, x_t.shape, x_t.dtype)
-        return jnp.where(is_clean(then), prediction.x_0, x_s), memory
+        mean = (2 - kept_share(now, then)) * x_t + drift
+        variance = jnp.where(is_clean(then), 0.0, jnp.square(eta * root(beta)))
+        return Normal(jnp.where(is_clean(then), prediction.x_0, mean), variance), memory
 
-    return ReverseStep(no_memory, step)
+    return from_law(no_memory, law, is_stochastic(eta))
