@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
     from guided_jax import models as models
     from guided_jax import operators as operators
     from guided_jax import parallel as parallel
+    from guided_jax import particles as particles
     from guided_jax import prediction as prediction
     from guided_jax import pretrained as pretrained
     from guided_jax import reverse as reverse
@@ -50,7 +51,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
 __version__ = "0.1.0"
 
 MATHEMATICS = ("schedule", "grid", "forward", "prediction", "denoiser", "operators", "stateful", "model")
-METHODS = ("criteria", "guidance", "reverse", "sampler", "likelihood", "analytic", "losses")
+METHODS = ("criteria", "guidance", "reverse", "sampler", "particles", "likelihood", "analytic", "losses")
 MACHINERY = ("training", "storage", "models", "pretrained", "adm", "data", "metrics", "parallel")
 __all__ = [*MATHEMATICS, *METHODS, *MACHINERY]
 

@@ -13,7 +13,7 @@ LAYERS = (
     ("schedule", "grid", "forward", "prediction", "denoiser", "strength", "stateful", "operators", "model"),
     ("criteria",),
     ("guidance", "reverse"),
-    ("sampler", "likelihood", "analytic"),
+    ("sampler", "particles", "likelihood", "analytic"),
     ("losses",),
 )
 SIBLINGS = (("guidance", "reverse"),)
