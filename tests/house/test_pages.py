@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks import mixture, results, sampler_pages, samplers, training_free, tricks
+from benchmarks import mixture, posterior_pages, posteriors, results, sampler_pages, samplers, training_free, tricks
 from benchmarks.speed import __main__ as speed
 from benchmarks.speed import sizes
 from guided_jax import data, schedule
@@ -24,11 +24,17 @@ SAMPLERS = {
     "digits": sampler_pages.digits_table(MEASURED["digits"]),
     "quality": sampler_pages.quality_table(MEASURED["quality"]),
 }
+POSTERIORS = posterior_pages.tables(posteriors.known(mixture.OUT / "posteriors.json"), list(posteriors.METHODS))
 
 
-def test_the_tables_of_the_samplers_are_those_of_the_measurements():
-    text = sampler_pages.PAGE.read_text()
-    assert sampler_pages.fill(text, SAMPLERS) == text
+@pytest.mark.parametrize(
+    ("page", "tables"),
+    [(sampler_pages.PAGE, SAMPLERS), (posterior_pages.PAGE, POSTERIORS)],
+    ids=["samplers", "posteriors"],
+)
+def test_the_tables_are_those_of_the_measurements(page, tables):
+    text = page.read_text()
+    assert sampler_pages.fill(text, tables) == text
 
 
 PLACES = [
@@ -40,6 +46,7 @@ PLACES = [
         [f"{part}, {each}" for part in ("machine", "operations") for each in ("cpu", "gpu")],
     ),
     (training_free.PAGE, ["training-free"]),
+    (posterior_pages.PAGE, list(POSTERIORS)),
 ]
 
 
@@ -190,3 +197,39 @@ def test_the_distance_of_the_demo_is_of_pixels_from_0_to_16():
 def test_a_mean_with_its_deviation_is_that_of_the_seeds():
     assert tricks.spread([0.9, 1.0, 1.1]) == "1.0000 ± 0.1000"
     assert tricks.spread([0.12345]) == "0.1235"
+
+
+def test_the_problems_of_the_posteriors_are_those_of_the_paper_and_have_the_posterior_of_the_library():
+    """A = U diag(d) V^T, noise below max(d); the densities of the benchmark differ from the library's by a constant."""
+    for dy in posteriors.MEASURED:
+        given = posteriors.problem(3, 8, dy)
+        gains = np.linalg.svd(given.matrix, compute_uv=False)
+        assert np.all(gains < 1)
+        assert 0 < given.noise_std < gains[0]
+    assert posteriors.means(8)[7].tolist() == [-8.0, 0.0] * 4
+    law, given = posteriors.exact(3, 8, 2), posteriors.problem(3, 8, 2)
+    x = law.draw(np.random.default_rng(0), 6)
+    density = posteriors.posterior(*given).log_density()
+    found = np.array([density(jnp.asarray(each, jnp.float32), schedule.at(posteriors.TABLE, 0)) for each in x])
+    np.testing.assert_allclose(np.diff(found), np.diff(law.log_density(x)), atol=2e-3)
+    exact = posteriors.judge(law.draw(np.random.default_rng(1), 1000), law, np.random.default_rng(2))
+    assert exact["distance"] < 0.5
+    assert abs(exact["coverage"] - 0.9) < 0.04
+    assert exact["modes"] < 0.06
+
+
+def test_the_tables_of_the_posteriors_have_mean_and_error_of_the_problems():
+    common = {"dx": 8, "dy": 1, "method": "a", "calls": "F", "modes": [0.0, 0.2], "coverage": [0.9, 0.9]}
+    rows = [
+        {**common, "steps": 20, "distance": [1.0, 2.0]},
+        {**common, "steps": 100, "distance": [0.5, 0.5]},
+        {**common, "steps": 0, "method": posterior_pages.FLOOR, "distance": [0.1, 0.3], "calls": ""},
+    ]
+    tables = posterior_pages.tables(rows, ["a", "not measured"])
+    assert list(tables) == ["T1, dx = 8", "T1, dx = 8, modes"]
+    assert tables["T1, dx = 8"].splitlines()[0] == "| method | calls | dy 1, 20 steps | dy 1, 100 steps |"
+    assert tables["T1, dx = 8"].splitlines()[2:] == [
+        "| a | F | 1.50 ± 0.98 | 0.50 ± 0.00 |",
+        "| other exact draws |  | 0.20 ± 0.20 | 0.20 ± 0.20 |",
+    ]
+    assert tables["T1, dx = 8, modes"].splitlines()[2] == "| a | 0.10 ± 0.20 | 0.90 ± 0.00 |"
