@@ -52,6 +52,8 @@ def cell(rows: list[Row], column: str, digits: int, **wanted: Any) -> str:
     if not found:
         return ""
     mean, bar = mean_and_bar(found[0][column])
+    if mean > 1000:  # the data are within 50
+        return "diverges"
     return f"{mean:.{digits}f} ± {bar:.{digits}f}"
 
 
@@ -72,7 +74,7 @@ def distances(rows: list[Row], dx: int, labels: dict[str, str], steps: tuple[int
     )
 
 
-def modes(rows: list[Row], dx: int, methods: list[str], steps: int = 100) -> str:
+def modes(rows: list[Row], dx: int, methods: list[str], steps: int = 20) -> str:
     """Probability at the wrong mode, and coverage of the 0.9 set, at one number of steps."""
     rows = sampler_pages.where(rows, dx=dx)
     measured = sorted({row["dy"] for row in rows})

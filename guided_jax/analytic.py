@@ -121,8 +121,8 @@ class GaussianMixture(NamedTuple):
 
         >>> prior = gj.analytic.GaussianMixture(jnp.ones(1), jnp.zeros((1, 2)), jnp.array([1.0]))
         >>> posterior = prior.posterior(jnp.array([[1.0, 1.0]]), jnp.array([3.0]), 1.0)
-        >>> posterior.means.round(3).tolist(), posterior.covariances.round(3).tolist()
-        ([[1.0, 1.0]], [[[0.667, -0.333], [-0.333, 0.667]]])
+        >>> [round(float(value), 3) for value in (*posterior.means[0], *posterior.covariances[0, 0])]
+        [1.0, 1.0, 0.667, -0.333]
         """
         found = _measure(self, matrix, y, noise_std)
         means = found.means + jnp.einsum("kdm,km->kd", found.gains, found.residuals, precision="highest")
@@ -154,7 +154,7 @@ class _Axes(NamedTuple):
 
     @classmethod
     def of(cls, mixture: GaussianMixture) -> "_Axes":
-        """Return the axes of all components."""
+        """Return the axes of all components of the mixture."""
         if mixture.covariances is None:
             powers = jnp.square(_widest(_stds(mixture)))[:, None]
             return cls(jnp.broadcast_to(powers, (len(powers), _size(mixture))), None)
@@ -170,7 +170,7 @@ class _Axes(NamedTuple):
         return x if self.axes is None else jnp.einsum("kde,kd->ke", self.axes, self._rows(x), precision="highest")
 
     def back(self, x: Array) -> Array:
-        """Return what `turn` turned."""
+        """Return what `turn` made x of."""
         return x if self.axes is None else jnp.einsum("kde,ke->kd", self.axes, self._rows(x), precision="highest")
 
     def _rows(self, x: Array) -> Array:

@@ -26,7 +26,7 @@ def sliced_wasserstein(
     ValueError for sets of different sizes.
 
     >>> x = np.random.default_rng(0).normal(size=(1000, 2))
-    >>> round(sliced_wasserstein(x + np.array([0.3, 0.0]), x), 2)  # of a shift, its length times 2 / pi in the plane
+    >>> round(sliced_wasserstein(x + np.array([0.3, 0.0]), x, 2000), 2)  # of a shift, its length times 2 / pi in the plane
     0.19
     """
     if x.shape != y.shape:

@@ -19,7 +19,7 @@ from guided_jax.strength import LogProb
 
 
 class Evaluation(NamedTuple):
-    """What a potential computes of one x_t.
+    """The result of a potential at one x_t.
 
     targets: predictions; the target's law of the next step is the product of the laws that a step makes of each, to the
         powers of the potential.

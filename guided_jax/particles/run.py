@@ -84,7 +84,7 @@ def sample(
         moving = (state.x_t, state.memories, log_twist, found)
         (x_t, memories, log_twist, found), log_weights = _resampled(key_resample, moving, weights[0], needed)
         elsewhere = lambda x_t, level: evaluate(x_t, level, True)  # noqa: E731
-        move = for_each(lambda *each: _move(law, potential, elsewhere, *each, now, then))
+        move = for_each(partial(_move, law, potential, elsewhere, now, then))
         x_s, memories, log_ratio = move(keys(key_noise, jnp.arange(len(x))), x_t, memories, found)
         weights = reweigh(log_weights, weights[1], log_ratio)
         return narrow_like(_State(x_s, memories, log_twist, *weights), state), size
@@ -136,12 +136,12 @@ def _move(
     law: Callable[..., tuple[Normal, Any]],
     potential: Potential,
     evaluate: Callable[[Array, NoiseLevel], Evaluation],
+    now: NoiseLevel,
+    then: NoiseLevel,
     key,
     x_t: Array,
     memories: tuple[Any, ...],
     found: Evaluation,
-    now: NoiseLevel,
-    then: NoiseLevel,
 ) -> tuple[Array, tuple[Any, ...], Array]:
     """x_s ~ q, the memories, and sum_i powers_i log p_i(x_s) - log q(x_s), of one example.
 
