@@ -66,12 +66,22 @@ RANGES: dict[str, Range] = {
     "num_samples": Range(1, MOST_SAMPLES),
     # sample and sweep
     **dict.fromkeys(
-        ("corrections", "factor", "repeats", "iterations", "sweep_seeds", "guided_channels", "decode_tile", "cutouts"),
+        (
+            "corrections",
+            "factor",
+            "repeats",
+            "iterations",
+            "sweep_seeds",
+            "guided_channels",
+            "decode_tile",
+            "cutouts",
+            "calls",
+        ),
         COUNT,
     ),
     **dict.fromkeys(("smoothing_samples", "recurrence"), COUNT),
     **dict.fromkeys(("TrainingFree.rho", "mu", "smoothing"), NOT_NEGATIVE),
-    **dict.fromkeys(("temperature", "data_std", "langevin_size", "sigma_max", "radius"), POSITIVE),
+    **dict.fromkeys(("temperature", "data_std", "langevin_size", "sigma_max", "radius", "prior_weight"), POSITIVE),
     **{
         "text_length": COUNT,
         "windows": COUNT,
@@ -92,6 +102,7 @@ RANGES: dict[str, Range] = {
         "label_scale": ANY,
         "control_scale": ANY,
         "eta": SHARE,
+        "zeta": SHARE,
         "strength": Range(0, 1, above=True),
         "rescale_mix": SHARE,
         "momentum": Range(-1, 1),

@@ -1,6 +1,7 @@
 """Samplers, each a `ReverseStep`: how x_t becomes x_s, given a denoiser. A new sampler is one function here."""
 
 from guided_jax.reverse.ancestral import classifier_ddpm, ddpm
+from guided_jax.reverse.decoupled import daps, split_gibbs
 from guided_jax.reverse.deis import deis
 from guided_jax.reverse.dpm import dpm_solver, dpm_solver_2s
 from guided_jax.reverse.heun import churned, heun
@@ -10,6 +11,7 @@ from guided_jax.reverse.measurement import blend, dps, repaint
 from guided_jax.reverse.off_the_shelf import off_the_shelf_ddpm
 from guided_jax.reverse.optimal import estimated_spread, normal_spread, optimal_variance
 from guided_jax.reverse.plms import plms
+from guided_jax.reverse.restoration import ddnm, diffpir
 from guided_jax.reverse.sde import reverse_sde
 from guided_jax.reverse.stateful import with_state
 from guided_jax.reverse.step import ReverseStep
@@ -23,9 +25,12 @@ __all__ = [
     "chain",
     "churned",
     "classifier_ddpm",
+    "daps",
     "ddim",
+    "ddnm",
     "ddpm",
     "deis",
+    "diffpir",
     "dpm_solver",
     "dpm_solver_2s",
     "dps",
@@ -40,6 +45,7 @@ __all__ = [
     "plms",
     "repaint",
     "reverse_sde",
+    "split_gibbs",
     "training_free",
     "unipc",
     "with_state",

@@ -63,12 +63,12 @@ SETTINGS = {"negative": {"negative": 8}, "compose": {"also": (8,)}, "cfg++": {"s
 @pytest.mark.parametrize("guidance", [name for name in GUIDANCES if name not in NEEDS_MORE])
 def test_every_guidance_draws_from_a_network_of_ones_own(guidance, own_network, tmp_path):
     example, run = own_network
-    measured = {"pigdm", "mmps", "dps", "repaint"}
+    measured = {"pigdm", "mmps", "dps", "repaint", "ddnm", "diffpir", "daps", "split-gibbs"}
     settings = dict(SETTINGS.get(guidance, {}))
     if guidance in measured:
         from guided_jax.app.sample.request import Measurement
 
-        settings["measurement"] = Measurement(("held-out",))
+        settings["measurement"] = Measurement(("held-out",), noise_std=0.1)
     folder = example.draw(run, tmp_path, guidance, **settings)
     pictures, _ = images.load_npz(folder / "samples.npz")
     assert pictures.std() > 20

@@ -65,6 +65,8 @@ MEASURED = {
     "mmps": ("--mask", "box.npz", "--noise-std", "0.1", "--iterations", "2"),
     "dps": ("--operator", "super-resolution"),
     "repaint": ("--hole", "right", "--repeats", "2"),
+    "daps": ("--mask", "box.npz", "--noise-std", "0.1", "--calls", "2", "--iterations", "3"),
+    "ddnm": ("--hole", "right"),
 }
 
 
@@ -77,7 +79,7 @@ def test_a_judge_of_pictures_guides_latents(published, files, plain, tmp_path, g
     assert recorded["method"]["space"] == "pixels"
 
 
-PAIRS = [(guidance, space) for guidance in MEASURED for space in ("pixels", "latents")]
+PAIRS = [(name, space) for name in MEASURED for space in ("pixels", "latents") if (name, space) != ("ddnm", "pixels")]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,7 @@ def test_a_measurement_of_either_space_guides(published, files, plain, tmp_path,
         (["pigdm", "--measure", "true.npz", "--hole", "0:16,1:2"], "--hole 0:16,1:2 hides no whole latent"),
         (["pigdm", "--measure", "true.npz", "--mask", "between.npz"], "--mask hides no whole latent"),
         (["dps", "--measure", "true.npz", "--operator", "super-resolution", "--factor", "16"], "latents of 8x8"),
+        (["ddnm", "--measure", "true.npz", "--in", "pixels"], "ddnm cannot see pixels through a decoder"),
         (["pigdm", "--in", "paint", "--measure", "true.npz"], "paint"),
     ],
 )

@@ -113,6 +113,10 @@ REST = {
     "projected+ramp": ["--sampler", "ddpm"],
     "classifier": ["--sampler", "ddpm", "--at", "mean", "--variance", "large"],
     "dps": ["--measure", "held-out", "--operator", "blur", "--sampler", "ddpm"],
+    "ddnm": ["--measure", "held-out", "--operator", "super-resolution", "--noise-std", 0.1],
+    "diffpir+dynamic": ["--measure", "held-out", "--noise-std", 0.1, "--prior-weight", 2, "--zeta", 0.5, "--labels", 3],
+    "daps": ["--measure", "held-out", "--noise-std", 0.1, "--calls", 2, "--iterations", 5],
+    "split-gibbs": ["--measure", "held-out", "--operator", "blur", "--noise-std", 0.1, "--calls", 2],
     "repaint+dynamic": ["--measure", "held-out", "--hole", "centre", "--sampler", "ddpm"],
 }
 
@@ -384,7 +388,7 @@ WRONG_SAMPLING = {
     "--interval-low has no effect here": ["--guidance", "classifier-free", "--interval-low", "0.2"],
     "--noise-std has no effect here": ["--noise-std", "0.1"],
     "--data-std has no effect here; it goes with --guidance pigdm": ["--guidance", "dps", *SEEN, "--data-std", "1"],
-    "--iterations has no effect here; it goes with --guidance training-free or --guidance mmps": [
+    "--iterations has no effect here; it goes with --guidance training-free or --guidance mmps or --guidance daps": [
         "--guidance",
         "pigdm",
         *SEEN,
@@ -392,6 +396,15 @@ WRONG_SAMPLING = {
         "2",
     ],
     "--iterations is 0; give at least 1": ["--guidance", "mmps", *SEEN, "--iterations", "0"],
+    "--calls has no effect here; it goes with --guidance daps or --guidance split-gibbs": [
+        *("--guidance", "mmps", *SEEN, "--calls", "3")
+    ],
+    "--zeta is 1.5; give a number from 0 to 1": ["--guidance", "diffpir", *SEEN, "--zeta", "1.5"],
+    "--prior-weight is 0": ["--guidance", "diffpir", *SEEN, "--prior-weight", "0"],
+    "ddnm makes steps of its own; leave out --sampler ddim": ["--guidance", "ddnm", *SEEN, "--sampler", "ddim"],
+    "--eta has no effect here": ["--guidance", "split-gibbs", *SEEN, "--eta", "1"],
+    "--scale has no effect with --guidance ddnm": ["--guidance", "ddnm", *SEEN, "--scale", "2"],
+    "daps needs a noisy measurement; give --noise-std above 0": ["--guidance", "daps", *SEEN],
     "it goes with --operator blur": ["--guidance", "pigdm", *SEEN, "--blur-std", "2"],
     "--measure held-out or FILE": ["--guidance", "pigdm"],
     "cannot read nowhere.npz": ["--guidance", "pigdm", "--measure", "nowhere.npz"],

@@ -77,10 +77,11 @@ def _chosen(method: Method) -> set[str]:
     first, rest = guidances.parse(method.guidance)
     chosen: set[str] = {
         f"--guidance {first}",
-        f"--sampler {samplers.name_of(method)}",
         f"--grid {samplers.grid_name(method)}",
         *(f"+{word}" for word in rest),
     }
+    if not guidances.row_of(method).own_step:
+        chosen.add(f"--sampler {samplers.name_of(method)}")
     if guidances.shifts_mean(method):
         chosen.add("--guidance classifier --sampler ddpm")
     if "measurement" in guidances.row_of(method).needs:
@@ -119,6 +120,8 @@ def _check_names(method: Method, run: runs.Run) -> None:
         raise ValueError(
             f"cfg++ leaves eps as it is, and {samplers.name_of(method)} reads x_0 alone; use --sampler ddim or deis"
         )
+    if method.sampler is not None and guidances.row_of(method).own_step:
+        raise ValueError(f"{method.guidance} makes steps of its own; leave out --sampler {method.sampler}")
     if "+interval" in method.guidance and not method.interval_low < method.interval_high:
         raise ValueError(
             f"--interval-low is {method.interval_low:g} and --interval-high {method.interval_high:g}, which guides "
@@ -286,6 +289,13 @@ def _check_measurement(method: Method, run: runs.Run) -> None:
         raise ValueError(
             f"repaint fills holes only; use pigdm, mmps or dps for --operator {method.measurement.operator}"
         )
+    needs = guidances.row_of(method).needs
+    if "adjoint" in needs and run.latent and method.space == "pixels":
+        raise ValueError(
+            f"{method.guidance} cannot see pixels through a decoder; leave out --in pixels, or use mmps or daps"
+        )
+    if "noise" in needs and not method.measurement.noise_std:
+        raise ValueError(f"{method.guidance} needs a noisy measurement; give --noise-std above 0, such as 0.05")
     if method.measurement.mask and method.measurement.hole != Measurement().hole:
         raise ValueError("--mask stands in the place of --hole; give one of the two")
     inverse.make_operator(method, run)

@@ -9,9 +9,9 @@ import jax
 
 from guided_jax import guidance, models
 from guided_jax.app import network_fields
-from guided_jax.app.sample import clip_guide, posterior, training_free
+from guided_jax.app.sample import clip_guide, measurement_rows, training_free
 from guided_jax.app.sample.parts import Parts
-from guided_jax.app.sample.row import ALL, FREE, Guide, Row
+from guided_jax.app.sample.row import ALL, FREE, Guide, Row, plain
 from guided_jax.denoiser import Denoiser
 
 
@@ -46,10 +46,6 @@ def _independent(parts: Parts) -> tuple[Denoiser, Guide]:
     return parts.conditional, lambda _: whole
 
 
-def _plain(parts: Parts) -> tuple[Denoiser, Guide]:
-    return parts.plain(), lambda d: d
-
-
 def _compose(parts: Parts) -> tuple[Denoiser, Guide]:
     others = [parts.model(label) for label in parts.request.also]
     scales = [parts.scale, *(parts.request.also_scale or [parts.scale] * len(others))]
@@ -80,12 +76,11 @@ def _self_attention(parts: Parts) -> tuple[Denoiser, Guide]:
 JUDGED = ("any_of", "temperature", "label_scale")
 CLEAN = (*JUDGED, "clean_classifier", "space", "criterion")
 STRENGTHS = ("rho", "mu", "smoothing", "smoothing_samples", "iterations", "recurrence", "weights")
-MEASURED = ("measure", "operator", "noise_std", "space")
 
 GUIDANCES: dict[str, Row] = {
     "none": Row(
         "no guidance; with --labels the plain conditional model",
-        _plain,
+        plain,
         follow=("dynamic",),
         scaled=False,
         labelled=False,
@@ -256,37 +251,5 @@ GUIDANCES: dict[str, Row] = {
         reads=("blur", "attention_mask"),
         labelled=False,
     ),
-    "pigdm": Row(
-        "score + scale grad log p(y | x_t) of what --measure names, x_0 given x_t taken to be normal [PiGDM ICLR 2023]",
-        posterior.pigdm,
-        ("measurement",),
-        (*MEASURED, "data_std"),
-        labelled=False,
-    ),
-    "mmps": Row(
-        "as pigdm, with the covariance of x_0 by the network itself, --iterations backward passes [MMPS 2405.13712]",
-        posterior.mmps,
-        ("measurement",),
-        (*MEASURED, "iterations"),
-        labelled=False,
-    ),
-    "dps": Row(
-        "x_s - scale grad |y - A x_0| of what --measure names, around any step [DPS 2209.14687]",
-        _plain,
-        ("measurement",),
-        MEASURED,
-        ("ramp", "dynamic"),
-        labelled=False,
-        step=posterior.dps,
-    ),
-    "repaint": Row(
-        "noised y where it is observed, --repeats steps for each level, for the mask only [RePaint 2201.09865]",
-        posterior.pasted,
-        ("measurement",),
-        (*MEASURED, "repeats"),
-        ("dynamic",),
-        scaled=False,
-        labelled=False,
-        step=posterior.repaint,
-    ),
+    **measurement_rows.MEASUREMENTS,
 }

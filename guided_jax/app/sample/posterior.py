@@ -29,6 +29,34 @@ def dps(parts: Parts, step: reverse.ReverseStep) -> reverse.ReverseStep:
     return reverse.dps(step, parts.measurement, parts.y, parts.scale)
 
 
+def ddnm(parts: Parts, step: reverse.ReverseStep) -> reverse.ReverseStep:
+    """Return the step of DDNM, in the place of the sampler's."""
+    return reverse.ddnm(parts.measurement, parts.y, parts.request.measurement.noise_std)
+
+
+def diffpir(parts: Parts, step: reverse.ReverseStep) -> reverse.ReverseStep:
+    """Return the step of DiffPIR, in the place of the sampler's."""
+    settings = parts.request.measurement
+    given = settings.noise_std, settings.prior_weight, settings.zeta
+    return reverse.diffpir(parts.measurement, parts.y, *given)
+
+
+def daps(parts: Parts, step: reverse.ReverseStep) -> reverse.ReverseStep:
+    """Return the step of DAPS, in the place of the sampler's."""
+    settings = parts.request.measurement
+    log_prob = guidance.likelihood(parts.measurement, parts.y, settings.noise_std)
+    curvature = 1 / settings.noise_std**2  # no operator of the command line makes a picture longer
+    given = settings.calls or 5, settings.iterations or 100
+    return reverse.daps(log_prob, parts.run.model.levels, curvature, *given)
+
+
+def split_gibbs(parts: Parts, step: reverse.ReverseStep) -> reverse.ReverseStep:
+    """Return the step of the split Gibbs sampler, in the place of the sampler's."""
+    settings = parts.request.measurement
+    given = settings.noise_std, parts.run.model.levels, settings.calls or 10
+    return reverse.split_gibbs(parts.measurement, parts.y, *given)
+
+
 def pasted(parts: Parts) -> tuple[Denoiser, Guide]:
     """Return the known pixels pasted into each prediction, where pixels are measured; known latents are put into x_s."""
     if not parts.sees_pixels:

@@ -53,8 +53,8 @@ class Method:
     clip: bool = True
     """Clip the (guided) predicted clean image to [-1, 1]; latents have no range and are never clipped."""
     space: Annotated[Literal["pixels", "latents"] | None, tyro.conf.arg(name="in")] = None
-    """universal, off-the-shelf, training-free, pigdm, mmps, dps, repaint of a run of latents: what the criterion or the
-    measurement sees, the latents or, through the decoder, the pixels. Default: latents."""
+    """universal, off-the-shelf, training-free, and all that --measure goes with, of a run of latents: what the criterion or
+    the measurement sees, the latents or, through the decoder, the pixels. Default: latents."""
     clean_classifier: Path | None = None
     """universal, off-the-shelf, training-free: the folder of a classifier of clean pictures by 'guided-jax judge' that
     guides, instead of the run's noisy one. Measure the samples by another one than this."""
@@ -248,6 +248,7 @@ NOT_RECORDED = (
 NEWER = (
     *("checkpoint", "image", "strength", "mask", "guided_channels", "perturb_blocks", "skip_blocks", "exit_block"),
     *("balanced", "decode_tile", "dino", "space", "clean_classifier", "attention_mask", "iterations"),
+    *("calls", "prior_weight", "zeta"),
     *("prompt", "prompts", "negative_prompt", "prompt_scale", "prompt_seed", "text"),
     *("coarse_scales", "damping", "stop_cosine", "anneal", "label_scale"),
     *("lora", "digests", "control", "control_image", "control_scale"),

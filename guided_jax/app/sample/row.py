@@ -21,7 +21,7 @@ class Row(NamedTuple):
     line: str
     make: Callable[[Parts], tuple[Denoiser, Guide]]  # -> (the denoiser to guide, the guidance of it)
     # of "null", "classifier", "clean" (a classifier of x_0), "bad", "bad_null", "negative", "conditional", "classes",
-    # "also", "measurement", "clip", or of `Run.fields`
+    # "also", "measurement", "adjoint" (of the measurement), "noise" (in it), "clip", or of `Run.fields`
     needs: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()  # its own options
     follow: tuple[str, ...] = ALL  # the MODIFIERS that change something
@@ -29,6 +29,12 @@ class Row(NamedTuple):
     labelled: bool = True  # whether it uses the label even where no --labels were given
     clips_inside: bool = False  # whether a clip of the result would undo it
     step: Callable[[Parts, reverse.ReverseStep], reverse.ReverseStep] | None = None  # guides the sampler's step
+    own_step: bool = False  # whether `step` makes steps of its own, whatever the sampler
     clips_step: bool = False  # whether the step clips x_0 itself
     saves: bool = False  # whether it saves calls of parts.unconditional, as `guidance.saved_calls` counts them
     pair: bool = False  # whether it is a denoiser made of calls of parts.conditional and parts.unconditional
+
+
+def plain(parts: Parts) -> tuple[Denoiser, Guide]:
+    """Return the model with the label, if labels were given, and no guidance of its predictions."""
+    return parts.plain(), lambda d: d

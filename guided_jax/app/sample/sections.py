@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What is known of the pictures: pigdm, mmps, dps and repaint draw what else they may hold."""
+    """What is known of the pictures: pigdm, mmps, dps, ddnm and others draw what else they may hold."""
 
     measure: tuple[str, ...] = ()
     """The true pictures, in turn over the samples: held-out (the run's own data), an npz file such as samples.npz, or
@@ -29,7 +29,13 @@ class Measurement:
     """pigdm: the standard deviation of what is measured. Default: 0.5 of pixels in [-1, 1], that of the run of latents."""
     iterations: int | None = None
     """mmps (default 5): of conjugate gradients at each step, each a backward pass of the network. training-free (default
-    4): of the criterion at the predicted x_0, none of the network."""
+    4): of the criterion at the predicted x_0, none of the network. daps (default 100): Langevin steps at each level."""
+    calls: int | None = None
+    """daps (default 5), split-gibbs (default 10): calls of the network at each level, from there to a clean picture."""
+    prior_weight: float = 7.0
+    """diffpir: how much the prediction counts beside y, the paper's lambda; 1 to 13 there."""
+    zeta: float = 0.3
+    """diffpir: the share of the noise that is new at each step, 0 to 1."""
     repeats: int = 10
     """repaint: steps for each level."""
 

@@ -8,42 +8,48 @@ from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.numerics import gaussian_matrix, ratio
 
+Function = Callable[[Array], Array]  # of each number of an array
+FLAT = 1e-6  # an eigenvalue with less of the largest is beyond float32: not observed
+
 
 class Operator(NamedTuple):
-    """A linear measurement of one example; its arrays may be traced, and so differ within a batch.
+    """A measurement of one example; its arrays may be traced, and so differ within a batch.
 
     forward: x -> A x.
     adjoint: y -> A^T y.
     solve: (y, gain, noise) -> (gain A A^T + noise I)^-1 y, or the pseudo-inverse of a singular matrix; gain and noise
         are scalars >= 0.
+    spectral: (function, y) -> f(A A^T) y, f of each eigenvalue of A A^T; those that are not observed are 0. None for an
+        operator that does not know them; only `reverse.ddnm` of a noisy y reads it.
     """
 
     forward: Callable[[Array], Array]
     adjoint: Callable[[Array], Array]
     solve: Callable[[Array, ArrayLike, ArrayLike], Array]
+    spectral: Callable[[Function, Array], Array] | None = None
+
+
+def from_spectrum(
+    forward: Callable[[Array], Array],
+    adjoint: Callable[[Array], Array],
+    spectral: Callable[[Function, Array], Array],
+) -> Operator:
+    """Return the operator of a forward, an adjoint and f(A A^T); `solve` is f(v) = 1 / (gain v + noise).
+
+    forward: x -> A x.
+    adjoint: y -> A^T y.
+    spectral: (function, y) -> f(A A^T) y.
+    """
+
+    def solve(y: Array, gain: ArrayLike, noise: ArrayLike) -> Array:
+        return spectral(lambda values: ratio(1.0, gain * values + noise), y)
+
+    return Operator(forward, adjoint, solve, spectral)
 
 
 def pseudo_inverse(operator: Operator, y: Float[Array, "..."]) -> Float[Array, "..."]:
     """A^+ y = A^T (A A^T)^-1 y: the x of least norm with A x = y. operator: A. y: a measurement."""
     return operator.adjoint(operator.solve(y, 1.0, 0.0))
-
-
-def mask(observed: Array) -> Operator:
-    """A x = observed * x: inpainting.
-
-    observed: 1 (or True) where x is known, 0 elsewhere, where y is 0 too; numbers between are weights. It broadcasts to
-        x.
-
-    >>> half = gj.operators.mask(jnp.array([1.0, 1.0, 0.0, 0.0]))
-    >>> half.forward(jnp.arange(4.0)).tolist()
-    [0.0, 1.0, 0.0, 0.0]
-    """
-    weights = jnp.asarray(observed, jnp.float32)
-
-    def solve(y: Array, gain: ArrayLike, noise: ArrayLike) -> Array:
-        return ratio(y, gain * jnp.square(weights) + noise)
-
-    return Operator(lambda x: x * weights, lambda y: y * weights, solve)
 
 
 def average_pool(factor: int) -> Operator:
@@ -62,7 +68,7 @@ def average_pool(factor: int) -> Operator:
         return spread.reshape(height * factor, width * factor, channels) / factor**2
 
     # A A^T = I / factor^2: means of disjoint pixels.
-    return Operator(forward, adjoint, lambda y, gain, noise: ratio(y, gain / factor**2 + noise))
+    return from_spectrum(forward, adjoint, lambda function, y: y * function(jnp.float32(1 / factor**2)))
 
 
 def separable(rows: Float[Array, "h2 h"], columns: Float[Array, "w2 w"]) -> Operator:
@@ -75,11 +81,11 @@ def separable(rows: Float[Array, "h2 h"], columns: Float[Array, "w2 w"]) -> Oper
     column_values, column_vectors = _spectrum(columns)
     power = row_values[:, None, None] * column_values[None, :, None]
 
-    def solve(y: Array, gain: ArrayLike, noise: ArrayLike) -> Array:
+    def spectral(function: Function, y: Array) -> Array:
         turned = _apply(row_vectors.T, column_vectors.T, y)
-        return _apply(row_vectors, column_vectors, ratio(turned, gain * power + noise))
+        return _apply(row_vectors, column_vectors, function(power) * turned)
 
-    return Operator(lambda x: _apply(rows, columns, x), lambda y: _apply(rows.T, columns.T, y), solve)
+    return from_spectrum(lambda x: _apply(rows, columns, x), lambda y: _apply(rows.T, columns.T, y), spectral)
 
 
 def gaussian_blur(height: int, width: int, std: ArrayLike) -> Operator:
@@ -104,10 +110,10 @@ def matrix(a: Float[Array, "m d"], shape: tuple[int, ...] | None = None) -> Oper
     a = jnp.asarray(a)
     values, vectors = _spectrum(a)
 
-    def solve(y: Array, gain: ArrayLike, noise: ArrayLike) -> Array:
-        return vectors @ ratio(vectors.T @ y, gain * values + noise)
+    def spectral(function: Function, y: Array) -> Array:
+        return vectors @ (function(values) * (vectors.T @ y))
 
-    return Operator(lambda x: a @ x.reshape(-1), lambda y: (y @ a).reshape(shape or a.shape[1:]), solve)
+    return from_spectrum(lambda x: a @ x.reshape(-1), lambda y: (y @ a).reshape(shape or a.shape[1:]), spectral)
 
 
 def through(operator: Operator, decode: Callable[[Array], Array], gain: ArrayLike = 1.0) -> Operator:
@@ -134,10 +140,15 @@ def through(operator: Operator, decode: Callable[[Array], Array], gain: ArrayLik
     return Operator(lambda x: operator.forward(decode(x)), adjoint, solve)
 
 
+def observed_only(values: Array) -> Array:
+    """Return eigenvalues of A A^T, below float32's precision exactly 0, that is, not observed. values: >= 0."""
+    return jnp.where(values > FLAT * values.max(), values, 0.0)
+
+
 def _spectrum(matrix: Array) -> tuple[Array, Array]:
-    """Eigenvalues and vectors of K K^T; values below float32's precision become exactly 0, that is, not observed."""
+    """Eigenvalues and vectors of K K^T."""
     values, vectors = jnp.linalg.eigh(jnp.einsum("ij,kj->ik", matrix, matrix))
-    return jnp.where(values > 1e-6 * values.max(), values, 0.0), vectors
+    return observed_only(values), vectors
 
 
 def _apply(rows: Array, columns: Array, x: Array) -> Array:
