@@ -81,7 +81,9 @@ RANGES: dict[str, Range] = {
     ),
     **dict.fromkeys(("smoothing_samples", "recurrence"), COUNT),
     **dict.fromkeys(("TrainingFree.rho", "mu", "smoothing"), NOT_NEGATIVE),
-    **dict.fromkeys(("temperature", "data_std", "langevin_size", "sigma_max", "radius", "prior_weight"), POSITIVE),
+    **dict.fromkeys(
+        ("temperature", "data_std", "langevin_size", "sigma_max", "radius", "prior_weight", "exposure"), POSITIVE
+    ),
     **{
         "text_length": COUNT,
         "windows": COUNT,
@@ -91,7 +93,17 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("size", "original_size", "target_size"), Range(1, LARGEST_SIDE)),
     **dict.fromkeys(("negative_original_size", "negative_target_size"), Range(1, LARGEST_SIDE)),
     **dict.fromkeys(
-        ("noise_std", "blur_std", "blur", "churn", "damping", "anneal_std", "interval_low", "interval_high"),
+        (
+            "noise_std",
+            "blur_std",
+            "blur_length",
+            "blur",
+            "churn",
+            "damping",
+            "anneal_std",
+            "interval_low",
+            "interval_high",
+        ),
         NOT_NEGATIVE,
     ),
     **{
@@ -103,6 +115,8 @@ RANGES: dict[str, Range] = {
         "control_scale": ANY,
         "eta": SHARE,
         "zeta": SHARE,
+        "quality": Range(1, 100),
+        "blur_angle": ANY,
         "strength": Range(0, 1, above=True),
         "rescale_mix": SHARE,
         "momentum": Range(-1, 1),

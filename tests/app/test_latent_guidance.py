@@ -109,6 +109,10 @@ def test_a_measurement_of_either_space_guides(published, files, plain, tmp_path,
         (["pigdm", "--measure", "true.npz", "--mask", "between.npz"], "--mask hides no whole latent"),
         (["dps", "--measure", "true.npz", "--operator", "super-resolution", "--factor", "16"], "latents of 8x8"),
         (["ddnm", "--measure", "true.npz", "--in", "pixels"], "ddnm cannot see pixels through a decoder"),
+        (
+            ["dps", "--measure", "true.npz", "--operator", "jpeg"],
+            "--operator jpeg is of pixels; measure them by --in pixels",
+        ),
         (["pigdm", "--in", "paint", "--measure", "true.npz"], "paint"),
     ],
 )

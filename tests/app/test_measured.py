@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guided_jax import model, schedule
+from guided_jax import model, operators, schedule
 from guided_jax.app import facts
 from guided_jax.app import run as runs
 from guided_jax.app.sample import diagnostics, guidances, inverse
@@ -55,6 +55,32 @@ def test_holes(hole, rows, columns):
     expected = np.ones((4, 6, 1))
     expected[rows, columns] = 0
     np.testing.assert_array_equal(inverse.observed(hole, (4, 6, 1)), expected)
+
+
+def test_a_share_of_the_pixels_is_hidden_in_all_pictures_alike(files):
+    seen = look(files, hole="random:0.4")(np.arange(3))
+    hidden = np.all(seen == 0, (0, 3))
+    assert 4 <= hidden.sum() <= 16
+    truth = images.from_uint8(RANDOM)
+    np.testing.assert_allclose(seen, np.where(hidden[None, :, :, None], 0, truth), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "operator"),
+    [
+        ("motion", {"blur_length": 2.0, "blur_angle": 90.0}, operators.motion_blur(4, 6, 2.0, 90.0)),
+        ("clipping", {"exposure": 3.0}, operators.clipping(3.0)),
+    ],
+)
+def test_operators_by_name_are_those_of_the_library(files, name, settings, operator):
+    seen = look(files, operator=name, **settings)(np.arange(3))
+    truth = jnp.asarray(images.from_uint8(RANDOM))
+    np.testing.assert_allclose(seen, jax.vmap(operator.forward)(truth), atol=1e-5)
+
+
+def test_jpeg_of_pictures_without_blocks_is_refused(files):
+    with pytest.raises(ValueError, match="goes by 8x8 pixels, and the run draws 4x6"):
+        look(files, operator="jpeg")
 
 
 def test_masks_are_taken_in_turn_and_white_is_the_hole(files, tmp_path):

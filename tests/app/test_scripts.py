@@ -115,8 +115,21 @@ REST = {
     "dps": ["--measure", "held-out", "--operator", "blur", "--sampler", "ddpm"],
     "ddnm": ["--measure", "held-out", "--operator", "super-resolution", "--noise-std", 0.1],
     "diffpir+dynamic": ["--measure", "held-out", "--noise-std", 0.1, "--prior-weight", 2, "--zeta", 0.5, "--labels", 3],
-    "daps": ["--measure", "held-out", "--noise-std", 0.1, "--calls", 2, "--iterations", 5],
-    "split-gibbs": ["--measure", "held-out", "--operator", "blur", "--noise-std", 0.1, "--calls", 2],
+    "daps": [
+        "--measure",
+        "held-out",
+        "--operator",
+        "jpeg",
+        "--quality",
+        30,
+        "--noise-std",
+        0.1,
+        "--calls",
+        2,
+        "--iterations",
+        5,
+    ],
+    "split-gibbs": ["--measure", "held-out", "--operator", "motion", "--noise-std", 0.1, "--calls", 2],
     "repaint+dynamic": ["--measure", "held-out", "--hole", "centre", "--sampler", "ddpm"],
 }
 
@@ -429,6 +442,11 @@ WRONG_SAMPLING = {
         "--mask",
         "a",
     ],
+    "pigdm needs a linear measurement; use daps, mmps or dps for --operator jpeg": [
+        *("--guidance", "pigdm", *SEEN, "--operator", "jpeg")
+    ],
+    "--quality is 0": ["--guidance", "dps", *SEEN, "--operator", "jpeg", "--quality", "0"],
+    "--exposure has no effect here; it goes with --operator clipping": ["--guidance", "dps", *SEEN, "--exposure", "3"],
     "--hole is 'middle'": ["--guidance", "dps", *SEEN, "--hole", "middle"],
     "within 8x8": ["--guidance", "dps", *SEEN, "--hole", "0:9,0:4"],
     "does not divide pictures of 8x8": ["--guidance", "dps", *SEEN, "--operator", "super-resolution", "--factor", "3"],

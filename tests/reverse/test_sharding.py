@@ -53,6 +53,8 @@ OBSERVED = jnp.arange(8) % 2
 DRAWS = {name: sampled(stepper.make(TABLE)) for name, stepper in STEPPERS.items()} | {
     "dps": sampled(reverse.dps(reverse.unipc(2), operators.mask(OBSERVED), 0.5 * OBSERVED, 0.3)),
     "repaint": sampled(reverse.repaint(reverse.dpm_solver(2), OBSERVED, jnp.ones(8), 2)),
+    "ddnm": sampled(reverse.ddnm(operators.mask(OBSERVED), 0.5 * OBSERVED, 0.1)),
+    "daps": sampled(reverse.daps(lambda x, level: -jnp.sum(x**2), TABLE, 2.0, 2, 3)),
     "training_free": sampled(
         reverse.training_free(reverse.dpm_solver(2), lambda x, level: -jnp.sum(x**2), samples=2, recurrence=2)
     ),

@@ -84,6 +84,10 @@ KNOBS = {
     "annealed": lambda: reverse.annealed_langevin(np.float64(0.2), 2),
     "dps": lambda: reverse.dps(reverse.ddim(HALF), operators.mask(jnp.ones(3)), jnp.ones(3), HALF),
     "repaint": lambda: reverse.repaint(reverse.ddim(HALF), jnp.ones(3), jnp.ones(3), 2),
+    "ddnm": lambda: reverse.ddnm(operators.mask(jnp.ones(3)), jnp.ones(3), HALF),
+    "diffpir": lambda: reverse.diffpir(operators.mask(jnp.ones(3)), jnp.ones(3), HALF, TWO, HALF),
+    "daps": lambda: reverse.daps(lambda x, level: -jnp.sum(HALF * x**2), wide(LEVELS), TWO, 2, 2, HALF, TWO),
+    "split gibbs": lambda: reverse.split_gibbs(operators.mask(jnp.ones(3)), jnp.ones(3), HALF, wide(LEVELS), 2),
     "training free": lambda: reverse.training_free(
         reverse.ddim(HALF), lambda x, level: -jnp.sum(HALF * x**2), HALF, TWO, HALF, 2, 2, 2, wide(LEVELS)
     ),

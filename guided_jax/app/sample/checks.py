@@ -10,7 +10,6 @@ from guided_jax.app import run as runs
 from guided_jax.app.sample import annealing, clip_guide, criteria, guidance_rows, guidances, inverse, labels, samplers
 from guided_jax.app.sample.request import Method, Sampling, flatten, option
 from guided_jax.app.sample.resolve import variance_of
-from guided_jax.app.sample.sections import Measurement
 from guided_jax.app.sample.text_options import Text
 
 OF_DATA = "labels of the data"  # of a run with several labels, or vectors, without --labels
@@ -210,7 +209,7 @@ def _check_needs(options: Sampling, run: runs.Run) -> None:
     if "negative" in needs and run.text is None:
         _check_negative(method.negative, run)
     if "measurement" in needs:
-        _check_measurement(method, run)
+        inverse.check(method, run)
     if "clip" in needs:
         clip_guide.check(method, run)
     if (run.low_res is None) != (options.base_samples is None):
@@ -280,25 +279,6 @@ def _check_bad(run: runs.Run, guidance: str, labelled: bool) -> None:
 
 def _sizes(shape: tuple[int, ...], low_res: int | None) -> str:
     return f"{shape}" + (f" from pictures of side {low_res}" if low_res else "")
-
-
-def _check_measurement(method: Method, run: runs.Run) -> None:
-    if not method.measurement.measure:
-        raise ValueError(f"{method.guidance} needs a measurement; name true pictures with --measure held-out or FILE")
-    if "repeats" in guidances.row_of(method).reads and method.measurement.operator != "mask":
-        raise ValueError(
-            f"repaint fills holes only; use pigdm, mmps or dps for --operator {method.measurement.operator}"
-        )
-    needs = guidances.row_of(method).needs
-    if "adjoint" in needs and run.latent and method.space == "pixels":
-        raise ValueError(
-            f"{method.guidance} cannot see pixels through a decoder; leave out --in pixels, or use mmps or daps"
-        )
-    if "noise" in needs and not method.measurement.noise_std:
-        raise ValueError(f"{method.guidance} needs a noisy measurement; give --noise-std above 0, such as 0.05")
-    if method.measurement.mask and method.measurement.hole != Measurement().hole:
-        raise ValueError("--mask stands in the place of --hole; give one of the two")
-    inverse.make_operator(method, run)
 
 
 def _check_clip(method: Method, run: runs.Run) -> None:

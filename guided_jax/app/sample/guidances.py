@@ -18,7 +18,15 @@ MODIFIERS: dict[str, str] = {
     "dynamic": "x_0 thresholded at its quantile instead of clipped [Imagen 2205.11487]",
 }
 
-OPERATORS = {"mask": ("hole", "mask"), "super-resolution": ("factor",), "blur": ("blur_std",)}
+OPERATORS = {
+    "mask": ("hole", "mask"),
+    "super-resolution": ("factor",),
+    "blur": ("blur_std",),
+    "motion": ("blur_length", "blur_angle"),
+    "clipping": ("exposure",),
+    "jpeg": ("quality",),
+}
+NONLINEAR = ("clipping", "jpeg")  # of these
 # Who else reads an option: what is chosen -> the options that are read only then.
 READERS: dict[str, tuple[str, ...]] = {
     "--guidance classifier --sampler ddpm": ("at",),

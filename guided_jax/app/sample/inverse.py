@@ -18,9 +18,11 @@ from guided_jax.app import preview
 from guided_jax.app import run as runs
 from guided_jax.app.facts import Facts
 from guided_jax.app.sample import named_pictures
-from guided_jax.app.sample.guidances import row_of
+from guided_jax.app.sample.guidances import NONLINEAR, row_of
 from guided_jax.app.sample.request import Method
+from guided_jax.app.sample.sections import Measurement
 from guided_jax.data import pictures
+from guided_jax.operators.nonlinear import BLOCK
 
 Shape = tuple[int, int, int]
 WHITE = 128  # of a mask, and above
@@ -35,6 +37,24 @@ class Measured(NamedTuple):
     y: np.ndarray
     observed: np.ndarray | None = None
     truth: np.ndarray | None = None
+
+
+def check(method: Method, run: runs.Run) -> None:
+    """Raise ValueError for a guidance by a measurement without one, or with one that it cannot read."""
+    settings, needs, name = method.measurement, row_of(method).needs, method.guidance
+    if not settings.measure:
+        raise ValueError(f"{name} needs a measurement; name true pictures with --measure held-out or FILE")
+    if "repeats" in row_of(method).reads and settings.operator != "mask":
+        raise ValueError(f"repaint fills holes only; use pigdm, mmps or dps for --operator {settings.operator}")
+    if "linear" in needs and settings.operator in NONLINEAR:
+        raise ValueError(f"{name} needs a linear measurement; use daps, mmps or dps for --operator {settings.operator}")
+    if "adjoint" in needs and run.latent and method.space == "pixels":
+        raise ValueError(f"{name} cannot see pixels through a decoder; leave out --in pixels, or use mmps or daps")
+    if "noise" in needs and not settings.noise_std:
+        raise ValueError(f"{name} needs a noisy measurement; give --noise-std above 0, such as 0.05")
+    if settings.mask and settings.hole != Measurement().hole:
+        raise ValueError("--mask stands in the place of --hole; give one of the two")
+    make_operator(method, run)
 
 
 def measures_latents(request: Method, run: runs.Run) -> bool:
@@ -59,11 +79,15 @@ def observed(hole: str, shape: Shape) -> jax.Array:
     }
     if width == 1:  # a signal, which is shown from left to right
         named |= {"left": named["top"], "right": named["bottom"]}
+    if share := re.fullmatch(r"random:(0?\.\d+)", hole):
+        return operators.random_mask(jax.random.key(0), shape, 1 - float(share[1])).forward(jnp.ones(shape))
     rows = re.fullmatch(r"\d+:\d+", hole)
     box = re.fullmatch(r"(\d+):(\d+),(\d+):(\d+)", f"{hole},0:{width}" if rows else hole)
     top, bottom, left, right = named.get(hole) or (map(int, box.groups()) if box else (0, 0, 0, 0))
     if not (top < bottom <= height and left < right <= width):
-        raise ValueError(f"--hole is {hole!r}; give {', '.join(named)}, or rows and columns within {height}x{width}")
+        raise ValueError(
+            f"--hole is {hole!r}; give {', '.join(named)}, random:0.7, or rows and columns within {height}x{width}"
+        )
     return jnp.ones(shape).at[top:bottom, left:right].set(0)
 
 
@@ -84,10 +108,27 @@ def make_operator(request: Method, run: runs.Run) -> operators.Operator:
         return operators.mask(_with_hole(thin(known, run), f"--hole {settings.hole}") if latents else known)
     if settings.operator == "blur":
         return operators.gaussian_blur(height, width, settings.blur_std)
+    if settings.operator == "motion":
+        return operators.motion_blur(height, width, settings.blur_length, settings.blur_angle)
+    if settings.operator in NONLINEAR:
+        return _nonlinear(settings, (height, width), latents)
     if height % settings.factor or width % settings.factor:
         what = "latents" if latents else "pictures"
         raise ValueError(f"--factor is {settings.factor}, which does not divide {what} of {height}x{width}")
     return operators.average_pool(settings.factor)
+
+
+def _nonlinear(settings: Measurement, size: tuple[int, int], latents: bool) -> operators.Operator:
+    """Return the measurement of pictures of a size; ValueError for latents, and for sides that have no blocks of JPEG."""
+    if latents:
+        raise ValueError(f"--operator {settings.operator} is of pixels; measure them by --in pixels")
+    if settings.operator == "clipping":
+        return operators.clipping(settings.exposure)
+    if size[0] % BLOCK or size[1] % BLOCK:
+        raise ValueError(
+            f"--operator jpeg goes by 8x8 pixels, and the run draws {size[0]}x{size[1]}; use another operator"
+        )
+    return operators.jpeg(settings.quality)
 
 
 def _with_hole(known: Any, option: str) -> Any:

@@ -12,7 +12,7 @@ MEASUREMENTS: dict[str, Row] = {
     "pigdm": Row(
         "score + scale grad log p(y | x_t) of what --measure names, x_0 given x_t taken to be normal [PiGDM ICLR 2023]",
         posterior.pigdm,
-        ("measurement",),
+        ("measurement", "linear"),
         (*MEASURED, "data_std"),
         labelled=False,
     ),
@@ -45,7 +45,7 @@ MEASUREMENTS: dict[str, Row] = {
     "ddnm": Row(
         "the measured part of x_0 replaced by y, then ddpm's step; all of y counts without noise only [DDNM 2212.00490]",
         plain,
-        ("measurement", "adjoint"),
+        ("measurement", "linear", "adjoint"),
         MEASURED,
         **OWN_STEPS,
         step=posterior.ddnm,
@@ -53,7 +53,7 @@ MEASUREMENTS: dict[str, Row] = {
     "diffpir": Row(
         "x_0 between the prediction and y by --prior-weight, then noised, by --zeta with new noise [DiffPIR 2305.08995]",
         plain,
-        ("measurement", "adjoint"),
+        ("measurement", "linear", "adjoint"),
         (*MEASURED, "prior_weight", "zeta"),
         **OWN_STEPS,
         step=posterior.diffpir,
@@ -69,7 +69,7 @@ MEASUREMENTS: dict[str, Row] = {
     "split-gibbs": Row(
         "x_0 drawn by --calls of the network, then noised as y allows: near exact, slow [PnP-DM 2405.18782]",
         plain,
-        ("measurement", "adjoint"),
+        ("measurement", "linear", "adjoint"),
         (*MEASURED, "calls"),
         **OWN_STEPS,
         step=posterior.split_gibbs,

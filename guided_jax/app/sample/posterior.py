@@ -45,7 +45,9 @@ def daps(parts: Parts, step: reverse.ReverseStep) -> reverse.ReverseStep:
     """Return the step of DAPS, in the place of the sampler's."""
     settings = parts.request.measurement
     log_prob = guidance.likelihood(parts.measurement, parts.y, settings.noise_std)
-    curvature = 1 / settings.noise_std**2  # no operator of the command line makes a picture longer
+    # All operators but an exposure leave a picture as long as it is, or make it shorter.
+    gain = settings.exposure if settings.operator == "clipping" else 1.0
+    curvature = (gain / settings.noise_std) ** 2
     given = settings.calls or 5, settings.iterations or 100
     return reverse.daps(log_prob, parts.run.model.levels, curvature, *given)
 

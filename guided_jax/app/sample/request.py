@@ -248,7 +248,7 @@ NOT_RECORDED = (
 NEWER = (
     *("checkpoint", "image", "strength", "mask", "guided_channels", "perturb_blocks", "skip_blocks", "exit_block"),
     *("balanced", "decode_tile", "dino", "space", "clean_classifier", "attention_mask", "iterations"),
-    *("calls", "prior_weight", "zeta"),
+    *("calls", "prior_weight", "zeta", "blur_length", "blur_angle", "exposure", "quality"),
     *("prompt", "prompts", "negative_prompt", "prompt_scale", "prompt_seed", "text"),
     *("coarse_scales", "damping", "stop_cosine", "anneal", "label_scale"),
     *("lora", "digests", "control", "control_image", "control_scale"),

@@ -21,7 +21,8 @@ class Row(NamedTuple):
     line: str
     make: Callable[[Parts], tuple[Denoiser, Guide]]  # -> (the denoiser to guide, the guidance of it)
     # of "null", "classifier", "clean" (a classifier of x_0), "bad", "bad_null", "negative", "conditional", "classes",
-    # "also", "measurement", "adjoint" (of the measurement), "noise" (in it), "clip", or of `Run.fields`
+    # "also", "measurement", "linear" (a measurement that is), "adjoint" (of it, which a decoder has not), "noise" (in it),
+    # "clip", or of `Run.fields`
     needs: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()  # its own options
     follow: tuple[str, ...] = ALL  # the MODIFIERS that change something

@@ -11,11 +11,13 @@ class Measurement:
     measure: tuple[str, ...] = ()
     """The true pictures, in turn over the samples: held-out (the run's own data), an npz file such as samples.npz, or
     picture files."""
-    operator: Literal["mask", "super-resolution", "blur"] = "mask"
-    """What is observed of them: all but --hole, means over --factor pixels, or a blur of --blur-std."""
+    operator: Literal["mask", "super-resolution", "blur", "motion", "clipping", "jpeg"] = "mask"
+    """What is observed of them: all but --hole, means over --factor pixels, a blur of --blur-std or along a line of
+    --blur-length, the pixels times --exposure and clipped, or what JPEG keeps at --quality. The last two are not linear,
+    for daps, mmps and dps."""
     hole: str = "right"
-    """mask: what is hidden: the left, right, top or bottom half, the centre, rows and columns such as 2:6,0:4, or rows
-    such as 2:6, which of signals are samples."""
+    """mask: what is hidden: the left, right, top or bottom half, the centre, rows and columns such as 2:6,0:4, rows such as
+    2:6, which of signals are samples, or random:0.7, a share of the pixels, the same ones of all pictures."""
     mask: tuple[str, ...] = ()
     """mask, and --image: picture files, or npz files of pictures, in the place of --hole, in turn over the samples: white
     (128 or more) is the hole, which is painted anew, as in diffusers; black is observed."""
@@ -23,6 +25,14 @@ class Measurement:
     """super-resolution: the pixels a side that are averaged into one."""
     blur_std: float = 1.0
     """blur: its standard deviation in pixels."""
+    blur_length: float = 4.0
+    """motion: the length of the line in pixels."""
+    blur_angle: float = 0.0
+    """motion: its angle in degrees, 0 for a horizontal line, 90 for a vertical one."""
+    exposure: float = 2.0
+    """clipping: what pixels in [-1, 1] are multiplied by before they are clipped to [-1, 1]."""
+    quality: float = 50.0
+    """jpeg: 1 to 100."""
     noise_std: float = 0.0
     """Standard deviation of the noise that is added to the measurement, of pixels in [-1, 1] or of latents."""
     data_std: float | None = None
