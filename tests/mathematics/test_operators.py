@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from scipy import ndimage
+from scipy import fft, ndimage
 
 from guided_jax import numerics, operators
 
@@ -111,7 +111,7 @@ def test_masks_hide_whole_pixels():
     )
     found = observed(0.3)
     assert set(np.unique(found)) == {0.0, 1.0}
-    np.testing.assert_array_equal(found[..., :1] + jnp.zeros(3), found)
+    np.testing.assert_array_equal(np.broadcast_to(found[..., :1], found.shape), found)
     assert abs(float(found.mean()) - 0.3) < 0.03
     box = jax.jit(lambda *place: operators.box_mask((5, 7, 1), *place).forward(jnp.ones((5, 7, 1))))(1, 4, 3, 2)
     want = np.ones((5, 7, 1))
@@ -171,16 +171,20 @@ def test_a_clip_has_no_gradient_where_it_clips():
 
 @pytest.mark.parametrize("quality", [10, 50, 92])
 def test_jpeg_is_pillows(quality):
-    """Up to the rounding of its integers; a pixel is 1 of 255."""
+    """Up to the rounding of its integers; a pixel is 1 of 255. But for blocks with a cosine halfway between steps."""
     row, column = np.arange(16)[:, None], np.arange(24)[None, :]
     pixels = (128 + 60 * np.sin(row / 3) * np.cos(column / 4) + 30 * np.sin(row * column)).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "jpeg", quality=quality)
-    want = np.asarray(Image.open(file), np.float32)
+    picture = Image.open(file)
+    want = np.asarray(picture, np.float32)
+    blocks = (pixels - 128.0).reshape(2, 8, 3, 8).swapaxes(1, 2)
+    cosines = fft.dctn(blocks, axes=(2, 3), norm="ortho") / np.reshape(picture.quantization[0], (8, 8))
+    clear = np.abs(cosines - np.floor(cosines) - 0.5).min((2, 3)) > 0.005
     found = jax.jit(lambda q, x: operators.jpeg(q).forward(x))(quality, jnp.asarray(pixels[..., None] / 127.5 - 1))
     off = np.abs((found[..., 0] + 1) * 127.5 - want)
-    assert np.median(off) < 0.6
-    assert off.max() < 2.5
+    assert clear.any()
+    assert off[np.kron(clear, np.ones((8, 8))) == 1].max() < 1.2
     assert np.abs(pixels - want).max() > 2  # it loses something
 
 
