@@ -41,7 +41,8 @@ def motion_blur(height: int, width: int, length: ArrayLike, angle: ArrayLike = 0
     row, column = (jnp.arange(size, dtype=jnp.float32) - size // 2 for size in (height, width))
     across, down = jnp.cos(jnp.deg2rad(angle)), -jnp.sin(jnp.deg2rad(angle))
     along = column[None, :] * across + row[:, None] * down
-    nearest = jnp.clip(along, -length / 2, length / 2)
+    half = jnp.asarray(length) / 2
+    nearest = jnp.clip(along, -half, half)
     off = jnp.hypot(column[None, :] - nearest * across, row[:, None] - nearest * down)  # of the line
     weights = jnp.maximum(1 - off, 0.0)
     return convolution(weights / jnp.sum(weights), height, width)
