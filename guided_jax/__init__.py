@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` imports each on first use
     from guided_jax import adm as adm
     from guided_jax import analytic as analytic
+    from guided_jax import certificate as certificate
     from guided_jax import criteria as criteria
     from guided_jax import data as data
     from guided_jax import denoiser as denoiser
@@ -51,7 +52,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
 __version__ = "0.1.0"
 
 MATHEMATICS = ("schedule", "grid", "forward", "prediction", "denoiser", "operators", "stateful", "model")
-METHODS = ("criteria", "guidance", "reverse", "sampler", "particles", "likelihood", "analytic", "losses")
+METHODS = ("criteria", "guidance", "reverse", "sampler", "particles", "likelihood", "analytic", "losses", "certificate")
 MACHINERY = ("training", "storage", "models", "pretrained", "adm", "data", "metrics", "parallel")
 __all__ = [*MATHEMATICS, *METHODS, *MACHINERY]
 

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "metrics": ("metrics", "measure samples against a reference: FID, KID, precision, recall, ..."),
     "nll": ("nll", "bits per dimension of pictures under a run"),
     "convert": ("convert.command", "make a run of published weights"),
+    "certify": ("certify.command", "how far a guidance is from the law that it claims, on a known one"),
     "judge": ("judge", "train the classifier that judges samples"),
     "posthoc": ("posthoc", "make averaged weights of another length after training"),
     "curves": ("train.curves", "draw the curves of a run again"),

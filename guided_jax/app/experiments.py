@@ -1,8 +1,10 @@
 """Experiments: Python files with an `EXPERIMENT`, the built-in ones by their name and those of the user by their path."""
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from guided_jax.app.settings import Experiment
 
@@ -42,6 +44,20 @@ def execute(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def load_function(words: str, option: str, form: str) -> Callable[..., Any]:
+    """Return a function of a Python file that the user names as FILE.py:function; the file is executed.
+
+    option: that names it, and form: its arguments and result, for the ValueError where it is not there.
+    """
+    place, _, name = words.rpartition(":")
+    if not Path(place).is_file():
+        raise ValueError(f"there is no file {place}; give {option} FILE.py:function of a file that is there")
+    found = getattr(execute(Path(place)), name, None)
+    if not callable(found):
+        raise ValueError(f"{place} has no function {name}; define it as {name}{form}")
+    return found
 
 
 def _read(path: Path) -> Experiment:

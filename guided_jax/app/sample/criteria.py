@@ -131,12 +131,7 @@ def _function(words: str) -> Criterion:
     place, _, name = words.rpartition(":")
     if not place.endswith(".py") or not name:
         raise ValueError(f"--criterion is {words!r}; {USAGE}")
-    if not Path(place).is_file():
-        raise ValueError(f"there is no file {place}; give --criterion FILE.py:function of a file that is there")
-    found = getattr(experiments.execute(Path(place)), name, None)
-    if not callable(found):
-        raise ValueError(f"{place} has no function {name}; define it as {name}(picture, level), which returns a scalar")
-    return found
+    return experiments.load_function(words, "--criterion", "(picture, level), which returns a scalar")
 
 
 def _read(name: str, kind: str, facts: Facts) -> jax.Array:
