@@ -24,10 +24,9 @@ LogDensity = Callable[[Array], Array]  # x (2,) -> log p(x), up to a constant
 Guide = Callable[[Denoiser, Denoiser], Any]  # (conditional, unconditional) -> a denoiser, or a `Stateful` one
 SIDE, EXTENT = 800, 5.0  # the grid: cells a side, over [-EXTENT, EXTENT]
 INSIDE = 0.9  # mass of the set whose coverage is measured
-SLICES, COMPARED = (
-    64,
-    500,
-)  # directions of the sliced distance; points of the kernel distance, whose cost is their square
+MANY = 200_000  # draws by which the shares of the modes are counted
+SLICES = 64  # directions of the sliced distance
+COMPARED = 500  # points of the kernel distance, whose cost is their square
 ANGLES = np.arange(6) * np.pi / 3 + 0.3
 # Two classes of three modes each, in turn on a circle, with weights and widths of their own.
 PLANE = GaussianMixture(
@@ -143,10 +142,11 @@ def compare(
             f"{(~np.isfinite(points)).any(1).sum()} of {len(points)} samples are not finite; use more steps"
         )
     others = [law.sample(len(points), seed) for seed in range(1, repeats + 1)]
-    reference, promised = law.sample(len(points), 0), _shares(law.centres, modes, law.masses)
+    reference, promised = law.sample(len(points), 0), metrics.mode_weights(law.sample(MANY, 0), modes)
     exact = [_certify(each, law, modes, promised, reference) for each in others]
     floor = {name: MeanStd.of([getattr(each, name) for each in exact]) for name in Certificate._fields}
-    return Finding(_certify(points, law, modes, promised, reference), floor, _shares(points, modes), promised)
+    found = _certify(points, law, modes, promised, reference)
+    return Finding(found, floor, metrics.mode_weights(points, modes), promised)
 
 
 def certify(
@@ -217,15 +217,7 @@ def _certify(points: np.ndarray, law: Law, modes: np.ndarray, promised: np.ndarr
         bias=float(np.linalg.norm(points.mean(0) - mean)) / width,
         spread=own / width,
         coverage=float(law.covers(points).mean()),
-        weights=float(np.abs(_shares(points, modes) - promised).max()),
+        weights=float(np.abs(metrics.mode_weights(points, modes) - promised).max()),
         sliced=float(metrics.sliced_wasserstein(points, exact, SLICES)),
         kernel=float(metrics.mmd_squared(points[:COMPARED], exact[:COMPARED])),
     )
-
-
-def _shares(points: np.ndarray, modes: Any, masses: np.ndarray | None = None) -> np.ndarray:
-    """Return the share of points, or of their masses, that are nearest to each mode."""
-    places = np.asarray(modes)
-    nearest = np.argmin(np.square(points[:, None] - places[None]).sum(-1), axis=1)
-    weights = np.full(len(points), 1 / len(points)) if masses is None else masses
-    return np.bincount(nearest, weights, minlength=len(places))
