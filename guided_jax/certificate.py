@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax import metrics, sampler, schedule, stateful
 from guided_jax.analytic import GaussianMixture
@@ -129,7 +129,7 @@ class Finding(NamedTuple):
 
 
 def compare(
-    samples: Float[Array, "count 2"], law: Law, modes: Float[np.ndarray, "modes 2"], repeats: int = 20
+    samples: Float[ArrayLike, "count 2"], law: Law, modes: Float[np.ndarray, "modes 2"], repeats: int = 20
 ) -> Finding:
     """Return how samples differ from a law, and how as many exact samples do.
 

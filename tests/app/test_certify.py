@@ -9,10 +9,12 @@ import pytest
 
 from guided_jax import certificate, guidance, reverse, schedule
 from guided_jax.app.certify import command as certify
+from guided_jax.app.sample.request import Method
+from guided_jax.app.sample.sections import Measurement
 from tests.scripts import run_script
 
 LEVELS = schedule.respace(schedule.cosine(1000), 60)
-NORMAL = certificate.law(lambda x: -jnp.sum(jnp.square((x - jnp.array([0.5, -1.0])) / jnp.array([0.5, 1.0]))) / 2)
+NORMAL = certificate.law(lambda x: -jnp.sum(jnp.square((x - jnp.array([0.5, -1.0])) / jnp.array([0.4, 0.7]))) / 2)
 
 
 def run(*words):
@@ -28,11 +30,11 @@ def run(*words):
 def test_a_law_on_the_grid_is_that_of_its_formula():
     mean, width = NORMAL.moments()
     np.testing.assert_allclose(mean, [0.5, -1.0], atol=1e-6)
-    np.testing.assert_allclose(width**2, 0.25 + 1.0, rtol=1e-4)
+    np.testing.assert_allclose(width**2, 0.16 + 0.49, rtol=1e-4)
     points = NORMAL.sample(20000, 3)
-    np.testing.assert_allclose(points.std(0), [0.5, 1.0], rtol=0.02)
+    np.testing.assert_allclose(points.std(0), [0.4, 0.7], rtol=0.02)
     # The set of highest density of a normal law is |z|^2 < -2 log(1 - 0.9).
-    z = (points - mean) / [0.5, 1.0]
+    z = (points - mean) / [0.4, 0.7]
     inside = np.square(z).sum(1) < -2 * np.log(0.1)
     assert (inside == NORMAL.covers(points)).mean() > 0.995
     assert abs(NORMAL.covers(points).mean() - 0.9) < 0.01
@@ -72,16 +74,20 @@ def test_a_law_beyond_the_grid_is_refused():
         certificate.law(lambda x: x[0] * jnp.nan)
 
 
-def test_a_posterior_and_a_conditional_law(tmp_path):
-    """DDPM of the exact denoiser draws its law; classifier-free guidance not the tilted one; mmps nearer than pigdm."""
+def test_a_posterior_and_a_conditional_law():
+    """DDPM draws the law of the label, classifier-free guidance not the tilted one, and mmps comes near the posterior."""
     plain = run("--label", 1, "--sampler", "ddpm", "--steps", 200)
     assert plain["p(x | 1)"].holds
     tilted = run("--guidance", "classifier-free", "--scale", 3, "--sampler", "ddim", "--steps", 60)
     assert list(tilted) == ["p(x)^-2 p(x | 0)^3", "p(x | 0)"]
     assert not tilted["p(x)^-2 p(x | 0)^3"].holds
     measured = ("--noise-std", 0.5, "--sampler", "ddim", "--eta", 1, "--steps", 60)
-    by = {name: next(iter(run("--guidance", name, *measured).values())) for name in ("mmps", "pigdm")}
-    assert by["mmps"].found.sliced < by["pigdm"].found.sliced
+    options = certify.complete(certify.Certify(Method("mmps", measurement=Measurement(noise_std=0.5))))
+    (posterior,) = (certificate.law(each) for each in certify.claims_of(options).values())
+    without = certificate.law(certificate.tilted(0, 1.0)).sample(2000, 5)
+    unguided = certificate.compare(without, posterior, certificate.PLANE.means)
+    (found,) = run("--guidance", "mmps", *measured).values()
+    assert found.found.sliced < 0.5 * unguided.found.sliced
 
 
 def test_the_command_draws_what_the_library_draws(tmp_path, capsys):
@@ -108,7 +114,7 @@ def test_the_command_draws_what_the_library_draws(tmp_path, capsys):
         count=300,
     )
     np.testing.assert_allclose(direct.found, [row["samples"] for row in said["numbers"][:6]], rtol=1e-3, atol=1e-4)
-    code, _, err = run_script(certify.main, ["--guidance", "none", *words, tmp_path / "own"], capsys)
+    code, _, err = run_script(certify.main, ["--guidance", "cfg++", *words, tmp_path / "own"], capsys)
     assert (code, "is of another request; give another --out, or --overwrite" in err) == (2, True)
 
 
