@@ -80,7 +80,7 @@ RANGES: dict[str, Range] = {
         COUNT,
     ),
     **dict.fromkeys(("smoothing_samples", "recurrence"), COUNT),
-    **dict.fromkeys(("TrainingFree.rho", "mu", "smoothing"), NOT_NEGATIVE),
+    **dict.fromkeys(("TrainingFree.rho", "mu", "smoothing", "tv_weight", "range_weight"), NOT_NEGATIVE),
     **dict.fromkeys(
         ("temperature", "data_std", "langevin_size", "sigma_max", "radius", "prior_weight", "exposure"), POSITIVE
     ),

@@ -1,14 +1,21 @@
 """`--guidance clip` in the command, by a tiny CLIP, which must not measure what it guided."""
 
+import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from guided_jax import schedule
 from guided_jax.app import cli
 from guided_jax.app import metrics as metrics_command
+from guided_jax.app import run as runs
+from guided_jax.app.sample import clip_guide
 from guided_jax.app.sample import command as sample
+from guided_jax.app.sample.parts import Parts
+from guided_jax.app.sample.request import Method, Sampling
 from guided_jax.models.clip import similarity
 from guided_jax.pretrained import clip
 from guided_jax.storage import images
@@ -51,6 +58,52 @@ def test_samples_are_drawn_towards_a_text_and_away_from_it(tiny, folder, tmp_pat
     by = [tmp_path / "toward" / "samples.npz", "--clip", folder, "--captions", tmp_path / "captions.txt"]
     code, _, err = run_script(metrics_command.main, by, capsys)
     assert (code, "is the one that guided the samples, and favours them; give another CLIP" in err) == (2, True), err
+
+
+def test_it_is_a_criterion_too(tiny, folder, tmp_path):
+    """Towards and away by --criterion clip; what is out of range or uneven counts with its weight."""
+    words = (
+        "--guidance",
+        "off-the-shelf",
+        "--criterion",
+        "clip",
+        "--clip-model",
+        folder,
+        "--cutouts",
+        "2",
+        "--scale",
+        "300",
+    )
+    toward = draw(tiny, tmp_path / "toward", *words, "--clip-text", TEXT)
+    away = draw(tiny, tmp_path / "away", *words, "--clip-text", f"{TEXT}:-1")
+    assert nearness(folder, toward) > nearness(folder, away) + 2e-3
+
+    run = clip_guide.add_clip(runs.load(tiny), folder)
+    request = Sampling(tiny, Method("universal", criterion="clip", clip_text=(TEXT,), cutouts=1))
+    own = {"clip": clip_guide.params_of(request, run, jax.devices()[0])}
+    x_0 = 1.5 * jnp.ones((8, 8, 1)).at[:, 4:].set(-1)
+    plain, smooth, bounded = (
+        float(
+            Parts(run, dataclasses.replace(request.method, **weights), own, key=jax.random.key(0)).clean_log_prob(
+                x_0, schedule.at(run.model.levels, 5)
+            )
+        )
+        for weights in ({}, {"tv_weight": 2.0}, {"range_weight": 0.5})
+    )
+    np.testing.assert_allclose(smooth - plain, -2.0 * 8 * (1.5 + 1.5), rtol=1e-4)
+    np.testing.assert_allclose(bounded - plain, -0.5 * 64 * 0.25, rtol=1e-4)
+
+
+def test_a_criterion_of_a_clip_refuses_what_it_ignores(tiny, folder, tmp_path, capsys):
+    for words, said in {
+        ("--criterion", "clip"): "--criterion clip needs a CLIP; name its folder by --clip-model",
+        ("--criterion", "clip", "--clip-model", folder): "--criterion clip has no text to guide towards",
+        ("--clip-model", folder): "--clip-model",
+        ("--tv-weight", "2"): "--tv-weight",
+    }.items():
+        line = [tiny, "--guidance", "universal", *words, "--out", tmp_path / "out"]
+        code, _, err = run_script(sample.main, line, capsys)
+        assert (code, said in err) == (2, True), err
 
 
 @pytest.fixture(scope="module")

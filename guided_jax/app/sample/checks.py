@@ -86,6 +86,8 @@ def _chosen(method: Method) -> set[str]:
     if "measurement" in guidances.row_of(method).needs:
         chosen |= {f"--operator {method.measurement.operator}"}
         chosen |= {f"--measure {name}" for name in method.measurement.measure}
+    if "clean" in guidance_rows.GUIDANCES[first].needs:
+        chosen.add(f"--criterion {method.criterion}")
     if method.control is not None:
         chosen.add("--control")
     if method.image:

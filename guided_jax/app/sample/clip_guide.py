@@ -1,4 +1,4 @@
-"""The CLIP of clean pictures that guides by `--guidance clip`, and the texts that it guides towards."""
+"""The CLIP of clean pictures that guides by `--guidance clip` or `--criterion clip`, and its texts."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from guided_jax import criteria
 from guided_jax.app import facts
 from guided_jax.app import run as runs
 from guided_jax.app.sample.prompt_files import is_name_of_states, without_weights
-from guided_jax.app.sample.request import Method, Sampling
+from guided_jax.app.sample.request import CLIP, Method, Sampling
 from guided_jax.pretrained import clip
 from guided_jax.strength import LogProb
 
@@ -48,15 +48,14 @@ def parse(word: str) -> tuple[str, float]:
 
 def check(method: Method, run: runs.Run) -> None:
     """Raise ValueError without a CLIP or texts, and for pictures that it does not take."""
+    asked = "--criterion clip" if method.criterion == CLIP else "--guidance clip"
     if run.clip is None:
-        raise ValueError("--guidance clip needs a CLIP; name its folder by --clip-model")
-    facts.check_pictures(run.facts, "--guidance clip")
+        raise ValueError(f"{asked} needs a CLIP; name its folder by --clip-model")
+    facts.check_pictures(run.facts, asked)
     if (channels := run.facts.image_shape[-1]) not in (1, 3):
-        raise ValueError(
-            f"--guidance clip is for pictures of 1 or 3 channels, and the run draws {channels}; use another"
-        )
+        raise ValueError(f"{asked} is for pictures of 1 or 3 channels, and the run draws {channels}; use another")
     if not all(text and not is_name_of_states(text) for text in _texts(method, run)):
-        raise ValueError("--guidance clip has no text to guide towards; name it by --clip-text")
+        raise ValueError(f"{asked} has no text to guide towards; name it by --clip-text")
 
 
 def _texts(method: Method, run: runs.Run) -> Sequence[str]:
@@ -91,4 +90,7 @@ def criterion(parts: "Parts") -> LogProb:
     of_pictures = criteria.over_cutouts(
         criteria.spherical(embed, texts, weights), parts.key, method.cutouts, tower.module.vision.image_size
     )
-    return lambda x_0, level: of_pictures(parts.decode(x_0), level)
+    weighted = [(criteria.smooth(), method.tv_weight), (criteria.in_range(), method.range_weight)]
+    terms = [(of_pictures, 1.0), *(term for term in weighted if term[1])]
+    total = criteria.all_of(*zip(*terms, strict=True))
+    return lambda x_0, level: total(parts.decode(x_0), level)

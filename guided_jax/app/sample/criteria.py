@@ -17,15 +17,15 @@ from guided_jax.app import experiments
 from guided_jax.app import run as runs
 from guided_jax.app.facts import Facts, check_pictures
 from guided_jax.app.sample import named_pictures
-from guided_jax.app.sample.request import CLASSIFIER, Method, option
+from guided_jax.app.sample.request import CLASSIFIER, CLIP, Method, option
 
 Criterion = Callable[..., Any]  # (picture, level) -> scalar
-USAGE = "give classifier, colour:R,G,B, picture:FILE, style:FILE or FILE.py:function"
+USAGE = "give classifier, clip, colour:R,G,B, picture:FILE, style:FILE or FILE.py:function"
 
 
 def add_criterion(run: runs.Run, method: Method) -> runs.Run:
     """Return the run with the criterion of a request; ValueError for words, numbers or files that name none."""
-    if method.criterion == CLASSIFIER:
+    if method.criterion in (CLASSIFIER, CLIP):
         return run
     kind, _, rest = method.criterion.partition(":")
     if kind in KINDS:
@@ -37,14 +37,14 @@ def add_criterion(run: runs.Run, method: Method) -> runs.Run:
 def files_of(method: Method) -> list[Path]:
     """Return the file that a criterion names, if it names one."""
     kind, _, rest = method.criterion.partition(":")
-    if method.criterion == CLASSIFIER or kind == "colour":
+    if method.criterion in (CLASSIFIER, CLIP) or kind == "colour":
         return []
     return [Path(rest if kind in KINDS else method.criterion.rpartition(":")[0])]
 
 
 def check(method: Method, run: runs.Run) -> None:
     """Raise ValueError for what a criterion that is no classifier ignores, and for one that does not take what it gets."""
-    if run.criterion is None:
+    if method.criterion == CLASSIFIER:
         return
     for name, given in {"clean_classifier": method.clean_classifier, "any_of": method.any_of}.items():
         if given:
@@ -53,7 +53,10 @@ def check(method: Method, run: runs.Run) -> None:
             )
     if method.temperature != 1:
         raise ValueError(f"--temperature has no effect with --criterion {method.criterion}; leave out one of the two")
-    _check_scalar(run, method)
+    if run.criterion is not None:
+        _check_scalar(run, method)
+    elif method.space == "latents":
+        raise ValueError("--criterion clip is of pictures; leave out --in latents")
 
 
 def check_judge(method: Method, run: runs.Run) -> None:

@@ -73,6 +73,7 @@ def _self_attention(parts: Parts) -> tuple[Denoiser, Guide]:
     return parts.plain(), lambda d: guidance.self_attention(d, parts.scale, parts.request.blur, mask)
 
 
+BY_CLIP = ("clip_model", "clip_text", "cutouts", "tv_weight", "range_weight")
 JUDGED = ("any_of", "temperature", "label_scale")
 CLEAN = (*JUDGED, "clean_classifier", "space", "criterion")
 STRENGTHS = ("rho", "mu", "smoothing", "smoothing_samples", "iterations", "recurrence", "weights")
@@ -107,7 +108,7 @@ GUIDANCES: dict[str, Row] = {
         "to --clip-text, by --cutouts of x_0 in the CLIP of --clip-model, back through the network [Crowson 2021]",
         lambda p: (p.plain_base, lambda d: guidance.universal(d, clip_guide.criterion(p), p.scale)),
         ("clip",),
-        ("clip_model", "clip_text", "cutouts", "label_scale"),
+        (*BY_CLIP, "label_scale"),
         labelled=False,
     ),
     "training-free": Row(

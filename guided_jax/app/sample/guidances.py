@@ -4,9 +4,9 @@ from typing import Any
 
 from guided_jax import guidance
 from guided_jax.app.sample.annealing import Annealing
-from guided_jax.app.sample.guidance_rows import GUIDANCES
+from guided_jax.app.sample.guidance_rows import BY_CLIP, GUIDANCES
 from guided_jax.app.sample.parts import Parts
-from guided_jax.app.sample.request import CLASSIFIER, Method
+from guided_jax.app.sample.request import CLASSIFIER, CLIP, Method
 from guided_jax.app.sample.row import Guide, Guided, Row
 
 MODIFIERS: dict[str, str] = {
@@ -34,6 +34,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "+rescale": ("rescale_mix",),
     "+channels": ("guided_channels",),
     "+anneal": tuple(vars(Annealing())),
+    f"--criterion {CLIP}": BY_CLIP,
     **{f"--operator {name}": options for name, options in OPERATORS.items()},
 }
 
@@ -54,9 +55,10 @@ def parse(name: str) -> tuple[str, list[str]]:
 
 def row_of(request: Method) -> Row:
     """Return what the guidance of a request is made of; with a criterion that is no classifier it reads no label."""
+    of_clip = request.criterion == CLIP
     row = GUIDANCES[parse(request.guidance)[0]]
     own = "clean" in row.needs and request.criterion != CLASSIFIER
-    return row._replace(needs=(), labelled=False) if own else row
+    return row._replace(needs=("clip",) if of_clip else (), labelled=False) if own else row
 
 
 def reads_negative(request: Method) -> bool:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from guided_jax import guidance, operators, schedule
 from guided_jax.app import run as runs
-from guided_jax.app.sample import annealing
-from guided_jax.app.sample.request import Method
+from guided_jax.app.sample import annealing, clip_guide
+from guided_jax.app.sample.request import CLASSIFIER, CLIP, Method
 from guided_jax.criteria.log_prob import Logits
 from guided_jax.denoiser import Denoiser
 from guided_jax.guidance import LogProb
@@ -183,7 +183,7 @@ class Parts(NamedTuple):
     @property
     def clean_base(self) -> Denoiser:
         """What a criterion of clean examples guides: `base` for a classifier, `plain_base` for any other."""
-        return self.base if self.run.criterion is None else self.plain_base
+        return self.base if self.request.criterion == CLASSIFIER else self.plain_base
 
     @property
     def plain_base(self) -> Denoiser:
@@ -194,6 +194,8 @@ class Parts(NamedTuple):
     def clean_log_prob(self) -> LogProb:
         """The criterion of x_0, or log p(label | x_0): by the judge of the picture, or without one by the noisy classifier
         at the first level."""
+        if self.request.criterion == CLIP:
+            return clip_guide.criterion(self)
         judge, criterion, first = self.run.judge, self.run.criterion, schedule.at(self.run.model.levels, 1)
         if criterion is not None:
             if self.run.latent and not self.sees_pixels:

@@ -15,7 +15,7 @@ from guided_jax.app.trained_weights import Which
 Variance = Literal["small", "large", "learned"]  # of a step of ddpm
 Label = int | str  # a class by its number, or by its name until `labels.resolve_labels` has replaced it
 HELD_OUT, TRAIN = "held-out", "train"  # the run's own data
-CLASSIFIER = "classifier"  # of --criterion, the default
+CLASSIFIER, CLIP = "classifier", "clip"  # of --criterion; the first is the default
 
 DataDir = Annotated[Path | None, tyro.conf.arg(name="data.dir")]  # as `guided-jax train` spells it
 
@@ -65,10 +65,14 @@ class Method:
     zebra" "a horse:-0.5". Default: of text-to-image runs each sample's own prompt."""
     cutouts: int = 16
     """clip: how many random crops of the picture it sees at each step."""
+    tv_weight: float = 0.0
+    """clip: weight of the total variation of the predicted picture, which is to be small: smoother pictures."""
+    range_weight: float = 0.0
+    """clip: weight of the squared distance of the predicted pixels from [-1, 1], which is to be small."""
     criterion: str = CLASSIFIER
-    """training-free, universal, off-the-shelf: what guides: classifier, colour:R,G,B (0 to 255, the mean of the picture),
-    picture:FILE (similar pixels), style:FILE (similar patches, anywhere), or FILE.py:function of your own, (picture in [-1,
-    1], level) -> a scalar that is to be large. The file is executed."""
+    """training-free, universal, off-the-shelf: what guides: classifier, clip (with the options of --guidance clip),
+    colour:R,G,B (0 to 255, the mean of the picture), picture:FILE (similar pixels), style:FILE (similar patches, anywhere),
+    or FILE.py:function of your own, (picture in [-1, 1], level) -> a scalar that is to be large. The file is executed."""
     training_free: tyro.conf.OmitArgPrefixes[TrainingFree] = dataclasses.field(default_factory=TrainingFree)
     clip_base: bool = False
     """Clip the network's own prediction instead, before the guidance, which is ADM's order."""
@@ -252,7 +256,7 @@ NEWER = (
     *("prompt", "prompts", "negative_prompt", "prompt_scale", "prompt_seed", "text"),
     *("coarse_scales", "damping", "stop_cosine", "anneal", "label_scale"),
     *("lora", "digests", "control", "control_image", "control_scale"),
-    *("criterion", "training_free", "search"),
+    *("criterion", "training_free", "search", "tv_weight", "range_weight"),
 )
 
 
