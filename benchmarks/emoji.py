@@ -2,11 +2,15 @@
 
     guided-jax train emoji
     guided-jax train emoji --seed 1 --diffusion.num-steps 0 --classifier.network.model-channels 64 --out runs/emoji_judge
-    python -m benchmarks.emoji runs/emoji --judge runs/emoji_judge
+    guided-jax train emoji --data.name emoji:32/openmoji --diffusion.init-from runs/emoji --diffusion.num-steps 500 \\
+        --classifier.num-steps 0 --out runs/openmoji
+    python -m benchmarks.emoji runs/emoji --judge runs/emoji_judge --tuned runs/openmoji
 
 The judge is a CLIP of another seed and size that guides nothing: it retrieves the caption of a picture among all captions
 of the data, and gives the features of the Fréchet distance, precision and recall. Each guidance, scale and seed has a file
-of its own in RUN/benchmark; one that is there is not made again. `--page` puts tables, curves and pictures into the page.
+of its own in RUN/benchmark; one that is there is not made again. `--tuned` adds what guidance does to a model that was
+fine-tuned on one style: from the base model to the tuned one, and beyond. `--page` puts tables, curves and pictures into
+the page.
 """
 
 import dataclasses
@@ -14,26 +18,24 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import tyro
 
+from benchmarks.emoji_judge import NUMBERS, Judge, captions_of, check
 from benchmarks.sampler_pages import fill, table
 from benchmarks.tricks import spread
-from guided_jax import forward, metrics, parallel, schedule
-from guided_jax.app import cli, networks, texts
+from guided_jax import parallel
+from guided_jax.app import cli
 from guided_jax.app import run as runs
 from guided_jax.app.demo import comparison, prompt_grid
+from guided_jax.app.demo.emoji import PROMPTS, EmojiDemo
 from guided_jax.app.sample import draw, prompts
 from guided_jax.app.sample.prompt_files import Row
 from guided_jax.app.sample.request import Method
 from guided_jax.app.sample.text_options import Text
-from guided_jax.metrics.alignment import retrieval
-from guided_jax.storage import images
 from guided_jax.storage.files import replacing
 
 matplotlib.use("Agg")
@@ -41,18 +43,33 @@ from matplotlib import pyplot
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "howto" / "emoji.md"
-LEVELS = (1, 100, 200, 300, 400, 500, 600, 700, 800)  # at which the CLIP that guides is asked
 BESIDE = 2.0  # the scale of classifier-free guidance beside the others
-# Name -> the request, and whether it goes through the scales.
-GUIDANCES: dict[str, tuple[dict[str, Any], bool]] = {
-    "none": ({"guidance": "none"}, False),
-    "classifier-free": ({"guidance": "classifier-free"}, True),
-    "CLIP": ({"guidance": "classifier"}, True),
-    "TFG": ({"guidance": "training-free"}, True),
-    "both, CLIP": ({"guidance": "classifier", "label_scale": BESIDE}, True),
-    "both, TFG": ({"guidance": "training-free", "label_scale": BESIDE}, True),
+
+
+class Guidance(NamedTuple):
+    """What is asked for, and whether it goes through the scales."""
+
+    asked: dict[str, Any]
+    scaled: bool = True
+
+
+GUIDANCES = {
+    "none": Guidance({"guidance": "none"}, scaled=False),
+    "classifier-free": Guidance({"guidance": "classifier-free"}),
+    "CLIP": Guidance({"guidance": "classifier"}),
+    "CLIP, told": Guidance({"guidance": "classifier", "label_scale": 1.0}),
+    "TFG": Guidance({"guidance": "training-free"}),
+    "both, CLIP": Guidance({"guidance": "classifier", "label_scale": BESIDE}),
+    "both, TFG": Guidance({"guidance": "training-free", "label_scale": BESIDE}),
 }
-NUMBERS = {"top1": "top-1", "top5": "top-5", "fd": "distance", "precision": "precision", "recall": "recall"}
+# Of a model that was fine-tuned on one style. At scale 0 the first is the base model with the prompt, and the second
+# without; at scale 1 all three are the tuned model.
+TUNED = {
+    "from the base": Guidance({"guidance": "autoguidance"}),
+    "domain": Guidance({"guidance": "domain"}),
+    "classifier-free": Guidance({"guidance": "classifier-free"}),
+}
+Found = dict[tuple[str, float, int], dict[str, float]]  # (guidance, scale, seed) -> what the judge says
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +79,11 @@ class Options:
     run: tyro.conf.Positional[Path] = Path("runs/emoji")
     judge: Path = Path("runs/emoji_judge")
     """The run whose CLIP judges."""
+    tuned: Path | None = None
+    """A run of one style, fine-tuned from the first."""
     guidances: tuple[str, ...] = tuple(GUIDANCES)
     scales: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    tuned_scales: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
     seeds: tuple[int, ...] = (0, 1, 2)
     pairs: int = 256
     """How many held-out pairs are drawn, each once."""
@@ -73,153 +93,142 @@ class Options:
     """Put tables, curves and pictures into docs/howto/emoji.md."""
 
 
-class Judge:
-    """The embeddings of a judge's CLIP: of pictures as they are, and of all captions of the data."""
+class Pairs(NamedTuple):
+    """The held-out pairs of a run's data that are drawn, and the judge's features of its other held-out pictures."""
 
-    def __init__(self, place: Path, captions: Sequence[str]):
-        run = runs.load(place)
-        own = networks.texts_of(run.experiment, run.facts)
-        self.clip, self.params = run.networks.classifier, run.params("classifier")
-        self.levels, self.time = run.model.levels, run.model.time
-        first = schedule.at(run.model.levels, 1)
-        embed = jax.jit(lambda params, x: self.clip.apply(params, x, run.model.time(first), method="encode_image"))
-        self.of_pictures: Callable[[np.ndarray], np.ndarray] = lambda pictures: np.concatenate(
-            [embed(self.params, images.from_uint8(part)) for part in np.array_split(pictures, -(-len(pictures) // 256))]
-        )
-        read = jax.jit(
-            lambda params, given: self.clip.apply(params, *texts.states_of(own, given), method="encode_text")
-        )
-        parts = np.array_split(texts.encode(own, captions), -(-len(captions) // 256))
-        self.texts = np.concatenate([read(self.params, jnp.asarray(part, jnp.float32)) for part in parts])
+    captions: list[str]
+    pictures: np.ndarray
+    reference: np.ndarray
 
 
-def by_level(judge: Judge, pictures: np.ndarray, labels: np.ndarray) -> str:
-    """Return the table of how often a CLIP finds the caption of a noisy picture among all captions, by noise level."""
-
-    def embed(key: Any, picture: Any, position: Any) -> Any:
-        level = schedule.at(judge.levels, position)
-        x_t = forward.diffuse(picture, jax.random.normal(key, picture.shape), level)
-        return judge.clip.apply(judge.params, x_t, judge.time(level), method="encode_image")
-
-    real, devices = images.from_uint8(pictures), parallel.choose_devices(256)
-    given = real, judge.texts, labels, LEVELS, jax.random.key(0), devices, 256
-    found = metrics.retrieval_by_level(embed, *given)
-    tops = [
-        (f"top-{k}", *(f"{found[at][k].score.mean:.3f} ± {found[at][k].score.error:.3f}" for at in LEVELS))
-        for k in (1, 5)
-    ]
-    return table(("t", *map(str, LEVELS)), tops)
+def choose_pairs(run: runs.Run, judge: Judge, count: int) -> Pairs:
+    """Return `count` held-out pairs, or half of them where there are fewer; the same for every run of this data."""
+    held = dataclasses.replace(run.experiment.data, text="none").make(held_out=True)
+    order, count = np.random.default_rng(0).permutation(len(held)), min(count, len(held) // 2)
+    pictures, captions = held.read(order)["image"], [(held.captions or ())[row] for row in order]
+    return Pairs(captions[:count], pictures[:count], judge.features(pictures[count:]))
 
 
-def look(judge: Judge, pictures: np.ndarray, labels: np.ndarray, reference: Any) -> dict[str, float]:
-    """Return what the judge says of pictures. labels: of their captions. reference: features of real pictures."""
-    features = judge.of_pictures(pictures)
-    found = retrieval(features, judge.texts, labels, (1, 5))
-    distance = metrics.frechet_distance(*metrics.moments(features), *metrics.moments(reference))
-    precision, recall = metrics.precision_recall(features, reference)
-    top = {f"top{k}": each.score.mean for k, each in found.items()}
-    return {**top, "fd": float(distance), "precision": float(precision), "recall": float(recall)}
-
-
-def measure(options: Options, run: runs.Run, name: str, captions: Sequence[str]) -> Callable[[float, int], np.ndarray]:
+def measure(run: runs.Run, name: str, asked: dict[str, Any], steps: str, captions: Sequence[str]) -> Callable[..., Any]:
     """Return (scale, seed) -> a picture of each caption, by one program."""
-    sampler = "ddim" if "TFG" in name else "dpm++"
-    method = Method(**GUIDANCES[name][0], sampler=sampler, steps=options.steps)
-    told = prompts.with_prompts(run, [Row(text) for text in captions], Text())
-    devices = parallel.choose_devices(comparison.BATCH_SIZE)
+    method = Method(**asked, sampler="ddim" if "TFG" in name else "dpm++", steps=steps)
+    rows = [Row(text) for text in captions]
+    told, params = prompts.with_prompts(run, rows, Text()), {"diffusion": run.params("diffusion")}
+    if method.guidance in ("classifier", "training-free"):
+        params["classifier"] = run.params("classifier")
+    if run.bad is not None:
+        told = told._replace(bad=prompts.with_prompts(run.bad, rows, Text()))
+        params["bad"] = run.bad.params("diffusion")
+    devices, labels = parallel.choose_devices(comparison.BATCH_SIZE), np.arange(len(captions))
     sample, chunk = draw.make_sampler(told, method, True, devices), parallel.chunk_size(len(captions), 64, devices)
-    placed = draw.place(told, {part: told.params(part) for part in runs.PARTS}, devices)
-    labels = np.arange(len(captions))
+    placed = draw.place(told, params, devices)
     return lambda scale, seed: comparison.draw_labels(sample, placed, labels, scale, chunk, seed)
 
 
-def rows_of(options: Options, name: str) -> list[tuple[float, int]]:
-    """Return the scales and seeds of a guidance."""
-    scales = options.scales if GUIDANCES[name][1] else (1.0,)
-    return [(scale, seed) for scale in scales for seed in options.seeds]
+def measure_all(
+    options: Options,
+    folder: Path,
+    run: runs.Run,
+    guidances: Mapping[str, Guidance],
+    scales: Sequence[float],
+    judge: Judge,
+    pairs: Pairs,
+) -> Found:
+    """Return what the judge says of every guidance, scale and seed; it is drawn where its file is not there."""
+    found: Found = {}
+    for name, guidance in guidances.items():
+        drawer = None
+        for scale in scales if guidance.scaled else (1.0,):
+            for seed in options.seeds:
+                place = place_of(options, folder / "benchmark", run, name, guidance.asked, scale, seed)
+                if not place.is_file():
+                    drawer = drawer or measure(run, name, guidance.asked, options.steps, pairs.captions)
+                    seen = judge.look(pairs.captions, drawer(scale, seed), pairs.reference)
+                    with replacing(place) as file:
+                        file.write(json.dumps(seen).encode())
+                found[name, scale, seed] = json.loads(place.read_text())
+                print(f"{name}, scale {scale:g}, seed {seed}: {found[name, scale, seed]}", flush=True)
+    return found
 
 
-def place_of(options: Options, name: str, scale: float, seed: int) -> Path:
+def place_of(options: Options, folder: Path, run: runs.Run, name: str, asked: Any, scale: float, seed: int) -> Path:
     """Return the file of one guidance, scale and seed; its name has what else determines its numbers."""
-    trained = [runs.step_of(options.run, part, "last") for part in runs.PARTS]
-    trained.append(runs.step_of(options.judge, "classifier", "last"))
-    asked = [GUIDANCES[name][0], options.pairs, options.steps, str(options.judge), trained]
-    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:6]
-    return options.run / "benchmark" / f"{name.replace(', ', '-')}-{scale:g}-{seed}-{digest}.json"
+    trained = [each.trained("last") for each in (run, run.bad) if each is not None]
+    told = [asked, options.pairs, options.steps, str(options.judge), runs.step_of(options.judge, "classifier", "last")]
+    digest = hashlib.sha256(json.dumps([*told, *trained], default=str).encode()).hexdigest()[:6]
+    return folder / f"{name.replace(', ', '-').replace(' ', '-')}-{scale:g}-{seed}-{digest}.json"
 
 
-def body(options: Options, found: Mapping[tuple[str, float, int], dict[str, float]]) -> list[list[str]]:
-    """Return the rows of the table: a guidance and scale each, over the seeds."""
+def tabulate(found: Found, guidances: Mapping[str, Guidance], real: Mapping[str, float]) -> str:
+    """Return a row for each guidance and scale, over the seeds, and one of the real pictures."""
     rows = []
     for name, scale in dict.fromkeys((name, scale) for name, scale, _ in found):
         mine = [each for (own, at, _), each in found.items() if (own, at) == (name, scale)]
-        shown = f"{scale:g}" if GUIDANCES[name][1] else ""
+        shown = f"{scale:g}" if guidances[name].scaled else ""
         rows.append([name, shown, *(spread([each[number] for each in mine]) for number in NUMBERS)])
-    return rows
+    return table(
+        ("guidance", "scale", *NUMBERS.values()),
+        [*rows, ["real pictures", "", *(f"{real[each]:.4f}" for each in NUMBERS)]],
+    )
 
 
-def curves(found: Mapping[tuple[str, float, int], dict[str, float]], real: Mapping[str, float]) -> Any:
+def plot(found: Found, guidances: Mapping[str, Guidance], real: Mapping[str, float]) -> Any:
     """Return a figure: each number against the scale, a line a guidance, real pictures dashed."""
     figure, axes = pyplot.subplots(1, len(NUMBERS), figsize=(3.2 * len(NUMBERS), 3.2), layout="constrained")
     for panel, number in zip(axes, NUMBERS, strict=True):
-        for name in dict.fromkeys(name for name, _, _ in found if GUIDANCES[name][1]):
+        for name in dict.fromkeys(name for name, _, _ in found if guidances[name].scaled):
             scales = sorted({scale for own, scale, _ in found if own == name})
             each = [[row[number] for (own, at, _), row in found.items() if (own, at) == (name, s)] for s in scales]
             means, deviations = [np.mean(row) for row in each], [np.std(row, ddof=1) if row[1:] else 0 for row in each]
             panel.errorbar(scales, means, yerr=deviations, marker="o", markersize=3, capsize=2, label=name)
         panel.axhline(real[number], color="0.4", linestyle="--", linewidth=1, label="real")
-        panel.set(title=NUMBERS[number], xlabel="scale", xscale="log")
+        panel.set(title=NUMBERS[number], xlabel="scale", xscale="symlog" if min(s for _, s, _ in found) == 0 else "log")
         panel.grid(alpha=0.3)
     axes[0].legend(fontsize="x-small")
     return figure
 
 
 def main(args: Sequence[str]) -> None:
-    """Measure what is not there yet, and print the table; with --page put all of it into the page."""
+    """Measure what is not there yet, and print the tables; with --page put all of it into the page."""
     options = cli.parse(Options, "python -m benchmarks.emoji", args, description=__doc__ or "")
     parallel.use_cpu_devices()
     if unknown := [name for name in options.guidances if name not in GUIDANCES]:
         raise ValueError(f"there is no guidance {unknown[0]!r}; there is {', '.join(GUIDANCES)}")
-    if options.judge.resolve() == options.run.resolve():
-        raise ValueError(f"the CLIP of {options.run} guides, and favours what it guided; train another for --judge")
+    check(options.judge, options.run)
     run = runs.load(options.run)
-    plain = dataclasses.replace(run.experiment.data, text="none")
-    known, held = (plain.make(held_out) for held_out in (False, True))
-    names = tuple(dict.fromkeys((*(known.captions or ()), *(held.captions or ()))))
-    judge, number = Judge(options.judge, names), {name: i for i, name in enumerate(names)}
-    chosen = np.random.default_rng(0).permutation(len(held))[: options.pairs]
-    captions = [(held.captions or ())[row] for row in chosen]
-    labels, pictures = np.array([number[caption] for caption in captions]), held.read(np.arange(len(held)))["image"]
-    reference = judge.of_pictures(np.delete(pictures, chosen, axis=0))
-    real, found = look(judge, pictures[chosen], labels, reference), {}
-    for name in options.guidances:
-        drawer = None
-        for scale, seed in rows_of(options, name):
-            place = place_of(options, name, scale, seed)
-            if not place.is_file():
-                drawer = drawer or measure(options, run, name, captions)
-                with replacing(place) as file:
-                    file.write(json.dumps(look(judge, drawer(scale, seed), labels, reference)).encode())
-            found[name, scale, seed] = json.loads(place.read_text())
-            print(f"{name}, scale {scale:g}, seed {seed}: {found[name, scale, seed]}", flush=True)
-    rows = [*body(options, found), ["real pictures", "", *(f"{real[each]:.4f}" for each in NUMBERS)]]
-    text = table(("guidance", "scale", *NUMBERS.values()), rows)
-    levels = by_level(Judge(options.run, names), pictures, np.array([number[each] for each in held.captions or ()]))
-    print(f"\n{text}\n\n{levels}")
+    judge = Judge(options.judge, captions_of(run))
+    pairs = choose_pairs(run, judge, options.pairs)
+    chosen = {name: GUIDANCES[name] for name in options.guidances}
+    found, real = measure_all(options, options.run, run, chosen, options.scales, judge, pairs), judge.look(*pairs)
+    held = dataclasses.replace(run.experiment.data, text="none").make(held_out=True)
+    everything = held.read(np.arange(len(held)))["image"]
+    tables = {
+        "emoji": tabulate(found, chosen, real),
+        "emoji, levels": Judge(options.run, judge.captions).by_level(everything, held.captions or ()),
+    }
+    figures = {"emoji-curves": plot(found, chosen, real)}
+    if options.tuned is not None:
+        tuned = runs.load(options.tuned)._replace(bad=run)
+        pairs = choose_pairs(tuned, judge, options.pairs)
+        found = measure_all(options, options.tuned, tuned, TUNED, options.tuned_scales, judge, pairs)
+        real = judge.look(*pairs)
+        tables["emoji, tuned"], figures["emoji-tuned"] = tabulate(found, TUNED, real), plot(found, TUNED, real)
+    for name, text in tables.items():
+        print(f"\n{name}\n\n{text}")
     if options.page:
-        _write_page(run, {"emoji": text, "emoji, levels": levels}, curves(found, real))
+        write_page(run, tables, figures)
 
 
-def _write_page(run: runs.Run, tables: Mapping[str, str], figure: Any) -> None:
-    from guided_jax.app.demo.emoji import PROMPTS, EmojiDemo
-
+def write_page(run: runs.Run, tables: Mapping[str, str], figures: Mapping[str, Any]) -> None:
+    """Put the tables into the page, and draw its pictures: the curves, and prompts against scales."""
     usual = EmojiDemo()
     drawn = prompt_grid.draw_grid(run, PROMPTS, usual.scales, usual.steps, usual.seed)
     prompt_grid.save(DOCS / "images" / "emoji.png", drawn, PROMPTS, usual.scales)
-    with replacing(DOCS / "images" / "emoji-curves.png") as file:
-        figure.savefig(file, format="png", dpi=110)
+    for name, figure in figures.items():
+        with replacing(DOCS / "images" / f"{name}.png") as file:
+            figure.savefig(file, format="png", dpi=110)
     with replacing(PAGE) as file:
-        file.write(fill(PAGE.read_text(), tables).encode())
+        file.write(fill(PAGE.read_text(), dict(tables)).encode())
 
 
 if __name__ == "__main__":

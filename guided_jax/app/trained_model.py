@@ -80,14 +80,29 @@ def make_text(experiment: Experiment, facts: Facts, modules: Networks) -> TextMo
     return TextModel(tokenize, 1, widths, **told, factor=factor, classifier=classifier)
 
 
+def make_towers(experiment: Experiment, own: texts.Texts, module: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return the towers of the noised CLIP: (params, x_t, level) -> u, and (params, given) -> v of texts, `texts.encode`'s.
+
+    Of one picture or many, and of one text or many; both are of length 1.
+    """
+    time = make_time(experiment)
+
+    def picture(params: Any, x: Any, level: NoiseLevel) -> Any:
+        return module.apply(params, *scale_input(x, time(level)), method="encode_image")
+
+    def text(params: Any, given: Any) -> Any:
+        return module.apply(params, *texts.states_of(own, given), method="encode_text")
+
+    return picture, text
+
+
 def _make_similarities(experiment: Experiment, own: texts.Texts, module: Any, prompts: Prompt) -> Callable[..., Any]:
     """Return (params, x_t, level) -> u . v_i / temperature of every prompt i, by the noised CLIP."""
-    time, states = make_time(experiment), texts.states_of(own, prompts.states.context)
+    picture, text = make_towers(experiment, own, module)
 
     def logits(params: Any, x: Any, level: NoiseLevel) -> Any:
-        u = module.apply(params, *scale_input(x, time(level)), method="encode_image")
-        v = module.apply(params, *states, method="encode_text")
-        return v @ u / module.apply(params, method="temperature")
+        v = text(params, prompts.states.context)
+        return v @ picture(params, x, level) / module.apply(params, method="temperature")
 
     return logits
 

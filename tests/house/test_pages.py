@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks import mixture, posterior_pages, posteriors, results, sampler_pages, samplers, training_free, tricks
+from benchmarks import emoji, mixture, posterior_pages, posteriors, results, sampler_pages, samplers, training_free, tricks
 from benchmarks.speed import __main__ as speed
 from benchmarks.speed import sizes
 from guided_jax import data, schedule
@@ -47,6 +47,7 @@ PLACES = [
     ),
     (training_free.PAGE, ["training-free"]),
     (posterior_pages.PAGE, list(POSTERIORS)),
+    (emoji.PAGE, ["emoji", "emoji, levels", "emoji, tuned"]),
 ]
 
 
