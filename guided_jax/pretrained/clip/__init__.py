@@ -1,5 +1,6 @@
 """CLIP with published weights: its towers, its tokens, and weights of parts of a prompt."""
 
+from guided_jax.models.clip.towers import TextFeatures, VisionFeatures
 from guided_jax.pretrained.clip.folder import Checkpoint, embed_image, embed_text, load_folder
 from guided_jax.pretrained.clip.prompts import parse_weights, weigh
 from guided_jax.pretrained.clip.tokenization import Tokenizer, WeightedIds, tokenizer
@@ -16,7 +17,9 @@ from guided_jax.pretrained.clip.towers import (
 
 __all__ = [
     "Checkpoint",
+    "TextFeatures",
     "Tokenizer",
+    "VisionFeatures",
     "WeightedIds",
     "embed_image",
     "embed_text",
