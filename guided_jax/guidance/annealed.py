@@ -32,7 +32,8 @@ def annealed(
     g is 1 for t / T <= low, 0 for t / T >= high, and linear between. The noisy condition is a mix of itself and of itself
     with the mean and the standard deviation of y, each over all elements of an array of the condition.
     net: condition -> denoiser, for instance `lambda y: model.denoiser(made, params, y)`.
-    condition: y, a pytree of arrays of floats: states of a text encoder, vectors, the embedding of a class.
+    condition: y, a pytree of arrays of floats: states of a text encoder, vectors, the embedding of a class. NaN stays NaN,
+        as where a text has no token, and does not count.
     key: a JAX key, of this example, other than the one of its noise; each level draws n anew.
     num_steps: T, the last t of the table, a number or traced value.
     std, low, high, mix: numbers or traced values, low < high. std is the paper's s, for conditions of a standard deviation
@@ -66,6 +67,6 @@ def _noisy(y: Array, key: Array, share: Array, std: ArrayLike, mix: ArrayLike) -
     y = jnp.asarray(y)
     wide = y.astype(jnp.promote_types(y.dtype, jnp.float32))
     h = jnp.sqrt(share) * wide + std * jnp.sqrt(1 - share) * jax.random.normal(key, y.shape, wide.dtype)
-    spread = ratio(root(jnp.var(wide)), root(jnp.var(h)))
-    like_y = jnp.mean(wide) + spread * (h - jnp.mean(h))
+    spread = ratio(root(jnp.nanvar(wide)), root(jnp.nanvar(h)))
+    like_y = jnp.nanmean(wide) + spread * (h - jnp.nanmean(h))
     return jnp.where(share < 1, mix * like_y + (1 - mix) * h, wide).astype(y.dtype)

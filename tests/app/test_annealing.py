@@ -1,5 +1,6 @@
 """+anneal: which part of a condition the noise is put in, of prompts, of numbers and of classes."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import jax
@@ -19,7 +20,7 @@ REQUEST = Method("classifier-free+anneal", anneal=annealing.Annealing(anneal_mix
 SHAPE = (2, 2, 1)
 
 
-def told(found, params, label, position, text=None, **of_model):
+def told(found, params, label, position, text=None, request=REQUEST, **of_model):
     """What the network is called with, params and condition, for the label and for none, at a level."""
     seen = []
 
@@ -29,8 +30,8 @@ def told(found, params, label, position, text=None, **of_model):
 
     made = model.Model(network, LEVELS, "x_0", shape=SHAPE, **of_model)
     run = runs.from_params(made, found, {"diffusion": params}, text=text)
-    parts = Parts(run, REQUEST, {"diffusion": params}, label, key=jax.random.key(3))
-    guidances.guide(REQUEST, parts)(jnp.zeros(SHAPE), schedule.at(LEVELS, position))
+    parts = Parts(run, request, {"diffusion": params}, label, key=jax.random.key(3))
+    guidances.guide(request, parts)(jnp.zeros(SHAPE), schedule.at(LEVELS, position))
     return seen
 
 
@@ -77,3 +78,18 @@ def test_of_a_prompt_the_states_of_the_text_are_noisy():
     np.testing.assert_array_equal(with_text["time_ids"], jnp.arange(6.0))
     for name, own in condition({}, 7).items():
         assert (np.std(with_text[name] - own) > 0.05) == (name != "time_ids")
+
+
+def test_of_a_caption_the_tokens_that_there_are():
+    """Where there is none it stays so, and the noise has the mean and the deviation of the others alone."""
+    states = jnp.stack([jnp.arange(40.0), 3 - jnp.arange(40.0), jnp.full(40, jnp.nan)])
+    prompts = facts.Facts((2, 2, 1), 2, (0.5, 0.5))
+    given = {"text": SimpleNamespace(takes_mask=False), "null": jnp.full((3, 40), jnp.nan)}
+    (_, with_text), (_, without) = told(prompts, {}, states, 95, **given)
+    np.testing.assert_array_equal(np.isnan(with_text), np.isnan(states))
+    assert np.isnan(without).all()
+    assert np.abs(with_text - states)[:2].min() > 0
+    request = dataclasses.replace(REQUEST, anneal=annealing.Annealing())
+    (_, mixed), _ = told(prompts, {}, states, 95, request=request, **given)
+    np.testing.assert_allclose(np.nanmean(mixed), np.nanmean(states), rtol=1e-5)
+    np.testing.assert_allclose(np.nanstd(mixed), np.nanstd(states), rtol=1e-5)

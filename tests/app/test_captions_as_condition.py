@@ -260,7 +260,7 @@ def test_samples_follow_their_prompts_alone(place, tmp_path, capsys):
         ([], "takes prompts; name what to draw with --prompt"),
         (["--prompt", "a disc", "--weighted"], "no weights of words; leave out --weighted"),
         (["--prompt", "a disc", "--clip-skip", "1"], "--clip-skip is 1"),
-        (["--prompt", "a disc", "--guidance", "classifier-free+anneal"], "was trained on captions; leave it out"),
+        (["--prompt", "a disc", "--guidance", "classifier-free+anneal"], "told the numbers of words; leave it out"),
         (["--prompt", "zebrra"], "of the prompt 'zebrra' 'zebrra' was not trained on; give other words"),
         (["--prompts", "states.npz"], "has states of prompts, and this run reads words"),
     ],

@@ -27,20 +27,18 @@ class Annealing:
     """+anneal: 1 to bring the noisy condition back to the mean and deviation of the condition, 0 to leave it."""
 
 
-def check(settings: Annealing, captions: bool) -> None:
+def check(settings: Annealing, words: bool) -> None:
     """Raise ValueError for levels in the wrong order, and for a run that has no condition to put noise in.
 
-    captions: whether it was trained on captions.
+    words: whether its condition is the numbers of words.
     """
     if not settings.anneal_low < settings.anneal_high:
         raise ValueError(
             f"--anneal-low is {settings.anneal_low:g} and --anneal-high {settings.anneal_high:g}; give a lower end below "
             "the upper one"
         )
-    if captions:
-        raise ValueError(
-            "+anneal has no states of a text to put noise in: this run was trained on captions; leave it out"
-        )
+    if words:
+        raise ValueError("+anneal needs the states of a text, and this run is told the numbers of words; leave it out")
 
 
 def check_tables(params: Any) -> None:
@@ -57,7 +55,9 @@ def annealed(settings: Annealing, parts: Any, make: Callable[..., Denoiser]) -> 
     run, label, params = parts.run, parts.label, parts.params["diffusion"]
     condition = run.model.condition(params, run.raw(label))
     noisy: Any
-    if run.text is not None:
+    if run.text is not None and not isinstance(condition, dict):
+        noisy, net = condition, make
+    elif run.text is not None:
         noisy = {name: condition[name] for name in ("context", "pooled") if name in condition}
         net = lambda text: make({**condition, **text})  # noqa: E731
     elif run.facts.labelling != "class":  # `model.known_values`

@@ -129,7 +129,7 @@ def _check_names(method: Method, run: runs.Run) -> None:
             "nowhere; give a lower end below the upper one"
         )
     if guidances.anneals(method):
-        annealing.check(method.anneal, run.text is not None and run.networks is not None)
+        annealing.check(method.anneal, run.experiment is not None and run.experiment.data.text == "words")
     if "+channels" in method.guidance and method.guided_channels > run.model.shape[-1]:
         raise ValueError(
             f"--guided-channels is {method.guided_channels}, and x has {run.model.shape[-1]} channels; give at most these"
