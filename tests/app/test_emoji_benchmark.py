@@ -1,5 +1,6 @@
 """benchmarks.emoji on a tiny run of captions: the tables come from what was drawn, which is drawn once."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -41,7 +42,7 @@ def test_the_judge_compares_pictures_with_captions_as_the_guide_of_its_run_would
     logits = run.text.classifier(run.text.tokenize(judge.captions))
     level = schedule.at(run.model.levels, 1)
     ours = judge.features(pictures) @ judge.texts.T
-    theirs = np.stack([logits(judge.params, images.from_uint8(each), level) for each in pictures])
+    theirs = np.stack([logits(judge.params, jnp.asarray(images.from_uint8(each)), level) for each in pictures])
     ratio = theirs / ours
     np.testing.assert_allclose(ratio, np.full_like(ratio, ratio[0, 0]), rtol=1e-3)  # 1 / temperature
     assert sorted(judge.captions) == sorted(set(CAPTIONS))
@@ -57,6 +58,7 @@ def test_pairs_are_the_same_for_every_run_of_the_data(place, judge):
     assert 0 <= found["top1"] <= found["top5"] <= 1
 
 
+@pytest.mark.slow
 def test_what_was_drawn_is_measured_once(place, capsys, monkeypatch):
     line = [str(place / "run"), "--judge", str(place / "judge"), "--tuned", str(place / "tuned"), "--pairs", str(PAIRS)]
     line += ["--guidances", "none", "classifier-free", "--scales", "1", "4", "--tuned-scales", "0", "1"]
