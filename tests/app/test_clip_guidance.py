@@ -60,8 +60,8 @@ def test_samples_are_drawn_towards_a_text_and_away_from_it(tiny, folder, tmp_pat
     assert (code, "is the one that guided the samples, and favours them; give another CLIP" in err) == (2, True), err
 
 
-def test_it_is_a_criterion_too(tiny, folder, tmp_path):
-    """Towards and away by --criterion clip; what is out of range or uneven counts with its weight."""
+@pytest.mark.slow
+def test_samples_are_drawn_by_it_as_a_criterion(tiny, folder, tmp_path):
     words = (
         "--guidance",
         "off-the-shelf",
@@ -78,9 +78,12 @@ def test_it_is_a_criterion_too(tiny, folder, tmp_path):
     away = draw(tiny, tmp_path / "away", *words, "--clip-text", f"{TEXT}:-1")
     assert nearness(folder, toward) > nearness(folder, away) + 2e-3
 
+
+def test_as_a_criterion_it_has_two_penalties(tiny, folder):
+    """What is uneven, and what is out of range, counts with its weight."""
     run = clip_guide.add_clip(runs.load(tiny), folder)
     request = Sampling(tiny, Method("universal", criterion="clip", clip_text=(TEXT,), cutouts=1))
-    own = {"clip": clip_guide.params_of(request, run, jax.devices()[0])}
+    own = {"diffusion": None, "clip": clip_guide.params_of(request, run, jax.devices()[0])}
     x_0 = 1.5 * jnp.ones((8, 8, 1)).at[:, 4:].set(-1)
     plain, smooth, bounded = (
         float(
