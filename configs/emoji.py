@@ -26,8 +26,8 @@ EXPERIMENT = Experiment(
         parameterization="v",
         weighting=Weighting(name="min-snr"),
         label_dropout=0.1,
-        optimizer=Optimizer(learning_rate=5e-4),
-        network=UNet(patch=2, model_channels=64, channel_mult=(1, 2, 3), resblock_updown=False),
+        optimizer=Optimizer(learning_rate=1e-3),
+        network=UNet(patch=2, model_channels=48, channel_mult=(1, 2, 4), resblock_updown=False),
     ),
     # A CLIP of noisy pictures and their captions, which guides by its similarity to a prompt.
     classifier=Classifier(
