@@ -28,13 +28,14 @@ MANY = 200_000  # draws by which the shares of the modes are counted
 SLICES = 64  # directions of the sliced distance
 COMPARED = 500  # points of the kernel distance, whose cost is their square
 ANGLES = np.arange(6) * np.pi / 3 + 0.3
-# Two classes of three modes each, in turn on a circle, with weights and widths of their own.
-PLANE = GaussianMixture(
-    np.array([1.0, 1.5, 1.0, 0.7, 1.3, 1.0]),
-    1.4 * np.stack([np.cos(ANGLES), np.sin(ANGLES)], 1),
-    np.array([0.32, 0.3, 0.25, 0.35, 0.28, 0.3]),
-    labels=np.array([0, 1, 0, 1, 0, 1]),
-)
+MODES = 1.4 * np.stack([np.cos(ANGLES), np.sin(ANGLES)], 1)
+# Two classes of three modes each, in turn on a circle, with weights and widths of their own. Of NumPy: no device is looked
+# for when this module is imported.
+_WEIGHTS: Any = np.array([1.0, 1.5, 1.0, 0.7, 1.3, 1.0])
+_MEANS: Any = MODES
+_STDS: Any = np.array([0.32, 0.3, 0.25, 0.35, 0.28, 0.3])
+_LABELS: Any = np.array([0, 1, 0, 1, 0, 1])
+PLANE = GaussianMixture(_WEIGHTS, _MEANS, _STDS, labels=_LABELS)
 
 
 class Law(NamedTuple):
@@ -174,14 +175,15 @@ def certify(
     """
     samples = jax.vmap(drawer(guide, step, levels, label))(keys(seed, count))
     own = log_density or tilted(label, 1.0)
-    return compare(samples, law(own), PLANE.means)
+    return compare(samples, law(own), MODES)
 
 
 def drawer(guide: Guide, step: ReverseStep, levels: NoiseLevel, label: int | None) -> Callable[[Array], Array]:
     """Return key -> one sample (2,) of `PLANE`; the arguments are those of `certify`."""
-    denoise = guide(PLANE.denoiser(label), PLANE.denoiser())
-    if isinstance(denoise, stateful.Stateful):
-        denoise, step = stateful.first_state(denoise), with_state(denoise, step)
+    guided = guide(PLANE.denoiser(label), PLANE.denoiser())
+    stateful_one = isinstance(guided, stateful.Stateful)
+    denoise = stateful.first_state(guided) if stateful_one else guided
+    step = with_state(guided, step) if stateful_one else step
     top = schedule.at(levels, -1)
 
     def draw(key: Array) -> Array:
@@ -206,7 +208,8 @@ def tilted(label: int | None, scale: float) -> LogDensity:
     every = PLANE.log_density()
     if label is None:
         return lambda x: every(x, clean)
-    own = PLANE._replace(weights=np.where(PLANE.labels == label, PLANE.weights, 0)).log_density()
+    kept: Any = np.where(label == _LABELS, _WEIGHTS, 0)
+    own = PLANE._replace(weights=kept).log_density()
     return lambda x: (1 - scale) * every(x, clean) + scale * own(x, clean)
 
 

@@ -112,6 +112,7 @@ RANGES: dict[str, Range] = {
         "also_scale": ANY,
         "coarse_scales": Range(nonempty=True),
         "label_scale": ANY,
+        **{"observed": ANY, "label": ANY, "Certify.count": COUNT},
         "control_scale": ANY,
         "eta": SHARE,
         "zeta": SHARE,

@@ -22,8 +22,7 @@ def run(*words):
     one, claims = certify.prepare(options)
     samples = certify.sample(one, options.count, options.seed)
     return {
-        name: certificate.compare(samples, certificate.law(each), certificate.PLANE.means)
-        for name, each in claims.items()
+        name: certificate.compare(samples, certificate.law(each), certificate.MODES) for name, each in claims.items()
     }
 
 
@@ -85,7 +84,7 @@ def test_a_posterior_and_a_conditional_law():
     options = certify.complete(certify.Certify(Method("mmps", measurement=Measurement(noise_std=0.5))))
     (posterior,) = (certificate.law(each) for each in certify.claims_of(options).values())
     without = certificate.law(certificate.tilted(0, 1.0)).sample(2000, 5)
-    unguided = certificate.compare(without, posterior, certificate.PLANE.means)
+    unguided = certificate.compare(without, posterior, certificate.MODES)
     (found,) = run("--guidance", "mmps", *measured).values()
     assert found.found.sliced < 0.5 * unguided.found.sliced
 

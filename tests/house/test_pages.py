@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks import emoji, mixture, posterior_pages, posteriors, results, sampler_pages, samplers, training_free, tricks
+from benchmarks import (
+    emoji,
+    mixture,
+    posterior_pages,
+    posteriors,
+    results,
+    sampler_pages,
+    samplers,
+    training_free,
+    tricks,
+)
 from benchmarks.speed import __main__ as speed
 from benchmarks.speed import sizes
 from guided_jax import data, schedule

@@ -78,7 +78,7 @@ def main(args: Sequence[str]) -> None:
     check_free([out / name for name in FILES], out / FILES[0], asked(options), options.overwrite)
     samples = sample(one, options.count, options.seed)
     laws = {name: certificate.law(log_density) for name, log_density in claims.items()}
-    found = {name: certificate.compare(samples, law, certificate.PLANE.means) for name, law in laws.items()}
+    found = {name: certificate.compare(samples, law, certificate.MODES) for name, law in laws.items()}
     for name, finding in found.items():
         print(f"\n{options.count} samples, and as many exact ones of {name}\n\n{table(finding)}\n")
         print("as claimed: every number is within three deviations" if finding.holds else "not as claimed: see above")

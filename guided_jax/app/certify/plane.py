@@ -23,7 +23,8 @@ def make_run(levels: NoiseLevel | None = None) -> runs.Run:
 
     levels: that a sampler visits some of; the cosine schedule of 1000 steps by default.
     """
-    worse = PLANE._replace(stds=np.sqrt(np.square(PLANE.stds) + WIDER))
+    stds: Any = np.sqrt(np.square(np.asarray(PLANE.stds)) + WIDER)
+    worse = PLANE._replace(stds=stds)
     return _run(PLANE, levels)._replace(bad=_run(worse, levels))
 
 
@@ -48,5 +49,5 @@ def _run(mixture: GaussianMixture, levels: NoiseLevel | None) -> runs.Run:
     )
     shares = [float(mixture.weights[mixture.labels == label].sum() / mixture.weights.sum()) for label in range(CLASSES)]
     facts = Facts(SHAPE, CLASSES, tuple(shares), kind="arrays", bound=EXTENT)
-    given = {"diffusion": {}, "classifier": {}}
+    given: dict[str, Any] = {"diffusion": {}, "classifier": {}}
     return runs.from_params(model, facts, given, classifier=classifier, bounded=False, data_std=1.0)
