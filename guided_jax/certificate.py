@@ -74,9 +74,9 @@ def law(log_density: LogDensity) -> Law:
     log_density: x (2,) -> log p(x), up to a constant.
     Raises ValueError for a law that is not finite, or reaches beyond the grid.
 
-    >>> mean, width = gj.certificate.law(lambda x: -jnp.sum(jnp.square(x - 1.0)) / 2).moments()
-    >>> mean.round(3).tolist(), round(width**2, 3)  # N((1, 1), I)
-    ([1.0, 1.0], 2.0)
+    >>> mean, width = gj.certificate.law(lambda x: -2 * jnp.sum(jnp.square(x - 1.0))).moments()
+    >>> mean.round(3).tolist(), round(width**2, 3)  # N((1, 1), I / 4)
+    ([1.0, 1.0], 0.5)
     """
     ticks = (np.arange(SIDE) + 0.5) * (2 * EXTENT / SIDE) - EXTENT
     centres = np.stack(np.meshgrid(ticks, ticks, indexing="ij"), -1).reshape(-1, 2)
@@ -93,7 +93,7 @@ def law(log_density: LogDensity) -> Law:
 
 
 class Certificate(NamedTuple):
-    """What samples are, beside what as many exact samples of the law are: the mean and deviation of repeated draws.
+    """Six numbers of samples, each of which says something else about how far they are from a law.
 
     bias: the distance between the means, over the width of the law, the root of the trace of its covariance.
     spread: the width of the samples over that of the law. coverage: their share in the smallest set that holds 0.9 of it.
@@ -122,7 +122,7 @@ class Finding(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether every number is within three deviations of that of exact samples."""
+        """Return whether every number is within three deviations of that of exact samples."""
         return all(
             abs(value - self.exact[name].mean) <= 3 * self.exact[name].std
             for name, value in self.found._asdict().items()
@@ -179,7 +179,7 @@ def certify(
 
 
 def drawer(guide: Guide, step: ReverseStep, levels: NoiseLevel, label: int | None) -> Callable[[Array], Array]:
-    """Return key -> one sample (2,) of `PLANE`; the arguments are those of `certify`."""
+    """Return key -> one sample (2,) of `PLANE`. guide, step, levels, label: as for `certify`."""
     guided = guide(PLANE.denoiser(label), PLANE.denoiser())
     stateful_one = isinstance(guided, stateful.Stateful)
     denoise = stateful.first_state(guided) if stateful_one else guided

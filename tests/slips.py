@@ -275,7 +275,7 @@ SLIPS = (
         ("jnp.sqrt(1 - share)", "(1 - share)"),
         ("(high - level.t / num_steps)", "(high - level.t)"),
         ("(jnp.asarray(high) - low), 0.0, 1.0)", "(jnp.asarray(high) - low))"),
-        ("root(jnp.var(wide)), root(jnp.var(h))", "root(jnp.var(h)), root(jnp.var(wide))"),
+        ("root(jnp.nanvar(wide)), root(jnp.nanvar(h))", "root(jnp.nanvar(h)), root(jnp.nanvar(wide))"),
         ("mix * like_y + (1 - mix) * h", "(1 - mix) * like_y + mix * h"),
         ("jax.random.split(fold_in(key, level), len(leaves))", "[fold_in(key, level)] * len(leaves)"),
     ),

@@ -48,7 +48,7 @@ def daps(
     Raises ValueError for counts below 1.
 
     >>> mixture = gj.analytic.GaussianMixture(jnp.ones(1), jnp.zeros((1, 1)), jnp.array([0.5]))
-    >>> log_prob = gj.guidance.likelihood(gj.operators.clipping(2.0), jnp.array([0.6]), 0.02)
+    >>> log_prob = gj.guidance.likelihood(gj.operators.matrix(jnp.array([[2.0]])), jnp.array([0.6]), 0.02)
     >>> levels = gj.schedule.respace(gj.schedule.cosine(1000), 10)
     >>> step = gj.reverse.daps(log_prob, gj.schedule.cosine(1000), curvature=4 / 0.02**2)
     >>> x_0 = gj.sampler.sample(jax.random.key(0), mixture.denoiser(), step, jnp.ones(1), levels)

@@ -28,20 +28,20 @@ from guided_jax.storage.files import replacing, writable_directory
 PAGE = """
 usage: guided-jax certify [OPTIONS]
 
-Draw on a mixture in the plane, whose laws are known, what the options ask for, and say how far it
-is from the law that it claims: bias, spread, coverage, weights of the modes, distances, each
-beside that of exact samples. The denoisers are exact, so what is found is the method's own doing.
+Draw on a mixture in the plane what the options ask for, and say how far it is from the law that it
+claims: bias, spread, coverage, modes, distances, each beside that of exact samples. The denoisers
+are exact, so what is found is the method's own doing.
 
   guided-jax certify --guidance classifier-free --scale 3 --sampler ddim --steps 50
   guided-jax certify --guidance mmps --noise-std 0.3 --sampler ddpm
   guided-jax certify --guidance ./mine.py:guide --scale 2
 
-  --guidance NAME         as of guided-jax sample, or FILE.py:function of your own, which is executed:
+  --guidance NAME         as of guided-jax sample, or FILE.py:function of your own, which is run:
                           (conditional, unconditional, scale) -> denoiser
   --scale FLOAT           default 1
   --label 0|1             the class that is asked for (default 0)
   --sampler, --steps, ... as of guided-jax sample
-  --observed FLOAT        measurements: the first coordinate (default 0.7); --noise-std (default 0.3)
+  --observed FLOAT        measurements: the first coordinate (default 0.7); --noise-std (0.3)
   --count INT             samples (default 2000)
   --out FOLDER            certificate.json, .csv and .png (default: certificates/NAME)
 """
