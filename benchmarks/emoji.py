@@ -183,6 +183,8 @@ def plot(found: Found, guidances: Mapping[str, Guidance], real: Mapping[str, flo
             panel.errorbar(scales, means, yerr=deviations, marker="o", markersize=3, capsize=2, label=name)
         panel.axhline(real[number], color="0.4", linestyle="--", linewidth=1, label="real")
         panel.set(title=NUMBERS[number], xlabel="scale", xscale="symlog" if min(s for _, s, _ in found) == 0 else "log")
+        panel.set_xticks(shown := sorted({scale for _, scale, _ in found}), [f"{scale:g}" for scale in shown])
+        panel.minorticks_off()
         panel.grid(alpha=0.3)
     axes[0].legend(fontsize="x-small")
     return figure
