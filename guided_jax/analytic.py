@@ -102,7 +102,9 @@ class GaussianMixture(NamedTuple):
         means = jnp.asarray(self.means)
         log_weights = jnp.where(_members(self, label), jnp.log(jnp.asarray(self.weights)), -jnp.inf)
         k = jax.random.categorical(key_component, log_weights)
-        dtype = jnp.result_type(means, self.stds if self.covariances is None else self.covariances, jnp.float32)
+        dtype = jnp.result_type(
+            means, jnp.asarray(self.stds if self.covariances is None else self.covariances), jnp.float32
+        )
         noise = jax.random.normal(key_noise, means.shape[1:], dtype)
         spread = axes.of_one(k).back(root(axes.powers[k])[None] * noise.reshape(1, -1))
         return means[k] + spread.reshape(noise.shape).astype(dtype)
@@ -248,7 +250,7 @@ def _covariances(mixture: GaussianMixture) -> Array:
     """Return (K, D, D) covariances, also of a mixture with stds, in float32 at least."""
     if mixture.covariances is None:
         stds = _stds(mixture)
-        eye = jnp.eye(_size(mixture), dtype=jnp.result_type(stds, jnp.float32))
+        eye = jnp.eye(_size(mixture), dtype=jnp.result_type(jnp.asarray(stds), jnp.float32))
         return jnp.square(stds)[:, None, None] * eye[None]
     if mixture.stds is not None:
         raise ValueError("the mixture has stds and covariances; give one of the two")

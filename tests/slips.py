@@ -383,7 +383,7 @@ SLIPS = (
         ("multiply(y, jnp.conj(response))", "multiply(y, response)"),
         ("jnp.square(jnp.abs(response))", "jnp.abs(response)"),
         ("-jnp.sin(jnp.deg2rad(angle))", "jnp.sin(jnp.deg2rad(angle))"),
-        ("along, -length / 2, length / 2", "along, -length, length"),
+        ("along, -half, half", "along, -length, length"),
         ("weights / jnp.sum(weights)", "weights / length"),
         ("row > twin), 0.0, np.sqrt(2)", "row > twin), 1.0, np.sqrt(2)"),
         ("row == twin), 0.0, weight", "row == twin), 1.0, weight"),

@@ -484,7 +484,7 @@ WRONG_SAMPLING = {
     "--criterion is colour:1,2,3; give 1 numbers from 0 to 255, such as colour:128": [
         *("--guidance", "training-free", "--criterion", "colour:1,2,3")
     ],
-    "--criterion is 'cat'; give classifier, colour:R,G,B, picture:FILE, style:FILE or FILE.py:function": [
+    "--criterion is 'cat'; give classifier, clip, colour:R,G,B, picture:FILE, style:FILE or FILE.py:function": [
         *("--guidance", "universal", "--criterion", "cat")
     ],
     "there is no file nowhere.py; give --criterion FILE.py:function": [

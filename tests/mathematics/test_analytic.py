@@ -232,7 +232,7 @@ def test_posterior_and_evidence_are_bayes_rule(mixture):
         for x in jnp.asarray(RNG.standard_normal((4, 3, 1))):
             likelihood = stats.norm.logpdf(Y, MATRIX @ np.asarray(x).reshape(3), NOISE).sum()
             want = mixture.log_density()(x, CLEAN) + likelihood - evidence
-            np.testing.assert_allclose(posterior.log_density()(x, CLEAN), want, rtol=1e-9)
+            np.testing.assert_allclose(posterior.log_density()(x, CLEAN), want, rtol=1e-8)
             # p(label | x, y) = p(label | x): y says nothing about the label that x does not
             np.testing.assert_allclose(posterior.log_prob(1)(x, CLEAN), mixture.log_prob(1)(x, CLEAN), atol=5e-9)
 

@@ -37,14 +37,14 @@ SIGNATURES = {
     "guidance.classifier": "denoise log_prob scale",
     "guidance.classifier_free": "conditional unconditional scale",
     "guidance.clip": "denoise low=-1.0 high=1.0",
-    "reverse.ReverseStep": "init step",
+    "reverse.ReverseStep": "init step law=None",
     "reverse.ddpm": "variance='small'",
     "reverse.classifier_ddpm": "log_prob scale at='x_t' variance='small'",
     "reverse.ddim": "eta=0.0",
     "sampler.sample": "key denoise step x_T levels observe=None",
     "sampler.run": "key denoise step x_T levels observe=None",
     "sampler.keys": "key indices",
-    "analytic.GaussianMixture": "weights means stds labels=None",
+    "analytic.GaussianMixture": "weights means stds=None labels=None covariances=None",
 }
 
 
