@@ -18,7 +18,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from guided_jax import guidance, operators, reverse, sampler, schedule
+from guided_jax import certificate, guidance, operators, reverse, sampler, schedule
 from guided_jax.analytic import GaussianMixture
 from guided_jax.reverse import ReverseStep
 
@@ -27,15 +27,7 @@ from matplotlib import pyplot
 
 OUT = Path(__file__).parent.parent / "docs" / "images"
 LEVELS, COUNT = schedule.respace(schedule.cosine(1000), 60), 1200
-# Two classes of three modes each, interleaved on a circle: class 0 is asked for.
-ANGLES = jnp.arange(6) * jnp.pi / 3 + 0.3
-MIXTURE = GaussianMixture(
-    weights=jnp.array([1.0, 1.5, 1.0, 0.7, 1.3, 1.0]),
-    means=1.4 * jnp.stack([jnp.cos(ANGLES), jnp.sin(ANGLES)], 1),
-    stds=jnp.array([0.32, 0.3, 0.25, 0.35, 0.28, 0.3]),
-    labels=jnp.array([0, 1, 0, 1, 0, 1]),
-)
-BAD = MIXTURE._replace(stds=jnp.sqrt(jnp.square(MIXTURE.stds) + 0.15))
+MIXTURE, BAD = certificate.PLANE, certificate.WORSE  # class 0 is asked for
 EACH = MIXTURE._replace(labels=None)
 RIGHT = MIXTURE._replace(labels=(MIXTURE.means[:, 0] > 0).astype(int))
 SEEN, PLACE = jnp.array([1.0, 0.0]), jnp.array([-0.7, 0.0])

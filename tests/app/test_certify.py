@@ -122,6 +122,14 @@ def test_the_command_draws_what_the_library_draws(tmp_path, capsys):
     [
         (("--label", "2"), "--label is 2; the mixture has the classes 0 and 1"),
         (("--guidance", "mmps", "--operator", "blur"), "measures the first of two coordinates"),
+        (
+            ("--guidance", "universal", "--criterion", "colour:9"),
+            "--criterion is for pictures, and a certificate draws",
+        ),
+        (
+            ("--guidance", "autoguidance", "--bad", "runs/other"),
+            "--bad is for pictures, and a certificate draws points",
+        ),
         (("--guidance", "nothing"), "there is no guidance 'nothing'"),
         (("--guidance", "missing.py:guide"), "there is no file missing.py; give --guidance FILE.py:function"),
         (("--guidance", "skip-layer"), "this network has no --skip-blocks"),

@@ -20,7 +20,7 @@ from guided_jax.app.certify import picture, plane
 from guided_jax.app.results import check_free
 from guided_jax.app.sample import checks, draw, guidances, samplers
 from guided_jax.app.sample.parts import Pictures
-from guided_jax.app.sample.request import Method, Sampling
+from guided_jax.app.sample.request import Method, Sampling, option
 from guided_jax.app.settings import to_dict
 from guided_jax.certificate import Finding, Law, LogDensity
 from guided_jax.storage.files import replacing, writable_directory
@@ -46,6 +46,7 @@ are exact, so what is found is the method's own doing.
   --out FOLDER            certificate.json, .csv and .png (default: certificates/NAME)
 """
 FILES = ("certificate.json", "certificate.csv", "certificate.png")
+OF_PICTURES = ("bad", "criterion", "clean_classifier", "clip_model", "image", "control")  # or of other runs
 Draw = Callable[[Any], Any]  # key -> x_0 (2,)
 
 
@@ -90,6 +91,9 @@ def complete(options: Certify) -> Certify:
     """Return the request with what a measurement has by default; ValueError for what a certificate has no use for."""
     if options.label not in range(plane.CLASSES):
         raise ValueError(f"--label is {options.label}; the mixture has the classes 0 and 1")
+    for name in OF_PICTURES:
+        if getattr(options.method, name) != getattr(Method(), name):
+            raise ValueError(f"{option(name)} is for pictures, and a certificate draws points; leave it out")
     if is_own(options) or "measurement" not in guidances.row_of(options.method).needs:
         return options
     settings = options.method.measurement
@@ -103,6 +107,11 @@ def complete(options: Certify) -> Certify:
 def is_own(options: Certify) -> bool:
     """Return whether the guidance is a function of the user's own."""
     return ".py:" in options.method.guidance
+
+
+def unguided(method: Method) -> Method:
+    """Return the same method without guidance: the sampler beside a function of the user's own."""
+    return dataclasses.replace(method, guidance="none")
 
 
 def prepare(options: Certify) -> tuple[Draw, dict[str, LogDensity]]:
@@ -129,7 +138,7 @@ def _own(options: Certify, run: runs.Run) -> Draw:
     """Return key -> one sample by a function of the user's own, and by the sampler that is named."""
     words, form = options.method.guidance, "(conditional, unconditional, scale), which returns a denoiser"
     guide = experiments.load_function(words, "--guidance", form)
-    plain = dataclasses.replace(options.method, guidance="none")
+    plain = unguided(options.method)
     checks.check(Sampling(Path("certify"), plain, labels=(options.label,)), run._replace(bad=None))
     levels, step = samplers.levels_of(plain, run.model.levels), samplers.make_step(plain, run.model.levels)
     return certificate.drawer(lambda c, u: guide(c, u, options.scale), step, levels, options.label)
@@ -150,7 +159,7 @@ def claims_of(options: Certify) -> dict[str, LogDensity]:
 
 
 def sample(one: Draw, count: int, seed: int) -> np.ndarray:
-    """Return samples (count, 2). one: key -> a sample. Raises ValueError for some that are not finite."""
+    """Return samples (count, 2), drawn by one program. one: key -> a sample. seed: of all."""
     drawn = parallel.parallel_map(one, jax.devices()[:1], in_axes=(0,))
     return np.asarray(drawn(certificate.keys(seed, count)))
 
@@ -160,7 +169,7 @@ def table(finding: Finding) -> str:
     lines = [f"{'':10}{'samples':>10}{'exact':>20}"]
     for name, value in finding.found._asdict().items():
         exact = finding.exact[name]
-        mark = "" if abs(value - exact.mean) <= 3 * exact.std else "  *"
+        mark = "  *" if name in finding.beyond else ""
         lines.append(f"{name:10}{value:10.4f}{f'{exact.mean:.4f} ± {exact.std:.4f}':>20}{mark}")
     shares = " ".join(f"{share:.3f}" for share in finding.shares)
     return "\n".join(
@@ -172,8 +181,7 @@ def name_of(options: Certify) -> str:
     """Return the name of the folder of a request."""
     method = options.method
     guidance = Path(method.guidance.rpartition(":")[0]).stem if is_own(options) else method.guidance
-    plain = dataclasses.replace(method, guidance="none") if is_own(options) else method
-    return f"{guidance}-{options.scale:g}-{samplers.name_of(plain)}"
+    return f"{guidance}-{options.scale:g}-{samplers.name_of(unguided(method) if is_own(options) else method)}"
 
 
 def write(out: Path, options: Certify, samples: np.ndarray, laws: dict[str, Law], found: dict[str, Finding]) -> None:

@@ -3,19 +3,17 @@
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from guided_jax import schedule
 from guided_jax.analytic import GaussianMixture
 from guided_jax.app import run as runs
 from guided_jax.app.facts import Facts
-from guided_jax.certificate import EXTENT, PLANE
+from guided_jax.certificate import EXTENT, PLANE, WORSE
 from guided_jax.model import Model
 from guided_jax.schedule import NoiseLevel
 
 CLASSES = 2
 SHAPE = (1, 2, 1)  # a picture of two pixels: the left one is the first coordinate
-WIDER = 0.15  # variance of what makes the worse model of autoguidance worse
 
 
 def make_run(levels: NoiseLevel | None = None) -> runs.Run:
@@ -23,9 +21,7 @@ def make_run(levels: NoiseLevel | None = None) -> runs.Run:
 
     levels: that a sampler visits some of; the cosine schedule of 1000 steps by default.
     """
-    stds: Any = np.sqrt(np.square(np.asarray(PLANE.stds)) + WIDER)
-    worse = PLANE._replace(stds=stds)
-    return _run(PLANE, levels)._replace(bad=_run(worse, levels))
+    return _run(PLANE, levels)._replace(bad=_run(WORSE, levels))
 
 
 def _run(mixture: GaussianMixture, levels: NoiseLevel | None) -> runs.Run:
