@@ -57,7 +57,7 @@ GUIDANCES = {
     "none": Guidance({"guidance": "none"}, scaled=False),
     "classifier-free": Guidance({"guidance": "classifier-free"}),
     "CLIP": Guidance({"guidance": "classifier"}),
-    "CLIP, told": Guidance({"guidance": "classifier", "label_scale": 1.0}),
+    "CLIP, conditional": Guidance({"guidance": "classifier", "label_scale": 1.0}),
     "TFG": Guidance({"guidance": "training-free"}),
     "both, CLIP": Guidance({"guidance": "classifier", "label_scale": BESIDE}),
     "both, TFG": Guidance({"guidance": "training-free", "label_scale": BESIDE}),

@@ -55,10 +55,10 @@ def parse(name: str) -> tuple[str, list[str]]:
 
 def row_of(request: Method) -> Row:
     """Return what the guidance of a request is made of; with a criterion that is no classifier it reads no label."""
-    of_clip = request.criterion == CLIP
     row = GUIDANCES[parse(request.guidance)[0]]
-    own = "clean" in row.needs and request.criterion != CLASSIFIER
-    return row._replace(needs=("clip",) if of_clip else (), labelled=False) if own else row
+    if "clean" not in row.needs or request.criterion == CLASSIFIER:
+        return row
+    return row._replace(needs=("clip",) if request.criterion == CLIP else (), labelled=False)
 
 
 def reads_negative(request: Method) -> bool:
