@@ -50,6 +50,7 @@ def _make_unet(experiment: Experiment, facts: Facts) -> models.UNet:
     diffusion = experiment.diffusion
     of_classes = diffusion.conditional and facts.labelling == "class"
     others: dict[str, Any] = {}
+    _check_memory(experiment, facts)
     if diffusion.conditional and facts.labelling == "text":
         others = {"text": True, "num_words": texts_of(experiment, facts).num_words}
     elif diffusion.conditional and not of_classes:
@@ -58,6 +59,21 @@ def _make_unet(experiment: Experiment, facts: Facts) -> models.UNet:
     classes, null = (facts.num_classes, diffusion.null_label) if of_classes else (None, False)
     channels = _out_channels(diffusion, data_shape(experiment, facts))
     return diffusion.network.make(channels, classes, null, dims, **others)
+
+
+def _check_memory(experiment: Experiment, facts: Facts) -> None:
+    """Raise ValueError for a memory in a model without captions or of latents, and for weight decay, which would fade it."""
+    diffusion = experiment.diffusion
+    if not diffusion.network.memory:
+        return
+    asked, out = f"--diffusion.network.memory {diffusion.network.memory}", "leave it out"
+    if facts.labelling != "text" or not diffusion.conditional:
+        told = count_labels(facts) if diffusion.conditional else "no condition"
+        raise ValueError(f"{asked} looks pictures up by their captions, and here they have {told}; {out}")
+    if experiment.latent:
+        raise ValueError(f"{asked} is of a model of pictures, and this is one of latents; {out}")
+    if decay := diffusion.optimizer.weight_decay:
+        raise ValueError(f"{asked} is not for --diffusion.optimizer.weight-decay {decay:g}, which fades it; give 0")
 
 
 def _make_transformer(experiment: Experiment, facts: Facts) -> models.DiT:

@@ -20,6 +20,7 @@ from guided_jax.models.encoder import (
     residual,
     widths,
 )
+from guided_jax.models.memory import Memory
 from guided_jax.models.ops.norm import group_norm
 from guided_jax.models.perturbation import check_perturbed
 from guided_jax.models.text import Text, TextEmbedding
@@ -90,6 +91,7 @@ class UNet(nn.Module):
     vector: int | None = None
     text: bool = False
     num_words: int | None = None
+    memory: int = 0
 
     @nn.compact
     def __call__(
@@ -120,7 +122,8 @@ class UNet(nn.Module):
             emb = emb + self._embed_vector(label, batch)
         elif self.num_classes is not None or label is not None:
             emb = emb + self._embed_label(label, batch)
-        skips = encode(self, self._with_low_res(x, low_res), emb, dropout_keys, text)
+        x = self._with_low_res(self._with_memory(x, label), low_res)
+        skips = encode(self, x, emb, dropout_keys, text)
         h = middle(self, skips[-1], emb, dropout_keys, text)
         h = self._decode(h, skips, emb, dropout_keys, text).astype(jnp.float32)
         h = nn.silu(group_norm(h, self.num_groups, "out_0"))
@@ -158,6 +161,14 @@ class UNet(nn.Module):
             )
         vector = jnp.broadcast_to(jnp.asarray(vector, jnp.float32), (*batch, self.vector))
         return dense(vector, 4 * self.model_channels, "label_emb")
+
+    def _with_memory(self, x: Array, text: Any) -> Array:
+        """Return [x, the remembered pictures of the nearest captions] along the channels."""
+        if not self.memory:
+            return x
+        memory = Memory(self.memory, num_words=self.num_words, name="memory")
+        found = memory(text, (*x.shape[-3:-1], self.out_channels)).astype(x.dtype)
+        return jnp.concatenate([x, jnp.broadcast_to(found, (*x.shape[:-1], found.shape[-1]))], axis=-1)
 
     def _with_low_res(self, x: Array, low_res: Array | None) -> Array:
         """Return [x, low_res at the size of x] along the channels; ValueError when the weights expect other channels."""

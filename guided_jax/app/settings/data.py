@@ -71,10 +71,14 @@ class Data:
             )
         if self.text == "none":
             return found
-        # The words of emoji in all styles, so that a run of all can be fine-tuned on one.
-        whole = dataclasses.replace(self, text="none", name=re.sub("(?<=^emoji)(:.*)/.*", r"\1", self.name))
+        whole = dataclasses.replace(self.whole, text="none")
         trained_on = whole.make() if held_out or whole.name != self.name else found
         return texts.label_by(self.make_texts(texts.vocabulary(trained_on.captions or ())), found)
+
+    @property
+    def whole(self) -> "Data":
+        """Return emoji in all styles for those in one, so that a run of all can be fine-tuned on one; else the data itself."""
+        return dataclasses.replace(self, name=re.sub("(?<=^emoji)(:.*)/.*", r"\1", self.name))
 
     def make_texts(self, words: tuple[str, ...]) -> texts.Texts:
         """Return how captions become what the network is given. words: the vocabulary of the training data."""

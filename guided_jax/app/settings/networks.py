@@ -52,6 +52,9 @@ class Network:
 class UNet(Network):
     """The network of the diffusion model."""
 
+    memory: int = 0
+    """Training pictures, at most, that a network of captions keeps, and looks up those of the nearest captions; 0 for none."""
+
     def make(
         self, out_channels: int, num_classes: int | None, null_label: bool, dims: int = 2, **others: Any
     ) -> models.UNet:

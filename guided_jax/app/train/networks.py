@@ -10,7 +10,7 @@ from guided_jax import data, training
 from guided_jax.app import networks
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
-from guided_jax.app.train import autoencoder, init_from, job, latents, objective
+from guided_jax.app.train import autoencoder, init_from, job, latents, memory, objective
 from guided_jax.app.train.held_out import Loss
 
 Sources = Callable[[bool], data.Source]  # held_out -> the data to train with, or the held-out data
@@ -40,8 +40,14 @@ def make_task(run: runs.Run, part: str, sources: Sources) -> job.Task:
         shard_parameters=experiment.shard_parameters,
         config=schema.to_dict(experiment),
         may_change=schema.MAY_CHANGE,
-        given=functools.partial(init_from.load, run, part) if settings.init_from else None,
+        given=functools.partial(_given, run, part) if settings.init_from or memory.size(run, part) else None,
     )
+
+
+def _given(run: runs.Run, part: str, sharding: Any = None) -> dict[str, Any]:
+    """Return the weights that are there before the first step, by name; sharding: as of `init_from.load`."""
+    taken = init_from.load(run, part, sharding) if getattr(run.experiment, part).init_from else {}
+    return {**taken, **(memory.weights(run) if memory.size(run, part) else {})}
 
 
 def pictures_of(experiment: schema.Experiment) -> list[str]:
