@@ -51,17 +51,16 @@ class Memory(nn.Module):
             jax.lax.stop_gradient(self.param(name, nn.initializers.zeros, (self.size, *each)))
             for name, each in (("keys", query.shape[-1:]), ("pictures", small))
         )
-        used = jnp.any(keys != 0, axis=-1)
-        mean = keys.sum(0) / jnp.maximum(used.sum(), 1)
-        query, keys = _direction(query - mean), _direction(keys - mean)
+        used, batch = jnp.any(keys != 0, axis=-1), query.shape[:-1]
+        mean = keys.sum(0, keepdims=True) / jnp.maximum(used.sum(), 1)
+        query, keys = _direction(query.reshape(-1, query.shape[-1]) - mean), _direction(keys - mean)
         asked = nn.DenseGeneral((self.heads, query.shape[-1]), kernel_init=_near_identity, name="query")(query)
-        logits = jnp.einsum("...hd,nd->...hn", asked, keys)
-        seen = used & (query @ keys.T < SAME)
-        weights = jax.nn.softmax(jnp.where(seen[..., None, :], logits, -1e9), axis=-1)
-        weights = jnp.where(told[..., None, None] & seen.any(-1)[..., None, None], weights, 0.0)
-        found = jnp.einsum("...hn,nijc->...ijhc", weights, pictures)
-        found = found.reshape(*found.shape[:-2], self.heads * channels)
-        return resize_bilinear(found, (height, width))
+        logits = jnp.einsum("qhd,nd->qhn", asked, keys)
+        seen = used[None] & (query @ keys.T < SAME) & told.reshape(-1, 1)
+        weights = jax.nn.softmax(jnp.where(seen[:, None], logits, -1e9), axis=-1)
+        weights = jnp.where(seen[:, None], weights, 0.0)
+        found = jnp.einsum("qhn,nijc->qijhc", weights, pictures)
+        return resize_bilinear(found.reshape(*batch, *small[:2], self.heads * channels), (height, width))
 
 
 def summary(
@@ -76,7 +75,7 @@ def summary(
     else:
         keep, table = given > 0, jax.random.normal(jax.random.key(0), (num_words + 1, WIDTH))
         states = table[given] * keep[..., None]
-    return states.sum(-2) / jnp.maximum(keep.sum(-1), 1)[..., None], keep.any(-1)
+    return states.sum(-2) / jnp.maximum(keep.sum(-1, keepdims=True), 1), keep.any(-1)
 
 
 def remember(
