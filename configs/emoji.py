@@ -28,7 +28,14 @@ EXPERIMENT = Experiment(
         weighting=Weighting(name="min-snr"),
         label_dropout=0.1,
         optimizer=Optimizer(learning_rate=1e-3),
-        network=UNet(patch=2, model_channels=48, channel_mult=(1, 2, 3), resblock_updown=False, memory=6000),
+        network=UNet(
+            patch=2,
+            model_channels=48,
+            channel_mult=(1, 2, 3),
+            num_head_channels=48,
+            resblock_updown=False,
+            memory=6000,
+        ),
     ),
     # A CLIP of noisy pictures and their captions, which guides by its similarity to a prompt.
     classifier=Classifier(

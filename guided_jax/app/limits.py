@@ -146,7 +146,7 @@ RANGES: dict[str, Range] = {
     **{"learning_rate": POSITIVE, "warmup_steps": NOT_NEGATIVE, "weight_decay": NOT_NEGATIVE, "clip_norm": POSITIVE},
     **dict.fromkeys(("min_snr_gamma", "p2_k", "sigma_data", "std"), POSITIVE),
     **dict.fromkeys(("p2_gamma", "sigmoid_bias", "mean"), ANY),
-    **dict.fromkeys(("kl_weight", "perceptual_weight", "internal_weight", "internal_head"), NOT_NEGATIVE),
+    **dict.fromkeys(("kl_weight", "perceptual_weight", "internal_weight", "internal_head", "memory"), NOT_NEGATIVE),
     # train: networks
     **dict.fromkeys(
         ("model_channels", "num_res_blocks", "num_heads", "num_head_channels", "num_groups", "patch"), COUNT
