@@ -4,8 +4,8 @@
 
 fetches four icon sets by npm at the first start and draws them: 7146 pictures of 1987 concepts in four styles, of which a
 fifth, pairs of a style and a concept, is held out. It trains a U-Net with attention to the text, of which MiniLM makes
-states where it is installed, and whose words are learned where it is not. The U-Net keeps the pictures that it is trained on,
-and is shown those whose captions are nearest to the prompt.
+states where it is installed, and whose words are learned where it is not. The U-Net keeps the pictures that it is trained
+on, and is shown those whose captions are nearest to the prompt.
 
     guided-jax sample runs/emoji --prompt "zebra, twemoji style" --scale 3
 """

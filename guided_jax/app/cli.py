@@ -17,7 +17,7 @@ from guided_jax.app import ambient, compilation_cache, errors, limits
 
 T = TypeVar("T")
 Main = Callable[[Sequence[str]], None]
-TUNABLES = "GLIBC_TUNABLES"
+TUNABLES, GLIBC = "GLIBC_TUNABLES", "CS_GNU_LIBC_VERSION"
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 # Command -> (the module whose `main` runs it, what it does). JAX is imported with the module, not before.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -106,14 +106,16 @@ def start_again() -> None:
 def large_pages(environ: Mapping[str, str], setting: Path = LARGE_PAGES) -> dict[str, str]:
     """Return the variables to start with for pages of 2 MB in the place of 4 kB, none where that is done or impossible.
 
-    XLA on CPU allocates the buffers of each step anew; page by page that takes the kernel a quarter of the time of training.
+    XLA on CPU allocates the buffers of each step anew, and to hand them out page by page takes the kernel a large part of
+    the time of training.
 
-    environ: the variables that there are; a GLIBC_TUNABLES of the user's own stays as it is. setting: the file of the kernel
-    that says which processes get such pages; "madvise": those that ask.
+    environ: the variables that there are; a GLIBC_TUNABLES of the user's own stays as it is. setting: the file of the
+    kernel that says which processes get such pages; "madvise": those that ask.
     """
     if TUNABLES in environ or not setting.is_file() or "[madvise]" not in setting.read_text():
         return {}
-    name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    library = os.confstr(GLIBC) if GLIBC in os.confstr_names else None  # other C libraries do not know the name
+    name, _, version = (library or "").partition(" ")
     known = name == "glibc" and tuple(map(int, version.split("."))) >= (2, 35)
     return {TUNABLES: "glibc.malloc.hugetlb=1"} if known else {}
 

@@ -62,7 +62,7 @@ def _make_unet(experiment: Experiment, facts: Facts) -> models.UNet:
 
 
 def _check_memory(experiment: Experiment, facts: Facts) -> None:
-    """Raise ValueError for a memory in a model without captions or of latents, and for weight decay, which would fade it."""
+    """Raise ValueError for a memory in a model without captions or of latents, or with weight decay, which fades it."""
     diffusion = experiment.diffusion
     if not diffusion.network.memory:
         return

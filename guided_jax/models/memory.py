@@ -1,8 +1,9 @@
 """Pictures of the training data that a network looks up by their captions, as a second answer to what a text means.
 
-A convolutional network that is told a text by one vector has to learn the layout of each thing by heart. With a memory it is
-shown pictures of the things whose captions are nearest: retrieval-augmented diffusion (Blattmann et al. 2022, section 3;
-Re-Imagen, Chen et al. 2022). A picture of the very same caption is left out, so that training does not copy it.
+A convolutional network that is told a text by one vector has to learn the layout of each thing by heart. With a memory it
+is shown pictures of the things whose captions are nearest: retrieval-augmented diffusion [RDM], [Re-Imagen]. Where these
+give a few neighbours to attention, here their weighted mean is concatenated to the input, which a convolution uses at
+once. A picture of the very same caption is left out, so that training does not copy it.
 """
 
 from typing import Any
@@ -20,7 +21,7 @@ SAME = 0.999  # cosine of two captions that are the same
 
 
 class Memory(nn.Module):
-    """pictures = net(given, shape): for each text the mean of the remembered pictures, weighted by softmax(W q . k + b . k).
+    """pictures = net(given, shape): for each text the mean of the pictures that are kept, by softmax(W q . k + b . k).
 
     q and k are the directions of the text and of the caption of a picture from the mean caption. W, which begins near
     `SHARPNESS` times the identity, and b are learned for each head, so that one can look for the thing and another for the

@@ -40,6 +40,7 @@ class UNet(nn.Module):
         `model.known_values`; None for none.
     text: whether it takes a text in the place of a label, the states of a text encoder; see `models.text`. num_words: of
         the vocabulary of a network that takes the numbers of words instead, and learns them.
+    memory: pictures that a network of texts keeps at most, to look up those of the nearest captions; see `models.memory`.
     resblock_updown: resample within ResBlocks; else by a convolution (conv_resample) or without parameters.
     num_groups: of every group norm; it has to divide every width.
     patch: side of the squares of pixels that the network works on as one pixel of more channels: a network for half the
@@ -167,7 +168,8 @@ class UNet(nn.Module):
         if not self.memory:
             return x
         memory = Memory(self.memory, num_words=self.num_words, name="memory")
-        found = memory(text, (*x.shape[-3:-1], self.out_channels)).astype(x.dtype)
+        height, width = x.shape[-3:-1]
+        found = memory(text, (height, width, self.out_channels)).astype(x.dtype)
         return jnp.concatenate([x, jnp.broadcast_to(found, (*x.shape[:-1], found.shape[-1]))], axis=-1)
 
     def _with_low_res(self, x: Array, low_res: Array | None) -> Array:

@@ -16,10 +16,12 @@ from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.demo import command as demo
 from guided_jax.app.demo import prompt_grid
+from guided_jax.app.networks import make_networks
 from guided_jax.app.sample import command as sample
 from guided_jax.app.sweep import command as sweep
 from guided_jax.app.train import command as train
 from guided_jax.app.train import init_from, latents, networks
+from guided_jax.models import memory
 from guided_jax.storage import images
 from tests.app.test_demo import EXPERIMENT as OWN_EXPERIMENT
 from tests.kinds import noise
@@ -111,6 +113,41 @@ def test_what_captions_cannot_be_used_for(place, capsys):
     ]
     code, _, err = run_script(sweep.main, line, capsys)
     assert (code, "a run of prompts has no classes to train a judge on" in err) == (2, True), err
+
+
+def with_network(made, **changed):
+    network = dataclasses.replace(made.diffusion.network, **changed)
+    return dataclasses.replace(made, diffusion=dataclasses.replace(made.diffusion, network=network))
+
+
+def test_a_network_keeps_the_pictures_that_it_is_trained_on(place):
+    made = with_network(experiment(place), memory=50)
+    source = made.data.make()
+    run = runs.assemble(made, facts.of_source(source), place)
+    given = networks.make_task(run, "diffusion", lambda held_out: source).given()
+    kept = networks.init_state(run, "diffusion", given).params["params"]["memory"]
+    batch = source.read(np.arange(36))
+    captions, pictures = jnp.asarray(batch["label"]), jnp.asarray(images.from_uint8(batch["image"]))
+    expected = memory.remember(50, captions, pictures, len(WORDS))
+    for name, each in expected.items():
+        np.testing.assert_array_equal(kept[name], each)
+    assert np.any(kept["keys"][:36], -1).all()
+    assert not np.any(kept["keys"][36:])
+
+
+def test_what_a_memory_is_not_for(place):
+    made = with_network(experiment(place), memory=50)
+    found = facts.of_source(made.data.make())
+    classes = dataclasses.replace(made, data=dataclasses.replace(made.data, text="none"))
+    decaying = dataclasses.replace(made.diffusion, optimizer=schema.Optimizer(weight_decay=0.1))
+    latent = dataclasses.replace(made, autoencoder=schema.Autoencoder(num_steps=1))
+    for wrong, known, words in (
+        (classes, found._replace(labelling="class"), "by their captions, and here they have 4 classes; leave it out"),
+        (dataclasses.replace(made, diffusion=decaying), found, "weight-decay 0.1, which fades it; give 0"),
+        (latent, found, "is of a model of pictures, and this is one of latents; leave it out"),
+    ):
+        with pytest.raises(ValueError, match=f"--diffusion.network.memory 50 .*{words}"):
+            make_networks(wrong, known)
 
 
 @pytest.mark.slow

@@ -380,3 +380,33 @@ def test_the_doors_are_the_commands(capsys):
         done = command([str(ROOT / door), "--help"])
         assert f"guided-jax {name}" in done.stdout
         assert Path(ROOT / door).read_text().count("\n") < 12
+
+
+@pytest.mark.parametrize(
+    ("environ", "setting", "glibc", "asked"),
+    [
+        ({}, "always [madvise] never", "glibc 2.41", True),
+        ({cli.TUNABLES: "glibc.malloc.check=1"}, "always [madvise] never", "glibc 2.41", False),  # the user's own
+        ({}, "[always] madvise never", "glibc 2.41", False),  # already there
+        ({}, "always madvise [never]", "glibc 2.41", False),
+        ({}, None, "glibc 2.41", False),
+        ({}, "always [madvise] never", "glibc 2.31", False),  # which does not know it
+        ({}, "always [madvise] never", None, False),
+    ],
+)
+def test_large_pages_are_asked_for_where_that_helps(environ, setting, glibc, asked, monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "confstr", lambda name: glibc, raising=False)
+    place = tmp_path / "enabled"
+    if setting:
+        place.write_text(setting)
+    assert cli.large_pages(environ, place) == ({cli.TUNABLES: "glibc.malloc.hugetlb=1"} if asked else {})
+
+
+def test_a_command_starts_again_with_large_pages_and_the_same_words(monkeypatch):
+    started = []
+    monkeypatch.setattr(cli, "large_pages", lambda environ: {cli.TUNABLES: "x"})
+    monkeypatch.setattr(os, "execv", lambda *given: started.append(given))
+    monkeypatch.setenv(cli.TUNABLES, "")  # so that it is restored
+    cli.start_again()
+    assert started == [(sys.executable, [sys.executable, *sys.orig_argv[1:]])]
+    assert os.environ[cli.TUNABLES] == "x"

@@ -77,7 +77,7 @@ class Data:
 
     @property
     def whole(self) -> "Data":
-        """Return emoji in all styles for those in one, so that a run of all can be fine-tuned on one; else the data itself."""
+        """The emoji in all styles for those in one, so that a run of all can be fine-tuned on one; else the data itself."""
         return dataclasses.replace(self, name=re.sub("(?<=^emoji)(:.*)/.*", r"\1", self.name))
 
     def make_texts(self, words: tuple[str, ...]) -> texts.Texts:

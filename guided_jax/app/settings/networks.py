@@ -53,7 +53,7 @@ class UNet(Network):
     """The network of the diffusion model."""
 
     memory: int = 0
-    """Training pictures, at most, that a network of captions keeps, and looks up those of the nearest captions; 0 for none."""
+    """Training pictures, at most, that a network of captions keeps, to look up those of the nearest captions; 0: none."""
 
     def make(
         self, out_channels: int, num_classes: int | None, null_label: bool, dims: int = 2, **others: Any

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from guided_jax.app import run as runs
@@ -18,6 +19,6 @@ def weights(run: runs.Run) -> dict[str, Any]:
     """Return the first pictures of the run's training data and their captions, as the weights that keep them, by name."""
     network, source = run.networks.diffusion, run.experiment.data.whole.make()
     batch = source.read(np.arange(min(len(source), network.memory)))
-    pictures = images.from_uint8(batch["image"])
-    kept = memory.remember(network.memory, batch["label"], pictures, network.num_words)
+    captions, pictures = jnp.asarray(batch["label"]), jnp.asarray(images.from_uint8(batch["image"]))
+    kept = memory.remember(network.memory, captions, pictures, network.num_words)
     return {f"params/memory/{name}": np.asarray(each) for name, each in kept.items()}
