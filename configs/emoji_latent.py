@@ -35,7 +35,7 @@ EXPERIMENT = Experiment(
         eval_examples=512,
         ema_decay=0.999,
         parameterization="v",
-        weighting=Weighting(name="min-snr"),
+        weighting=Weighting(name="edm"),
         label_dropout=0.1,
         optimizer=Optimizer(learning_rate=5e-4),
         network=UNet(model_channels=64, channel_mult=(1, 2, 3), resblock_updown=False),
