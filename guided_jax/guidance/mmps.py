@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float
 from guided_jax.checks import check_number
 from guided_jax.denoiser import Denoiser
 from guided_jax.guidance.shift import by_score
-from guided_jax.numerics import is_traced, ratio
+from guided_jax.numerics import is_traced, ratio, widen
 from guided_jax.operators import Operator
 from guided_jax.prediction import Prediction
 from guided_jax.schedule import NoiseLevel
@@ -55,9 +55,11 @@ def mmps(
     _check_iterations(iterations)
 
     def guided(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
+        zero = widen(jnp.zeros_like(x_t))  # of the type that all of x_0 is computed in, whatever that of the network
+
         def of(x: Array) -> tuple[Array, Prediction]:
             prediction = denoise(x, level)
-            return prediction.x_0, prediction
+            return prediction.x_0.astype(zero.dtype), prediction
 
         x_0, back, prediction = jax.vjp(of, x_t, has_aux=True)
         seen, adjoint = jax.vjp(operator.forward, x_0)
@@ -68,12 +70,12 @@ def mmps(
         gain = jnp.asarray(ratio(jnp.square(level.sigma), level.alpha), seen.dtype)
 
         def pull(u: Array) -> Array:
-            return back(adjoint(u)[0])[0]
+            return back(adjoint(u)[0])[0].astype(zero.dtype)
 
         def apply(u: Array, pulled: Array) -> Array:
             return noise * u + gain * forward(pulled)[0]
 
-        gradient = _pulled_solution(pull, apply, residual, jnp.zeros_like(x_t), iterations)
+        gradient = _pulled_solution(pull, apply, residual, zero, iterations)
         return by_score(prediction, jnp.multiply(strength(scale, level), gradient), level)
 
     return guided
@@ -103,7 +105,7 @@ def _pulled_solution(
         step = jnp.where(relative > FLAT * steepest, ratio(before, curvature), 0.0)
         left = residual - step * image
         onward = left + ratio(_dot(left, left), before) * direction
-        return jnp.where(step > 0, onward, 0.0), left, found + step * pulled, steepest
+        return jnp.where(step > 0, onward, 0.0), left, found + (step * pulled).astype(found.dtype), steepest
 
     start = (residual, residual, zero, jnp.zeros((), residual.dtype))
     return jax.lax.fori_loop(0, iterations, iterate, start)[2]

@@ -109,8 +109,8 @@ def test_numpys_float64_constants_do_not_widen_the_state(name):
 
 
 def of_label(y):
-    """A network of a few operations that takes a label."""
-    return denoiser.from_network(lambda x, t: 0.5 * x + y, "v")
+    """A network of a few operations that takes a label, of float64 parameters in 64-bit mode."""
+    return denoiser.from_network(lambda x, t: network(x, t) + y, "v")
 
 
 @pytest.mark.parametrize("name", MEMBERS)
@@ -126,6 +126,18 @@ def test_every_guidance_keeps_the_type_of_the_state(name):
         x = jax.ShapeDtypeStruct(SHAPE, jnp.float32)
         found = jax.eval_shape(lambda x, y: draw(x, y, TWO, np.float64(0.3)), x, jax.ShapeDtypeStruct((), jnp.int32))
     assert found.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", ["mmps", "pigdm"])
+@pytest.mark.parametrize("types", [("float32", "float64"), ("float64", "float32"), ("float32", "bfloat16")], ids="-".join)
+def test_a_measurement_guides_a_network_of_another_type(name, types):
+    """Of the state and the network: the backward passes and the solution in between have the types that each wants."""
+    state, own = types
+    net = lambda x_t, level: Prediction(*[(0.5 * x_t).astype(own)] * 2)  # noqa: E731
+    with jax.enable_x64(True):
+        guided = getattr(guidance, name)(net, operators.mask(jnp.ones(3)), jnp.zeros(3), HALF)
+        run = lambda x: sampler.sample(jax.random.key(0), guided, reverse.ddim(), x, wide(LEVELS))  # noqa: E731
+        assert jax.eval_shape(run, jax.ShapeDtypeStruct((3,), state)).dtype == state
 
 
 @pytest.mark.parametrize("name", ["ddpm", "dpm-3m", "unipc-2", "deis-3", "heun-churned"])
