@@ -129,7 +129,9 @@ def test_every_guidance_keeps_the_type_of_the_state(name):
 
 
 @pytest.mark.parametrize("name", ["mmps", "pigdm"])
-@pytest.mark.parametrize("types", [("float32", "float64"), ("float64", "float32"), ("float32", "bfloat16")], ids="-".join)
+@pytest.mark.parametrize(
+    "types", [("float32", "float64"), ("float64", "float32"), ("float32", "bfloat16")], ids="-".join
+)
 def test_a_measurement_guides_a_network_of_another_type(name, types):
     """Of the state and the network: the backward passes and the solution in between have the types that each wants."""
     state, own = types
