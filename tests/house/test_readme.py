@@ -27,7 +27,7 @@ SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
 # Benchmarks that the documents start as `python -m`, and the module of each whose `main` runs it.
 BENCHMARKS = {
     f"benchmarks.{name}": f"benchmarks.{name}"
-    for name in ("emoji", "results", "samplers", "tricks", "training_free", "speed.stable_diffusion")
+    for name in ("emoji", "restoration", "results", "samplers", "tricks", "training_free", "speed.stable_diffusion")
 }
 BENCHMARKS["benchmarks.speed"] = "benchmarks.speed.__main__"
 # What a command checks beyond its options' types, before it reads a run; a preset is read from the run.

@@ -17,8 +17,8 @@ def test_the_sliced_distance_is_that_of_the_projections():
     want = np.mean([stats.wasserstein_distance(X @ u, y @ u) for u in directions.T])
     np.testing.assert_allclose(metrics.sliced_wasserstein(X, y, directions), want, rtol=1e-12)
     np.testing.assert_allclose(metrics.sliced_wasserstein(X[::-1], y, directions), want, rtol=1e-12)
-    # E |u_1| of a unit vector in three dimensions is 1/2.
-    shifted = metrics.sliced_wasserstein(X + np.array([0.8, 0, 0]), X, 4000)
+    # E |u_1| of a unit vector in three dimensions is 1/2, along any axis.
+    shifted = metrics.sliced_wasserstein(X + np.array([0.8, -0.8, 0]) / np.sqrt(2), X, 4000)
     np.testing.assert_allclose(shifted, 0.4, rtol=0.03)
     with pytest.raises(ValueError, match=r"\(4000, 3\) and \(10, 3\)"):
         metrics.sliced_wasserstein(X, X[:10])
