@@ -248,9 +248,13 @@ def quality_picture(rows: Rows, path: Path) -> None:
 
 
 def fill(page: str, tables: dict[str, str]) -> str:
-    """The page with each table in the place that is marked for it."""
+    """The page with each table in the place that is marked for it. Raises ValueError for a table without a place."""
     for name, text in tables.items():
         mark = re.escape(f"<!-- measured: {name} -->")
+        if not re.search(f"{mark}\n.*?<!-- end -->", page, flags=re.DOTALL):
+            raise ValueError(
+                f"the page has no mark <!-- measured: {name} --> with <!-- end --> after it; add both where the table goes"
+            )
         page = re.sub(f"({mark}\n).*?(<!-- end -->)", lambda found, text=text: f"{found[1]}\n{text}\n\n{found[2]}",
                       page, flags=re.DOTALL)  # fmt: skip
     return page

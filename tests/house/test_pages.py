@@ -4,6 +4,7 @@ import json
 import re
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,14 +13,16 @@ from scipy import stats
 from benchmarks import (
     emoji,
     mixture,
-    posterior_pages,
-    posteriors,
     results,
     sampler_pages,
     samplers,
     training_free,
     tricks,
 )
+from benchmarks.posteriors import __main__ as posteriors
+from benchmarks.posteriors import levy, mixtures, walks
+from benchmarks.posteriors import pages as posterior_pages
+from benchmarks.posteriors.laws import LAWS, LENGTH
 from benchmarks.speed import __main__ as speed
 from benchmarks.speed import sizes
 from guided_jax import data, schedule
@@ -34,7 +37,7 @@ SAMPLERS = {
     "digits": sampler_pages.digits_table(MEASURED["digits"]),
     "quality": sampler_pages.quality_table(MEASURED["quality"]),
 }
-POSTERIORS = posterior_pages.tables(posteriors.known(mixture.OUT / "posteriors.json"), list(posteriors.METHODS))
+POSTERIORS = posterior_pages.tables(posteriors.known(mixture.OUT / posteriors.FILE))
 
 
 @pytest.mark.parametrize(
@@ -68,6 +71,11 @@ def test_every_table_has_one_place_in_its_page(place, names):
         assert text.count(f"<!-- measured: {name} -->") == 1
         assert "the new table" in sampler_pages.fill(text, {name: "the new table"})
     assert text.count("<!-- measured: ") == text.count("<!-- end -->") >= len(names)
+
+
+def test_a_table_without_a_place_is_an_error_that_names_its_mark():
+    with pytest.raises(ValueError, match="no mark <!-- measured: absent -->"):
+        sampler_pages.fill("<!-- measured: there -->\n<!-- end -->", {"absent": ""})
 
 
 def test_every_timing_of_the_page_is_one_that_the_benchmark_measures():
@@ -212,35 +220,81 @@ def test_a_mean_with_its_deviation_is_that_of_the_seeds():
 
 def test_the_problems_of_the_posteriors_are_those_of_the_paper_and_have_the_posterior_of_the_library():
     """A = U diag(d) V^T, noise below max(d); the densities of the benchmark differ from the library's by a constant."""
-    for dy in posteriors.MEASURED:
-        given = posteriors.problem(3, 8, dy)
+    for dy in mixtures.MEASURED:
+        given = mixtures.problem(3, 8, dy)
         gains = np.linalg.svd(given.matrix, compute_uv=False)
         assert np.all(gains < 1)
         assert 0 < given.noise_std < gains[0]
-    assert posteriors.means(8)[7].tolist() == [-8.0, 0.0] * 4
-    law, given = posteriors.exact(3, 8, 2), posteriors.problem(3, 8, 2)
+    assert mixtures.means(8)[7].tolist() == [-8.0, 0.0] * 4
+    law, given = mixtures.exact(3, 8, 2), mixtures.problem(3, 8, 2)
     x = law.draw(np.random.default_rng(0), 6)
-    density = posteriors.posterior(*given).log_density()
-    found = np.array([density(jnp.asarray(each, jnp.float32), schedule.at(posteriors.TABLE, 0)) for each in x])
+    density = mixtures.posterior(*given).log_density()
+    found = np.array([density(jnp.asarray(each, jnp.float32), schedule.at(mixtures.TABLE, 0)) for each in x])
     np.testing.assert_allclose(np.diff(found), np.diff(law.log_density(x)), atol=2e-3)
-    exact = posteriors.judge(law.draw(np.random.default_rng(1), 1000), law, np.random.default_rng(2))
+    exact = mixtures.judge(law.draw(np.random.default_rng(1), 1000), law, np.random.default_rng(2))
     assert exact["distance"] < 0.5
     assert abs(exact["coverage"] - 0.9) < 0.04
     assert exact["modes"] < 0.06
 
 
 def test_the_tables_of_the_posteriors_have_mean_and_error_of_the_problems():
-    common = {"dx": 8, "dy": 1, "method": "a", "calls": "F", "modes": [0.0, 0.2], "coverage": [0.9, 0.9]}
+    name = mixtures.MMPS
+    common = {"dx": 8, "dy": 1, "method": name, "calls": "F", "modes": [0.0, 0.2], "coverage": [0.9, 0.9]}
     rows = [
         {**common, "steps": 20, "distance": [1.0, 2.0]},
         {**common, "steps": 100, "distance": [0.5, 0.5]},
-        {**common, "steps": 0, "method": posterior_pages.FLOOR, "distance": [0.1, 0.3], "calls": ""},
+        {**common, "steps": 0, "method": levy.FLOOR, "distance": [0.1, 0.3], "calls": ""},
     ]
-    tables = posterior_pages.tables(rows, ["a", "not measured"])
+    tables = posterior_pages.tables(rows)
     assert list(tables) == ["T1, dx = 8", "T1, dx = 8, modes"]
     assert tables["T1, dx = 8"].splitlines()[0] == "| method | calls | dy 1, 20 steps | dy 1, 100 steps |"
     assert tables["T1, dx = 8"].splitlines()[2:] == [
-        "| a | F | 1.50 ± 0.98 | 0.50 ± 0.00 |",
+        f"| {name} | F | 1.50 ± 0.98 | 0.50 ± 0.00 |",
         "| other exact draws |  | 0.20 ± 0.20 | 0.20 ± 0.20 |",
     ]
-    assert tables["T1, dx = 8, modes"].splitlines()[2] == "| a | 0.10 ± 0.20 | 0.90 ± 0.00 |"
+    assert tables["T1, dx = 8, modes"].splitlines()[2] == f"| {name} | 0.10 ± 0.20 | 0.90 ± 0.00 |"
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_a_variance_given_an_increment_and_an_increment_of_it_leave_the_law_as_it_is(name):
+    """One step of Gibbs sampling without data: the increments keep their law."""
+    law, rng = LAWS[name], np.random.default_rng(0)
+    u = law.draw(rng, (20_000,))
+    variances = law.variance(u, rng.standard_normal((2, u.size)), 1 - rng.random((2, u.size)))
+    again = np.sqrt(variances) * rng.standard_normal(u.size)
+    assert stats.ks_2samp(again, law.draw(rng, (20_000,))).pvalue > 0.001
+    for x in (-0.8, 0.2):  # the density is that of the draws, up to a constant
+        density = [np.mean(np.abs(u - at) < 0.05) for at in (x, 0.0)]
+        assert np.diff(law.log_density(np.array([x, 0.0])))[0] == pytest.approx(
+            np.log(density[1] / density[0]), abs=0.15
+        )
+
+
+def test_of_normal_increments_the_walks_have_the_closed_form():
+    """The smoother, its covariance as the derivative, and the draws given y, beside those of the library's mixture."""
+    law, level = LAWS["normal"], schedule.NoiseLevel(*jnp.array([1.0, 0.8, 0.6]))
+    x_t = jnp.asarray(np.cumsum(np.random.default_rng(0).normal(size=LENGTH)), jnp.float32)
+    found, exact = (
+        jax.jacrev(lambda x, denoise=denoise: (denoise(x, level).x_0,) * 2, has_aux=True)(x_t)
+        for denoise in (walks.denoiser(law, sweeps=2, burn_in=1), levy.denoiser("normal"))
+    )
+    for ours, closed in zip(found, exact, strict=True):
+        np.testing.assert_allclose(ours, closed, atol=2e-3)
+    given = levy.problems("normal", "blur", 1)
+    draws = walks.posterior_draws(law, given.matrix, given.y, given.noise_std, np.random.default_rng(1), 4000, 0)[:, 0]
+    covariance = 0.25 * np.minimum.outer(np.arange(1, LENGTH + 1), np.arange(1, LENGTH + 1))
+    total = given.matrix @ covariance @ given.matrix.T + given.noise_std**2 * np.eye(LENGTH)
+    gain = np.linalg.solve(total, given.matrix @ covariance).T
+    np.testing.assert_allclose(draws.mean(0), gain @ given.y[0], atol=0.05)
+    np.testing.assert_allclose(np.cov(draws.T), covariance - gain @ given.matrix @ covariance, atol=0.05)
+
+
+def test_of_other_increments_the_denoiser_is_the_mean_of_exact_draws():
+    """E[x_0 | x_t] by the smoother of each Gibbs sweep, beside draws by dense algebra."""
+    law = LAWS["t, 3"]
+    given = levy.problems("t, 3", "identity", 2)
+    exact = walks.posterior_draws(law, given.matrix, given.y, given.noise_std, np.random.default_rng(0), 1500, 100)
+    level = schedule.NoiseLevel(*jnp.array([1.0, 1.0, given.noise_std]))
+    denoise = walks.denoiser(law, sweeps=300, burn_in=30)
+    found = jax.vmap(lambda x: denoise(x, level).x_0)(jnp.asarray(given.y, jnp.float32))
+    np.testing.assert_allclose(found, exact.mean(0), atol=0.12 * given.noise_std)

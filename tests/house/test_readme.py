@@ -29,7 +29,7 @@ BENCHMARKS = {
     f"benchmarks.{name}": f"benchmarks.{name}"
     for name in ("emoji", "restoration", "results", "samplers", "tricks", "training_free", "speed.stable_diffusion")
 }
-BENCHMARKS["benchmarks.speed"] = "benchmarks.speed.__main__"
+BENCHMARKS |= {f"benchmarks.{name}": f"benchmarks.{name}.__main__" for name in ("speed", "posteriors")}
 # What a command checks beyond its options' types, before it reads a run; a preset is read from the run.
 CHECKS = {
     "sample": lambda options: None if options.preset else checks.check_readers(options),

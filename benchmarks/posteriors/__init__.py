@@ -1,0 +1,1 @@
+"""Posterior samplers on laws whose posterior is known; see `__main__`."""
