@@ -67,7 +67,7 @@ def of_mixtures(options: Options, dx: int) -> list[Case]:
     add(FLOOR, (0,))
     for name in mixtures.METHODS:
         add(name, options.steps)
-    if options.all and dx == 8:
+    if (options.all or options.methods) and dx == 8:
         add(BEST, (500,))
         for name in mixtures.CLOUDS:
             add(name, options.steps)

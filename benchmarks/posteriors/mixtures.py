@@ -145,6 +145,7 @@ ROWS: dict[str, Method | None] = {FLOOR: None, **METHODS, **CLOUDS, **VARIANTS}
 # --- measuring ---------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def drawer(method: Method, dx: int, steps: int, count: int) -> Callable[..., jax.Array]:
     """(key, a problem) -> samples, compiled once for all problems."""
 

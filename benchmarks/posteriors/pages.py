@@ -96,16 +96,23 @@ def modes(rows: list[Row], dx: int, methods: Iterable[str], steps: int = 20) -> 
 
 
 def variants(rows: list[Row]) -> str:
-    """Distance, wrong modes and coverage of `guidance.mmps` with each step, of 8 dimensions and one measurement or more."""
+    """Distance and wrong modes of `guidance.mmps` with each step at 8 dimensions; the range of the means of 20 problems."""
     rows = sampler_pages.where(rows, dx=8)
     body = []
     for name in [each for each in VARIANTS if sampler_pages.where(rows, method=each)]:
         steps = 20 if name == mixtures.FIVE_CALLS else 100
         given = [{"method": name, "dy": dy, "steps": steps} for dy in mixtures.MEASURED]
         cells = [cell(rows, column, 2, **each) for column in ("distance", "modes") for each in given]
-        body.append([VARIANTS[name], str(len(sampler_pages.where(rows, method=name)[0]["distance"])), *cells])
+        found = [row["distance"] for row in sampler_pages.where(rows, **given[0])]
+        body.append([VARIANTS[name], str(len(found[0])) if found else "", *cells, twenties(found[0] if found else [])])
     head = [f"{word}, dy {dy}" for word in ("distance", "wrong mode") for dy in mixtures.MEASURED]
-    return sampler_pages.table(["step", "problems", *head], body)
+    return sampler_pages.table(["step", "problems", *head, "means of twenty, dy 1"], body)
+
+
+def twenties(values: list[float]) -> str:
+    """The least and the greatest mean of twenty problems that follow each other, where there are more than twenty."""
+    means = np.asarray(values[: len(values) // 20 * 20]).reshape(-1, 20).mean(1)
+    return f"{means.min():.2f} to {means.max():.2f}" if len(means) > 1 else ""
 
 
 def walks(rows: list[Row], column: str, digits: int) -> str:
@@ -113,8 +120,9 @@ def walks(rows: list[Row], column: str, digits: int) -> str:
     rows = [row for row in rows if "law" in row]
     laws = [law for law in LAWS if sampler_pages.where(rows, law=law)]
     body = []
-    for operator in sampler_pages.names(rows, "operator"):
-        for name in [each for each in (*levy.METHODS, FLOOR) if sampler_pages.where(rows, method=each)]:
+    for operator in levy.matrices():
+        here = sampler_pages.where(rows, operator=operator)
+        for name in [each for each in (*levy.METHODS, FLOOR) if sampler_pages.where(here, method=each)]:
             cells = [cell(rows, column, digits, law=law, operator=operator, method=name) for law in laws]
             body.append([operator, name, *cells])
     return sampler_pages.table(["what is seen", "method", *laws], body)

@@ -298,3 +298,12 @@ def test_of_other_increments_the_denoiser_is_the_mean_of_exact_draws():
     denoise = walks.denoiser(law, sweeps=300, burn_in=30)
     found = jax.vmap(lambda x: denoise(x, level).x_0)(jnp.asarray(given.y, jnp.float32))
     np.testing.assert_allclose(found, exact.mean(0), atol=0.12 * given.noise_std)
+
+
+def test_the_benchmark_of_posteriors_measures_only_what_there_is():
+    with pytest.raises(ValueError, match="no method nonsense; choose among"):
+        posteriors.asked(posteriors.Options(methods=("nonsense",)))
+    with pytest.raises(ValueError, match="no law cauchy"):
+        posteriors.asked(posteriors.Options(laws=("cauchy",)))
+    default, everything = (len(posteriors.asked(posteriors.Options(all=each))) for each in (False, True))
+    assert default < everything
