@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from guided_jax import forward, guidance, operators, particles, reverse, schedule
+from guided_jax import forward, guidance, operators, particles, reverse, sampler, schedule
 from guided_jax.analytic import GaussianMixture
 from guided_jax.parallel import devices, replicated
 from guided_jax.particles import cloud as clouds
@@ -88,18 +88,22 @@ LAWS = {
 
 @pytest.mark.parametrize("name", LAWS)
 def test_weights_are_exact_for_the_law_of_each_step(name):
-    """However coarse the steps: E[p(y | x_0)] over x_0 as the step draws it, by guided particles and by none."""
+    """However coarse the steps: E[p(y | x_0)] over x_0 as the step draws it, by particles and by `sampler.sample`."""
     levels = schedule.NoiseLevel(*(column[:7] for column in schedule.respace(schedule.cosine(1000), 8)))
-    alone = particles.reward(lambda x_0: normalised(x_0, None))
+    denoise, step = MIXTURE.denoiser(), LAWS[name]
+
+    def plain(key):
+        x_T = levels.sigma[-1] * jax.random.normal(jax.random.fold_in(key, 1), (2,))
+        return normalised(sampler.sample(key, denoise, step, x_T, levels), None)
 
     @jax.jit
-    def run(keys, key):
-        by_weights = jax.vmap(lambda key: cloud_of(key, 32, SEEN, LAWS[name], levels).log_evidence)(keys)
-        return by_weights, cloud_of(key, 40_000, alone, LAWS[name], levels, threshold=0.0)
+    def run(keys, others):
+        by_weights = jax.vmap(lambda key: cloud_of(key, 32, SEEN, step, levels).log_evidence)(keys)
+        return by_weights, jax.vmap(plain)(others)
 
-    found, plain = run(jax.random.split(jax.random.key(0), 600), jax.random.key(1))
-    mean, error = relative(found, plain.log_evidence)
-    beside = np.sqrt(1 / float(plain.ess[-1]) - 1 / 40_000)
+    found, alone = run(jax.random.split(jax.random.key(0), 600), jax.random.split(jax.random.key(1), 40_000))
+    want = special.logsumexp(alone) - np.log(len(alone))
+    (mean, error), (_, beside) = relative(found, want), relative(alone, want)
     assert abs(mean - 1) < 2.5 * np.hypot(error, beside), (mean, error, beside)
     assert np.hypot(error, beside) < 0.03
 
@@ -138,15 +142,23 @@ def test_posteriors_rewards_and_their_evidence():
     The plain twist is given a y of more noise: of the precise one 4000 examples of it do not find the modes.
     """
     tilt, strength, noise = jnp.array([0.8, -0.5]), 1.5, {"measurement": NOISE, "twisted": 0.8}
-    potentials = {
-        "measurement": SEEN,
-        "twisted": particles.twisted(lambda x_0, level: normalised(x_0, level, 0.8)),
-        "reward": particles.reward(lambda x_0: tilt @ x_0, strength, every=5),
-        "twisted reward": particles.twisted(lambda x_0, level: strength * tilt @ x_0),
-    }
-    found = jax.jit(lambda key: {name: cloud_of(key, 4000, p, reverse.ddpm(), FINE) for name, p in potentials.items()})(
-        jax.random.key(0)
-    )
+
+    def twisted(key, tilts):
+        log_prob = lambda x, level: jnp.where(tilts, strength * tilt @ x, normalised(x, level, 0.8))  # noqa: E731
+        return cloud_of(key, 4000, particles.twisted(log_prob), reverse.ddpm(), FINE)
+
+    @jax.jit
+    def run(key):
+        steered = particles.reward(lambda x_0: tilt @ x_0, strength, every=5)
+        both = jax.vmap(twisted, in_axes=(None, 0))(key, jnp.array([False, True]))
+        given = {"measurement": SEEN, "reward": steered}
+        return {
+            **{name: cloud_of(key, 4000, p, reverse.ddpm(), FINE) for name, p in given.items()},
+            "twisted": jax.tree.map(lambda leaf: leaf[0], both),
+            "twisted reward": jax.tree.map(lambda leaf: leaf[1], both),
+        }
+
+    found = run(jax.random.key(0))
     slope = strength * tilt
     power = jnp.square(MIXTURE.stds)
     tilted = jnp.log(MIXTURE.weights) + MIXTURE.means @ slope + power * jnp.sum(slope**2) / 2
@@ -167,13 +179,14 @@ def test_corrected_reaches_the_tilted_law_where_guidance_reaches_another(monkeyp
     levels, scales = schedule.respace(schedule.cosine(1000), 250), np.array([2.0, 3.0])
     u, c = BROAD.denoiser(), NARROW.denoiser()
 
-    @jax.jit
-    @jax.vmap
-    def run(key, scale):
+    def run(given):
+        key, scale = given
         cloud = cloud_of(key, 40_000, particles.corrected(u, c, scale), reverse.ddpm("large"), levels, u, (1,))
         return jnp.exp(cloud.log_weights) @ jnp.square(cloud.x_0[:, 0]), cloud.log_evidence
 
-    corrected, log_evidence = run(jax.random.split(jax.random.key(0)), jnp.asarray(scales))
+    # One after the other: under vmap both are resampled at every step.
+    one_by_one = jax.jit(lambda keys, scales: jax.lax.map(run, (keys, scales)))
+    corrected, log_evidence = one_by_one(jax.random.split(jax.random.key(0)), jnp.asarray(scales))
     np.testing.assert_allclose(corrected, 2 / (1 + scales), rtol=0.02)
     # The integral of N(x; 0, 2)^(1 - g) N(x; 0, 1)^g.
     want = (scales - 1) / 2 * np.log(2) + np.log(2 / (1 + scales)) / 2
@@ -204,7 +217,7 @@ def chosen_of(cloud):
 
 
 def test_threshold_chunk_and_problems():
-    """0 never resamples, 1 always does; chunks change nothing; problems are vmapped, each with its own numbers."""
+    """0 never resamples, 1 always does; a problem alone and in chunks is as it is under vmap, with its own numbers."""
 
     def run(key, y, noise, threshold=0.5, chunk=None):
         seen = particles.measurement(operators.matrix(MATRIX), y, noise)
@@ -215,18 +228,14 @@ def test_threshold_chunk_and_problems():
         jnp.array([[0.6], [-0.2], [1.0]]),
         jnp.array([0.3, 0.1, 0.5]),
     )
-    plain = jax.jit(jax.vmap(run))(keys, ys, noises)
-    chunked = jax.jit(jax.vmap(lambda *each: run(*each, chunk=4)))(keys, ys, noises)
-    alone = jax.jit(run)
-    for found in (chunked, jax.tree.map(lambda *rows: jnp.stack(rows), *map(alone, keys, ys, noises))):
-        for one, other in zip(plain, found, strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    together = jax.jit(jax.vmap(run, in_axes=(0, 0, 0, None)))
+    plain, never, always = (together(keys, ys, noises, threshold) for threshold in (0.5, 0.0, 1.0))
+    alone = jax.jit(lambda *given: jax.lax.map(lambda each: run(*each, chunk=4), given))(keys, ys, noises)
+    for one, other in zip(plain, alone, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(special.logsumexp(plain.log_weights, axis=1), 0, atol=1e-5)
     assert plain.ess.shape == (3, 8)
     assert np.all((plain.ess >= 1 - 1e-5) & (plain.ess <= 10 + 1e-4))
-    never, always = (
-        jax.jit(jax.vmap(lambda *each, t=t: run(*each, threshold=t)))(keys, ys, noises) for t in (0.0, 1.0)
-    )
     assert all(len(np.unique(each)) == 10 for each in never.x_0[:, :, 0])
     assert np.all(np.diff(never.ess[:, :-1], axis=1).min(1) < 0)
     assert always.ess.mean() > never.ess.mean()
@@ -249,8 +258,9 @@ def test_the_last_step_does_not_shift_what_it_cannot_move():
     """One step into the clean level: x_0 is the unguided prediction, and its weight p(y | x_0)."""
     levels = schedule.NoiseLevel(*(column[np.array([0, 500])] for column in schedule.cosine(1000)))
     x_T = jax.random.normal(jax.random.key(0), (5, 2))
-    cloud = particles.sample(jax.random.key(1), MIXTURE.denoiser(), reverse.ddpm(), x_T, levels, SEEN)
-    x_0 = jax.vmap(lambda x: MIXTURE.denoiser()(x, schedule.at(levels, 1)).x_0)(x_T)
+    denoise, top = MIXTURE.denoiser(), schedule.at(levels, 1)
+    run = jax.jit(lambda key, x_T: particles.sample(key, denoise, reverse.ddpm(), x_T, levels, SEEN))
+    cloud, x_0 = run(jax.random.key(1), x_T), jax.vmap(lambda x: denoise(x, top).x_0)(x_T)
     np.testing.assert_allclose(cloud.x_0, x_0, atol=1e-5)
     log_probs = jax.vmap(lambda x: normalised(x, None))(x_0)
     np.testing.assert_allclose(cloud.log_weights, jax.nn.log_softmax(log_probs), atol=1e-4)
@@ -276,7 +286,8 @@ def test_a_reward_every_few_steps_is_computed_only_then():
         jax.debug.callback(lambda _: made.append(1), x_0)
         return jnp.sum(x_0)
 
-    jax.block_until_ready(cloud_of(jax.random.key(0), 2, particles.reward(count, every=3), reverse.ddpm()))
+    run = jax.jit(lambda key: cloud_of(key, 2, particles.reward(count, every=3), reverse.ddpm()))
+    jax.block_until_ready(run(jax.random.key(0)))
     jax.effects_barrier()
     assert len(made) == 2 * (3 + 1)
 
