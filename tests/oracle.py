@@ -69,6 +69,12 @@ ODE = lambda g: 2 ** (1 - g)  # noqa: E731
 SDE = lambda g: (2 - 2 ** (2 - 2 * g)) / (2 * g - 1)  # noqa: E731
 
 
+def gibbs_like(g, s):
+    """Return the variance at which noise of sigma / alpha = s and the guided flow back from it, in turn, come to rest."""
+    shrink = (1 + s**2) ** -g * (2 / (2 + s**2)) ** (1 - g)  # F^2, of x by the flow from s to 0
+    return s**2 * shrink / (1 - shrink)
+
+
 def variance_reached(make, scales, levels, monkeypatch):
     """Compute the variance of samples from N(0, sigma_T^2) for each scale, without drawing any.
 

@@ -790,6 +790,15 @@ SLIPS = (
         ("seen - a @ mean", "seen + a @ mean"),
     ),
     *slips(
+        "sampler",
+        "gibbs_like",
+        ("at(levels, -1))\n        return sample", "at(levels, -2))\n        return sample"),
+        ("sample(key_run, denoise, step, x_t, levels), None", "x_t, None"),
+        ("keys(key, jnp.arange(repeats))", "keys(key, jnp.zeros(repeats, int))"),
+        ("keys(key, jnp.arange(repeats))", "keys(key, jnp.arange(1))"),
+        ("diffuse(x_0, jax.random.normal(key_noise", "diffuse(0 * x_0, jax.random.normal(key_noise"),
+    ),
+    *slips(
         "particles/cloud",
         "particles",
         ("jnp.arange(count) + u)", "jnp.arange(count))"),
@@ -797,6 +806,7 @@ SLIPS = (
         ("log_weights + log_factors - total), log", "log_weights + log_factors), log"),
         ("jax.nn.logsumexp(2 * log_weights)", "jax.nn.logsumexp(log_weights)"),
         ("jnp.where(total == -jnp.inf, equal,", "jnp.where(total == jnp.inf, equal,"),
+        only="systematic or unbiased or impossible or threshold",
     ),
     *slips(
         "particles/run",
@@ -815,6 +825,7 @@ SLIPS = (
         ("-math.log(len(log_weights)))\n\n    return jax.lax.cond", "0.0) + log_weights\n\n    return jax.lax.cond"),
         ("proposal.mean - target.mean, std)", "target.mean - proposal.mean, std)"),
         ("keys(key_noise, jnp.arange(len(x)))", "keys(key_noise, jnp.zeros(len(x), int))"),
+        only="log_ratio or impossible or last_step or few_steps or threshold or unbiased or each_step or corrected",
     ),
     *slips(
         "particles/potentials",
@@ -824,6 +835,9 @@ SLIPS = (
         ("(jnp.subtract(1.0, scale), scale))", "(1.0, scale))"),
         ("return Potential(evaluate, log_end, every=every)", "return Potential(evaluate, log_end)"),
         ("jax.lax.cond(due, weigh,", "jax.lax.cond(True, weigh,"),
+        ("jnp.asarray(scale * log_prob(x, level)))(x_t)", "jnp.asarray(log_prob(x, level)))(x_t)"),
+        ("jnp.asarray(scale * at_end(x_0, level))", "jnp.asarray(at_end(x_0, level))"),
+        only="few_steps or posteriors or corrected or impossible or noisy_classifier",
     ),
     *slips(
         "particles/measurement",
@@ -845,6 +859,7 @@ SLIPS = (
         ("(jnp.log(std) + LOG_TWO_PI / 2)", "(jnp.log(std) + LOG_TWO_PI)"),
         ("-jnp.sum(jnp.square(residual)) / 2", "-jnp.sum(jnp.square(residual))"),
         ("slope = slope * std.reshape(1, -1)", "slope = slope + 0 * std.reshape(1, -1)"),
+        only="last_step or normal_data or (each_step and ddpm)",
     ),
     *slips(
         "losses/denoising",

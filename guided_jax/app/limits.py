@@ -76,13 +76,15 @@ RANGES: dict[str, Range] = {
             "decode_tile",
             "cutouts",
             "calls",
+            "particles",
         ),
         COUNT,
     ),
     **dict.fromkeys(("smoothing_samples", "recurrence"), COUNT),
     **dict.fromkeys(("TrainingFree.rho", "mu", "smoothing", "tv_weight", "range_weight"), NOT_NEGATIVE),
     **dict.fromkeys(
-        ("temperature", "data_std", "langevin_size", "sigma_max", "radius", "prior_weight", "exposure"), POSITIVE
+        ("temperature", "data_std", "langevin_size", "sigma_max", "radius", "prior_weight", "exposure", "renoise"),
+        POSITIVE,
     ),
     **{
         "text_length": COUNT,

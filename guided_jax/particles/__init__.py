@@ -6,13 +6,14 @@ it names; the weights say how near each example is, and their mean is the eviden
 
 from guided_jax.particles.cloud import Cloud, resample
 from guided_jax.particles.measurement import measurement
-from guided_jax.particles.potentials import Evaluation, Potential, corrected, reward, twisted
+from guided_jax.particles.potentials import Evaluation, Potential, classifier, corrected, reward, twisted
 from guided_jax.particles.run import sample
 
 __all__ = [
     "Cloud",
     "Evaluation",
     "Potential",
+    "classifier",
     "corrected",
     "measurement",
     "resample",

@@ -81,6 +81,35 @@ def twisted(log_prob: LogProb) -> Potential:
     return Potential(evaluate, log_prob)
 
 
+def classifier(log_prob: LogProb, scale: ArrayLike = 1.0, log_end: LogProb | None = None) -> Potential:
+    """p(x_0) p(y | x_0)^scale, by the twist p(y | x_t)^scale of a noisy classifier and its gradient ([TDS] eq. 8 to 10).
+
+    For an exact classifier and scale 1 this twist is the best that there is, p(y | x_t) itself: weights differ by what the
+    steps leave out alone. Drawn by classifier guidance.
+    log_prob: (x_t, level) -> log p(y | x_t), a scalar, of x_t itself, not of the predicted x_0.
+    scale: number or traced value.
+    log_end: (x_0, level) -> log p(y | x_0), with the clean level; log_prob if None, which then has to take that level.
+    Returns a potential, of one forward pass of the network and one forward and backward pass of the classifier a step. The
+        evidence is E[p(y | x_0)^scale].
+
+    >>> mixture = gj.analytic.GaussianMixture(jnp.ones(2), jnp.array([[-1.0], [1.0]]), jnp.array([0.3, 0.3]))
+    >>> levels, x_T = gj.schedule.respace(gj.schedule.cosine(1000), 20), jax.random.normal(jax.random.key(1), (64, 1))
+    >>> right = gj.particles.classifier(mixture.log_prob(1))
+    >>> cloud = gj.particles.sample(jax.random.key(0), mixture.denoiser(), gj.reverse.ddpm(), x_T, levels, right)
+    >>> bool(jnp.abs(jnp.exp(cloud.log_evidence) - 0.5) < 0.1)
+    True
+    """
+    check_number("scale", scale)
+    at_end = log_prob if log_end is None else log_end
+
+    def evaluate(denoise: Denoiser, x_t: Float[Array, "*shape"], level: NoiseLevel, due: ArrayLike) -> Evaluation:
+        prediction = denoise(x_t, level)
+        log_twist, gradient = jax.value_and_grad(lambda x: jnp.asarray(scale * log_prob(x, level)))(x_t)
+        return Evaluation((prediction,), by_score(prediction, gradient, level), log_twist)
+
+    return Potential(evaluate, lambda x_0, level: jnp.asarray(scale * at_end(x_0, level)))
+
+
 def reward(reward: Callable[[Array], Array], strength: ArrayLike = 1.0, every: int = 1) -> Potential:
     """p(x_0) exp(strength reward(x_0)), by resampling alone: Feynman-Kac steering, no gradient ([FKS] algorithm 1).
 

@@ -103,6 +103,7 @@ REST = {
     "domain": ["--bad", "RUN"],
     "clip": ["--clip-model", "CLIP", "--clip-text", "a zebra", "a horse:-0.5", "--cutouts", 2, "--labels", 3],
     "negative": ["--negative", 3],
+    "gibbs-like": ["--repeats", 2, "--calls", 2, "--renoise", 0.5, "--labels", 3],
     "cfg++": ["--scale", 0.6],
     "compose": ["--also", 5, 8, "--also-scale", 1.0, -1.0, "--scale", 2, "--labels", 3],
     "pigdm": ["--operator", "super-resolution", "--noise-std", 0.1, "--measure", "held-out", "--labels", 3],

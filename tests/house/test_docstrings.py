@@ -31,6 +31,7 @@ EXAMPLES = """
     metrics.kernel.kernel_distance metrics.neighbours.precision_recall models.UNet parallel.devices.choose_devices
     parallel.replicated.parallel_map pretrained.adm.weights.load_unet storage.images.grid storage.images.to_uint8
     storage.npz.read denoiser.from_tree particles.twisted particles.measurement particles.reward particles.corrected
+    particles.classifier sampler.gibbs_like
     analytic.GaussianMixture.posterior analytic.GaussianMixture.evidence metrics.distributions.sliced_wasserstein
 """.split()  # noqa: SIM905
 NAMES = {"gj": gj, "jax": jax, "jnp": jnp}  # what an example of the mathematics may use without importing it

@@ -7,7 +7,18 @@ import numpy as np
 
 from guided_jax.app import facts, network_fields
 from guided_jax.app import run as runs
-from guided_jax.app.sample import annealing, clip_guide, criteria, guidance_rows, guidances, inverse, labels, samplers
+from guided_jax.app.sample import (
+    annealing,
+    clip_guide,
+    clouds,
+    criteria,
+    gibbs,
+    guidance_rows,
+    guidances,
+    inverse,
+    labels,
+    samplers,
+)
 from guided_jax.app.sample.request import Method, Sampling, flatten, option
 from guided_jax.app.sample.resolve import variance_of
 from guided_jax.app.sample.text_options import Text
@@ -26,6 +37,9 @@ def check(options: Sampling, run: runs.Run) -> None:
     criteria.check(options.method, run)
     _check_needs(options, run)
     _check_clip(options.method, run)
+    clouds.check(options.method, run)
+    if guidances.row_of(options.method).again is not None:
+        gibbs.check(options.method, run, options.diagnose)
     if run.text is not None and run.text.takes_mask and not inverse.paints(options.method):
         raise ValueError("this run paints in pictures; name them by --image, and where by --mask")
     if options.diagnose and run.self_conditioning:

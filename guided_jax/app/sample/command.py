@@ -21,6 +21,7 @@ from guided_jax.app.sample import (
     annealing,
     checks,
     clip_guide,
+    clouds,
     controls,
     criteria,
     diagnostics,
@@ -55,11 +56,11 @@ grid.png. The same command again goes on from what is there.
   --scale FLOAT ...       0 ignores the label, 1 is the conditional model (default)
   --labels CLASS ...      numbers or names, in turn; default: by the data's frequencies
   --num-samples INT       default 64
-  --sampler NAME          default dpm++
-  --steps INT             default: the sampler's own number
+  --sampler NAME          default dpm++; --steps INT, default the sampler's own number
   --checkpoint last|best  which weights
   --image FILE ...        start from pictures (--strength 0.6); --mask FILE: paint in them
   --prompt TEXT ...       text to image, in turn; --prompts FILE, --negative TEXT, --lora FILE:0.8
+  --particles INT         draw the law of the guidance itself, by so many weighted examples each
   --seed INT              with the index of a sample it determines the sample (default 0)
   --out FOLDER            default: a folder inside the run, named after the method
   --diagnose              also write what happened at each step, as curves
@@ -167,13 +168,15 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
     It is compiled once for all options that differ from these in scale, seed and folder only. reuse: samples that answer
     the same request are not drawn again. label: of the progress bar.
     """
-    devices = parallel.choose_devices(options.batch_size, options.devices)
+    at_once = clouds.samples_at_once(options)
+    devices = parallel.choose_devices(at_once, options.devices)
     params = load_params(options, run, parallel.leaf_sharding(devices) if options.shard_parameters else None)
     if not options.shard_parameters:
         params = draw.place(run, params, devices)
     count, labelled = options.num_samples or NUM_SAMPLES, given_labels(options, run) is not None
-    sample = draw.make_sampler(run, options.method, labelled, devices, options.diagnose, options.shard_parameters)
-    chunk, steps = parallel.chunk_size(count, options.batch_size, devices), trained_steps(options, run)
+    kinds = options.diagnose, options.shard_parameters, clouds.chunk_of(options)
+    sample = draw.make_sampler(run, options.method, labelled, devices, *kinds)
+    chunk, steps = parallel.chunk_size(count, at_once, devices), trained_steps(options, run)
     levels = samplers.levels_of(options.method, run.model.levels, run.scheduler)
 
     def write(options: Sampling, reuse: bool = False, label: str = "sampling") -> Path:
@@ -183,6 +186,7 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
 
         with open_samples(out, count, run, options, steps) as (stream, done):
             saved: list[int] = []
+            found: list[dict[str, np.ndarray]] = []
             for extra in () if done else EXTRA:
                 (out / extra).unlink(missing_ok=True)
             with progress.bar(count, label, "image", done) as bar:
@@ -195,11 +199,14 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
                         diagnostics.save(out, drawn.observations, levels)
                     streaming.put(stream, int(indices[0]), drawn.images, given)
                     saved.extend(() if drawn.saved is None else drawn.saved)
+                    found.extend(() if drawn.cloud is None else [drawn.cloud])
                     bar.update(len(indices))
             save(stream, out, run, inputs, request(options))
         if saved:
             calls = len(saved) * (len(levels.t) - 1)
             print(f"{options.method.guidance} left out {sum(saved)} of {calls} calls of the unconditional model")
+        if found:
+            print(clouds.summary(options.method.particles, found))
         return out
 
     return write

@@ -19,6 +19,7 @@ TITLES = {
     "cosine": "cosine of the two",
     "log_prob": "log p(y | x_t)",
     "clipped": "share of x_0 clipped",
+    "ess": "effective number of particles",
 }
 
 

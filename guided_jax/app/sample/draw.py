@@ -11,7 +11,7 @@ import numpy as np
 from guided_jax import forward, guidance, operators, parallel, reverse, sampler, schedule
 from guided_jax.app import preview
 from guided_jax.app import run as runs
-from guided_jax.app.sample import diagnostics, guidances, inverse, training_free
+from guided_jax.app.sample import clouds, diagnostics, guidances, inverse, training_free
 from guided_jax.app.sample.parts import Parts, Pictures
 from guided_jax.app.sample.request import Method
 from guided_jax.app.sample.resolve import Recipe, resolve
@@ -22,13 +22,14 @@ AS_THEY_ARE = ("judge", "clip", training_free.STRENGTHS)  # params that need not
 OTHERS = ("bad", *AS_THEY_ARE)  # than the networks of the run
 
 
-def make_draw(run: runs.Run, request: Method, labelled: bool, diagnose: bool = False) -> Draw:
+def make_draw(run: runs.Run, request: Method, labelled: bool, diagnose: bool = False, chunk: int | None = None) -> Draw:
     """Return (params, key, label, scale, pictures) -> one image (H, W, C), a picture in [-1, 1].
 
     With `run.decode_size` it is x_0, and pictures.image, masked and truth are too: `make_sampler` decodes and encodes a few
     at once. params: by name, "diffusion" and perhaps "classifier", "bad", "judge" and "clip". labelled: whether the label
     counts for a guidance that needs none. With `diagnose` the function returns (image, observations), and of a guidance
-    that saves calls their number after these.
+    that saves calls their number after these. With --particles the numbers of the cloud come last. chunk: as of
+    `clouds.draw`.
     """
     recipe, common = resolve(request, run), _common(run, request, labelled)._replace(observed=diagnose)
     saves = guidances.row_of(request).saves
@@ -50,8 +51,16 @@ def make_draw(run: runs.Run, request: Method, labelled: bool, diagnose: bool = F
             step = reverse.blend(step, known(pictures), x_0, noise(run, key_noise), recipe.levels.t[0])
         observe = _observer(recipe, parts, request) if diagnose else None
         given = None if recipe.from_noise else x_0
-        x_T = start(run, key_noise, schedule.at(recipe.levels, -1), given, recipe.start_std)
+        top = schedule.at(recipe.levels, -1)
+        if recipe.target is not None:
+            begin = functools.partial(start, run, level=top, std=recipe.start_std)
+            x_0, numbers = clouds.draw(key_run, recipe, parts, begin, chunk)
+            image = x_0 if run.decode_size else run.model.decode(params["diffusion"], x_0)
+            return (image, *[{"ess": numbers["ess"]}] * diagnose, numbers)
+        x_T = start(run, key_noise, top, given, recipe.start_std)
         x_0, memory, observations = sampler.run(key_run, denoise, step, x_T, recipe.levels, observe)
+        if recipe.again is not None:
+            x_0 = recipe.again(parts, jax.random.fold_in(key_run, 0), x_0)
         image = x_0 if run.decode_size else run.model.decode(params["diffusion"], x_0)
         more = [observations] * diagnose + [guidance.saved_calls(memory)] * saves
         return (image, *more) if more else image
@@ -118,7 +127,8 @@ def _common(run: runs.Run, request: Method, labelled: bool) -> Parts:
     """Return the parts that all examples share."""
     measured = "measurement" in guidances.row_of(request).needs
     operator = inverse.make_operator(request, run) if measured else None
-    return Parts(run, request, {}, labelled=labelled, operator=operator)
+    places = inverse.observed_places(request, run) if measured else None
+    return Parts(run, request, {}, labelled=labelled, operator=operator, places=places)
 
 
 def _guided(recipe: Recipe, parts: Parts) -> tuple[Any, reverse.ReverseStep]:
@@ -148,13 +158,15 @@ def prepare(run: runs.Run, params: Any) -> Any:
 class Drawn(NamedTuple):
     """Samples (N, ...) as `preview.stored` returns them, whether each is finite (N,), and observations (N, steps).
 
-    saved: (N,), of a guidance that saves calls, at how many steps it did.
+    saved: (N,), of a guidance that saves calls, at how many steps it did. cloud: "ess" (N, steps) and "log_evidence" (N,),
+    of particles.
     """
 
     images: np.ndarray
     finite: np.ndarray
     observations: Any = None
     saved: np.ndarray | None = None
+    cloud: dict[str, np.ndarray] | None = None
 
 
 @jax.jit  # one program, and not one for each of its operations
@@ -177,13 +189,15 @@ def make_sampler(
     devices: list[jax.Device],
     diagnose: bool = False,
     sharded: bool = False,
+    chunk: int | None = None,
 ) -> Callable[..., Drawn]:
     """Return (params, indices, labels, scales, seed, pictures=NONE) -> `Drawn`, compiled once for a chunk.
 
     seed: one, or one for each example, which with its index determines the sample. The params have to be on the devices, as
-    `place` puts them. sharded: every device has a part of the params, as `parallel.leaf_sharding` says.
+    `place` puts them. sharded: every device has a part of the params, as `parallel.leaf_sharding` says. chunk: as of
+    `clouds.draw`.
     """
-    draw = make_draw(run, request, labelled, diagnose)
+    draw = make_draw(run, request, labelled, diagnose, chunk)
     mapped = parallel.sharded_map if sharded else parallel.parallel_map
     compiled = mapped(draw, devices, in_axes=(None, 0, 0, 0, 0))
     size = run.decode_size or 0
@@ -203,8 +217,9 @@ def make_sampler(
         x, *more = found if isinstance(found, tuple) else (found,)
         x = decode(params["diffusion"], x) if size else x
         finite = np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
-        observations, saved = more.pop(0) if diagnose else None, more.pop() if more else None
-        return Drawn(preview.stored(x, run.facts, finite), finite, observations, saved)
+        observations = more.pop(0) if diagnose else None
+        cloud = more.pop() if request.particles is not None else None
+        return Drawn(preview.stored(x, run.facts, finite), finite, observations, more.pop() if more else None, cloud)
 
     return call
 

@@ -9,9 +9,10 @@ import jax
 
 from guided_jax import guidance, models
 from guided_jax.app import network_fields
-from guided_jax.app.sample import clip_guide, measurement_rows, training_free
+from guided_jax.app.sample import clip_guide, gibbs, measurement_rows, targets, training_free
 from guided_jax.app.sample.parts import Parts
 from guided_jax.app.sample.row import ALL, FREE, Guide, Row, plain
+from guided_jax.app.sample.targets import Target
 from guided_jax.denoiser import Denoiser
 
 
@@ -91,18 +92,23 @@ GUIDANCES: dict[str, Row] = {
         lambda p: (p.base, lambda d: guidance.classifier(d, p.log_prob, p.scale)),
         ("classifier",),
         JUDGED,
+        target=Target("p(x) p(y | x)^scale, guided by the noisy classifier [TDS 2306.17775]", targets.classified),
     ),
     "off-the-shelf": Row(
         "gradient of log p(y | predicted x_0), not back through the network [MPGD 2311.16424, EluCD 2310.11311]",
         lambda p: (p.clean_base, lambda d: guidance.off_the_shelf(d, p.clean_log_prob, p.scale, p.run.data_std)),
         ("clean",),
         CLEAN,
+        target=Target(
+            "p(x) p(y | x)^scale, by resampling alone, without a gradient [FKS 2501.06848]", targets.rewarded
+        ),
     ),
     "universal": Row(
         "gradient of log p(y | predicted x_0), back through the network [UG 2302.07121]",
         lambda p: (p.clean_base, lambda d: guidance.universal(d, p.clean_log_prob, p.scale)),
         ("clean",),
         CLEAN,
+        target=Target("p(x) p(y | x)^scale, guided by the gradient [TDS 2306.17775]", targets.twisted),
     ),
     "clip": Row(
         "to --clip-text, by --cutouts of x_0 in the CLIP of --clip-model, back through the network [Crowson 2021]",
@@ -110,6 +116,7 @@ GUIDANCES: dict[str, Row] = {
         ("clip",),
         (*BY_CLIP, "label_scale"),
         labelled=False,
+        target=Target("p(x) exp(scale likeness to --clip-text), guided by its gradient [TDS]", targets.by_clip),
     ),
     "training-free": Row(
         "along the gradient of --criterion, by --rho through the network and by --mu not [TFG 2409.15761]",
@@ -125,7 +132,16 @@ GUIDANCES: dict[str, Row] = {
         lambda p: (p.conditional, lambda c: guidance.classifier_free(c, p.unconditional, p.scale)),
         ("null",),
         follow=FREE,
+        target=Target("p(x)^(1 - scale) p(x | c)^scale itself [FKC 2503.02819]", targets.corrected),
         pair=True,
+    ),
+    "gibbs-like": Row(
+        "c, then --repeats times noised up to --renoise and denoised in --calls by classifier-free [CFGiG 2505.21101]",
+        lambda p: (p.conditional, lambda c: c),
+        ("null",),
+        ("repeats", "calls", "renoise"),
+        ("dynamic",),
+        again=gibbs.guided,
     ),
     "negative": Row(
         "n + scale (c - n), n the model with the label of --negative [CFG 2207.12598]",

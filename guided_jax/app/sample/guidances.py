@@ -56,6 +56,8 @@ def parse(name: str) -> tuple[str, list[str]]:
 def row_of(request: Method) -> Row:
     """Return what the guidance of a request is made of; with a criterion that is no classifier it reads no label."""
     row = GUIDANCES[parse(request.guidance)[0]]
+    if request.particles is not None and row.target is not None:
+        row = row._replace(scaled=row.target.scaled)
     if "clean" not in row.needs or request.criterion == CLASSIFIER:
         return row
     return row._replace(needs=("clip",) if request.criterion == CLIP else (), labelled=False)
@@ -79,7 +81,7 @@ def anneals(request: Method) -> bool:
 
 def shifts_mean(request: Method) -> bool:
     """Return whether this is algorithm 1, classifier guidance of a ddpm step."""
-    return request.guidance == "classifier" and request.sampler == "ddpm"
+    return request.guidance == "classifier" and request.sampler == "ddpm" and request.particles is None
 
 
 def guide(request: Method, parts: Parts) -> Guided:
@@ -127,4 +129,6 @@ def listing() -> str:
     width = max(map(len, GUIDANCES))
     rows = [f"  {name:{width}}  {row.line}" for name, row in GUIDANCES.items()]
     words = [f"  +{word:{width - 1}}  {line}" for word, line in MODIFIERS.items()]
-    return "\n".join(["--guidance takes one of", *rows, "and then any of", *words])
+    laws = [f"  {name:{width}}  {row.target.line}" for name, row in GUIDANCES.items() if row.target is not None]
+    title = "--particles K draws the law itself, by K weighted examples for each sample, of one of"
+    return "\n".join(["--guidance takes one of", *rows, "and then any of", *words, title, *laws])

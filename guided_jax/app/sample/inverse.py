@@ -91,6 +91,16 @@ def observed(hole: str, shape: Shape) -> jax.Array:
     return jnp.ones(shape).at[top:bottom, left:right].set(0)
 
 
+def observed_places(request: Method, run: runs.Run) -> np.ndarray | None:
+    """Return the positions in the flattened measurement that --hole leaves; None for what has no hole that all share."""
+    settings = request.measurement
+    if settings.operator != "mask" or settings.mask:
+        return None
+    known, latents = observed(settings.hole, run.facts.image_shape), measures_latents(request, run)
+    shape = run.model.shape if latents else run.facts.image_shape
+    return np.flatnonzero(np.broadcast_to(thin(known, run) if latents else known, shape))
+
+
 def thin(mask: Any, run: runs.Run) -> Any:
     """Return the mask of latents, (..., h, w, 1): that of a picture at the top left pixel of those of each latent."""
     down, across = (big // small for big, small in zip(run.facts.image_shape[:2], run.model.shape[:2], strict=True))

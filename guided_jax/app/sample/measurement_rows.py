@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from guided_jax.app.sample import posterior
+from guided_jax.app.sample import posterior, targets
 from guided_jax.app.sample.row import Row, plain
+from guided_jax.app.sample.targets import Target
 
 MEASURED = ("measure", "operator", "noise_std", "space")
 OWN_STEPS: dict[str, Any] = {"follow": ("dynamic",), "scaled": False, "labelled": False, "own_step": True}
@@ -22,6 +23,9 @@ MEASUREMENTS: dict[str, Row] = {
         ("measurement",),
         (*MEASURED, "iterations"),
         labelled=False,
+        target=Target(
+            "p(x | y) itself, a backward pass for each number of y [TDS, MMPS]", targets.measured, scaled=False
+        ),
     ),
     "dps": Row(
         "x_s - scale grad |y - A x_0| of what --measure names, around any step [DPS 2209.14687]",

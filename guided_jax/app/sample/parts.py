@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from guided_jax import guidance, operators, schedule
 from guided_jax.app import run as runs
@@ -46,7 +47,8 @@ class Parts(NamedTuple):
     the last predicted x_0, for a network with self-conditioning. control: what a ControlNet reads. pair: the model with the
     label and with the null condition, where one program of the network serves both. observed: whether an observer calls the
     networks too. anneals: whether there is noise in the condition of `conditional`. levels: those that a run visits, for a
-    guidance of the step.
+    guidance of the step. places: the positions in the flattened measurement that are observed, where all examples share
+    them.
     """
 
     run: runs.Run
@@ -67,6 +69,7 @@ class Parts(NamedTuple):
     observed: bool = False
     anneals: bool = False
     levels: schedule.NoiseLevel | None = None
+    places: np.ndarray | None = None
 
     def model(self, label: Any) -> Denoiser:
         """Return the run's denoiser for a label."""

@@ -28,7 +28,8 @@ class Method:
     """One of those that --list prints, such as classifier or classifier-free, then any of +interval +rescale +channels
     +ramp +anneal +dynamic. none with --labels is the plain conditional model. Default with --prompt: classifier-free."""
     sampler: str | None = None
-    """One of those that --list prints. Default: dpm++, or ddim for cfg++, measurements and ADM's forms of --steps."""
+    """One of those that --list prints. Default: dpm++, or ddim for cfg++, measurements and ADM's forms of --steps, or ddpm
+    with --particles."""
     steps: str | None = None
     """The number of levels to visit. Default: the sampler's own, see --list. On the grid respaced also ddim50, or
     10,15,20."""
@@ -36,6 +37,9 @@ class Method:
     """How the levels are spread, one of those that --list prints. Default: the sampler's own."""
     sigma_max: float = 80.0
     """--grid log-snr, karras: the greatest sigma / alpha, where sampling starts."""
+    particles: int | None = None
+    """Draw the law that the guidance names itself, by so many weighted examples for each sample, one of which is kept:
+    classifier-free, universal, off-the-shelf, clip and mmps. The default --sampler is then ddpm."""
     order: Literal[1, 2, 3] | None = None
     """dpm++ and unipc (default 2), deis (default 3)."""
     eta: float = 0.0
@@ -104,6 +108,8 @@ class Method:
     coarse_scales: tuple[float, ...] = (1.0,)
     """frequency-decoupled: the scale of each coarser band of c - u, each of half the size;
     --scale is that of the finest."""
+    renoise: float = 1.0
+    """gibbs-like: the sigma / alpha up to which a sample is noised again, and below which it is guided."""
     damping: float = 8.0
     """magnitude-aware: how fast the guidance shrinks with |c - u| / |u|; 0 for classifier-free."""
     perturb_blocks: tuple[str, ...] = ()
@@ -202,7 +208,7 @@ class Sampling:
     checkpoint: Which = "last"
     """The weights of the last checkpoint, or of the best, by the keep-best-by that the run was trained with."""
     batch_size: int = 256
-    """Images at a time, over all devices."""
+    """Images at a time, over all devices; with --particles examples, of fewer images."""
     decode_tile: int | None = None
     """Decode latents in overlapping tiles of at most so many of them a side, such as 64 for 512 pixels: large pictures in
     the memory of small ones, nearly the same pixels."""
@@ -256,7 +262,7 @@ NEWER = (
     *("prompt", "prompts", "negative_prompt", "prompt_scale", "prompt_seed", "text"),
     *("coarse_scales", "damping", "stop_cosine", "anneal", "label_scale"),
     *("lora", "digests", "control", "control_image", "control_scale"),
-    *("criterion", "training_free", "search", "tv_weight", "range_weight"),
+    *("criterion", "training_free", "search", "tv_weight", "range_weight", "particles", "renoise"),
 )
 
 

@@ -5,13 +5,17 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+from jax import Array
+
 from guided_jax import guidance, reverse, stateful
 from guided_jax.app import run as runs
-from guided_jax.app.sample import guidances, inverse, samplers
+from guided_jax.app.sample import gibbs, guidances, inverse, samplers
 from guided_jax.app.sample.parts import Parts
 from guided_jax.app.sample.request import Method, Variance
 from guided_jax.app.sample.row import Guided
 from guided_jax.denoiser import Denoiser
+from guided_jax.particles import Potential
+from guided_jax.sampler import gibbs_like
 from guided_jax.schedule import NoiseLevel
 
 
@@ -21,7 +25,9 @@ class Recipe(NamedTuple):
     guide: parts of an example -> its guided denoiser. step: parts -> the reverse step, which calls no network of its own.
     levels: the levels that a run visits. clips_inside: whether the network's own predictions are clipped. clip: what
     clips the guided denoiser, None for nothing. start_std: the standard deviation of x_T; None for sigma of the last level.
-    from_noise: whether a run starts from noise though it is given a picture.
+    from_noise: whether a run starts from noise though it is given a picture. target: with --particles, parts -> (unguided
+    denoiser, potential), in the place of the guide and the clip. again: (parts, key, x_0) -> x_0, after the run; None for
+    nothing.
     """
 
     guide: Callable[[Parts], Guided]
@@ -31,6 +37,8 @@ class Recipe(NamedTuple):
     clip: Callable[[Denoiser], Denoiser] | None = None
     start_std: float | None = None
     from_noise: bool = False
+    target: Callable[[Parts], tuple[Denoiser, Potential]] | None = None
+    again: Callable[..., Array] | None = None
 
 
 def resolve(request: Method, run: runs.Run) -> Recipe:
@@ -61,9 +69,16 @@ def resolve(request: Method, run: runs.Run) -> Recipe:
             return sampler
         return row.step(guidances.ramped(request, parts)._replace(levels=levels), sampler)
 
+    def again(parts: Parts, key: Array, x_0: Array) -> Array:
+        assert row.again is not None
+        denoise, below = row.again(parts), gibbs.levels_of(request, run.model.levels)
+        denoise = denoise if clip is None else clip(denoise)
+        return gibbs_like(key, denoise, sampler, x_0, below, request.measurement.repeats)
+
     std = samplers.start_std(request, run.scheduler)
     from_noise = inverse.paints(request) and samplers.strength_of(request) == 1
-    return Recipe(guide, step, levels, clips_inside, clip, std, from_noise)
+    target = None if request.particles is None or row.target is None else row.target.make
+    return Recipe(guide, step, levels, clips_inside, clip, std, from_noise, target, row.again and again)
 
 
 def variance_of(run: runs.Run, requested: Variance | None) -> Variance:

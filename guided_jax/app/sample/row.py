@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from guided_jax import reverse
 from guided_jax.app.sample.parts import Parts
+from guided_jax.app.sample.targets import Target
 from guided_jax.denoiser import Denoiser
 from guided_jax.guidance import Stateful
 
@@ -33,6 +34,8 @@ class Row(NamedTuple):
     own_step: bool = False  # whether `step` makes steps of its own, whatever the sampler
     clips_step: bool = False  # whether the step clips x_0 itself
     saves: bool = False  # whether it saves calls of parts.unconditional, as `guidance.saved_calls` counts them
+    target: Target | None = None  # what --particles draws
+    again: Callable[[Parts], Denoiser] | None = None  # guides the repeats after the sampler's run
     pair: bool = False  # whether it is a denoiser made of calls of parts.conditional and parts.unconditional
 
 

@@ -163,12 +163,15 @@ def name_of(request: Method) -> str:
     """Return --sampler, or without it the best by docs/samplers.md; ValueError for a name that is not known.
 
     Without --sampler it is ddim for ADM's forms of --steps and its grid, for cfg++, which needs a sampler that reads eps,
-    and for measurements and guidances of the step, whose settings were tuned with it.
+    and for measurements and guidances of the step, whose settings were tuned with it. Of particles it is ddpm, whose steps
+    say the law that they draw from.
     """
     if request.sampler is not None:
         if request.sampler not in SAMPLERS:
             raise ValueError(f"there is no sampler {request.sampler!r}; there is {', '.join(SAMPLERS)}")
         return request.sampler
+    if request.particles is not None:
+        return "ddpm"
     row = guidances.row_of(request)
     adm = request.grid == "respaced" or not (request.steps or "1").isdecimal()
     special = request.guidance.startswith("cfg++") or "measurement" in row.needs or row.step is not None

@@ -41,13 +41,14 @@ class Measurement:
     """mmps (default 5): of conjugate gradients at each step, each a backward pass of the network. training-free (default
     4): of the criterion at the predicted x_0, none of the network. daps (default 100): Langevin steps at each level."""
     calls: int | None = None
-    """daps (default 5), split-gibbs (default 10): calls of the network at each level, from there to a clean picture."""
+    """daps (default 5), split-gibbs (default 10): calls of the network at each level, from there to a clean picture.
+    gibbs-like (default 10): the steps of each repeat."""
     prior_weight: float = 7.0
     """diffpir: how much the prediction counts beside y, the paper's lambda; 1 to 13 there."""
     zeta: float = 0.3
     """diffpir: the share of the noise that is new at each step, 0 to 1."""
     repeats: int = 10
-    """repaint: steps for each level."""
+    """repaint: steps for each level. gibbs-like: how often a sample is noised and denoised again."""
 
 
 @dataclasses.dataclass(frozen=True)
