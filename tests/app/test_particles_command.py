@@ -41,7 +41,8 @@ def drawn(run, method, scales, indices, pictures=draw.NONE):
     one = draw.make_draw(run, method, labelled=True)
     together = jax.jit(jax.vmap(lambda key, scale: one(PARAMS, key, jnp.int32(0), scale, pictures)))
     found = together(sampler.keys(jax.random.key(0), indices), jnp.asarray(scales, jnp.float32))
-    return np.asarray(found[0]).reshape(-1, 2), found[-1] if isinstance(found, tuple) else None
+    x_0, numbers = found if isinstance(found, tuple) else (found, None)
+    return np.asarray(x_0).reshape(-1, 2), numbers
 
 
 def test_the_sharpened_law_is_drawn_itself(normal):

