@@ -30,6 +30,7 @@ if os.environ["JAX_PLATFORMS"] == "cpu" and "JAX_DISABLE_MOST_OPTIMIZATIONS" not
     FLAGS = [
         "--xla_cpu_use_fusion_emitters=false",  # compile in half the time; gone since jaxlib 0.12
         "--xla_cpu_parallel_codegen_split_count=1",  # parts for the cores of a large machine are a quarter of the time
+        "--xla_cpu_collective_call_terminate_timeout_seconds=600",  # eight devices wait for one another on a busy machine
     ]
     known = FLAGS if known_to_xla(" ".join(FLAGS)) else filter(known_to_xla, FLAGS)
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *known]).strip()

@@ -279,7 +279,9 @@ def test_a_bug_keeps_its_traceback():
             cli.script(failing(error), [])
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu", "nonsense"])
+@pytest.mark.parametrize(
+    "platform", ["cuda", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tpu", "nonsense"))]
+)
 def test_an_accelerator_that_is_not_there_is_one_sentence(platform):
     code = "import jax\nfrom guided_jax.app import cli\ncli.script(lambda args: jax.numpy.ones(3) + 1, [])"
     done = command(["-c", code], JAX_PLATFORMS=platform)
