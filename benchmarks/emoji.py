@@ -36,6 +36,7 @@ from guided_jax.app.sample import draw, prompts
 from guided_jax.app.sample.prompt_files import Row
 from guided_jax.app.sample.request import Method
 from guided_jax.app.sample.text_options import Text
+from guided_jax.storage import images
 from guided_jax.storage.files import replacing
 
 matplotlib.use("Agg")
@@ -199,7 +200,7 @@ def main(args: Sequence[str]) -> None:
     check(options.judge, options.run)
     run = runs.load(options.run)
     judge = Judge(options.judge, captions_of(run))
-    pairs = choose_pairs(run, judge, options.pairs)
+    first = pairs = choose_pairs(run, judge, options.pairs)
     chosen = {name: GUIDANCES[name] for name in options.guidances}
     found, real = measure_all(options, options.run, run, chosen, options.scales, judge, pairs), judge.look(*pairs)
     held = dataclasses.replace(run.experiment.data, text="none").make(held_out=True)
@@ -218,12 +219,21 @@ def main(args: Sequence[str]) -> None:
     for name, text in tables.items():
         print(f"\n{name}\n\n{text}")
     if options.page:
-        write_page(run, tables, figures)
+        write_page(run, tables, figures, first)
 
 
-def write_page(run: runs.Run, tables: Mapping[str, str], figures: Mapping[str, Any]) -> None:
-    """Put the tables into the page, and draw its pictures: the curves, and prompts against scales."""
+def beside_real(run: runs.Run, pairs: Pairs, count: int = 48, columns: int = 16) -> np.ndarray:
+    """Return rows of the first real pictures of the pairs, and below each row what is drawn of their captions."""
+    captions = pairs.captions[:count]
+    drawn = measure(run, "classifier-free", {"guidance": "classifier-free"}, EmojiDemo().steps, captions)(3.0, 0)
+    both = [part[i : i + columns] for i in range(0, count, columns) for part in (pairs.pictures, drawn)]
+    return images.grid(np.concatenate(both), columns=columns, scale=2)
+
+
+def write_page(run: runs.Run, tables: Mapping[str, str], figures: Mapping[str, Any], pairs: Pairs) -> None:
+    """Put the tables into the page, and draw its pictures: curves, prompts against scales, pairs beside the real ones."""
     usual = EmojiDemo()
+    images.save_png(DOCS / "images" / "emoji-pairs.png", beside_real(run, pairs))
     drawn = prompt_grid.draw_grid(run, PROMPTS, usual.scales, usual.steps, usual.seed)
     prompt_grid.save(DOCS / "images" / "emoji.png", drawn, PROMPTS, usual.scales)
     for name, figure in figures.items():

@@ -22,8 +22,8 @@ at several scales, a row a prompt. The same command again resumes, or only draws
 example: guided-jax demo emoji --prompts "zebra, noto style" "a blue heart" --scales 1 4"""
 # Held-out pairs of a concept and a style.
 PROMPTS = (
-    *("pizza, fluent style", "panda, twemoji style", "strawberry, twemoji style", "house, noto style"),
-    *("grinning face, openmoji style", "flag finland, twemoji style", "robot, openmoji style", "rainbow, noto style"),
+    *("panda, twemoji style", "rainbow, noto style", "strawberry, twemoji style", "hourglass not done, fluent style"),
+    *("grinning face, openmoji style", "maple leaf, twemoji style", "mammoth, noto style", "robot, openmoji style"),
 )
 
 
