@@ -9,7 +9,7 @@ from guided_jax.app import cli
 
 PAGE = """usage: guided-jax demo emoji [OPTIONS]
 
-Train a text-to-image model on emoji of 32x32 pixels, over an hour on two CPU cores, and draw prompts
+Train a text-to-image model on emoji of 32x32 pixels, about 45 minutes on two CPU cores, and draw prompts
 at several scales, a row a prompt. The same command again resumes, or only draws.
 
   --out FOLDER         the run, with the picture FOLDER/demo/emoji.png (default: runs/emoji)
@@ -23,7 +23,7 @@ example: guided-jax demo emoji --prompts "zebra, noto style" "a blue heart" --sc
 # Held-out pairs of a concept and a style.
 PROMPTS = (
     *("panda, twemoji style", "rainbow, noto style", "strawberry, twemoji style", "hourglass not done, fluent style"),
-    *("grinning face, openmoji style", "maple leaf, twemoji style", "mammoth, noto style", "robot, openmoji style"),
+    *("grinning face, openmoji style", "maple leaf, twemoji style", "mammoth, noto style", "man vampire, fluent style"),
 )
 
 
