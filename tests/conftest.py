@@ -66,7 +66,7 @@ install_import_hook([f"guided_jax.{room}" for room in ROOMS], "beartype.beartype
 
 from guided_jax.parallel import replicated  # noqa: E402
 from guided_jax.storage import log  # noqa: E402
-from tests import eager, economy  # noqa: E402
+from tests import economy  # noqa: E402
 
 if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1":
     # The samplers of the commands ask for a level of optimization of their own, which would take twice the time to compile.
@@ -77,7 +77,6 @@ economy.remember_layers()
 economy.remember_initial_shapes()
 economy.remember_sources()
 economy.remember_options()
-eager.compute_outside_of_jit()
 
 
 def pytest_collection_finish():
