@@ -95,7 +95,9 @@ METHODS = {
         ((0.3,), (1.0,), (3.0,)),
         "scale {:g}, eta 1",
     ),
-    "`reverse.ddnm`": Method(lambda d, p: (d, reverse.ddnm(*p.given))),
+    "`reverse.ddnm`": Method(
+        lambda d, p, eta: (d, reverse.ddnm(*p.given, eta)), settings=((0.85,), (1.0,)), says="eta {:g}"
+    ),
     "`reverse.diffpir`": Method(
         lambda d, p, weight, zeta: (d, reverse.diffpir(*p.given, weight, zeta)),
         settings=((1.0, 0.3), (7.0, 0.3), (3.0, 0.1), (1.0, 1.0)),

@@ -17,16 +17,19 @@ from guided_jax.schedule import NoiseLevel
 from guided_jax.strength import Scale, strength
 
 
-def ddnm(operator: Operator, y: Float[Array, "..."], noise_std: ArrayLike = 0.0) -> ReverseStep:
+def ddnm(operator: Operator, y: Float[Array, "..."], noise_std: ArrayLike = 0.0, eta: ArrayLike = 0.85) -> ReverseStep:
     """x_s ~ q(x_s | x_t, x'), x' = A^+ y + (I - A^+ A) x_0: its measured part replaced ([DDNM] algorithm 1).
 
-    Of a noisy y the part of x_0 along each singular vector of A, of singular value v, goes only a share of the way to y,
-    and the step adds as much less noise as y brings along ([DDNM] section 3.3, whose simpler form takes v = 1 for all):
-    share = min(1, std v / (a noise_std)) and the variance std^2 - (a share noise_std / v)^2, for the a of x_0 in the mean
-    of q(x_s | x_t, x_0) and its variance std^2. The last step, which adds no noise, is not corrected.
+    Of a noisy y the part of x_0 along a singular vector of A, of singular value v, goes to y only where the noise that y
+    brings along is not more than the step adds, and the step adds as much less: the share is 1 and the variance
+    std^2 - (a noise_std / v)^2, for the a of x_0 in the mean of q(x_s | x_t, x_0) and its variance std^2. Elsewhere the
+    share is sqrt(1 - eta^2) std v / (a noise_std) and the variance eta^2 std^2 ([DDNM] section 3.3, for singular values
+    and with the eta of the authors' code). The last step, which adds no noise, is not corrected.
     operator: A, with an adjoint, and with `spectral` for a noisy y.
     y: the measurement, of this example.
     noise_std: of y, a number or traced value. 0: A x_0 of the sample is y up to rounding, if A can give y.
+    eta: of a noisy y, 0 to 1, a number or traced value: the share of the noise that is new where A hardly sees. The noise
+        of y is the same at every step, so that with 0 it adds up: samples of a blur then do not vary, and are far off.
     Returns a ReverseStep without memory, of one call of the network and no backward pass.
     Raises ValueError for a noise_std above 0 and an operator without `spectral`.
 
@@ -38,6 +41,7 @@ def ddnm(operator: Operator, y: Float[Array, "..."], noise_std: ArrayLike = 0.0)
     0.7
     """
     check_number("noise_std", noise_std)
+    check_number("eta", eta)
     spectral = operator.spectral
     if spectral is None and not is_zero(noise_std):
         raise ValueError(
@@ -54,12 +58,12 @@ def ddnm(operator: Operator, y: Float[Array, "..."], noise_std: ArrayLike = 0.0)
         passed = then.alpha * ratio(step_beta(now, then), jnp.square(now.sigma)) * noise_std  # of y into x_s, for v = 1
 
         def corrected(values: Array) -> Array:
-            share = jnp.minimum(ratio(std * root(values), passed, at_zero=1.0), 1.0)
-            return ratio(share, values)
+            part = root(1 - jnp.square(jnp.asarray(eta))) * ratio(std * root(values), passed)
+            return ratio(jnp.where(std * root(values) >= passed, 1.0, part), values)
 
         def lessened(values: Array) -> Array:
             left = root(jnp.square(std) - ratio(jnp.square(passed), values))
-            return ratio(left - std, values)
+            return ratio(jnp.where(std * root(values) >= passed, left, eta * std) - std, values)
 
         x_0 = x_0 + operator.adjoint(spectral(corrected, residual))
         noise = std * noise + operator.adjoint(spectral(lessened, operator.forward(noise)))

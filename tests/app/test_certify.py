@@ -56,7 +56,7 @@ def test_exact_samples_hold_and_others_do_not():
     modes = np.array([[0.5, 0.0], [0.5, -2.0], [9.0, 9.0]])
     assert certificate.compare(exact, NORMAL, modes).holds
     for name, wrong, value in (
-        ("bias", exact + 0.2, np.sqrt(2 * 0.2**2 / (0.4**2 + 0.7**2))),
+        ("bias", exact + 0.4, np.sqrt(2 * 0.4**2 / (0.4**2 + 0.7**2))),
         ("spread", 1.2 * exact - 0.2 * exact.mean(0), 1.2),
         ("weights", np.abs(exact), 0.5),
         ("coverage", 0.5 * (exact + exact.mean(0)), 1 - 0.1**4),  # |z|^2 < 4 (-2 log 0.1)
@@ -66,6 +66,8 @@ def test_exact_samples_hold_and_others_do_not():
         assert {name, "sliced"} <= set(finding.beyond), (name, finding.beyond)
         assert ("kernel" in finding.beyond) == (name != "spread")  # which the kernel sees least
         np.testing.assert_allclose(getattr(finding.found, name), value, atol=0.05)
+        if name == "bias":
+            np.testing.assert_allclose(finding.found.spread, 1, atol=0.05)  # around the samples' own mean
     with pytest.raises(ValueError, match="1 of 2 samples are not finite"):
         certificate.compare(np.array([[0.0, np.nan], [0.0, 0.0]]), NORMAL, modes)
 

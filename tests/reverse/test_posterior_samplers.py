@@ -80,12 +80,14 @@ def back(now, then):
     return a * sigma_s**2 / sigma**2, alpha_s * beta / sigma**2, beta * sigma_s**2 / sigma**2
 
 
-def by_ddnm(name, now, then, noise=NOISE, covariance=COVARIANCE):
+def by_ddnm(name, now, then, noise=NOISE, covariance=COVARIANCE, eta=0.85):
     (gain, shift), (kept, share, variance) = affine(now, covariance), back(now, then)
     arrives = share * noise / SINGULAR
-    part = np.ones(2) if noise == 0 else np.minimum(1, np.sqrt(variance) / arrives)
+    enough = np.sqrt(variance) >= arrives  # for the noise that y brings along
+    part = np.where(enough, 1, np.sqrt(1 - eta**2) * np.sqrt(variance) / np.where(enough, 1, arrives))
     inverse = RIGHT[:, :2] @ np.diag(part / SINGULAR) @ LEFT.T
-    left = np.concatenate([variance - (arrives * part) ** 2, np.full(2, variance)])
+    left = np.where(enough, variance - arrives**2, eta**2 * variance)
+    left = np.concatenate([left, np.full(2, variance)])
     rest = UNIT - inverse @ A
     return kept * UNIT + share * rest @ gain, share * (rest @ shift + inverse @ Y), RIGHT @ np.diag(left) @ RIGHT.T
 
@@ -178,7 +180,11 @@ def assert_law(draws, mean, covariance, most=4.5):
 
 # Each strength is traced: noise_std, then those of the row.
 ROWS = {
-    "ddnm": (lambda levels, noise: reverse.ddnm(OPERATOR, jnp.asarray(Y, jnp.float32), noise), by_ddnm, ()),
+    "ddnm": (
+        lambda levels, noise, eta: reverse.ddnm(OPERATOR, jnp.asarray(Y, jnp.float32), noise, eta),
+        by_ddnm,
+        (0.85,),
+    ),
     "ddnm, no noise": (
         lambda levels, noise: reverse.ddnm(OPERATOR, jnp.asarray(Y, jnp.float32)),
         functools.partial(by_ddnm, noise=0),
@@ -269,6 +275,12 @@ def test_ddnm_draws_the_posterior_of_white_data_and_not_of_correlated():
     assert distance(right, posterior(none, white)) < 0.02
     wrong = law(functools.partial(by_ddnm, noise=0), "VE 300")
     assert distance(wrong, posterior(none)) > 0.2
+
+
+def test_ddnm_of_a_noisy_measurement_is_better_where_a_weak_part_of_it_gets_new_noise():
+    """The noise of y is the same at every step: along a small singular value it adds up, unless replaced by new noise."""
+    far = [distance(law(functools.partial(by_ddnm, eta=eta), "VP"), posterior()) for eta in (0.0, 0.5, 0.85, 1.0)]
+    assert (np.diff(far) < -0.02).all(), far
 
 
 def test_diffpir_of_normal_data_varies_less_the_more_noise_is_new():
