@@ -410,7 +410,7 @@ WRONG_SAMPLING = {
         "2",
     ],
     "--iterations is 0; give at least 1": ["--guidance", "mmps", *SEEN, "--iterations", "0"],
-    "--calls has no effect here; it goes with --guidance daps or --guidance split-gibbs": [
+    "--calls has no effect here; it goes with --guidance gibbs-like or --guidance daps or --guidance split-gibbs": [
         *("--guidance", "mmps", *SEEN, "--calls", "3")
     ],
     "--zeta is 1.5; give a number from 0 to 1": ["--guidance", "diffpir", *SEEN, "--zeta", "1.5"],

@@ -416,15 +416,17 @@ def test_the_embeddings_of_the_pipeline_with_two_encoders():
 @pytest.mark.parametrize("shape", [(40, 61), (12, 9), (8, 8)])
 def test_pictures_of_bytes_are_rounded_as_pillow_rounds_them(shape):
     """Noise of only black and white, which overshoots: without the clip the difference is large."""
-    picture = np.random.default_rng(0).choice(np.uint8([0, 255]), (*shape, 3))
+    pictures = np.random.default_rng(0).choice(np.uint8([0, 255]), (8, *shape, 3))  # for one the share below is chance
     size = 16
     high, wide = (int(size * side / min(shape)) for side in shape)
-    resized = np.asarray(Image.fromarray(picture).resize((wide, high), Image.Resampling.BICUBIC), int)
+    resized = np.array(
+        [Image.fromarray(picture).resize((wide, high), Image.Resampling.BICUBIC) for picture in pictures], int
+    )
     top, left = (high - size) // 2, (wide - size) // 2
-    expected = resized[top : top + size, left : left + size]
-    found = np.asarray(preprocess_uint8(jnp.asarray(picture), size)) * STD + MEAN
+    expected = resized[:, top : top + size, left : left + size]
+    found = np.asarray(jax.vmap(lambda picture: preprocess_uint8(picture, size))(jnp.asarray(pictures))) * STD + MEAN
     np.testing.assert_allclose(255 * found, np.round(255 * found), atol=1e-3)
     assert np.abs(255 * found - expected).max() < 1.01
     assert np.mean(np.abs(255 * found - expected) > 0.5) < 0.005
-    unclipped = np.asarray(preprocess(jnp.asarray(picture) / 127.5 - 1, size)) * STD + MEAN
-    assert np.abs(255 * unclipped - expected).max() > 10
+    unclipped = np.asarray(preprocess(jnp.asarray(pictures[0]) / 127.5 - 1, size)) * STD + MEAN
+    assert np.abs(255 * unclipped - expected[0]).max() > 10
