@@ -177,6 +177,7 @@ def test_a_source_by_its_captions(place):
         dataclasses.replace(settings, name=f"npz:{place}/bare.npz").make()
 
 
+@pytest.mark.slow
 def test_training_drops_captions(place, tmp_path):
     made, run = experiment(place), tmp_path / "run"
     steps = dataclasses.replace(made.diffusion, num_steps=2, batch_size=8, eval_examples=4, sample_every=2)
@@ -217,6 +218,7 @@ def draw(run, out, capsys, *options):
     return images.load_npz(out / "samples.npz")[0].astype(int)
 
 
+@pytest.mark.slow
 def test_the_clip_of_a_run_guides_each_prompt_by_itself(with_clip, tmp_path, capsys):
     def drawn(name, *options):
         guided = ("--guidance", "classifier", "--prompt", "a red disc")
@@ -318,6 +320,7 @@ def test_the_negative_prompt_takes_the_place_of_no_text(place):
     np.testing.assert_array_equal(run.model.condition(None, run.model.null), np.zeros(4))
 
 
+@pytest.mark.slow
 def test_domain_guidance_is_that_away_from_the_base(place, tmp_path, capsys):
     """The base without a prompt at scale 0, the tuned run with it at scale 1."""
     base, tuned = place / "run", place / "tuned"

@@ -79,6 +79,7 @@ def test_a_law_beyond_the_grid_is_refused():
         certificate.law(lambda x: x[0] * jnp.nan)
 
 
+@pytest.mark.slow
 def test_a_posterior_and_a_conditional_law():
     """DDPM draws the law of the label, classifier-free guidance not the tilted one, and mmps comes near the posterior."""
     plain = run("--label", 1, "--sampler", "ddpm", "--steps", 200)

@@ -45,6 +45,7 @@ def nearness(folder, *several):
     return [float(similarity(embed(images.from_uint8(pictures)), text).mean()) for pictures in several]
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_towards_a_text_and_away_from_it(tiny, folder, tmp_path, capsys):
     words = ("--guidance", "clip", "--clip-model", folder, "--cutouts", "2", "--scale", "300", "--labels", "3")
     toward = draw(tiny, tmp_path / "toward", *words, "--clip-text", TEXT)
@@ -118,6 +119,7 @@ def captioned(tmp_path_factory):
     return place / "run"
 
 
+@pytest.mark.slow
 def test_a_run_of_prompts_goes_towards_each_samples_own(captioned, folder, tmp_path):
     words = ("--prompt", "a red disc", "a green square", "--guidance", "clip", "--clip-model", folder)
     words = (*words, "--cutouts", "2", "--scale", "300")

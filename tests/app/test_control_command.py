@@ -29,6 +29,7 @@ def draw(out, *words):
     return images.load_npz(out / "samples.npz")[0]
 
 
+@pytest.mark.slow
 def test_a_control_picture_steers(inputs, tmp_path):
     net, edges = inputs
     plain = draw(tmp_path / "plain")
