@@ -85,6 +85,9 @@ METHODS = {
     "`guidance.pigdm`": Method(
         lambda d, p: (guidance.pigdm(d, *p.given, p.data_std), reverse.ddim(1.0)), 1, 1, says="eta 1", clips_after=True
     ),
+    "`guidance.mmps`, 1 iteration": Method(
+        lambda d, p: (guidance.mmps(d, *p.given, 1), reverse.ddim(1.0)), 1, 1, says="eta 1", clips_after=True
+    ),
     "`guidance.mmps`, 3 iterations": Method(
         lambda d, p: (guidance.mmps(d, *p.given, 3), reverse.ddim(1.0)), 1, 3, says="eta 1", clips_after=True
     ),
@@ -109,8 +112,5 @@ METHODS = {
     ),
     "`reverse.repaint`": Method(
         lambda d, p: (d, reverse.repaint(reverse.ddim(1.0), 1 - p.hidden, p.y, 10)), 10, says="10 repeats", fills=True
-    ),
-    "`guidance.mmps`, 1 iteration": Method(
-        lambda d, p: (guidance.mmps(d, *p.given, 1), reverse.ddim(1.0)), 1, 1, says="eta 1", clips_after=True
     ),
 }

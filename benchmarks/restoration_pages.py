@@ -92,7 +92,7 @@ def picture(blocks: dict[str, dict[str, np.ndarray]]) -> np.ndarray:
     """Return a grid: a row for the truth, the measurement and each method, the measurements side by side."""
     names = list(next(iter(blocks.values())))
     rows = [images.to_uint8(np.concatenate([block[name][:SHOWN] for block in blocks.values()])) for name in names]
-    zoom = max(1, round(32 / rows[0].shape[1]))
+    zoom = max(1, round(48 / rows[0].shape[1]))
     labels = [name.replace("`", "").replace("guidance.", "").replace("reverse.", "") for name in names]
     return images.grid(np.concatenate(rows), columns=len(rows[0]), scale=zoom, labels=labels)
 

@@ -13,6 +13,7 @@ from scipy import stats
 from benchmarks import (
     emoji,
     mixture,
+    restoration_pages,
     results,
     sampler_pages,
     samplers,
@@ -59,6 +60,7 @@ PLACES = [
         [f"{part}, {each}" for part in ("machine", "operations") for each in ("cpu", "gpu")],
     ),
     (training_free.PAGE, ["training-free"]),
+    (restoration_pages.PAGE, ["restoration, digits"]),
     (posterior_pages.PAGE, list(POSTERIORS)),
     (emoji.PAGE, ["emoji", "emoji, levels", "emoji, tuned"]),
 ]
