@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import emoji_judge
@@ -79,7 +80,8 @@ def numbers(drawn: np.ndarray, pictures: np.ndarray, labels: np.ndarray, hidden:
     """
     truth, count = images.from_uint8(pictures), len(drawn)
     shown = images.to_uint8(drawn.reshape(-1, *pictures.shape[1:]), allow_non_finite=True)
-    made, real = judge.features(shown), [np.tile(each, (count, 1, 1, 1)) for each in judge.features(pictures)]
+    made = [jnp.asarray(each) for each in judge.features(shown)]
+    real = [jnp.tile(each, (count, 1, 1, 1)) for each in judge.features(pictures)]
     return {
         "psnr": psnr(drawn, truth[None]),
         "mean psnr": psnr(drawn.mean(0), truth),
