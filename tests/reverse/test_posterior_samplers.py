@@ -268,6 +268,19 @@ def test_split_gibbs_at_a_held_level_draws_its_target_as_the_calls_grow(place):
     assert far[1] < 0.01
 
 
+def test_split_gibbs_draws_z_from_the_product_of_both_laws():
+    """Of a denoiser that always says MEAN: z ~ N(z; MEAN, rho^2) p(y | z), at a rho that is as large as the noise."""
+    now, then = (
+        schedule.NoiseLevel(jnp.float32(t), jnp.float32(1), jnp.float32(rho)) for t, rho in ((2, 0.5), (1, NOISE))
+    )
+    step = reverse.split_gibbs(OPERATOR, jnp.asarray(Y, jnp.float32), NOISE, TABLES["VE"], 1)
+    constant = lambda x_t, level: Prediction(jnp.asarray(MEAN, jnp.float32).reshape(SHAPE), x_t)  # noqa: E731
+    draw = lambda key: step.step(key, constant, jnp.zeros(SHAPE), (), now, then)[0]  # noqa: E731
+    found = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(3), COUNT))
+    spread = np.linalg.inv(A.T @ A / NOISE**2 + UNIT / NOISE**2)
+    assert_law(found, spread @ (A.T @ Y + MEAN) / NOISE**2, spread)
+
+
 def test_ddnm_draws_the_posterior_of_white_data_and_not_of_correlated():
     """What is not measured follows the prior, whatever y: right only where it says nothing of it."""
     white, none = 0.5 * UNIT, 1e-5
