@@ -1002,7 +1002,7 @@ SLIPS = (
             "return sampler.keys(jax.random.key(seed), jnp.arange(count))",
             "return sampler.keys(jax.random.key(seed), jnp.zeros(count, int))",
         ),
-        only="conditional_law or command_draws",
+        only="conditional_law or command_draws or conditional_model",
     ),
     *slips(
         "metrics/kernel",

@@ -61,7 +61,7 @@ def test_exact_samples_hold_and_others_do_not():
         ("weights", np.abs(exact), 0.5),
         ("coverage", 0.5 * (exact + exact.mean(0)), 1 - 0.1**4),  # |z|^2 < 4 (-2 log 0.1)
     ):
-        finding = certificate.compare(wrong, NORMAL, modes)
+        finding = certificate.compare(wrong, NORMAL, modes, repeats=8)
         assert not finding.holds
         assert {name, "sliced"} <= set(finding.beyond), (name, finding.beyond)
         assert ("kernel" in finding.beyond) == (name != "spread")  # which the kernel sees least
@@ -94,6 +94,14 @@ def test_a_posterior_and_a_conditional_law():
     unguided = certificate.compare(without, posterior, certificate.MODES)
     (found,) = run("--guidance", "mmps", *measured).values()
     assert found.found.sliced < 0.5 * unguided.found.sliced
+
+
+def test_the_conditional_model_comes_near_the_law_of_its_label():
+    """`certify` gives the guide the model of the label first, and each sample noise of its own."""
+    found = certificate.certify(lambda c, u: c, reverse.ddpm(), LEVELS, label=1, count=500).found
+    assert found.bias < 0.1
+    assert found.weights < 0.1
+    np.testing.assert_allclose(found.spread, 1, atol=0.1)
 
 
 def test_the_command_draws_what_the_library_draws(tmp_path, capsys):
