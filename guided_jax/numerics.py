@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+TINY = 1e-12  # whose root has finite derivatives
 LOG_TWO_PI = math.log(2 * math.pi)  # jnp.log of a Python number is float32, in 64-bit mode too
 
 
@@ -23,9 +24,13 @@ def ratio(numerator, denominator, at_zero: float = 0.0) -> Float[Array, "..."]:
 
 
 def root(variance) -> Float[Array, "..."]:
-    """sqrt(max(variance, 0)), with gradient 0 instead of infinity at 0."""
+    """sqrt(max(variance, 0)), with gradient 0 instead of infinity at 0.
+
+    Where it is not positive the root is of TINY, not of 1: XLA may compute a variance twice, in two fusions that round
+    differently, and so find it positive in one place and not in the other. Its root is then nearly 0, and not 1.
+    """
     positive = variance > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, TINY)), 0.0)
 
 
 def norm(x: Float[Array, "..."]) -> Float[Array, ""]:

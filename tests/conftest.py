@@ -23,9 +23,8 @@ def known_to_xla(flags: str) -> bool:
 # On CPU, where eight devices are, also on a machine with a GPU; test_gpu.py runs with JAX_PLATFORMS=cuda,cpu.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if os.environ["JAX_PLATFORMS"] == "cpu" and "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
-    # Most of the time is compilation; the mathematics is the same, but for one program of
-    # tests/reverse/test_posterior_samplers.py, which says so. Set before JAX looks, and inherited by pytest's workers
-    # and the processes that tests start, but for those that compile as users do (`scripts.alone`).
+    # Most of the time is compilation; the mathematics is the same. Set before JAX looks, and inherited by pytest's
+    # workers and the processes that tests start, but for those that compile as users do (`scripts.alone`).
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     FLAGS = [
         "--xla_cpu_use_fusion_emitters=false",  # compile in half the time; gone since jaxlib 0.12

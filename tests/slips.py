@@ -402,6 +402,7 @@ SLIPS = (
         ("root(jnp.square(found.real) + jnp.square(found.imag))", "jnp.abs(found.real)"),
     ),
     *slips("numerics", "operators", ("jnp.exp(-distance / 2)", "jnp.exp(-distance)"), only="blur"),
+    *slips("numerics", "reverse", ("TINY = 1e-12", "TINY = 1.0"), only="where_it_is"),
     *slips(
         "guidance/measurement",
         "measurement",

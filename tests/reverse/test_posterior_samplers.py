@@ -6,7 +6,6 @@ is not draws a law of its own, by the recursion of its steps as matrices: its bi
 
 import functools
 import itertools
-import os
 
 import jax
 import jax.numpy as jnp
@@ -219,11 +218,7 @@ def draws(row):
         x_T = levels.sigma[-1] * jax.random.normal(jax.random.fold_in(key, 0), SHAPE)
         return sampler.sample(key, denoiser(), make(levels, *strengths), x_T, levels)
 
-    # conftest.py has XLA compile by its old emitters, which get the nested loop of split_gibbs wrong: of the same keys its
-    # samples have a mean that is a tenth of a deviation off, which they have not by the emitters that users have.
-    flagged = "xla_cpu_use_fusion_emitters=false" in os.environ.get("XLA_FLAGS", "")
-    options = {"xla_cpu_use_fusion_emitters": True} if flagged else None
-    many = jax.jit(jax.vmap(draw, (0, None, *[None] * (1 + len(strengths)))), compiler_options=options)
+    many = jax.jit(jax.vmap(draw, (0, None, *[None] * (1 + len(strengths)))))
     keys = jax.random.split(jax.random.key(1), COUNT)
     return [many(keys, table, NOISE, *strengths) for table in TABLES.values()]
 

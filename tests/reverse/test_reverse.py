@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from guided_jax import denoiser, forward, guidance, reverse, sampler, schedule
+from guided_jax.prediction import Prediction
 from tests.oracle import MIXTURE, noise_like
 
 RECORDED = np.load(pathlib.Path(__file__).parents[1] / "golden" / "sampling_steps.npz", allow_pickle=False)
@@ -283,3 +284,20 @@ def test_the_shift_of_algorithm_2_is_that_of_algorithm_1_times_alpha_s_over_alph
     shift = go(by_mean, MIXTURE.denoiser()) - unguided
     assert jnp.abs(shift).min() > 0.01
     np.testing.assert_allclose(go(plain, by_eps) - unguided, shift * then.alpha / now.alpha, rtol=1e-4)
+
+
+def test_a_step_to_the_level_where_it_is_adds_no_noise():
+    """However XLA rounds: a variance of 0 that it computes twice, and finds positive once, once made the noise's std 1."""
+    levels, x_t = schedule.respace(schedule.cosine(1000), 40), jnp.array([0.5, -1.0, 2.0])
+
+    def normal(x_t, level):
+        power = level.alpha**2 + level.sigma**2
+        return Prediction(level.alpha / power * x_t, level.sigma / power * x_t)
+
+    def stay(key, level):
+        return reverse.ddim(1.0).step(key, normal, x_t, (), level, level)[0]
+
+    keys, each = jax.random.split(jax.random.key(0), 10), jax.jit(jax.vmap(stay, (0, None)))
+    for position in range(1, 41):
+        found = each(keys, schedule.at(levels, position))
+        np.testing.assert_allclose(found, np.broadcast_to(x_t, (10, 3)), atol=2e-3)
