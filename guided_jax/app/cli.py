@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from guided_jax.app import ambient, compilation_cache, errors, limits
+from guided_jax.app import ambient, compilation_cache, errors, limits, together
 
 T = TypeVar("T")
 Main = Callable[[Sequence[str]], None]
@@ -47,7 +47,10 @@ guided-jax COMMAND --help: one page on a command; guided-jax COMMAND --help-all:
 variables: GUIDED_JAX_CACHE=off|FOLDER, where compiled programs are kept (as --compilation-cache);
 GUIDED_JAX_TRACEBACK=1, show where an error comes from; JAX_PLATFORMS=cpu, leave accelerators alone"""
 EVERYWHERE = """
-Every command takes --compilation-cache off|FOLDER: where compiled programs are kept for the next command."""
+Every command takes --compilation-cache off|FOLDER: where compiled programs are kept for the next command.
+train, sample, sweep, metrics, nll and judge run as several processes, each started with the same command: with
+--distributed.auto on TPU pods, under Slurm and Open MPI, and elsewhere with --distributed.coordinator HOST:PORT,
+--distributed.num-processes N and --distributed.process-id I."""
 
 
 def main(argv: Sequence[str] | None = None, command: str | None = None) -> None:
@@ -81,7 +84,10 @@ def dispatch(name: str, args: Sequence[str]) -> None:
     cache, rest = compilation_cache.take_option(args)
     compilation_cache.enable(cache)
     ambient.ignore()
-    importlib.import_module(f"guided_jax.app.{COMMANDS[name][0]}").main(rest)
+    shared, rest = together.take_options(rest)
+    settings = parse(together.Options, f"guided-jax {name}", shared).distributed if shared else together.Distributed()
+    with together.joined(name, settings):
+        importlib.import_module(f"guided_jax.app.{COMMANDS[name][0]}").main(rest)
 
 
 def overview() -> str:

@@ -108,11 +108,18 @@ def train(options: Judging, run: runs.Run) -> Path:
     network = Judge(run.facts.num_classes, options.channels)
     prepared = job.prepare(_task(options, run, network), _settings(options), out)
     with folder.exclusive(out, (DESCRIPTION, CHECKPOINTS, "metrics.jsonl")):
-        describe(out, network, shape)
+        parallel.from_primary(lambda: _describe(out, network, shape))
         loop.fit(prepared)
-        describe(out, network, shape, options.num_steps)
-        log.plot(out / "metrics.jsonl", out / "curves.png")
+        parallel.from_primary(lambda: _describe(out, network, shape, options.num_steps))
     return out
+
+
+def _describe(out: Path, network: Judge, shape: tuple[int, ...], trained: int | None = None) -> bool:
+    """Write judge.json, and the curves of a trained judge."""
+    describe(out, network, shape, trained)
+    if trained:
+        log.plot(out / "metrics.jsonl", out / "curves.png")
+    return True
 
 
 def _settings(options: Judging) -> schema.Training:

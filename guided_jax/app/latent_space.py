@@ -104,7 +104,8 @@ def complete(
     whitening, place = read_whitening(directory), home(directory, experiment)
     if whitening is None or not (_checkpoints(place) / str(whitening.step)).is_dir():
         raise ValueError(f"{directory} has no trained autoencoder; the command that trained it resumes it")
-    devices = sorted(jax.tree.leaves(weights)[0].devices(), key=lambda device: device.id)  # in the order of training's
+    found = jax.tree.leaves(weights)[0].devices()
+    devices = sorted(found, key=lambda device: (device.process_index, device.id))  # in the order of training's
     if sharding is None and len(devices) > 1:  # weights that are divided over them
         sharding = parallel.leaf_sharding(devices)
     own = load_weights(place, whitening.step, sharding)

@@ -246,7 +246,7 @@ def compare(
     statistics = stored or statistics_of(other, space.name)  # type: ignore[arg-type]  # `open_inputs` saw to one of them
     if space.dino is not None and dino is None:
         dino = statistics_of(extractors.dino(reference), space.dino.name)  # type: ignore[misc]  # as above
-    if options.save_statistics:
+    if options.save_statistics and parallel.primary():
         save_statistics(options.save_statistics, statistics._replace(dino=dino), *first_pictures(reference))
     numbers = evaluation.evaluate(own, statistics, None if other is None else other.features, seed=options.seed)
     if extractors.dino is not None and dino is not None:
@@ -292,8 +292,9 @@ def main(args: Sequence[str]) -> None:
     path = destination(options)
     parallel.use_cpu_devices()
     found = evaluate(options)
-    with replacing(path) as file:
-        file.write(evaluation.as_json(found))
+    if parallel.primary():
+        with replacing(path) as file:
+            file.write(evaluation.as_json(found))
     for name, description in found["pictures"].items():
         print(f"{name}: {description}")
     if "features" in found:

@@ -187,7 +187,7 @@ def measure(options: Nll, run: runs.Run, found: np.ndarray, labels: np.ndarray) 
         return compiled(params, keys, data.scale(found[indices]), labels[indices])
 
     parts = []
-    with progress.bar(len(found), "measuring", "image") as bar:
+    with progress.bar(len(found), "measuring", "image", disable=not parallel.primary()) as bar:
         for part in parallel.map_in_chunks(rows, len(found), chunk):
             parts.append(part)
             bar.update(len(part["bits"]))
@@ -209,9 +209,11 @@ def destination(options: Nll) -> Path:
 
 
 def save(out: Path, options: Nll, each: dict[str, Any]) -> tuple[float, float]:
-    """Write terms.npz and bits.json; return (the mean, its standard error)."""
+    """Write terms.npz and bits.json, in process 0; return (the mean, its standard error)."""
     mean, count = float(each["bits"].mean(dtype=np.float64)), len(each["bits"])
     error = float(each["bits"].std(ddof=1, dtype=np.float64) / np.sqrt(count)) if count > 1 else float("nan")
+    if not parallel.primary():
+        return mean, error
     with replacing(out / "terms.npz") as file:
         np.savez(file, **each)
     found = {"bits_per_dim": mean, "standard_error": error if count > 1 else None, "num_samples": count}

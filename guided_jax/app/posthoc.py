@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import tyro
 from flax import traverse_util
 
+from guided_jax import parallel
 from guided_jax.app import cli, config_file
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
@@ -66,8 +66,13 @@ def snapshot_hooks(settings: Any, directory: Path) -> list[tuple[int, loop.Hook]
 
 
 def save_snapshot(directory: Path, step: int, averages: Mapping[str, Any]) -> None:
-    """Write the averages of a step, by their sigma_rel, to DIRECTORY/power_ema/STEP.npz."""
-    flat = traverse_util.flatten_dict(jax.device_get(dict(averages)), sep="/")
+    """Write the averages of a step, by their sigma_rel, to DIRECTORY/power_ema/STEP.npz.
+
+    Where they are divided over several processes all have to call it, and the first writes.
+    """
+    flat = traverse_util.flatten_dict(parallel.to_host(dict(averages)), sep="/")
+    if not parallel.primary():
+        return
     with replacing(directory / SNAPSHOTS / f"{step}.npz") as file:
         np.savez(file, **flat)
 

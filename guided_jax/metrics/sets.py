@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from guided_jax import data, progress
+from guided_jax import data, parallel, progress
 from guided_jax.metrics import classes
 from guided_jax.metrics.features import Extractor
 from guided_jax.metrics.files import open_pictures
@@ -67,7 +67,7 @@ def from_source(name: str, source: data.Source, rows: Int[np.ndarray, " n"] | No
 
 def summary_of(extract: Extractor, pictures: PictureSet, batch_size: int, quiet: bool = False) -> Summary:
     """Return the summary of all pictures, read `batch_size` at a time, under a progress bar unless `quiet`."""
-    with progress.bar(pictures.size, pictures.name, "image", disable=quiet) as bar:
+    with progress.bar(pictures.size, pictures.name, "image", disable=quiet or not parallel.primary()) as bar:
 
         def features():
             for chunk in extract(pictures.chunks(batch_size)):

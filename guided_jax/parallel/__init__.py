@@ -6,19 +6,24 @@
 from guided_jax.parallel.chunks import chunk_size, map_in_chunks, padded_chunks
 from guided_jax.parallel.devices import choose_devices, dividing_prefix, local_devices, use_cpu_devices
 from guided_jax.parallel.processes import (
+    all_finite,
     exit_if_peer_lost,
+    from_primary,
     join,
     primary,
     same_everywhere,
     share,
     single_process,
     stop_requested,
+    takes_part,
+    to_host,
     wait_for_all,
 )
 from guided_jax.parallel.replicated import as_global, data_parallel, first_copy, parallel_map, place, replicate, shard
 from guided_jax.parallel.sharded import fully_sharded, init_sharded, leaf_sharding, place_leaves, sharded_map
 
 __all__ = [
+    "all_finite",
     "as_global",
     "choose_devices",
     "chunk_size",
@@ -26,6 +31,7 @@ __all__ = [
     "dividing_prefix",
     "exit_if_peer_lost",
     "first_copy",
+    "from_primary",
     "fully_sharded",
     "init_sharded",
     "join",
@@ -44,6 +50,8 @@ __all__ = [
     "share",
     "single_process",
     "stop_requested",
+    "takes_part",
+    "to_host",
     "use_cpu_devices",
     "wait_for_all",
 ]

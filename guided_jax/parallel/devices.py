@@ -59,8 +59,15 @@ def local_devices(devices: Sequence[jax.Device]) -> list[jax.Device]:
 
 
 def dividing_prefix(devices: Sequence[jax.Device], count: int) -> list[jax.Device]:
-    """Return the first n of the devices, n being the largest number that divides `count`."""
-    return list(devices[: max(n for n in range(1, len(devices) + 1) if count % n == 0)])
+    """Return the first n of the devices, n being the largest number that divides `count`.
+
+    Of several processes each gives equally many; ValueError when `count` does not divide over them.
+    """
+    groups = [[d for d in devices if d.process_index == p] for p in sorted({d.process_index for d in devices})]
+    if count % len(groups):
+        raise ValueError(f"a batch of {count} examples does not divide over {len(groups)} processes")
+    n = max(n for n in range(1, len(groups[0]) + 1) if count % (n * len(groups)) == 0)
+    return [device for group in groups for device in group[:n]]
 
 
 def compiler_options(devices: Sequence[jax.Device]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Several processes that train one network together."""
+"""Several processes that compute together."""
 
 import contextlib
 import os
@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jaxtyping import PyTree
 
 # Seconds without a heartbeat after which a process counts as lost.
 TIMEOUT = 30
@@ -43,6 +44,35 @@ def single_process() -> bool:
 def primary() -> bool:
     """Return whether this is process 0, the one that writes files."""
     return jax.process_index() == 0
+
+
+def takes_part(tree: PyTree) -> bool:
+    """Return whether this process computes with a tree of arrays: the first does, and each one that holds a part of it.
+
+    What is whole on the devices of every process is computed with in the first alone.
+    """
+    return primary() or not all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree))
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """Return the tree as NumPy arrays, whole, in every process; all of them have to call it when parts are elsewhere."""
+
+    def whole(leaf):
+        near = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated
+        return jax.device_get(leaf) if near else multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.tree.map(whole, tree)
+
+
+def all_finite(tree: PyTree) -> bool:
+    """Return whether every number of a tree of arrays is finite, in all processes together, without moving the tree."""
+
+    def parts(leaf):
+        shards = leaf.addressable_shards
+        return shards[:1] if leaf.is_fully_replicated else shards
+
+    finite = all(np.isfinite(part.data).all() for leaf in jax.tree.leaves(tree) for part in parts(leaf))
+    return finite if single_process() else bool(multihost_utils.process_allgather(np.asarray(finite)).all())
 
 
 def share() -> tuple[int, int]:
@@ -80,6 +110,30 @@ def stop_requested(stop: Callable[[], Any], step: int) -> bool:
     When one of several receives SIGTERM all stop after the same step, or each would wait for the others.
     """
     return bool(stop()) if single_process() else multihost_utils.reached_preemption_sync_point(step)
+
+
+def from_primary(call: Callable[[], int]) -> int:
+    """Return call() of process 0 in every process; what it raises of ValueError and OSError is raised in all of them.
+
+    call: -> an integer of 32 bits, such as whether something is there; called in process 0 alone.
+    """
+    if single_process():
+        return call()
+    value, error = 0, None
+    if primary():
+        try:
+            value = int(call())
+        except (ValueError, OSError) as raised:
+            error = raised
+    words = np.zeros(1024, np.uint8)
+    said = ("" if error is None else str(error) or type(error).__name__).encode()[: len(words)]
+    words[: len(said)] = np.frombuffer(said, np.uint8)
+    value, words = multihost_utils.broadcast_one_to_all((np.int32(value), words))
+    if error is not None:
+        raise error
+    if words.any():
+        raise ValueError(bytes(words).rstrip(b"\0").decode(errors="replace"))
+    return int(value)
 
 
 def wait_for_all() -> None:

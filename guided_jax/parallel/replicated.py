@@ -23,6 +23,7 @@ from jaxtyping import PyTree
 from guided_jax.parallel.devices import compiler_options, local_devices
 from guided_jax.parallel.dispatch import make_step, scan_steps
 from guided_jax.parallel.processes import single_process
+from guided_jax.parallel.rows import gather_rows, own_rows
 
 AXIS = "devices"
 
@@ -44,7 +45,8 @@ def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
 
 
 def first_copy(tree: PyTree) -> PyTree:
-    """Return a placed tree on the first device of this process alone, without a copy; a divided one stays as it is.
+    """Return a placed tree on the first device of this process alone, without a copy; a divided one stays as it is, and so
+    does one that several processes share.
 
     What is then computed from it by `jax.jit` is computed once, and not in full on every device that has a copy. The
     memory is that of the tree, which a step that donates it destroys.
@@ -54,7 +56,7 @@ def first_copy(tree: PyTree) -> PyTree:
 
 
 def _is_whole(leaf):
-    return leaf.is_fully_replicated
+    return leaf.is_fully_replicated and leaf.is_fully_addressable
 
 
 def shard(tree: PyTree, count: int) -> PyTree:
@@ -102,22 +104,22 @@ def parallel_map(fn: Callable, devices: Sequence[jax.Device], in_axes: tuple[int
     in_axes: one entry per argument, 0 for an argument with one row per example, (N, ...), None for one that all examples
     share (`place` large shared ones, such as parameters, once beforehand). N must be a multiple of the number of devices;
     ValueError if it is not. The function returns numpy arrays (N, ...), which depend on N / devices, by rounding, but not
-    on the number of devices.
+    on the number of devices. Where the devices are those of several processes, each calls it with all N examples,
+    computes its part of them, and is given all results.
 
     >>> double = parallel_map(lambda w, x: w * x, jax.devices()[:1], in_axes=(None, 0))
     >>> double(np.float32(2), np.arange(4, dtype=np.float32)).tolist()
     [0.0, 2.0, 4.0, 6.0]
     """
     merge = functools.partial(jax.tree.map, lambda leaf: leaf.reshape(-1, *leaf.shape[2:]))
-
-    programs = {}
+    programs, own = {}, local_devices(devices)
 
     def compiled(structure, example, shares):
         key = structure, example, tuple(leaf.shape for leaf in jax.tree.leaves(shares))
         if key not in programs:
             opened, constants = _without_constants(fn, *jax.tree.unflatten(structure, example))
             constants, axes = replicate(constants, devices), (None, *in_axes)
-            mapped = jax.pmap(jax.vmap(opened, in_axes=axes), axis_name=AXIS, in_axes=axes, devices=devices)
+            mapped = jax.pmap(jax.vmap(opened, in_axes=axes), axis_name=AXIS, in_axes=axes, devices=own)
             program = mapped.lower(constants, *shares).compile(compiler_options(devices))
             programs[key] = functools.partial(program, constants)
         return programs[key]
@@ -127,11 +129,13 @@ def parallel_map(fn: Callable, devices: Sequence[jax.Device], in_axes: tuple[int
         one = [jax.tree.map(_row if axis == 0 else _all, a) for a, axis in pairs]
         example, structure = jax.tree.flatten(one)
         put = [
-            (shard(a, len(devices)), device_sharding(devices, AXIS)) if axis == 0 else (a, device_sharding(devices))
+            (shard(own_rows(a, devices), len(own)), device_sharding(devices, AXIS))
+            if axis == 0
+            else (a, device_sharding(devices))
             for a, axis in pairs
         ]
         shares = [jax.device_put(a, sharding) for a, sharding in put]
-        return merge(jax.device_get(compiled(structure, tuple(example), shares)(*shares)))
+        return gather_rows(merge(jax.device_get(compiled(structure, tuple(example), shares)(*shares))), devices)
 
     return call
 
@@ -166,6 +170,8 @@ def as_global(tree: PyTree) -> PyTree:
 
 
 def _global_leaf(leaf):
+    if not leaf.is_fully_addressable:  # it is one already
+        return leaf
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_global_leaf(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
     shards = [shard.data for shard in leaf.addressable_shards]

@@ -1,7 +1,8 @@
 """A part of the state and of the batch on every device, for networks that do not fit on one: `jax.jit`, `NamedSharding`.
 
 XLA gathers the parameters of a layer where it needs them and divides their gradients again. The functions mirror those of
-`replicated`, with the same results but for rounding. One process only.
+`replicated`, with the same results but for rounding. The devices of several processes are one mesh: each process holds
+the parts of its own devices, is given its own rows of every batch, and calls the same functions in the same order.
 """
 
 import functools
@@ -10,34 +11,52 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from guided_jax.parallel.dispatch import make_step, scan_steps
-from guided_jax.parallel.processes import single_process
-from guided_jax.parallel.replicated import AXIS, device_sharding
+from guided_jax.parallel.processes import to_host
+from guided_jax.parallel.replicated import AXIS
+from guided_jax.parallel.rows import own_rows, rank
 
 
 def leaf_sharding(devices: Sequence[jax.Device]) -> Callable[[Any], NamedSharding]:
     """Return the function leaf -> its sharding, along its longest axis that the number of devices divides.
 
-    Of several longest axes it is the last; a leaf without such an axis is whole on every device. ValueError for several
-    processes.
+    devices: of all processes, as `choose_devices` returns them. Of several longest axes it is the last; a leaf without
+    such an axis is whole on every device.
     """
-    if not single_process():
-        raise ValueError("parameters are divided over the devices of one process only; start one process")
 
     def sharding(leaf):
-        axes = [axis for axis, size in enumerate(leaf.shape) if size % len(devices) == 0 and size]
-        longest = max(axes, key=lambda axis: (leaf.shape[axis], axis), default=None)
-        return device_sharding(devices, *(AXIS if axis == longest else None for axis in range(len(leaf.shape))))
+        divided = divided_axis(leaf.shape, len(devices))
+        return mesh_sharding(devices, *(AXIS if axis == divided else None for axis in range(len(leaf.shape))))
 
     return sharding
 
 
+def divided_axis(shape: Sequence[int], count: int) -> int | None:
+    """Return the longest axis that `count` devices divide, the last of several; None where there is none.
+
+    >>> divided_axis((3, 3, 64, 128), 8)
+    3
+    """
+    axes = [axis for axis, size in enumerate(shape) if size % count == 0 and size]
+    return max(axes, key=lambda axis: (shape[axis], axis), default=None)
+
+
 def place_leaves(params: Any, sharding: Callable[[Any], NamedSharding] | None) -> Any:
-    """Return params of which each leaf goes to sharding(leaf), the same ones if that is None."""
-    return params if sharding is None else jax.tree.map(lambda leaf: jax.device_put(leaf, sharding(leaf)), params)
+    """Return params of which each leaf goes to sharding(leaf), the same ones if that is None.
+
+    Every process gives the whole params, and puts the parts of its own devices there.
+    """
+    return params if sharding is None else jax.tree.map(lambda leaf: _put_whole(leaf, sharding(leaf)), params)
+
+
+def _put_whole(leaf, there):
+    """Return an array, which every process has whole, as one of this sharding."""
+    if there.is_fully_addressable:
+        return jax.device_put(leaf, there)
+    return jax.make_array_from_callback(leaf.shape, there, lambda part: np.asarray(leaf)[part])
 
 
 def init_sharded(make: Callable[..., PyTree], devices: Sequence[jax.Device], *arguments: PyTree) -> PyTree:
@@ -52,41 +71,68 @@ def init_sharded(make: Callable[..., PyTree], devices: Sequence[jax.Device], *ar
 def fully_sharded(
     train_step: Callable, devices: Sequence[jax.Device], donate: bool = True, scan: bool | None = None
 ) -> Callable:
-    """Compile a train step as `data_parallel` does, for a state of `init_sharded`; `step(state, batch_1, ..., batch_k)`."""
+    """Compile a train step as `data_parallel` does, for a state of `init_sharded`; `step(state, batch_1, ..., batch_k)`.
+
+    ValueError when the rows of all processes together do not divide over the devices.
+    """
 
     @functools.cache
     def compiled(function, structure, shardings):
-        back = (jax.tree.unflatten(structure, shardings), device_sharding(devices))
-        return jax.jit(function, donate_argnums=(0,) if donate else (), out_shardings=back)
+        return jit_step(function, jax.tree.unflatten(structure, shardings), devices, donate)
 
     def wrap(function):
         def call(state, batch, indices):
             leaves, structure = jax.tree.flatten(state)
-            return compiled(function, structure, tuple(leaf.sharding for leaf in leaves))(state, batch, indices)
+            return compiled(function, structure, tuple(map(_sharding_of, leaves)))(state, batch, indices)
 
         return call
 
     def shares(*batches):
-        count = len(jax.tree.leaves(batches[0])[0])
-        if count % len(devices):
-            raise ValueError(f"{count} examples do not divide over {len(devices)} devices")
-        indices = jax.device_put(np.arange(count, dtype=np.int32), device_sharding(devices, AXIS))
+        count, (first, groups) = len(jax.tree.leaves(batches[0])[0]), rank(devices)
+        if count * groups % len(devices):
+            raise ValueError(f"{count * groups} examples do not divide over {len(devices)} devices")
+        indices = _put_rows(np.arange(count, dtype=np.int32) + first * count, mesh_sharding(devices, AXIS))
         if len(batches) == 1:
-            return jax.device_put(batches[0], device_sharding(devices, AXIS)), indices
+            return _put_rows(batches[0], mesh_sharding(devices, AXIS)), indices
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
-        return jax.device_put(stacked, device_sharding(devices, None, AXIS)), indices
+        return _put_rows(stacked, mesh_sharding(devices, None, AXIS)), indices
 
     scan = devices[0].platform != "cpu" if scan is None else scan
     return make_step(wrap(train_step), wrap(scan_steps(train_step)), shares, scan)
 
 
+def jit_step(train_step: Callable, shardings: PyTree, devices: Sequence[jax.Device], donate: bool = True) -> Any:
+    """Return the jitted (state, batch, indices) -> (state, metrics) of `fully_sharded`, of a state with these shardings.
+
+    Also for devices that are only described (`jax.experimental.topologies`): its `lower` takes shapes with shardings.
+    """
+    back = (shardings, mesh_sharding(devices))
+    return jax.jit(train_step, donate_argnums=(0,) if donate else (), out_shardings=back)
+
+
+def _sharding_of(leaf):
+    """Return the sharding of an array; a key that Orbax read has that of its bits, which have one axis more."""
+    return NamedSharding(leaf.sharding.mesh, PartitionSpec(*leaf.sharding.spec[: leaf.ndim]))
+
+
 def sharded_map(fn: Callable, devices: Sequence[jax.Device], in_axes: tuple[int | None, ...]) -> Callable:
     """Compile a function of one example as `parallel_map` does, with shared arguments divided as by `init_sharded`."""
-    compiled = jax.jit(jax.vmap(fn, in_axes=in_axes))
+    compiled, row = jax.jit(jax.vmap(fn, in_axes=in_axes)), mesh_sharding(devices, AXIS)
 
     def call(*arguments):
-        row = device_sharding(devices, AXIS)
-        put = [jax.device_put(a, row) if axis == 0 else a for a, axis in zip(arguments, in_axes, strict=True)]
-        return jax.device_get(compiled(*put))
+        pairs = zip(arguments, in_axes, strict=True)
+        return to_host(compiled(*(_put_rows(own_rows(a, devices), row) if axis == 0 else a for a, axis in pairs)))
 
     return call
+
+
+def mesh_sharding(devices: Sequence[jax.Device], *axes: str | None) -> NamedSharding:
+    """Return the sharding of an array on all devices, those of other processes too, with `AXIS` along an axis of it."""
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(*axes))
+
+
+def _put_rows(tree, sharding):
+    """Return the rows of all processes as global arrays, each process giving its own."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), tree)

@@ -64,7 +64,8 @@ def fit(job: Job, stop: Callable[[], Any] = never) -> TrainState:
     """Run a job to its last step, from its last checkpoint if there is one, and return the final state.
 
     A resumed run equals an uninterrupted one bit for bit on the same devices. When `stop()` is true the state is saved
-    and returned early. Of several processes, the first evaluates, calls the hooks and writes.
+    and returned early. Of several processes, the first evaluates, calls the hooks and writes; where the state is divided
+    over them all evaluate and call the hooks, which then write in the first alone.
 
     Raises ValueError when the checkpoint was made with another `config` or the data ends, FloatingPointError when the
     loss, the gradients or the parameters are not finite, OSError when `directory` cannot be written. Checkpoints saved
@@ -130,13 +131,13 @@ def _next(job: Job, number: int) -> Any:
 
 def _evaluate(job: Job, done: int, state: TrainState) -> dict[str, float]:
     due = [call for every, call in job.evaluations if done % every == 0 or done == job.num_steps]
-    calls = due if parallel.primary() else []
+    calls = due if parallel.takes_part(state) else []
     return {name: float(value) for call in calls for name, value in call(state).items()}
 
 
 def _call_hooks(job: Job, done: int, state: TrainState) -> None:
     for every, hook in job.hooks:
-        if done % every == 0 and parallel.primary():
+        if done % every == 0 and parallel.takes_part(state):
             hook(done, state)
 
 

@@ -57,7 +57,7 @@ class Report:
 
     def check_finite(self, state: TrainState, step: int) -> None:
         """Raise FloatingPointError when the parameters or their average are not finite."""
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get((state.params, state.ema)))):
+        if not parallel.all_finite((state.params, state.ema)):
             raise FloatingPointError(self._diverged("the parameters are no longer finite", step))
 
     def _diverged(self, what: str, step: int) -> str:

@@ -65,7 +65,7 @@ LABELS = {"labels", "also", "any_of", "negative"}
 OF_LINES = {"prompt_scale", "prompt_seed"}  # no options: of the lines of --prompts, checked as these are read
 COMMANDS = [
     *("guided_jax.app.train.command:Training", "guided_jax.app.judge:Judging", "guided_jax.app.posthoc:Reconstructing"),
-    *("guided_jax.app.sample.command:Sampling", "guided_jax.app.nll:Nll"),
+    *("guided_jax.app.sample.command:Sampling", "guided_jax.app.nll:Nll", "guided_jax.app.together:Options"),
 ]
 
 
@@ -134,7 +134,6 @@ WRONG = {
     "--seed is -1; give a number from 0 to 4294967295": "--seed -1",
     "--seed is 4294967296; give a number from 0 to 4294967295": "--seed 4294967296",
     "--devices is 0; give at least 1": "--devices 0",
-    "--distributed.process-id is -1; give at least 0": "--distributed.process-id -1",
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from benchmarks import (
+    chips,
     emoji,
     mixture,
     restoration_pages,
@@ -60,6 +61,7 @@ PLACES = [
         [f"{part}, {each}" for part in ("machine", "operations") for each in ("cpu", "gpu")],
     ),
     (training_free.PAGE, ["training-free"]),
+    (chips.PAGE, ["chips"]),
     (restoration_pages.PAGE, ["restoration, digits"]),
     (posterior_pages.PAGE, list(POSTERIORS)),
     (emoji.PAGE, ["emoji", "emoji, levels", "emoji, tuned"]),

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import guided_jax as gj
-from guided_jax.app import cli, nll
+from guided_jax.app import cli, nll, together
 from guided_jax.app.sample import checks
 from tests import latent_golden, tiny_clip
 
@@ -27,7 +27,16 @@ SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
 # Benchmarks that the documents start as `python -m`, and the module of each whose `main` runs it.
 BENCHMARKS = {
     f"benchmarks.{name}": f"benchmarks.{name}"
-    for name in ("emoji", "restoration", "results", "samplers", "tricks", "training_free", "speed.stable_diffusion")
+    for name in (
+        "emoji",
+        "chips",
+        "restoration",
+        "results",
+        "samplers",
+        "tricks",
+        "training_free",
+        "speed.stable_diffusion",
+    )
 }
 BENCHMARKS |= {f"benchmarks.{name}": f"benchmarks.{name}.__main__" for name in ("speed", "posteriors")}
 # What a command checks beyond its options' types, before it reads a run; a preset is read from the run.
@@ -111,6 +120,8 @@ def test_command_line_parses(path, words, tmp_path, monkeypatch):
             assert "usage" in cli.overview()
         case ["guided-jax", command, *rest]:
             main = importlib.import_module(f"guided_jax.app.{cli.COMMANDS[command][0]}").main
+            shared, rest = together.take_options(rest)
+            assert not shared or (command in together.COMMANDS and cli.parse(together.Options, command, shared))
             options = parse_only(main, rest, monkeypatch)
             if options is not None:
                 CHECKS.get(command, lambda options: None)(options)

@@ -24,10 +24,10 @@ def free_port():
         return one.getsockname()[1]
 
 
-def start(out, data_dir, steps, count, devices=1, save_every=10):
+def start(out, data_dir, steps, count, devices=1, save_every=10, kind="whole"):
     """So many processes of as many devices each."""
     port = free_port()
-    words = ["-m", "tests.training_process", out, data_dir, steps, devices, save_every]
+    words = ["-m", "tests.training_process", kind, out, data_dir, steps, devices, save_every]
     ends = [[]] if count == 1 else [[f"localhost:{port}", count, process] for process in range(count)]
     return [processes.start(*words, *end) for end in ends]
 
@@ -63,6 +63,18 @@ def the_same(one, other, atol=1e-6):
         np.testing.assert_allclose(list(row.values()), list(other_row.values()), rtol=1e-5)
 
 
+def kill_one(out, started, step):
+    """Kill the last of the processes after a checkpoint; the others end with one sentence, and with code 2."""
+    wait_for(out, step)
+    time.sleep(0.2)  # between two checkpoints
+    started[-1].send_signal(signal.SIGKILL)
+    for other in started[:-1]:
+        _, complaint = other.communicate(timeout=60)
+        assert other.returncode == 2, complaint
+        assert "error: another process has gone, so this one stops; start all of them again" in complaint
+        assert "Traceback" not in complaint
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """One process, one device."""
@@ -72,18 +84,24 @@ def whole(tmp_path_factory):
 
 
 def test_two_processes_are_one_even_when_one_of_them_is_killed(whole, tmp_path):
+    """They go on with a part of the state on each of twice as many devices."""
     out = tmp_path / "run"
-    first, second = start(out, whole / "data", 100_000, count=2, save_every=200)
-    wait_for(out, 200)
-    time.sleep(0.5)  # between two checkpoints
-    second.send_signal(signal.SIGKILL)
-    _, complaint = first.communicate(timeout=60)
-    assert first.returncode == 2, complaint
-    assert "error: another process has gone, so this one stops; start all of them again" in complaint
-    assert "Traceback" not in complaint
-    assert checkpoint.steps(out / "checkpoints") == [200]
-    assert finish(start(out, whole / "data", 400, count=2, devices=2, save_every=200)) == ["400", "400"]
+    kill_one(out, start(out, whole / "data", 100_000, count=2, save_every=200), 200)
+    more = {"count": 2, "devices": 2, "save_every": 200, "kind": "parts"}
+    assert finish(start(out, whole / "data", 400, **more)) == ["400", "400"]
     assert checkpoint.steps(out / "checkpoints") == [200, 400]
+    the_same(whole / "run", out, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("counts", [(2, 1, 2), (2, 4, 1)])
+def test_a_state_in_parts_goes_on_over_any_number_of_processes(whole, tmp_path, counts):
+    """One process of the first start is killed; the third start ends where one process with the whole state does."""
+    out, parts = tmp_path / "run", {"kind": "parts", "save_every": 100}
+    kill_one(out, start(out, whole / "data", 100_000, count=counts[0], **parts), 100)
+    assert checkpoint.latest(out / "checkpoints") == 100
+    for count, steps in zip(counts[1:], (300, 400), strict=True):
+        assert finish(start(out, whole / "data", steps, count=count, **parts)) == [str(steps)] * count
     the_same(whole / "run", out, atol=1e-4)
 
 

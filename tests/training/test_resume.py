@@ -52,7 +52,7 @@ def assert_same(one, other):
 
 
 def start(out, data_dir, steps, devices=2):
-    return processes.start("-m", "tests.training_process", out, data_dir, steps, devices, 2, env=alone())
+    return processes.start("-m", "tests.training_process", "whole", out, data_dir, steps, devices, 2, env=alone())
 
 
 def reaches(process, out, step):

@@ -1,10 +1,7 @@
 """Draw guided samples from a run into samples.npz and grid.png."""
 
-import contextlib
 import dataclasses
 import functools
-import hashlib
-import json
 import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,9 +11,8 @@ import jax
 import numpy as np
 
 from guided_jax import parallel, progress
-from guided_jax.app import cli, latent_space, preview
+from guided_jax.app import cli, latent_space
 from guided_jax.app import run as runs
-from guided_jax.app.results import check_free
 from guided_jax.app.sample import (
     annealing,
     checks,
@@ -27,19 +23,18 @@ from guided_jax.app.sample import (
     diagnostics,
     draw,
     guidances,
-    inverse,
     labels,
     loras,
     prompts,
     samplers,
 )
-from guided_jax.app.sample.inputs import Inputs, given_labels, make_inputs
+from guided_jax.app.sample.inputs import given_labels, make_inputs
+from guided_jax.app.sample.output import check_finite, destination, is_complete, open_samples, request, save
 from guided_jax.app.sample.parts import usual_data_std
-from guided_jax.app.sample.request import Sampling, option, recorded
+from guided_jax.app.sample.request import Sampling, option
 from guided_jax.app.translate import JUDGE, translate_errors
 from guided_jax.models import tiles
 from guided_jax.storage import streaming
-from guided_jax.storage.files import is_result_of, replacing, writable_directory
 
 PAGE = """
 usage: guided-jax sample RUN [OPTIONS]
@@ -67,8 +62,6 @@ grid.png. The same command again goes on from what is there.
 """
 NUM_SAMPLES = 64  # without --num-samples
 PROMPTED = ("--guidance", "classifier-free")  # before the options of a request with prompts
-RECORD = "samples.json"
-EXTRA = ("measured.png", "start.png", "diagnostics.npz", "diagnostics.png")  # beside the samples of some requests
 
 
 def main(args: Sequence[str]) -> None:
@@ -187,21 +180,22 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
         with open_samples(out, count, run, options, steps) as (stream, done):
             saved: list[int] = []
             found: list[dict[str, np.ndarray]] = []
-            for extra in () if done else EXTRA:
-                (out / extra).unlink(missing_ok=True)
-            with progress.bar(count, label, "image", done) as bar:
+            with progress.bar(count, label, "image", done, disable=stream is None) as bar:
                 for indices, rows in parallel.padded_chunks(count, chunk, done):
                     row = inputs(indices)
                     drawn = sample(params, row.numbers, row.labels, row.scales, row.seeds, row.pictures)
                     drawn, indices, given = jax.tree.map(operator.itemgetter(rows), (drawn, indices, row.recorded))
                     check_finite(indices, drawn.finite, options)
-                    if options.diagnose and indices[0] == 0:
+                    if options.diagnose and indices[0] == 0 and stream is not None:
                         diagnostics.save(out, drawn.observations, levels)
-                    streaming.put(stream, int(indices[0]), drawn.images, given)
+                    if stream is not None:
+                        streaming.put(stream, int(indices[0]), drawn.images, given)
                     saved.extend(() if drawn.saved is None else drawn.saved)
                     found.extend(() if drawn.cloud is None else [drawn.cloud])
                     bar.update(len(indices))
-            save(stream, out, run, inputs, request(options))
+            if stream is not None:
+                save(stream, out, run, inputs, request(options))
+        parallel.wait_for_all()  # until the samples are there
         if saved:
             calls = len(saved) * (len(levels.t) - 1)
             print(f"{options.method.guidance} left out {sum(saved)} of {calls} calls of the unconditional model")
@@ -210,35 +204,6 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
         return out
 
     return write
-
-
-def open_samples(
-    out: Path, count: int, run: runs.Run, options: Sampling, steps: dict[str, Any]
-) -> contextlib.AbstractContextManager[tuple[streaming.Stream, int]]:
-    """Return `streaming.open_stream` for the samples of a request by networks trained so far.
-
-    Unfinished ones by other weights are drawn anew; those of another request raise ValueError without --overwrite.
-    """
-    begun = {**request(options), "steps": steps}
-
-    def check_unfinished(found: dict[str, Any]) -> None:
-        if not options.overwrite and {**found, "steps": steps} != begun:
-            raise ValueError(f"{out} holds unfinished samples of another request; give another --out, or --overwrite")
-
-    shape, dtype = run.facts.stored_shape, np.uint8 if run.facts.kind == "pictures" else np.float32
-    label = run.facts.stored_label
-    return streaming.open_stream(out / "samples.npz", count, shape, begun, dtype, check_unfinished, label)
-
-
-def check_finite(indices: np.ndarray, finite: np.ndarray, options: Sampling) -> None:
-    """Raise ValueError for samples that are not finite, naming the first few of them, unless they are allowed."""
-    wrong = indices[~finite]
-    if len(wrong) and not options.allow_non_finite:
-        named = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
-        raise ValueError(
-            f"{len(wrong)} of {len(indices)} samples are not finite (number {named}); try a lower --scale or more --steps, "
-            "or keep them, pictures as black ones, with --allow-non-finite"
-        )
 
 
 def load_params(options: Sampling, run: runs.Run, sharding: Any = None) -> dict[str, Any]:
@@ -274,44 +239,3 @@ def trained_steps(options: Sampling, run: runs.Run) -> dict[str, Any]:
     return (
         run.trained(options.checkpoint) | bad | {name: each.name for name, each in others.items() if each is not None}
     )
-
-
-def request(options: Sampling) -> dict[str, Any]:
-    """Return what determines the samples, for the file beside them."""
-    return {name: value for name, value in recorded(options).items() if name != "sweep"}
-
-
-def destination(options: Sampling) -> Path:
-    """Return the output folder, made; ValueError when it holds samples of another request."""
-    method = options.method
-    scale = "-".join(f"{scale:g}" for scale in options.scale)
-    digest = hashlib.sha256(json.dumps(request(options)).encode()).hexdigest()[:6]  # of what the name leaves out
-    name = f"{method.guidance}-{scale}-{samplers.step_name(method)}-seed{options.seed}-{digest}"
-    out = writable_directory(options.out or options.run / "samples" / name)
-    check_free([out / "samples.npz"], out / RECORD, request(options), options.overwrite)
-    return out
-
-
-def is_complete(out: Path, options: Sampling) -> bool:
-    """Return whether a folder holds all samples of this request; unfinished ones lie beside in .samples.partial."""
-    whole = (out / "samples.npz").exists() and not (out / ".samples.partial").exists()
-    return whole and is_result_of(out / RECORD, request(options))
-
-
-def save(
-    stream: streaming.Stream,
-    out: Path,
-    run: runs.Run,
-    inputs: Callable[[np.ndarray], Inputs],
-    request: dict[str, Any],
-) -> None:
-    """Write a grid of the first hundred, of what they were drawn with, the request, and last the samples."""
-    first = np.array(stream.images[:100])
-    preview.save_grid(out / "grid.png", first, run.facts, columns=10)
-    given = inputs(np.arange(len(first))).pictures
-    for name, shown in {"measured.png": given.y, "start.png": given.image}.items():
-        if shown is not None:
-            preview.save_grid(out / name, inverse.picture(shown, run.facts), run.facts, columns=10)
-    with replacing(out / RECORD) as file:
-        file.write(json.dumps(request, indent=2).encode())
-    streaming.finish(stream, out / "samples.npz")

@@ -1,5 +1,6 @@
 """Draw samples at several scales and seeds, measure them against real pictures, and write curves and one page of it."""
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -84,13 +85,21 @@ def sweep_run(options: Sampling, run: runs.Run, command: str | None = None) -> P
     extractors, reference = evaluate.make_reference(options, run, pictures, others)
     evaluate.warn_of_same_judge(run, reference)
     write, _ = sample.make_writer(labelled, run), inputs.make_inputs(labelled, run)
-    with lock.hold(out):
-        claim(out, mine, options.overwrite)
+    with contextlib.ExitStack() as held:
+
+        def begin() -> bool:
+            """Hold the folder, in the one process that writes into it."""
+            held.enter_context(lock.hold(out))
+            claim(out, mine, options.overwrite)
+            return True
+
+        parallel.from_primary(begin)
         drawn = [(*at, write(one, reuse=True, label="scale {:g}, seed {}".format(*at))) for at, one in planned]
         measured = evaluate.evaluate(drawn, labelled, extractors, reference)
         described = {**describe(options, run, reference), "command": command or command_line(options)}
         found = {**described, **measured, "asked": mine}
-        save(out, found, grids_of(drawn, pictures))
+        if parallel.primary():
+            save(out, found, grids_of(drawn, pictures))
     return out
 
 

@@ -56,7 +56,7 @@ def choose_features(options: Sampling, run: runs.Run) -> feature_space.FeatureSp
     given, inception, dino = options.sweep.judge, options.sweep.inception, options.sweep.dino
     place = given or options.run / "judge"
     trains = run.source is not None and run.text is None and run.facts.labelling == "class"
-    if given is None and not is_trained(place):
+    if given is None and not parallel.from_primary(lambda: is_trained(place)):
         if not trains and (inception or dino):
             return feature_space.choose(None, inception, dino=dino)
         if run.text is not None:
@@ -79,8 +79,8 @@ def make_reference(
     options: Sampling, run: runs.Run, pictures: sets.PictureSet, others: data.Source | None
 ) -> tuple[feature_space.Extractors, Reference]:
     """Return the extractors of the features, and the reference in them."""
-    space = choose_features(options, run)
-    batch = feature_space.BATCH_SIZE
+    space, (_, processes) = choose_features(options, run), parallel.share()
+    batch = -(-feature_space.BATCH_SIZE // processes) * processes  # which divides over any number of processes
     extractors = feature_space.make_extractors(space, devices_for(batch, options), batch)
     prepared = feature_space.make_reference(space, extractors, pictures)
     return extractors, Reference(space.name, pictures, others, accuracy_of(extractors, run), prepared)
@@ -111,7 +111,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return the metrics of every set of samples, and those of real pictures for each seed."""
     rows = []
-    with progress.bar(len(drawn), "measuring", "set") as bar:
+    with progress.bar(len(drawn), "measuring", "set", disable=not parallel.primary()) as bar:
         for scale, seed, folder in drawn:
             rows.append({"scale": scale, "seed": seed, **of_file(folder, extractors, reference)})
             bar.update()

@@ -47,8 +47,9 @@ def main(options: Sampling) -> None:
     check_free([out / RECORD], out / RECORD, mine, whole.overwrite)
     rows = find(make_measure(whole, run))
     best = best_command(options, rows[0])
-    with replacing(out / RECORD) as file:
-        file.write(evaluation.as_json({"asked": mine, "rows": rows, "command": best}))
+    if parallel.primary():
+        with replacing(out / RECORD) as file:
+            file.write(evaluation.as_json({"asked": mine, "rows": rows, "command": best}))
     print(f"\n{table(rows)}\n\n{out / RECORD}\n{best}")
 
 
@@ -59,7 +60,7 @@ def find(measure: Callable[[Strengths], Numbers]) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = []
     new = [START, *_longer([START], [START])]
-    with progress.bar(ROUNDS, "searching", "round") as bar:
+    with progress.bar(ROUNDS, "searching", "round", disable=not parallel.primary()) as bar:
         for _ in range(ROUNDS):
             rows += [{"strengths": each, **measure(each)} for each in new]
             rows.sort(key=lambda row: -row["score"])

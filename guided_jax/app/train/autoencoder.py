@@ -82,7 +82,9 @@ def make_hooks(run: runs.Run, out: Path, source: data.Source) -> list[tuple[int,
     reconstruct = jax.jit(run.networks.autoencoder.apply)
 
     def save_grid(done: int, state: Any) -> None:
-        output = np.asarray(reconstruct(parallel.first_copy(state.ema), image))
+        output = parallel.to_host(reconstruct(parallel.first_copy(state.ema), image))
+        if not parallel.primary():
+            return
         path = out / "autoencoder" / f"reconstructions-{done:06d}.png"
         preview.save_grid(path, preview.stored(_in_pairs(image, output, columns), run.facts), run.facts, columns)
 

@@ -56,27 +56,12 @@ Train every network of an experiment; the same command again resumes from the la
 
 
 @dataclasses.dataclass(frozen=True)
-class Distributed:
-    """Several processes that train one network, each started with the same command; see docs/training.md."""
-
-    auto: bool = False
-    """Take the addresses from the environment of a TPU pod, Slurm or Open MPI."""
-    coordinator: str | None = None
-    """Host and port of process 0, such as host0:1234."""
-    num_processes: int | None = None
-    """How many processes there are."""
-    process_id: int | None = None
-    """The number of this process, from 0."""
-
-
-@dataclasses.dataclass(frozen=True)
 class Training:
     """Train every network of an experiment; the same command again resumes from the last checkpoint."""
 
     experiment: Annotated[schema.Experiment, tyro.conf.arg(name="")]
     out: Path | None = None
     """The folder of the run; runs/EXPERIMENT if not given."""
-    distributed: Distributed = dataclasses.field(default_factory=Distributed)
 
 
 def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = loop.never) -> bool:
@@ -146,8 +131,7 @@ def _fit(
     # The curves come last, since they show the grids.
     hooks = [*hooks, (settings.checkpoint_every, save_curves)]
     state = loop.fit(prepared._replace(hooks=hooks, evaluations=evaluations), stop)
-    if parallel.primary():
-        save_curves(int(state.step), state)
+    save_curves(int(state.step), state)
     return int(state.step) >= settings.num_steps
 
 
@@ -170,19 +154,16 @@ def main(args: Sequence[str]) -> None:
     default = Training(experiments.load(name))
     options = cli.parse(Training, f"guided-jax train {name}", rest, default, description=PAGE)
     parallel.use_cpu_devices()
-    processes = options.distributed
-    parallel.join(processes.coordinator, processes.num_processes, processes.process_id, processes.auto)
     start, out = time.monotonic(), options.out or Path("runs") / Path(name).stem
     # Among several processes SIGTERM belongs to JAX, which has them agree on the step after which to stop.
     deferred = signals.STOP if parallel.single_process() else ()
-    with parallel.exit_if_peer_lost(), signals.defer(*deferred) as received:
+    with signals.defer(*deferred) as received:
         finished = train(options.experiment, out, received)
     if not finished:
         print(f"{out}: stopped and saved; the same command resumes it")
         raise SystemExit(130 if received() == signal.SIGINT else 0)
-    if parallel.primary():
-        draw = f"; now draw: guided-jax sample {out} --help" if runs.step_of(out, "diffusion", "last") else ""
-        print(f"{out}: trained in {time.monotonic() - start:.0f} s{draw}")
+    draw = f"; now draw: guided-jax sample {out} --help" if runs.step_of(out, "diffusion", "last") else ""
+    print(f"{out}: trained in {time.monotonic() - start:.0f} s{draw}")
 
 
 def overview() -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import tyro
 
+from guided_jax import parallel
 from guided_jax.app import best_checkpoint, cli
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
@@ -50,12 +51,12 @@ def make_hook(directory: Path, write_events: bool) -> Callable[..., None]:
     """Return the hook (steps done, state=None) that writes curves.png and the event file of one network.
 
     The first call writes the event file anew, since a killed run may have written later steps; the next ones append. A
-    second call at the same step does nothing.
+    second call at the same step does nothing, and of several processes the first alone writes.
     """
     written: list[int] = []
 
     def save_curves(done: int, state: Any = None) -> None:
-        rows = log.read(directory / "metrics.jsonl")
+        rows = log.read(directory / "metrics.jsonl") if parallel.primary() else []
         if not rows or done in written:
             return
         log.plot(directory / "metrics.jsonl", directory / "curves.png", PANELS)

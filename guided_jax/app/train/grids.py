@@ -59,7 +59,9 @@ def make_hooks(run: runs.Run, out: Path) -> list[tuple[int, loop.Hook]]:
         indices = np.arange(ROWS * len(labels))
         keys = sampler.keys(jax.random.key(run.experiment.seed), indices)
         params = {"diffusion": run.complete(parallel.first_copy(state.ema))}
-        samples = draw_grid(params, keys, jnp.asarray(labels[indices % len(labels)]), 2.0)
+        samples = parallel.to_host(draw_grid(params, keys, jnp.asarray(labels[indices % len(labels)]), 2.0))
+        if not parallel.primary():
+            return
         warn_non_finite(done, len(images.non_finite(samples)), len(samples))
         path = out / "diffusion" / f"samples-{done:06d}.png"
         preview.save_grid(path, preview.stored(samples, run.facts), run.facts, columns=len(labels))

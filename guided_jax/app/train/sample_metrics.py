@@ -31,8 +31,8 @@ def make(run: runs.Run, held_out: Callable[[], data.Source]) -> SampleMetrics | 
     """Return the metrics of samples of the averaged parameters against held-out data; None with `measure_every` 0.
 
     The samples are those of `guided-jax sample` with the default sampler, as many of every class, and the run's seed; the
-    noise is the same at every evaluation. Of several processes the first evaluates, on its own devices. Raises ValueError
-    for settings or data that cannot be measured.
+    noise is the same at every evaluation. Of several processes the first evaluates, on its own devices, or, where the
+    parameters are divided over them, all do. Raises ValueError for settings or data that cannot be measured.
     """
     settings = run.experiment.diffusion
     if not settings.measure_every or not settings.num_steps:
@@ -43,7 +43,8 @@ def make(run: runs.Run, held_out: Callable[[], data.Source]) -> SampleMetrics | 
         space = feature_space.choose(settings.measure_judge, settings.measure_inception, dino=settings.measure_dino)
     names = frozenset(f"{best_checkpoint.SAMPLES}{name}" for name in metric_names(space, run))
     pictures = sets.from_source("held-out data", reference)
-    devices = parallel.local_devices(parallel.choose_devices(settings.batch_size, run.experiment.devices))
+    devices = parallel.choose_devices(settings.batch_size, run.experiment.devices)
+    devices = devices if run.experiment.shard_parameters else parallel.local_devices(devices)
     sample = _make_sampler(run, devices)
     return SampleMetrics(
         names, _describe(run, space, pictures), _make_evaluation(run, space, pictures, sample, devices)
