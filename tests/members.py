@@ -202,6 +202,19 @@ MEMBERS = {
     "adaptive": Member(
         lambda net, p, y, s, k: guidance.adaptive(net(y), net(NULL), s, 1 - k), "u", "c", True, conditionals=1
     ),
+    "reused": Member(
+        lambda net, p, y, s, k: guidance.reused(net(y), net(NULL), s + 0 * k), "u", "c", True, conditionals=1
+    ),
+    "distilled": Member(
+        lambda net, p, y, s, k: guidance.distilled(
+            lambda w: classifier_free(net, y, w), guidance.limited(s, k - 99, 1e9)
+        ),
+        *("u", "c", True),
+    ),
+    "internal": Member(
+        lambda net, p, y, s, k: guidance.internal(lambda x, level: (net(y)(x, level), net(NULL)(x, level)), s + 0 * k),
+        *("u", "c", True),
+    ),
     "CFG++": Member(lambda net, p, y, s, k: guidance.cfg_plus_plus(net(y), net(NULL), s), "u", None),
     "CFG-Zero*": Member(lambda net, p, y, s, k: guidance.zero_star(net(y), net(NULL), s, 1e9 * (1 - k)), None, "c"),
     "frequency-decoupled": Member(

@@ -226,11 +226,44 @@ SLIPS = (
         "adaptive",
         ("jnp.minimum(cosine, 1.0) > threshold", "jnp.minimum(cosine, 1.0) >= threshold"),
         ("norm(c.x_0) * norm(u.x_0)", "jnp.square(norm(c.x_0))"),
-        ("_of_all(jnp.all(flag, axis=0))", "_of_all(jnp.any(flag, axis=0))"),
         ("jnp.where(state.stopped, *views)", "jnp.where(state.stopped | above, *views)"),
         ("AdaptiveState(state.stopped | above,", "AdaptiveState(above,"),
         ("state.saved + skipped", "state.saved + state.stopped"),
-        ("jax.lax.cond(skipped, lambda: _like(c, c), lambda", "jax.lax.cond(False, lambda: _like(c, c), lambda"),
+        ("jax.lax.cond(skipped, lambda: like(c, c), lambda", "jax.lax.cond(False, lambda: like(c, c), lambda"),
+    ),
+    *slips("guidance/skip", "adaptive", ("of_all(jnp.all(flag, axis=0))", "of_all(jnp.any(flag, axis=0))")),
+    *slips(
+        "guidance/reused",
+        "fewer_calls",
+        ("(scale, level)) - 1", "(scale, level))"),
+        ("state.steps % every != 0", "state.steps % every == 0"),
+        ("state.steps + 1, state.saved + skips", "state.steps + 1, state.saved + 1 - skips"),
+        ("ReusedState(difference, state.steps + 1", "ReusedState(state.difference, state.steps + 1"),
+        ("(c.x_0 - unconditional(x_t, level).x_0)", "(c.eps - unconditional(x_t, level).eps)"),
+    ),
+    *slips(
+        "guidance/ramp",
+        "fewer_calls",
+        ("(sigma <= high)", "(sigma < high)"),
+        ("(low < sigma)", "(low <= sigma)"),
+        ("strength(scale, level), 1.0)", "strength(scale, level), 0.0)"),
+        only="limited",
+    ),
+    *slips(
+        "guidance/internal",
+        "internal_head",
+        ("make(lambda *given: outputs[1])", "make(lambda *given: outputs[0])"),
+        ("autoguidance(good, bad, scale)", "autoguidance(bad, good, scale)"),
+        only="both_heads",
+    ),
+    *slips(
+        "losses/distillation",
+        "distillation",
+        ("Prediction(taught.x_0, taught.eps)", "Prediction(taught.x_0, noisy.truth.eps)"),
+        ("jax.lax.stop_gradient(Prediction", "(Prediction"),
+        ("streams(key)[4]", "streams(key)[3]"),
+        ("minval=low, maxval=high", "minval=low, maxval=low + high"),
+        only="not one_call",
     ),
     *slips(
         "guidance/frequency_decoupled",
@@ -874,8 +907,8 @@ SLIPS = (
         ("jnp.mean(jnp.square(error)", "jnp.sum(jnp.square(error)"),
         ("truth.eps - truth.x_0", "truth.x_0 - truth.eps"),
         ("level.sigma * plain if", "plain if"),
-        ("jax.random.bernoulli(_streams(key)[3], rate)", "jax.random.bernoulli(_streams(key)[3], 1 - rate)"),
-        ("jax.random.bernoulli(_streams(key)[3], rate)", "jax.random.bernoulli(_streams(key)[0], rate)"),
+        ("jax.random.bernoulli(streams(key)[3], rate)", "jax.random.bernoulli(streams(key)[3], 1 - rate)"),
+        ("jax.random.bernoulli(streams(key)[3], rate)", "jax.random.bernoulli(streams(key)[0], rate)"),
     ),
     *slips(
         "losses/denoising",
@@ -883,7 +916,7 @@ SLIPS = (
         ("jnp.where(mask, jnp.clip(x_0, -1.0, 1.0), 0.0)", "jnp.where(mask, x_0, 0.0)"),
         ("jnp.where(mask, jnp.clip(x_0, -1.0, 1.0), 0.0)", "jnp.clip(x_0, -1.0, 1.0)"),
         ("return jax.lax.stop_gradient(", "return ("),
-        ("jax.random.bernoulli(_streams(key)[4], rate)", "jax.random.bernoulli(_streams(key)[3], rate)"),
+        ("jax.random.bernoulli(streams(key)[4], rate)", "jax.random.bernoulli(streams(key)[3], rate)"),
     ),
     *slips(
         "losses/denoising",
@@ -1125,7 +1158,7 @@ SLIPS = (
 
 # Slips without an observable effect, with the reason.
 EXPECTED_TO_SURVIVE: dict[str, str] = {
-    "jax.random.bernoulli(_streams(key)[0], rate)": "randint splits its key: level and drop stay independent",
+    "jax.random.bernoulli(streams(key)[0], rate)": "randint splits its key: level and drop stay independent",
 }
 
 

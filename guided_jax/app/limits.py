@@ -77,6 +77,7 @@ RANGES: dict[str, Range] = {
             "cutouts",
             "calls",
             "particles",
+            "every",
         ),
         COUNT,
     ),
@@ -142,6 +143,7 @@ RANGES: dict[str, Range] = {
         "measure_scale": ANY,
         "ema_decay": SHARE,
         "label_dropout": SHARE,
+        "distill_scales": ANY,
         "power_ema": POWER,
     },
     # train: optimizer and objective

@@ -14,19 +14,23 @@ class Field(NamedTuple):
 
 
 def of_module(module: Any) -> dict[str, Field]:
-    """Return the fields of a network by their names, "perturb_blocks" and of a transformer "skip_blocks" and "exit_block".
+    """Return the fields of a network by their names, "perturb_blocks", of a transformer "skip_blocks" and "exit_block".
 
     module: a `models.UNet`, `models.EDM2`, `models.UNet2DConditionModel` or `models.DiT`.
     The usual ones are those of the papers: attention is perturbed in the middle, as diffusers' example for PixArt does in
-    block 14 of 28; an eighth of the blocks is left out after 7/24 of them, 7, 8 and 9 of 24 as for SD 3.5.
+    block 14 of 28; a U-Net may leave at its internal head, by "exit_block", and one that has such a head give
+    both outputs, by "both_heads"; an eighth of the blocks is left out after 7/24 of them, 7, 8 and 9 of 24 as for SD 3.5.
     """
     middle = models.middle_block(module)
     found = {"perturb_blocks": Field((middle,), tuple(models.attention_blocks(module)))}
+    own = getattr(module, "internal_head", None)
+    if own is not None:
+        found["both_heads"] = Field(True, ())
     if not isinstance(module, models.DiT):
-        return found
+        return found if own is None else {**found, "exit_block": Field(own, (own,))}
     names, first = tuple(f"blocks_{i}" for i in range(module.depth)), module.depth * 7 // 24
     half = names[(module.depth - 1) // 2]  # of its blocks are applied
-    head = half if module.internal_head is None else models.block_name(module.internal_head)
+    head = half if own is None else models.block_name(own)
     return {
         **found,
         "skip_blocks": Field(names[first : first + max(1, module.depth // 8)], names),

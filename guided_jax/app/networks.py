@@ -16,6 +16,13 @@ from guided_jax.storage import images
 EMBEDDING = 128  # numbers of a picture and of a caption in the CLIP that is trained here
 
 
+class Told(NamedTuple):
+    """The condition of a network that is told the scale of a guidance: what it takes in the place of a label, and that."""
+
+    condition: Any
+    scale: Any
+
+
 class Networks(NamedTuple):
     """The Flax modules of a run, made and not yet initialised; no autoencoder for a model of pixels.
 
@@ -55,6 +62,8 @@ def _make_unet(experiment: Experiment, facts: Facts) -> models.UNet:
         others = {"text": True, "num_words": texts_of(experiment, facts).num_words}
     elif diffusion.conditional and not of_classes:
         others = {"vector": 2 * facts.num_classes}
+    if diffusion.distill_from is not None:
+        others["scale_input"] = True
     dims = 1 if facts.kind == "signals" else 2
     classes, null = (facts.num_classes, diffusion.null_label) if of_classes else (None, False)
     channels = _out_channels(diffusion, data_shape(experiment, facts))
@@ -122,10 +131,14 @@ def with_estimate(diffusion: Diffusion, x: Any, estimate: Any = None) -> Any:
 def apply(
     network: Any, params: Any, x: Any, t: Any, label: Any, low_res: Any = None, dropout: dict[str, Any] | None = None
 ) -> Any:
-    """Return the output of a diffusion network; dropout: {"dropout_keys": keys} for one that has dropout in training."""
+    """Return the output of a diffusion network; dropout: {"dropout_keys": keys} for one that has dropout in training.
+
+    label: `Told` for a network that is told a scale.
+    """
     if isinstance(network, models.DiT):  # neither an upsampler nor with dropout
         return network.apply(params, x, t, label)
-    return network.apply(params, x, t, label, low_res, **(dropout or {}))
+    given = (label.condition, low_res, label.scale) if isinstance(label, Told) else (label, low_res)
+    return network.apply(params, x, t, *given, **(dropout or {}))
 
 
 def example(experiment: Experiment, facts: Facts, part: str) -> tuple[Any, ...]:
@@ -145,6 +158,8 @@ def example(experiment: Experiment, facts: Facts, part: str) -> tuple[Any, ...]:
     elif diffusion.conditional:
         label = jnp.zeros(1, jnp.int32) if facts.labelling == "class" else jnp.zeros((1, 2 * facts.num_classes))
     conditions = (label,) if diffusion.architecture == "dit" else (label, _low_res_example(diffusion, x))
+    if diffusion.distill_from is not None:
+        conditions = (*conditions, jnp.ones(1))
     return with_estimate(diffusion, x), t, *conditions
 
 

@@ -58,6 +58,7 @@ class Run(NamedTuple):
     merge_lora: of a Stable Diffusion, (params, state_dict, multiplier) -> the params with a LoRA merged in. load_control:
         folder of a ControlNet -> (network -> the network with it beside, its params).
     complete: weights of the diffusion network -> the params of the model: the weights, or those of its autoencoder too.
+    scales: the least and the greatest guidance scale that the network is told; None for one that is told none.
     data_std: the standard deviation of x, about: 0.5 of pictures in [-1, 1].
     decode_size: how many examples `model.decode` takes at once on each device, after all steps; None for all of them.
     source: held_out -> the data, if any, to measure against and take true pictures from. flip: whether it may be mirrored.
@@ -84,6 +85,7 @@ class Run(NamedTuple):
     complete: Callable[..., Any] = _same
     merge_lora: Callable[[Any, Any, float], Any] | None = None
     load_control: Callable[[Path], tuple[Any, Any]] | None = None
+    scales: tuple[float, float] | None = None
     data_std: float = 0.5
     decode_size: int | None = None
     text: published_model.TextModel | None = None
@@ -156,6 +158,7 @@ def assemble(experiment: settings.Experiment, facts: Facts, directory: Path | No
         data_std=1.0 if experiment.latent else 0.5,
         bound=facts.bound or 1.0,
         low_res=diffusion.low_res,
+        scales=None if diffusion.distill_from is None else diffusion.distill_scales,
         self_conditioning=diffusion.self_conditioning,
         prepare=functools.partial(networks.prepare, experiment, facts, modules),
         text=trained_model.make_text(experiment, facts, modules),

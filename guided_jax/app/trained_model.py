@@ -15,7 +15,7 @@ import numpy as np
 from guided_jax import denoiser, model, models
 from guided_jax.app import latent_space, networks, texts
 from guided_jax.app.facts import Facts
-from guided_jax.app.networks import Networks, with_estimate
+from guided_jax.app.networks import Networks, Told, with_estimate
 from guided_jax.app.published_model import TextModel
 from guided_jax.app.settings import Classifier, Diffusion, Experiment
 from guided_jax.model import Model
@@ -59,7 +59,14 @@ def make_model(experiment: Experiment, facts: Facts, modules: Networks) -> Model
         made = made._replace(condition=_text_of)
     if diffusion.conditional and facts.labelling in ("labels", "vector"):
         made = made._replace(condition=model.known_values)
+    if diffusion.distill_from is not None:
+        made = made._replace(condition=functools.partial(_told, made.condition))
     return made if modules.autoencoder is None else latent_space.extend(made, modules.autoencoder)
+
+
+def _told(condition: Callable[..., Any], params: Any, raw: Any) -> Told:
+    """Return the condition at scale 1; a guidance puts another in its place."""
+    return Told(condition(params, raw), jnp.float32(1.0))
 
 
 def _text_of(params: Any, raw: Any) -> Any:
@@ -206,15 +213,21 @@ def make_attention(experiment: Experiment, modules: Networks) -> Network:
 
 
 def make_training_network(diffusion: Diffusion, module: Any, dropout: bool) -> Callable[..., Any]:
-    """Return (params, x_t, t, label, low_res, estimate, keys) -> output of a batch; the keys are of its dropout."""
-    module = module.clone(remat=diffusion.remat, remat_keep=diffusion.remat_keep)
+    """Return (params, x_t, t, label, low_res, estimate, keys) -> outputs of a batch; the keys are of its dropout.
+
+    The outputs are a list: that of the last head, and of a network with an internal head, in training, that head's.
+    """
+    both = dropout and getattr(module, "internal_head", None) is not None
+    module = module.clone(
+        remat=diffusion.remat, remat_keep=diffusion.remat_keep, **({"both_heads": True} if both else {})
+    )
     drops = dropout and bool(diffusion.network.dropout)
 
-    def network(params: Any, x: Any, t: Any, label: Any, low_res: Any, estimate: Any, keys: Any) -> Any:
+    def network(params: Any, x: Any, t: Any, label: Any, low_res: Any, estimate: Any, keys: Any) -> list[Any]:
         x, step = scale_input(x, t)
         x = with_estimate(diffusion, x, estimate)
         output = networks.apply(module, params, x, step, label, low_res, {"dropout_keys": keys if drops else None})
-        return scale_output(diffusion, output, t)
+        return [scale_output(diffusion, each, t) for each in jnp.split(output, 1 + both, axis=-1)]
 
     return network
 

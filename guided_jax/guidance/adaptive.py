@@ -1,14 +1,14 @@
 """Classifier-free guidance as long as it makes a difference. Source: [Castillo] Castillo et al. 2312.12487."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from guided_jax.denoiser import Denoiser
 from guided_jax.guidance.shift import by_difference
+from guided_jax.guidance.skip import like, of_all
 from guided_jax.numerics import norm, ratio
 from guided_jax.prediction import Prediction
 from guided_jax.schedule import NoiseLevel
@@ -51,8 +51,8 @@ def adaptive(conditional: Denoiser, unconditional: Denoiser, scale: Scale, thres
     def denoise(
         state: AdaptiveState, x_t: Float[Array, "*shape"], level: NoiseLevel
     ) -> tuple[Prediction, AdaptiveState]:
-        c, skipped = conditional(x_t, level), _of_all(state.stopped)
-        x_0, eps = jax.lax.cond(skipped, lambda: _like(c, c), lambda: _like(unconditional(x_t, level), c))
+        c, skipped = conditional(x_t, level), of_all(state.stopped)
+        x_0, eps = jax.lax.cond(skipped, lambda: like(c, c), lambda: like(unconditional(x_t, level), c))
         u = Prediction(x_0, eps)  # c itself where u was not called
         guided = by_difference(u, c, u, strength(scale, level))
         cosine = ratio(jnp.sum(c.x_0 * u.x_0), norm(c.x_0) * norm(u.x_0))
@@ -61,29 +61,3 @@ def adaptive(conditional: Denoiser, unconditional: Denoiser, scale: Scale, thres
         return c._replace(x_0=x_0, eps=eps), AdaptiveState(state.stopped | above, state.saved + skipped)
 
     return Stateful(init, denoise)
-
-
-def saved_calls(memory: Any) -> Int[Array, ""]:
-    """Return at how many steps of a run `adaptive` has not called u, 0 for another guidance.
-
-    memory: the last of `sampler.run`, or any pytree with an `AdaptiveState` in it. A sampler of two calls a step has saved
-        both.
-    """
-    states = jax.tree.leaves(memory, is_leaf=lambda node: isinstance(node, AdaptiveState))
-    return sum((state.saved for state in states if isinstance(state, AdaptiveState)), jnp.int32(0))
-
-
-@custom_vmap
-def _of_all(flag: Bool[Array, ""]) -> Bool[Array, ""]:
-    """flag; under vmap whether it holds for all examples, a single value, of which a `cond` stays a `cond`."""
-    return flag
-
-
-@_of_all.def_vmap
-def _of_all_examples(axis_size: int, in_batched: Any, flag: Any) -> tuple[Any, bool]:
-    return _of_all(jnp.all(flag, axis=0)), False
-
-
-def _like(prediction: Prediction, like: Prediction) -> tuple[Array, Array]:
-    """x_0 and eps with the dtypes of another prediction: both branches of a `cond` need the same."""
-    return prediction.x_0.astype(like.x_0.dtype), prediction.eps.astype(like.eps.dtype)

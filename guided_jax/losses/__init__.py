@@ -1,4 +1,4 @@
-"""Losses of diffusion networks, noisy classifiers, noised CLIPs and autoencoders; laws and weightings of levels."""
+"""Losses of diffusion networks, their distillation, noisy classifiers, noised CLIPs and autoencoders; laws of levels."""
 
 from guided_jax.losses import autoencoding, contrastive, importance, times, weighting
 from guided_jax.losses.denoising import (
@@ -14,11 +14,13 @@ from guided_jax.losses.denoising import (
     first_estimate,
     hybrid,
 )
+from guided_jax.losses.distillation import Teacher, draw_scales, teach
 
 __all__ = [
     "TARGETS",
     "Hybrid",
     "Noisy",
+    "Teacher",
     "autoencoding",
     "bound_bits",
     "classification",
@@ -26,10 +28,12 @@ __all__ = [
     "corrupt",
     "denoising",
     "diffusion",
+    "draw_scales",
     "drop",
     "first_estimate",
     "hybrid",
     "importance",
+    "teach",
     "times",
     "weighting",
 ]

@@ -78,7 +78,7 @@ def corrupt(
         return times.position((law or times.uniform)(u), num_steps)
 
     def one(key: Array, x_0: Array, part: Array | None) -> Noisy:
-        key_level, key_eps, key_network, *_ = _streams(key)
+        key_level, key_eps, key_network, *_ = streams(key)
         position = draw_position(key_level, part)
         level = at(levels, position)
         eps = jax.random.normal(key_eps, x_0.shape, x_0.dtype)
@@ -174,11 +174,11 @@ def first_estimate(
     Raises ValueError for any other target.
     """
     _check_target(target)
-    own = jax.vmap(lambda key: _streams(key)[5])(keys)  # with noisy.keys both passes would have the same dropout
+    own = jax.vmap(lambda key: streams(key)[5])(keys)  # with noisy.keys both passes would have the same dropout
     output = network(noisy.x_t, time(noisy.level), condition, own)
     mean = output[..., : noisy.x_t.shape[-1]]  # the other half of the channels is a learned variance
     x_0 = jax.vmap(PARAMETERIZATIONS[target])(mean, noisy.x_t, noisy.level).x_0
-    chosen = jax.vmap(lambda key: jax.random.bernoulli(_streams(key)[4], rate))(keys)
+    chosen = jax.vmap(lambda key: jax.random.bernoulli(streams(key)[4], rate))(keys)
     mask = chosen.reshape(-1, *[1] * (x_0.ndim - 1))
     return jax.lax.stop_gradient(jnp.where(mask, jnp.clip(x_0, -1.0, 1.0), 0.0))
 
@@ -285,7 +285,7 @@ def drop(keys: Key[Array, " batch"], condition: PyTree, null: PyTree, rate: floa
     rate: a probability.
     Returns a pytree as condition.
     """
-    dropped = jax.vmap(lambda key: jax.random.bernoulli(_streams(key)[3], rate))(keys)
+    dropped = jax.vmap(lambda key: jax.random.bernoulli(streams(key)[3], rate))(keys)
 
     def choose(given: Array, nothing: Array) -> Array:
         mask = dropped.reshape(-1, *[1] * (given.ndim - 1))
@@ -294,9 +294,10 @@ def drop(keys: Key[Array, " batch"], condition: PyTree, null: PyTree, rate: floa
     return jax.tree.map(choose, condition, null)
 
 
-def _streams(key: Array) -> Array:
+def streams(key: Array) -> Array:
     """The six keys of an example: of level, eps, network, drop, first estimate, and network of the first estimate.
 
+    key: of the example.
     All by one split: `fold_in(key, i)` is the same key as `split(key)[i]`, so that using both would repeat draws.
     """
     return jax.random.split(key, 6)

@@ -121,7 +121,9 @@ class DiT(nn.Module):
     skip_blocks: left out, x passes unchanged: the bad model of skip-layer guidance ([STG]).
     exit_block: the output is read after this block: the bad model of internal guidance ([IG]).
     internal_head: the block after which the output has a head of its own, trained as net.clone(exit_block=internal_head);
-        after other blocks the last layer reads it. XLA computes the blocks that both share once.
+        after other blocks the last layer reads it.
+    both_heads: the outputs of both heads, one after the other along the channels, in one call; XLA merges two calls outside
+        of loops only.
 
     Blocks are named by their number, 0 first, or as "blocks_0". A freshly initialised network returns exactly 0: the
     modulations and heads start at 0, the other matrices as Xavier's uniform, embeddings as normal of std 0.02, biases at 0.
@@ -157,6 +159,7 @@ class DiT(nn.Module):
     skip_blocks: Sequence[str | int] = ()
     exit_block: str | int | None = None
     internal_head: str | int | None = None
+    both_heads: bool = False
 
     @nn.compact
     def __call__(
@@ -171,13 +174,20 @@ class DiT(nn.Module):
         self._check()
         c = nn.silu(self._condition(t, label, x.shape[:-3]))
         h = self._embed(x)
+        own, kept = self.internal_head is not None, h
         for i in self._blocks():
             h = self._block(i)(h, c)
-        own = self.internal_head is not None
+            kept = h if i == self._index("internal_head") else kept
         read = "internal_layer" if own and self._index("exit_block") == self._index("internal_head") else "final_layer"
         if self.is_initializing() and own:  # the head that is not read has parameters too
             self._head("final_layer" if read == "internal_layer" else "internal_layer")(h, c)
-        output = from_patches(self._head(read)(h, c), self.patch_size)
+        output = self._output(self._head(read)(h, c))
+        if not self.both_heads or self.is_initializing():
+            return output
+        return jnp.concatenate([output, self._output(self._head("internal_layer")(kept, c))], axis=-1)
+
+    def _output(self, patches: Array) -> Array:
+        output = from_patches(patches, self.patch_size)
         return output[..., : self.out_channels // 2] if self.drop_variance else output
 
     def _check(self) -> None:
@@ -188,6 +198,8 @@ class DiT(nn.Module):
             )
         if self.perturb is not None:
             check_perturbed(self)
+        if self.both_heads and (self.internal_head is None or self.exit_block is not None):
+            raise ValueError("both_heads is for a network with an internal_head and without an exit_block.")
 
     def _condition(self, t: Any, label: Any, batch: tuple[int, ...]) -> Array:
         """Return MLP(t) + the label's row, float32."""

@@ -1,4 +1,8 @@
-"""The U-Net of ADM (Dhariwal and Nichol 2021): a noisy image and its time in, an image-shaped prediction out."""
+"""The U-Net of ADM (Dhariwal and Nichol 2021): a noisy image and its time in, an image-shaped prediction out.
+
+It may have a second head on a block in the middle, the worse model of internal guidance ([IG] Zhou et al. 2512.24176), and
+may be told the scale of a guidance that it has learned to make by itself ([GD] Meng et al. 2210.03142).
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num
 
 from guided_jax.checks import check_index
-from guided_jax.models.blocks import conv3x3, dense, resize_bilinear
+from guided_jax.models.blocks import conv3x3, dense, resize_bilinear, timestep_embedding
 from guided_jax.models.encoder import (
     attend_both,
     embed_time,
@@ -53,6 +57,11 @@ class UNet(nn.Module):
     perturb: replaces the softmax attention of `perturb_blocks` (see `models.perturbation`); the parameters stay.
         unet.clone(perturb=...) is the bad model of perturbed-attention guidance.
     dims: 2, or 1 for signals (*batch, length, 1, channels): convolutions of 3x1, and halves of the length alone.
+    internal_head: "middle_block", or an "output_blocks_i" before the last, whose output has a head of its own, trained as
+        unet.clone(exit_block=internal_head): [IG]'s worse model. A pixel of the block is a square of pixels of the output.
+    exit_block: the output is read by that head alone. both_heads: the outputs of both heads, one after the other along the
+        channels, in one call; XLA does not merge two calls in a loop.
+    scale_input: whether it takes a guidance scale beside the label, as `losses.teach` trains it ([GD]).
 
     A freshly initialised network returns exactly 0.
 
@@ -93,6 +102,10 @@ class UNet(nn.Module):
     text: bool = False
     num_words: int | None = None
     memory: int = 0
+    internal_head: str | None = None
+    exit_block: str | None = None
+    both_heads: bool = False
+    scale_input: bool = False
 
     @nn.compact
     def __call__(
@@ -101,20 +114,22 @@ class UNet(nn.Module):
         t: Num[Array, "..."] | float | int,
         label: Num[Array, "..."] | int | None = None,
         low_res: Float[Array, "*batch h2 w2 c"] | None = None,
+        scale: Num[Array, "..."] | float | int | None = None,
         *,
         dropout_keys: Key[Array, "*batch"] | None = None,
-    ) -> Float[Array, "*batch h w {self.out_channels}"]:
+    ) -> Float[Array, "*batch h w {self.out_channels*(1+self.both_heads)}"]:
         """output = decoder(middle(encoder(x)), encoder(x)), all conditioned on the time and the label.
 
         x: any number of batch axes, none included. t: the network's own time, one per example or a scalar.
         label: in [0, num_classes), one per example or a scalar, None for the null label; or, (*batch, vector), a vector.
-        low_res: the same pictures at a lower resolution, for a super-resolution network. dropout_keys: one key per
-        example, for training; without them nothing is dropped. ValueError for sizes, labels and shapes that do not fit.
+        low_res: the same pictures at a lower resolution, for a super-resolution network. scale: of the guidance, one per
+        example or one for all, None for 1. dropout_keys: one key per example, for training; without them nothing is
+        dropped. ValueError for sizes, labels, blocks and shapes that do not fit.
         """
         batch = x.shape[:-3]
         if self.perturb is not None:
             check_perturbed(self)
-        emb = embed_time(self, per_example(t, batch, "t"))
+        emb = self._embed_scale(embed_time(self, per_example(t, batch, "t")), scale)
         text = None
         if self.text:
             text = self._embed_text(label, batch)
@@ -126,11 +141,32 @@ class UNet(nn.Module):
         x = self._with_low_res(self._with_memory(x, label), low_res)
         skips = encode(self, x, emb, dropout_keys, text)
         h = middle(self, skips[-1], emb, dropout_keys, text)
-        h = self._decode(h, skips, emb, dropout_keys, text).astype(jnp.float32)
-        h = nn.silu(group_norm(h, self.num_groups, "out_0"))
-        channels = self.out_channels * self.patch**self.dims
-        h = conv3x3(h, channels, "out_2", zero=True, plain=self.plain_convolution, dims=self.dims)
-        return from_patches(h, self.patch, self.dims)
+        leaves = self.exit_block is not None and not self.is_initializing()
+        inner, h = self._decode(h, skips, emb, dropout_keys, text, leaves)
+        if inner is None or not (leaves or self.both_heads or self.is_initializing()):
+            return self._head(h, "out", self.patch)
+        internal = self._head(inner, "internal", x.shape[-3] // inner.shape[-3])
+        if leaves:
+            return internal
+        last = self._head(h, "out", self.patch)
+        return jnp.concatenate([last, internal], axis=-1) if self.both_heads else last
+
+    def _head(self, h: Array, name: str, side: int) -> Array:
+        """Return conv(silu(norm(h))), float32, each pixel of h a square of the output of this side."""
+        h = nn.silu(group_norm(h.astype(jnp.float32), self.num_groups, f"{name}_0"))
+        options: dict[str, Any] = {"zero": True, "plain": self.plain_convolution, "dims": self.dims}
+        h = conv3x3(h, self.out_channels * side**self.dims, f"{name}_2", **options)
+        return from_patches(h, side, self.dims)
+
+    def _embed_scale(self, emb: Array, scale: Any) -> Array:
+        """Return emb + W silu(W [cos, sin](10 scale)), W 0 at first; emb itself for a network that takes no scale."""
+        if not self.scale_input:
+            if scale is not None:
+                raise ValueError("the network takes no guidance scale (scale_input=False); leave it out.")
+            return emb
+        scale = per_example(1.0 if scale is None else scale, emb.shape[:-1], "scale")
+        hidden = nn.silu(dense(timestep_embedding(10 * scale, self.model_channels), emb.shape[-1], "scale_embed_0"))
+        return emb + dense(hidden, emb.shape[-1], "scale_embed_2", zero=True)
 
     def _embed_label(self, label: Any, batch: tuple[int, ...]) -> Array:
         if self.num_classes is None:
@@ -184,16 +220,48 @@ class UNet(nn.Module):
             )
         return x
 
-    def _decode(self, h: Array, skips: list[Array], emb: Array, keys: Any, text: Text | None) -> Array:
-        """Apply the blocks upwards; each takes the output of one encoder block beside h, the most recent first."""
+    def _decode(
+        self, h: Array, skips: list[Array], emb: Array, keys: Any, text: Text | None, leaves: bool
+    ) -> tuple[Array | None, Array]:
+        """Return (the output of the block of the internal head, that of the last block, or of that one if h leaves there).
+
+        Each block on the way up takes the output of one encoder block beside h, the most recent first.
+        """
+        head = self._internal_block()
+        inner = h if head == "middle_block" else None
         num_heads, index = self.num_heads_upsample or self.num_heads, 0
         for level, channels in reversed(list(enumerate(widths(self)))):
             for i in range(self.num_res_blocks + 1):
+                if leaves and inner is not None:
+                    return inner, h
                 name, child = f"output_blocks_{index}", 1
                 h = residual(self, f"{name}_0", channels)(jnp.concatenate([h, skips.pop()], axis=-1), emb, keys)
                 if 2**level in self.attention_resolutions:
                     h, child = attend_both(self, name, channels, num_heads, h, text), 2
                 if level and i == self.num_res_blocks:
                     h = resampler(self, f"{name}_{child}", channels, "up")(h, emb, keys)
+                inner = h if head == name else inner
                 index += 1
-        return h
+        return inner, h
+
+    def _internal_block(self) -> str | None:
+        """Return the block of the internal head; ValueError for one that cannot have it, and for another exit."""
+        names = internal_blocks(self)
+        if self.internal_head is not None and self.internal_head not in names:
+            raise ValueError(f"internal_head has {self.internal_head!r}, but the network has {', '.join(names)}.")
+        if self.exit_block not in (None, self.internal_head):
+            own = (
+                f"only {self.internal_head!r} has a head"
+                if self.internal_head
+                else "no block has a head (internal_head)"
+            )
+            raise ValueError(f"exit_block has {self.exit_block!r}, but {own}.")
+        if self.both_heads and (self.internal_head is None or self.exit_block is not None):
+            raise ValueError("both_heads is for a network with an internal_head and without an exit_block.")
+        return self.internal_head
+
+
+def internal_blocks(net: Any) -> list[str]:
+    """Return the names of the blocks of a `UNet` that may have an internal head, from the middle on, without the last."""
+    last = len(net.channel_mult) * (net.num_res_blocks + 1) - 1
+    return ["middle_block", *(f"output_blocks_{i}" for i in range(last))]

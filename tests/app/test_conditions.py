@@ -118,7 +118,7 @@ def test_training_drops_a_label_to_the_null_condition(rate, known, run, monkeypa
     given = []
 
     def make(settings, unet, dropout):
-        return lambda params, x, t, label, low_res, estimate, keys: given.append(label) or jnp.zeros_like(x)
+        return lambda params, x, t, label, low_res, estimate, keys: given.append(label) or [jnp.zeros_like(x)]
 
     monkeypatch.setattr(trained_model, "make_training_network", make)
     diffusion = dataclasses.replace(run.experiment.diffusion, label_dropout=rate or 1e-9)

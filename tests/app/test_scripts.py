@@ -19,6 +19,7 @@ from guided_jax.app.sample.labels import labels_of
 from guided_jax.app.train import command as train
 from guided_jax.storage import checkpoint, images, log
 from tests import tiny_clip
+from tests.app.test_fewer_calls_commands import DRAWN
 from tests.app.test_published_run import WORSE
 from tests.scripts import NETWORKS, ROOT, SMALL, run_script
 
@@ -109,6 +110,7 @@ REST = {
     "pigdm": ["--operator", "super-resolution", "--noise-std", 0.1, "--measure", "held-out", "--labels", 3],
     "tangential+anneal": ["--anneal-std", 1, "--scale", 3, "--labels", 3],
     "adaptive": ["--stop-cosine", -1],
+    "reused": ["--every", 2],
     "frequency-decoupled": ["--scale", 3, "--coarse-scales", 1.5, 1, "--labels", 3],
     "magnitude-aware+rescale": ["--scale", 5, "--damping", 2, "--labels", 3],
     "projected+ramp": ["--sampler", "ddpm"],
@@ -157,7 +159,7 @@ def test_sample(tiny, tmp_path, capsys, method):
 
 def test_every_guidance_of_the_list_is_drawn_somewhere(capsys):
     code, out, _ = run_script(sample.main, ["--list"], capsys)
-    used = {guidances.parse(name)[0] for name in (*(method[1] for method in (*METHODS, *PLAIN)), *REST, *WORSE)}
+    used = {guidances.parse(name)[0] for name in (*(method[1] for method in (*METHODS, *PLAIN)), *REST, *WORSE, *DRAWN)}
     assert code == 0
     assert used == set(guidance_rows.GUIDANCES)
     assert all(name in out for name in (*guidance_rows.GUIDANCES, *guidances.MODIFIERS))
@@ -172,8 +174,10 @@ def test_the_rest_of_the_list(tiny, tmp_path, capsys, name):
         extra[extra.index("CLIP")] = tiny_clip.own(tmp_path / "clip")
     code, out, err = run_script(sample.main, [*arguments, *extra], capsys)
     assert code == 0, err
-    # Of 2 samples in 3 steps, of which the first calls both: every cosine is above -1.
-    assert ("adaptive left out 4 of 6 calls of the unconditional model" in out) == (name == "adaptive")
+    # Of 2 samples in 3 steps, of which the first calls both: every cosine is above -1, and every second one is reused.
+    saved = {"adaptive": 4, "reused": 2}
+    assert ("left out" in out) == (name in saved)
+    assert name not in saved or f"{name} left out {saved[name]} of 6 calls of the unconditional model" in out
 
 
 def test_what_was_seen_is_kept_and_shown(tiny, tmp_path, capsys):

@@ -12,6 +12,7 @@ from guided_jax.app.sample import (
     clip_guide,
     clouds,
     criteria,
+    distilled,
     gibbs,
     guidance_rows,
     guidances,
@@ -214,6 +215,8 @@ def _check_needs(options: Sampling, run: runs.Run) -> None:
             f"--guidance {method.guidance} is away from a label drawn at random, and there is only one; use another"
         )
     _check_blocks(method, run)
+    if "scales" in needs:
+        distilled.check(() if options.sweep.sweep else options.scale, run)
     if method.label_scale is not None:
         _check_label_scale(options, run)
     if "also" in needs and not method.also:

@@ -29,6 +29,26 @@ def _changed(parts: Parts, **fields: Any) -> tuple[Denoiser, Guide]:
     return free, lambda d: guidance.push(d, c, bad, lambda level: guidance.strength(parts.scale, level) - 1)
 
 
+def _internal(parts: Parts) -> tuple[Denoiser, Guide]:
+    """Return the guidance away from a middle block, by one call where the block has a head of its own."""
+    label_scale = parts.request.label_scale
+    if not _at_head(parts):
+        return _changed(parts, exit_block=_named(parts, "exit_block"))
+    if label_scale is None:
+        return parts.plain(), lambda _: guidance.internal(parts.two_heads, parts.scale)
+
+    def push(c: Denoiser, bad: Denoiser) -> Denoiser:
+        free = guidance.classifier_free(c, parts.unconditional, label_scale)
+        return guidance.push(free, c, bad, lambda level: guidance.strength(parts.scale, level) - 1)
+
+    return parts.plain(), lambda _: guidance.of_pair(parts.two_heads, push)
+
+
+def _at_head(parts: Parts) -> bool:
+    fields = parts.run.fields
+    return "both_heads" in fields and _named(parts, "exit_block") == fields["exit_block"].usual
+
+
 def _perturbed(parts: Parts, perturb: Any) -> tuple[Denoiser, Guide]:
     return _changed(parts, perturb=perturb, perturb_blocks=_named(parts, "perturb_blocks"))
 
@@ -183,6 +203,24 @@ GUIDANCES: dict[str, Row] = {
         ("ramp", "dynamic", "anneal"),
         saves=True,
     ),
+    "reused": Row(
+        "classifier-free, with u called at every --every steps and c - u used again in between [FC 2410.19355]",
+        lambda p: (
+            p.conditional,
+            lambda c: guidance.reused(c, p.unconditional, p.scale, p.request.every),
+        ),
+        ("null",),
+        ("every",),
+        ("ramp", "dynamic", "anneal"),
+        saves=True,
+    ),
+    "distilled": Row(
+        "one call of a network that was trained to be told --scale, by --diffusion.distill-from [GD 2210.03142]",
+        lambda p: (p.distilled, lambda c: c),
+        ("scales",),
+        follow=("interval", "ramp", "dynamic"),
+        by_scale=lambda p: True,
+    ),
     "zero-star": Row(
         "CFG-Zero*: a u + scale (c - a u), a the best fit of u to c [CFG-Zero* 2503.18886]",
         lambda p: (p.conditional, lambda c: guidance.zero_star(c, p.unconditional, p.scale)),
@@ -257,10 +295,11 @@ GUIDANCES: dict[str, Row] = {
     ),
     "internal": Row(
         "IG: away from what the same network says after --exit-block [IG 2512.24176]",
-        lambda p: _changed(p, exit_block=_named(p, "exit_block")),
+        _internal,
         ("exit_block",),
         ("exit_block", "label_scale"),
         labelled=False,
+        by_scale=_at_head,
     ),
     "self-attention": Row(
         "SAG: away from what the network makes of its own blurred x_0 [SAG 2210.00939]",

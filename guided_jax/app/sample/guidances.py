@@ -94,7 +94,7 @@ def guide(request: Method, parts: Parts) -> Guided:
             own = _modified(word, own, parts)
         return own(base)
 
-    parts = ramped(request, parts)._replace(anneals=anneals(request))
+    parts = scaled(request, parts)._replace(anneals=anneals(request))
     if request.label_scale is not None:  # the conditional model is in both guidances
         u = parts.unconditional
         return guidance.call_once(lambda c: guided(parts._replace(pair=(c, u))), parts.conditional)
@@ -104,16 +104,20 @@ def guide(request: Method, parts: Parts) -> Guided:
     return parts.paired(guided) if together else guided(parts)
 
 
-def ramped(request: Method, parts: Parts) -> Parts:
-    """Return the parts with a scale that rises from 1, where +ramp asks for it."""
-    if "ramp" not in parse(request.guidance)[1]:
-        return parts
-    return parts._replace(scale=guidance.cosine_ramp(parts.scale, parts.run.model.levels.t[-1]))
+def scaled(request: Method, parts: Parts) -> Parts:
+    """Return the parts with the scale of +ramp, which rises from 1, and of +interval where that is one of the scale."""
+    first, rest = parse(request.guidance)
+    scale = parts.scale
+    if "ramp" in rest:
+        scale = guidance.cosine_ramp(scale, parts.run.model.levels.t[-1])
+    if "interval" in rest and GUIDANCES[first].by_scale(parts):
+        scale = guidance.limited(scale, request.interval_low, request.interval_high)
+    return parts._replace(scale=scale)
 
 
 def _modified(word: str, guide: Any, parts: Parts) -> Guide:
     request, run = parts.request, parts.run
-    if word == "interval":
+    if word == "interval" and not row_of(request).by_scale(parts):
         return lambda d: guidance.interval(guide, d, request.interval_low, request.interval_high)
     if word == "rescale":
         # As the pipelines of Stable Diffusion do, whose settings people exchange.

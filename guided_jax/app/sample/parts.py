@@ -15,6 +15,7 @@ from guided_jax.criteria.log_prob import Logits
 from guided_jax.denoiser import Denoiser
 from guided_jax.guidance import LogProb
 from guided_jax.guidance.self_attention import Mask
+from guided_jax.model import denoiser as denoiser_of
 from guided_jax.model import network_input
 from guided_jax.operators import Operator
 
@@ -126,6 +127,12 @@ class Parts(NamedTuple):
         return self.pair[0] if self.pair else self.model(self.label)
 
     @property
+    def distilled(self) -> Denoiser:
+        """The model with the label, told the scale."""
+        condition = self.run.model.condition(self.params["diffusion"], self.run.raw(self.label))
+        return guidance.distilled(lambda scale: self._of_condition(condition._replace(scale=scale)), self.scale)
+
+    @property
     def unconditional(self) -> Denoiser:
         """The model with the null condition."""
         return self.pair[1] if self.pair else self._denoiser(self.null)
@@ -150,6 +157,21 @@ class Parts(NamedTuple):
         fields: of its module that are changed, as of `Run.variant`.
         """
         return self._denoiser(self._raw, **fields)
+
+    @property
+    def two_heads(self) -> guidance.Pair:
+        """The predictions of `plain` and of the internal head of its network, by one call."""
+        run, params = self.run, self.params["diffusion"]
+        assert run.variant is not None
+        estimate = self.estimate if run.self_conditioning else None
+        network = run.variant({"both_heads": True}, self.low_res, estimate)
+        condition = self._told(run, run.model.condition(params, self._raw))
+
+        def make(network: Callable[..., Any]) -> Denoiser:
+            made = denoiser_of(run.model._replace(network=network), params, condition)
+            return guidance.clip(made, -run.bound, run.bound) if self.clips_inside else made
+
+        return guidance.two_heads(make, network)
 
     @property
     def _raw(self) -> Any:

@@ -105,6 +105,8 @@ class Method:
     """projected: the direction's greatest length."""
     stop_cosine: float = 0.991
     """adaptive: guide until the cosine of c and u, of x_0, is above this; 1 for classifier-free."""
+    every: int = 2
+    """reused: the number of steps from one call of the model without the label to the next; 1 for classifier-free."""
     coarse_scales: tuple[float, ...] = (1.0,)
     """frequency-decoupled: the scale of each coarser band of c - u, each of half the size;
     --scale is that of the finest."""
@@ -262,7 +264,7 @@ NEWER = (
     *("prompt", "prompts", "negative_prompt", "prompt_scale", "prompt_seed", "text"),
     *("coarse_scales", "damping", "stop_cosine", "anneal", "label_scale"),
     *("lora", "digests", "control", "control_image", "control_scale"),
-    *("criterion", "training_free", "search", "tv_weight", "range_weight", "particles", "renoise"),
+    *("criterion", "training_free", "search", "tv_weight", "range_weight", "particles", "renoise", "every"),
 )
 
 

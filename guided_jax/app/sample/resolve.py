@@ -67,7 +67,7 @@ def resolve(request: Method, run: runs.Run) -> Recipe:
             return reverse.classifier_ddpm(parts.log_prob, parts.scale, request.at, request.variance or "small")
         if row.step is None:
             return sampler
-        return row.step(guidances.ramped(request, parts)._replace(levels=levels), sampler)
+        return row.step(guidances.scaled(request, parts)._replace(levels=levels), sampler)
 
     def again(parts: Parts, key: Array, x_0: Array) -> Array:
         assert row.again is not None

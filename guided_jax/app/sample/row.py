@@ -23,7 +23,7 @@ class Row(NamedTuple):
     make: Callable[[Parts], tuple[Denoiser, Guide]]  # -> (the denoiser to guide, the guidance of it)
     # of "null", "classifier", "clean" (a classifier of x_0), "bad", "bad_null", "negative", "conditional", "classes",
     # "also", "measurement", "linear" (a measurement that is), "adjoint" (of it, which a decoder has not), "noise" (in it),
-    # "clip", or of `Run.fields`
+    # "clip", "scales" (a network that is told one), or of `Run.fields`
     needs: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()  # its own options
     follow: tuple[str, ...] = ALL  # the MODIFIERS that change something
@@ -34,6 +34,8 @@ class Row(NamedTuple):
     own_step: bool = False  # whether `step` makes steps of its own, whatever the sampler
     clips_step: bool = False  # whether the step clips x_0 itself
     saves: bool = False  # whether it saves calls of parts.unconditional, as `guidance.saved_calls` counts them
+    # whether an interval is one of the scale alone, where it leaves out no call
+    by_scale: Callable[[Parts], bool] = lambda parts: False
     target: Target | None = None  # what --particles draws
     again: Callable[[Parts], Denoiser] | None = None  # guides the repeats after the sampler's run
     pair: bool = False  # whether it is a denoiser made of calls of parts.conditional and parts.unconditional

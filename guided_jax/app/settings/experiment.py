@@ -136,7 +136,12 @@ class Diffusion(Training):
     network: UNet = dataclasses.field(default_factory=UNet)
     transformer: DiT = dataclasses.field(default_factory=DiT)
     internal_weight: float = 0.5
-    """With transformer.internal_head: weight of the loss of that head."""
+    """With an internal_head of network or transformer: weight of the loss of that head."""
+    distill_from: Path | None = None
+    """Another run, of the same network and with a null label: learn what it predicts with classifier-free guidance, in one
+    call that is told the scale, from its weights on."""
+    distill_scales: tuple[float, float] = (1.0, 4.0)
+    """With distill_from: the least and the greatest scale that it learns."""
 
     def make_optimizer(self) -> optax.GradientTransformation:
         """Return the optimizer, with the averages by a power of the step."""

@@ -54,6 +54,8 @@ class UNet(Network):
 
     memory: int = 0
     """Training pictures, at most, that a network of captions keeps, to look up those of the nearest captions; 0: none."""
+    internal_head: str | None = None
+    """A block, such as middle_block, on which a second head is trained: the worse model of --guidance internal."""
 
     def make(
         self, out_channels: int, num_classes: int | None, null_label: bool, dims: int = 2, **others: Any

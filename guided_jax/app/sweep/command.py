@@ -17,7 +17,7 @@ from guided_jax import parallel
 from guided_jax.app import run as runs
 from guided_jax.app.results import check_free
 from guided_jax.app.sample import command as sample
-from guided_jax.app.sample import guidances, inputs, samplers
+from guided_jax.app.sample import distilled, guidances, inputs, samplers
 from guided_jax.app.sample.labels import spell, takes_labels
 from guided_jax.app.sample.request import NOT_RECORDED, Label, Sampling, flatten, option, recorded
 from guided_jax.app.sweep import curves, evaluate, page, scales
@@ -81,6 +81,8 @@ def sweep_run(options: Sampling, run: runs.Run, command: str | None = None) -> P
     out, mine = destination(options, run), request(options, run)
     labelled = dataclasses.replace(options, labels=labels_of(options, run))
     planned = list(plan(labelled, out))
+    if "scales" in guidances.row_of(options.method).needs:
+        distilled.check([scale for (scale, _), _ in planned], run)
     check_free([out / RECORD, *out.glob(DRAWN)], out / RECORD, mine, options.overwrite)
     extractors, reference = evaluate.make_reference(options, run, pictures, others)
     evaluate.warn_of_same_judge(run, reference)

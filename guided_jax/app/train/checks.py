@@ -20,6 +20,7 @@ def check(experiment: schema.Experiment) -> None:
     if len(set(lengths)) < len(lengths):
         raise ValueError(f"--diffusion.power-ema is {' '.join(map(str, lengths))}; give each length once")
     _check_schedule(experiment.schedule)
+    _check_distillation(experiment)
     if experiment.diffusion.num_steps:
         _check_parameterization(experiment.schedule, experiment.diffusion)
 
@@ -48,6 +49,28 @@ def _check_architecture(diffusion: schema.Diffusion) -> None:
         raise ValueError(
             "--diffusion.low-res is for an upsampler, which --diffusion.architecture dit cannot be; use unet"
         )
+
+
+def _check_distillation(experiment: schema.Experiment) -> None:
+    """Raise ValueError for what cannot learn a guided prediction, and for scales without one."""
+    own = experiment.diffusion
+    low, high = own.distill_scales
+    if own.distill_from is None:
+        if own.distill_scales != schema.Diffusion().distill_scales:
+            raise ValueError("--diffusion.distill-scales has no effect without --diffusion.distill-from; leave it out")
+        return
+    if not low < high:
+        raise ValueError(f"--diffusion.distill-scales is {low:g} {high:g}; give the lower one first")
+    refused = {
+        "--diffusion.architecture dit": own.architecture == "dit",
+        "--diffusion.no-conditional": not own.conditional,
+        "--diffusion.low-res": own.low_res is not None,
+        "--diffusion.self-conditioning": own.self_conditioning,
+        "--diffusion.learned-variance": own.learned_variance,
+        "an autoencoder": experiment.latent,
+    }
+    for option in (option for option, given in refused.items() if given):
+        raise ValueError(f"--diffusion.distill-from does not go with {option}; leave one of the two out")
 
 
 def _check_autoencoder(experiment: schema.Experiment) -> None:

@@ -22,8 +22,11 @@ ROWS, COLUMNS = 4, 16  # of a grid, at most
 def default_method(run: runs.Run, scale: float, steps: str | None = None) -> Method:
     """Return the default sampler with classifier-free guidance where the network has a null label and scale is not 1.
 
-    At scale 1 classifier-free guidance is the conditional model, which takes one network call instead of two.
+    At scale 1 classifier-free guidance is the conditional model, which takes one network call instead of two. So does a
+    network that is told the scale.
     """
+    if run.scales is not None:
+        return Method("distilled", steps=steps)
     guided = run.model.null is not None and scale != 1
     return Method("classifier-free" if guided else "none", steps=steps)
 

@@ -21,6 +21,8 @@ from guided_jax.storage import checkpoint, compare
 HIDDEN = ("num_groups", "norm_num_groups", "num_head_channels", "num_heads", "use_new_attention_order")
 # Settings of a run that change what its network is for; training learns the new one from the old one.
 PURPOSE = ("parameterization", "self_conditioning", "low_res")
+# Weights that a network may have though the other one does not: they start as random ones, or are left out.
+ADDED = ("params/scale_embed_", "params/internal_")
 
 Shapes = dict[str, tuple[int, ...]]  # by name, such as params/out_2/kernel
 
@@ -54,13 +56,19 @@ class Pair(NamedTuple):
 
 
 def located(experiment: schema.Experiment) -> schema.Experiment:
-    """Return the experiment with absolute paths of the runs that its networks start from."""
+    """Return the experiment with absolute paths of the runs that its networks start from; one that learns from a teacher
+    starts from its weights."""
     for part in schema.TRAINED:
         settings = getattr(experiment, part)
         if settings.init_from is not None:
             settings = dataclasses.replace(settings, init_from=settings.init_from.expanduser().absolute())
             experiment = dataclasses.replace(experiment, **{part: settings})
-    return experiment
+    diffusion = experiment.diffusion
+    if diffusion.distill_from is None or not diffusion.num_steps:
+        return experiment
+    teacher = diffusion.distill_from.expanduser().absolute()
+    own: dict[str, Any] = {"distill_from": teacher, "init_from": diffusion.init_from or teacher}
+    return dataclasses.replace(experiment, diffusion=dataclasses.replace(diffusion, **own))
 
 
 def check(run: runs.Run, part: str, directory: Path) -> str | None:
@@ -71,7 +79,8 @@ def check(run: runs.Run, part: str, directory: Path) -> str | None:
     settings = getattr(run.experiment, part)
     if settings.init_from is None or checkpoint.latest(directory / part / "checkpoints") is not None:
         return None
-    option = f"--{part}.init-from {settings.init_from}"
+    taught = settings.init_from == getattr(settings, "distill_from", None)
+    option = f"--{part}.{'distill' if taught else 'init'}-from {settings.init_from}"
     if not settings.num_steps:
         raise ValueError(f"{option} has no effect with --{part}.num-steps 0; leave it out")
     pair = _pair(run, part)
@@ -119,7 +128,7 @@ def _shapes(tree: PyTree) -> Shapes:
 def _misfit(pair: Pair) -> str:
     """Return in words what of the network does not fit, "" for nothing."""
     names = [name for name in {**pair.theirs, **pair.mine} if not pair.of_classes(name)]
-    wrong = [name for name in names if pair.theirs.get(name) != pair.mine.get(name)]
+    wrong = [name for name in names if pair.theirs.get(name) != pair.mine.get(name) and not _added(pair, name)]
     if wrong:
         there, here = (each.get(wrong[0], "absent") for each in (pair.theirs, pair.mine))
         more = f", and {len(wrong) - 1} more" if wrong[1:] else ""
@@ -127,6 +136,11 @@ def _misfit(pair: Pair) -> str:
     theirs, mine = (_hidden(networks.settings_of(each.experiment, pair.part)) for each in (pair.there, pair.here))
     differing = [name for name in theirs if theirs[name] != mine[name]]
     return ", ".join(f"{name} is {theirs[name]} there and {mine[name]} here" for name in differing)
+
+
+def _added(pair: Pair, name: str) -> bool:
+    """Return whether only one of the two networks has these weights, and may."""
+    return name.startswith(ADDED) and (name in pair.mine) != (name in pair.theirs)
 
 
 def _hidden(network: Any) -> dict[str, Any]:
@@ -149,6 +163,9 @@ def _taken(pair: Pair) -> dict[str, int | None]:
 def _new(pair: Pair) -> str:
     """Return in words which weights of the classes are random, "" for none."""
     taken = _taken(pair)
+    added = list(dict.fromkeys(name.split("/")[1] for name in pair.mine if _added(pair, name)))
+    if added:
+        return ", ".join(added)
     if any(name not in taken for name in pair.mine):
         here, there = (_classes(run, pair.part) for run in (pair.here, pair.there))
         other = "words" if pair.here.facts.words is not None else "names"

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from guided_jax import losses, training
 from guided_jax.app import networks, texts, trained_model
 from guided_jax.app import run as runs
-from guided_jax.app.settings import Diffusion
+from guided_jax.app.train import distill
 from guided_jax.app.train.held_out import Loss
 from guided_jax.losses import times
 from guided_jax.parallel.replicated import AXIS
@@ -24,59 +24,57 @@ def by_quarter(name: str, values: Any, level: Any, num_steps: int) -> dict[str, 
 def diffusion_loss(run: runs.Run, plain: bool = False) -> Loss:
     """Return the denoising loss, with the label dropped as classifier-free guidance needs it.
 
-    plain: without dropout, weighting and law of times, so that runs of one parameterization can be compared.
+    With `distill_from` the truth is what that run predicts with guidance, at scales that the network is told. plain:
+    without dropout, weighting and law of times, so that runs of one parameterization can be compared.
     """
-    settings = run.experiment.diffusion
-    module = run.networks.diffusion
-    network = trained_model.make_training_network(settings, module, dropout=not plain)
-    inner = None if plain else _make_internal(settings, module)
+    settings, model = run.experiment.diffusion, run.model
+    network = trained_model.make_training_network(settings, run.networks.diffusion, dropout=not plain)
     target, stratified = settings.parameterization, settings.times.stratified and not plain
-    weight = None if plain else settings.weighting.make(run.model.levels, target)
+    weight = None if plain else settings.weighting.make(model.levels, target)
     law = None if plain else settings.times.make()
+    teacher = distill.make_teacher(run) if settings.distill_from else None
 
     def loss(params: Any, keys: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
         low_res = images.shrink(batch["image"], run.low_res) if run.low_res else None
 
-        def call(estimate: Any, network: Any = network) -> Any:
+        def call(estimate: Any) -> Callable[..., list[Any]]:
             return lambda x, t, label, keys: network(params, x, t, label, low_res, estimate, keys)
 
-        def compare(network: Any) -> Any:
+        def compare(output: Any) -> Any:
             return losses.denoising(
-                call(estimate, network),
+                lambda *_: output,
                 noisy,
-                label,
-                run.model.levels,
+                None,
+                model.levels,
                 target,
-                run.model.time,
-                learned_variance=run.model.learned_variance,
+                model.time,
+                learned_variance=model.learned_variance,
                 weight=weight,
             )
 
-        label = batch["label"] if run.conditional else None
-        if run.model.null is not None:
-            null = jnp.asarray(run.model.null, batch["label"].dtype)
-            label = losses.drop(keys, label, null, settings.label_dropout)
-        label = label if label is None else run.model.condition(params, label)
+        raw = batch["label"] if run.conditional else None
+        if model.null is not None:
+            null = jnp.asarray(model.null, batch["label"].dtype)
+            raw = losses.drop(keys, raw, null, settings.label_dropout)
+        label: Any = raw if raw is None else model.condition(params, raw)
         strata = times.Strata(batch["index"], settings.batch_size) if stratified else None
-        noisy = losses.corrupt(keys, batch["image"], run.model.levels, law, strata)
+        noisy = losses.corrupt(keys, batch["image"], model.levels, law, strata)
+        if teacher is not None:
+            scale = losses.draw_scales(keys, *settings.distill_scales)
+            label, noisy = label._replace(scale=scale), losses.teach(noisy, teacher, raw, scale)
         estimate = None
         if run.self_conditioning:
-            estimate = losses.first_estimate(call(None), keys, noisy, label, target, run.model.time)
-        each = compare(network)
-        metrics = by_quarter("loss", each, noisy.level, run.model.levels.t.size - 1)
-        if inner is None:
+            first = lambda *given: call(None)(*given)[0]  # noqa: E731
+            estimate = losses.first_estimate(first, keys, noisy, label, target, model.time)
+        outputs = call(estimate)(noisy.x_t, model.time(noisy.level), label, noisy.keys)
+        each, *internal = map(compare, outputs)
+        metrics = by_quarter("loss", each, noisy.level, model.levels.t.size - 1)
+        if not internal:
             return each.mean(), metrics
-        internal = compare(inner).mean()
-        return each.mean() + settings.internal_weight * internal, {**metrics, "internal_loss": internal}
+        inner = internal[0].mean()
+        return each.mean() + settings.internal_weight * inner, {**metrics, "internal_loss": inner}
 
     return loss
-
-
-def _make_internal(settings: Diffusion, module: Any) -> Callable[..., Any] | None:
-    """Return the network that ends at its internal head, None for one without such a head."""
-    if getattr(module, "internal_head", None) is None:
-        return None
-    return trained_model.make_training_network(settings, module.clone(exit_block=module.internal_head), dropout=False)
 
 
 def classifier_loss(run: runs.Run, plain: bool = False) -> Loss:

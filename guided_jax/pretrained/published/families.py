@@ -104,7 +104,8 @@ def _transformer(module: Any, description: Description) -> Model:
     backwards = description.family == "sit"  # its time counts from the noise, its velocity is x_0 - eps
 
     def network(params: PyTree, x: Array, time: Array, label: Any) -> Array:
-        output = call(params, x, time, label)[..., : module.in_channels]
+        heads = jnp.split(call(params, x, time, label), 1 + module.both_heads, axis=-1)
+        output = jnp.concatenate([each[..., : module.in_channels] for each in heads], axis=-1)
         return -output if backwards else output
 
     time = _data_share if backwards else _noise_share

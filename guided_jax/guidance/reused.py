@@ -1,0 +1,61 @@
+"""Classifier-free guidance with the second call at every k-th step: the difference changes slowly, and is used again.
+
+Source: [FC] Lv et al. 2410.19355, which keeps it in two bands of frequencies; here it is that of x_0 as a whole.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from guided_jax.denoiser import Denoiser
+from guided_jax.guidance.shift import by_x_0
+from guided_jax.guidance.skip import of_all
+from guided_jax.prediction import Prediction
+from guided_jax.schedule import NoiseLevel
+from guided_jax.stateful import Stateful
+from guided_jax.strength import Scale, strength
+
+
+class ReusedState(NamedTuple):
+    """The state of `reused`. difference: c - u of x_0, (*shape). steps: made. saved: those at which u was not called."""
+
+    difference: Array
+    steps: Int[Array, ""]
+    saved: Int[Array, ""]
+
+
+def reused(conditional: Denoiser, unconditional: Denoiser, scale: Scale, every: int = 2) -> Stateful:
+    """c + (scale - 1) (c - u), with c - u in x_0 of the last step at which u was called: steps 0, every, 2 every ...
+
+    conditional, unconditional: denoisers, c and u.
+    scale: number, traced value or function of the level.
+    every: at 1 it is `classifier_free`.
+    Returns a `Stateful`, for `reverse.with_state`, with the variance_fraction of c. Its state is a `ReusedState`;
+        `saved_calls` reads it. Calls are saved by a `lax.cond`, in a batch too, as all examples leave out the same steps.
+    Raises ValueError for every below 1.
+
+    >>> c = gj.denoiser.from_network(lambda x_t, time: jnp.full_like(x_t, 2.0), "x_0")
+    >>> u = gj.denoiser.from_network(lambda x_t, time: jnp.ones_like(x_t), "x_0")
+    >>> step = gj.reverse.with_state(gj.guidance.reused(c, u, 3.0), gj.reverse.ddim())
+    >>> x_0, memory, _ = gj.sampler.run(jax.random.key(0), c, step, jnp.zeros(2), gj.schedule.cosine(10))
+    >>> x_0.tolist(), int(gj.guidance.saved_calls(memory))
+    ([4.0, 4.0], 5)
+    """
+    if every < 1:
+        raise ValueError(f"every is {every}; u is called at every so many steps, at least 1")
+
+    def init(x_T: Array) -> ReusedState:
+        return ReusedState(jnp.zeros_like(x_T), jnp.int32(0), jnp.int32(0))
+
+    def denoise(state: ReusedState, x_t: Float[Array, "*shape"], level: NoiseLevel) -> tuple[Prediction, ReusedState]:
+        c, skips = conditional(x_t, level), of_all(state.steps % every != 0)
+        before = state.difference.astype(c.x_0.dtype)
+        difference = jax.lax.cond(
+            skips, lambda: before, lambda: (c.x_0 - unconditional(x_t, level).x_0).astype(before.dtype)
+        )
+        excess = jnp.asarray(strength(scale, level)) - 1
+        return by_x_0(c, excess * difference, level), ReusedState(difference, state.steps + 1, state.saved + skips)
+
+    return Stateful(init, denoise)
