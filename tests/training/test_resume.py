@@ -1,7 +1,9 @@
 """A run that was killed, stopped, damaged or out of disk space resumes to the end of an undisturbed one, bit for bit."""
 
+import os
 import random
 import resource
+import shutil
 import signal
 import time
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from guided_jax import data, parallel
+from guided_jax.app import signals
 from guided_jax.storage import checkpoint, log, manifest
 from guided_jax.training import loop
 from tests import processes, tiny
@@ -36,6 +39,11 @@ def whole(tmp_path_factory):
     directory = tmp_path_factory.mktemp("whole")
     fit(directory)
     return directory
+
+
+def copied(whole, directory):
+    """Make a directory the copy of an undisturbed run."""
+    shutil.copytree(whole, directory, dirs_exist_ok=True)
 
 
 def contents(directory):
@@ -88,6 +96,7 @@ def kill_and_compare(tmp_path, kills, steps):
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == [str(steps - 2), str(steps)]
 
 
+@pytest.mark.slow  # in the fast suite it is told to stop, or left as a kill leaves it, in this process
 def test_a_run_killed_twice_equals_an_undisturbed_one_bit_for_bit(tmp_path):
     kill_and_compare(tmp_path, kills=2, steps=24)
 
@@ -97,24 +106,30 @@ def test_a_run_killed_twenty_times_equals_an_undisturbed_one_bit_for_bit(tmp_pat
     kill_and_compare(tmp_path, kills=20, steps=500)
 
 
-@pytest.mark.parametrize(
-    ("number", "name"),
-    [
-        (signal.SIGTERM, "SIGTERM"),
-        *(
-            pytest.param(number, number.name, marks=pytest.mark.slow)
-            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-        ),
-    ],
-)
-def test_a_stop_signal_saves_and_prints_its_name(tmp_path, number, name):
+@pytest.mark.parametrize("number", signals.STOP, ids=lambda number: number.name)
+def test_a_stop_signal_saves_and_prints_its_name(whole, tmp_path, capsys, number):
+    before = signal.signal(number, lambda *_: None)  # not ignored, as SIGHUP is of tests that outlive their terminal
+    try:
+        with signals.defer(*signals.STOP) as stop:
+            state = fit(tmp_path, stop=stop, hooks=[(13, lambda done, state: os.kill(os.getpid(), number))])
+    finally:
+        signal.signal(number, before)
+    assert f"{number.name}: finishing this step and saving" in capsys.readouterr().err
+    assert int(state.step) == checkpoint.latest(tmp_path / "checkpoints") == 13
+    fit(tmp_path)
+    assert_same(whole, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", signals.STOP, ids=lambda number: number.name)
+def test_a_process_that_is_told_to_stop_saves_and_prints_the_name(tmp_path, number):
     out = tmp_path / "run"
     process = start(out, tmp_path / "data", 100_000)
     assert reaches(process, out, 8)
     process.send_signal(number)
     out_text, err = process.communicate()
     assert process.returncode == 0, err
-    assert f"{name}: finishing this step and saving" in err
+    assert f"{number.name}: finishing this step and saving" in err
     assert checkpoint.latest(out / "checkpoints") == int(out_text) >= 8
     assert_whole(out)
 
@@ -155,7 +170,7 @@ def damage(path, kind):
 @pytest.mark.parametrize("kind", ["flipped", "cut", "gone"])
 @pytest.mark.parametrize("pattern", ["state/d/*", "state/manifest.ocdbt", "_CHECKPOINT_METADATA", "manifest.json"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(whole, tmp_path, pattern, kind, capfd):
-    fit(tmp_path)
+    copied(whole, tmp_path)
     (path,) = (tmp_path / "checkpoints" / "30").glob(pattern)
     damage(path, kind)
     name = (
@@ -172,8 +187,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(whole, tmp_
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_when_all_are_damaged_nothing_is_overwritten(tmp_path):
-    fit(tmp_path)
+def test_when_all_are_damaged_nothing_is_overwritten(whole, tmp_path):
+    copied(whole, tmp_path)
     for path in (tmp_path / "checkpoints").glob("*/manifest.json"):
         damage(path, "flipped")
     with (
