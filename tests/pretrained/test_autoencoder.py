@@ -24,7 +24,10 @@ def numbers(params):
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-@pytest.mark.parametrize(("name", "gradients"), golden.cases(NAMES, ["vae_sdxl_like"]))
+@pytest.mark.parametrize(
+    ("name", "gradients"),
+    [*golden.cases(NAMES[1:], ["vae_sdxl_like"]), pytest.param(NAMES[0], True, marks=pytest.mark.slow)],
+)
 def test_the_references_numbers(name, gradients):
     meta, arrays, groups = golden.read(name)
     module, params = autoencoder.load(meta["config"], groups["sd"])

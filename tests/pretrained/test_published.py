@@ -47,7 +47,7 @@ def guide_three_channels(scale):
     return lambda c, u: guidance.channels(lambda c: guidance.classifier_free(c, u, scale), c, 3)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddim"])
+@pytest.mark.parametrize("name", ["ddpm", pytest.param("ddim", marks=pytest.mark.slow)])
 def test_the_authors_pipeline(name):
     meta, arrays, _ = golden.read(f"pipeline_dit_original_{name}")
     found, params = pretrained.load(golden.CHECKPOINT)
@@ -61,7 +61,7 @@ def test_the_authors_pipeline(name):
     assert golden.error(image, arrays["decoded_raw"]) < 3e-4
 
 
-@pytest.mark.parametrize("name", ["pipeline_dit", "pipeline_dit_noguidance"])
+@pytest.mark.parametrize("name", ["pipeline_dit", pytest.param("pipeline_dit_noguidance", marks=pytest.mark.slow)])
 def test_the_pipeline_of_diffusers(name):
     """All channels guided, and that library's own time embedding and norm: other pictures from the same weights."""
     meta, arrays, _ = golden.read(name)

@@ -104,13 +104,12 @@ def test_files_of_two_and_xl(tmp_path, name, prefixes):
 
 
 def test_configurations_as_published():
-    """Every network has the recorded number of parameters."""
+    """Every network is the recorded one, whose parameters are counted in tests/pretrained/test_stable_diffusion.py."""
     count = lambda shapes: sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))  # noqa: E731
     unets, towers = golden.published("unets"), golden.published("text_encoders")
     for known, unet in ((configs.ONE, "sd1.5"), (configs.XL, "sdxl")):
         module = stable_diffusion.make_unet(known["unet"])
         assert module == stable_diffusion.make_unet(unets[unet]["config"])
-        assert count(stable_diffusion.shapes(module)) == unets[unet]["parameters"]
         assert known["unet"]["sample_size"] == unets[unet]["config"]["sample_size"]
         shapes = autoencoder.shapes(autoencoder.make_autoencoder(known["vae"]))
         assert count(shapes) == golden.published("sd_vae")["vae"]["parameters"]
@@ -171,6 +170,7 @@ def test_another_autoencoder_takes_the_place_of_its_own():
     assert "first_stage_model.encoder.conv_in.weight" not in weights["autoencoder"]
 
 
+@pytest.mark.slow  # in the fast suite it is read without the command, above, and a folder with it: tests/conftest.py
 def test_the_command_converts_it(tmp_path, capsys):
     out = tmp_path / "run"
     cli.script(convert.main, [str(FILE), "--config", str(FOLDERS / "sd1"), "--out", str(out)])
@@ -179,6 +179,9 @@ def test_the_command_converts_it(tmp_path, capsys):
     check_same(run.params("diffusion"), pretrained.load(FOLDERS / "sd1")[1])
     assert run.text is not None
     assert json.loads((out / "config.json").read_text())["published"]["description"]["family"] == "sd"
+
+
+def test_the_command_asks_for_the_folder_of_its_configuration(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.script(convert.main, [str(FILE), "--out", str(tmp_path / "none")])
     assert "give as its --config the folder" in capsys.readouterr().err

@@ -12,10 +12,10 @@ from guided_jax.pretrained.stable_diffusion import names
 from tests import latent_golden as golden
 
 # The files in the fast suite, each by its first call, and of one the gradients too.
-FAST = ("unet_inpaint", "unet_eps_probe", *(f"unet_class_{name}" for name in ("embed", "timestep", "projection")))
+FAST = ("unet_eps_probe", *(f"unet_class_{name}" for name in ("embed", "timestep", "projection")))
 CALLS = [
     *[pytest.param("unet_sd1", i, True, marks=pytest.mark.slow) for i in range(4)],  # 2: an odd size, 3: a mask
-    *[pytest.param(f"unet_{name}", 0, True, marks=pytest.mark.slow) for name in ("sd2", "sdxl")],
+    *[pytest.param(f"unet_{name}", 0, True, marks=pytest.mark.slow) for name in ("sd2", "sdxl", "inpaint")],
     *[(name, 0, name == "unet_eps_probe") for name in FAST],
     *[pytest.param(name, 0, True, marks=pytest.mark.slow) for name in FAST if name != "unet_eps_probe"],
 ]

