@@ -8,7 +8,7 @@ import pytest
 from guided_jax.models import Classifier, NoisedCLIP
 from tests.models.test_models import random_params
 
-IMAGE = Classifier(6, 8, (1, 2), 1, (2,), num_head_channels=8, num_groups=4)
+IMAGE = Classifier(6, 8, (1,), 1, (1,), num_head_channels=8, num_groups=4)
 NET = NoisedCLIP(IMAGE, text_width=5)
 X = jax.random.normal(jax.random.key(0), (4, 8, 4, 3))
 T = jnp.array([0.0, 1.5, 10.0, 999.0])

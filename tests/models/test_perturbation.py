@@ -92,6 +92,7 @@ def test_attention_mass_has_mean_1_and_any_leading_axes(params):
     np.testing.assert_allclose(batch[0], mass, rtol=1e-4)
 
 
+@pytest.mark.slow  # in the fast suite of denoisers: tests/guidance/test_guidance_algebra.py
 def test_perturbed_attention_guides_an_unconditional_network(params):
     """At scale 1 the network itself; a strength and a blur may differ within a batch; self-attention guidance likewise."""
     level = schedule.at(schedule.cosine(1000), 500)

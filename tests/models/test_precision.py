@@ -21,6 +21,7 @@ from guided_jax.models.ops import attention as fused
 from guided_jax.storage import checkpoint, log
 from guided_jax.training import loop
 from tests import tiny
+from tests.models.test_models import random_params
 
 RNG = np.random.default_rng(0)
 SOURCE = data.in_memory(RNG.integers(0, 256, (100, 8, 8, 1)), RNG.integers(0, 10, 100), num_classes=10)
@@ -120,7 +121,7 @@ def test_jaxs_own_attention_kernel_is_ours(batch):
 def test_a_network_attends_by_the_kernel_that_it_is_told(monkeypatch):
     net = UNet(1, **SMALL, attention_resolutions=(1,))
     x, t = jax.random.normal(jax.random.key(1), (2, 4, 4, 1)), jnp.zeros(2)
-    params = jax.tree.map(lambda leaf: leaf + 0.1, jax.jit(net.init)(jax.random.key(2), x, t))
+    params = jax.tree.map(lambda leaf: leaf / 3, random_params(net, x, t))
     own, calls = jax.nn.dot_product_attention, []
     monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *a, **k: calls.append(k) or own(*a, **k))
     want = jax.jit(net.apply)(params, x, t)
@@ -165,9 +166,8 @@ def test_samples_of_a_bfloat16_network_are_float32():
     assert image.dtype == jnp.float32
 
 
-@pytest.mark.parametrize(
-    "settings", [{"self_conditioning": True, "remat": True}, pytest.param({"low_res": 2}, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # in the fast suite of a network by itself: tests/models/test_prepare.py
+@pytest.mark.parametrize("settings", [{"self_conditioning": True, "remat": True}, {"low_res": 2}])
 def test_a_drawing_rounds_its_weights_once_and_is_the_same(settings, monkeypatch):
     run = assembled("bfloat16", diffusion_only=settings)
     params = {"diffusion": params_in(run, "diffusion"), "classifier": params_of("classifier")}

@@ -50,6 +50,11 @@ def params():
 
 
 @pytest.fixture(scope="module")
+def params_of_one_level():
+    return redrawn(ONE_LEVEL, X, 3.0, CONDITIONS["context"])
+
+
+@pytest.fixture(scope="module")
 def output(params):
     return jax.jit(NET.apply)(params, X, **CONDITIONS)
 
@@ -58,11 +63,19 @@ def close(one, other):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_a_fresh_network_returns_0():
+def test_a_fresh_network_returns_0(params_of_one_level):
+    """Whatever the layers before its last one are: of those with a few weights the initial ones are drawn."""
     x, context = X[0], CONDITIONS["context"][0]
-    output, params = jax.jit(lambda: ONE_LEVEL.init_with_output(jax.random.key(0), x, 3.0, context))()
-    assert not output.any()
-    assert params["params"]["output_blocks_0_1"]["transformer_blocks_0"]["attn1"]["to_out_0"]["kernel"].any()
+
+    @jax.jit
+    def initial(key):
+        params = ONE_LEVEL.init(key, x, 3.0, context)["params"]
+        return params["out_2"], params["output_blocks_0_1"]["transformer_blocks_0"]["attn1"]["to_out_0"]
+
+    last, inside = initial(jax.random.key(0))
+    params = {"params": params_of_one_level["params"] | {"out_2": last}}
+    assert not jax.jit(ONE_LEVEL.apply)(params, x, 3.0, context).any()
+    assert inside["kernel"].any()
 
 
 def test_any_batch_axes(params, output):
@@ -73,15 +86,16 @@ def test_any_batch_axes(params, output):
     close(jax.jit(NET.apply)(params, X[0], **first), output[0])
 
 
-def test_a_mask_leaves_tokens_out(params):
+def test_a_mask_leaves_tokens_out(params_of_one_level):
     """Masked tokens have no influence; conditions may be those of all."""
-    shorter = CONDITIONS | {"context": CONDITIONS["context"][:, :2]}
-    masked = CONDITIONS | {"mask": jnp.array([1, 1, 0])}
-    close(jax.jit(NET.apply)(params, X, **masked), jax.jit(NET.apply)(params, X, **shorter))
+    apply, context = jax.jit(ONE_LEVEL.apply), CONDITIONS["context"]
+    masked = apply(params_of_one_level, X, CONDITIONS["t"], context, mask=jnp.array([1, 1, 0]))
+    close(masked, apply(params_of_one_level, X, CONDITIONS["t"], context[:, :2]))
 
 
-def test_gradients_do_not_depend_on_what_is_kept():
-    params = redrawn(ONE_LEVEL, X, 3.0, CONDITIONS["context"])
+@pytest.mark.slow  # in the fast suite of other networks: test_precision.py and test_transformer.py
+def test_gradients_do_not_depend_on_what_is_kept(params_of_one_level):
+    params = params_of_one_level
 
     def gradient(net):
         loss = lambda x: jnp.square(net.apply(params, x, 3.0, CONDITIONS["context"])).sum()  # noqa: E731
@@ -122,7 +136,7 @@ def test_the_names_of_the_blocks_with_attention(params):
             )
 
 
-@pytest.mark.parametrize("blocks", [None, ("input_blocks_3", "output_blocks_1")])
+@pytest.mark.parametrize("blocks", [pytest.param(None, marks=pytest.mark.slow), ("input_blocks_3", "output_blocks_1")])
 def test_only_the_attention_within_the_picture_is_perturbed(params, output, blocks):
     net = NET.clone(perturb_blocks=blocks)
     seen = []

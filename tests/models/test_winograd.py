@@ -50,25 +50,37 @@ def test_the_flipped_kernel_has_the_same_transform_in_another_order():
 @pytest.mark.parametrize("size", SIZES)
 def test_value_and_gradients(size, pads):
     pads = PADS[pads]
-    x, kernel, cotangent = arrays(SIZES[size], pads)
-    y, pull = jax.vjp(lambda x, kernel: plain(x, kernel, pads), x, kernel)
-    to_x, to_kernel = pull(cotangent)
-    transformed = winograd.transform(kernel)
-    assert away(winograd.convolve(x, transformed, pads), y) < 1e-5
-    assert away(winograd.input_gradient(cotangent, transformed, pads), to_x) < 1e-5
-    assert away(winograd.kernel_gradient(x, cotangent, pads), to_kernel) < 1e-5
+
+    @jax.jit
+    def compute(x, kernel, cotangent):
+        y, pull = jax.vjp(lambda x, kernel: plain(x, kernel, pads), x, kernel)
+        transformed = winograd.transform(kernel)
+        of_input = winograd.input_gradient(cotangent, transformed, pads)
+        of_kernel = winograd.kernel_gradient(x, cotangent, pads)
+        return (winograd.convolve(x, transformed, pads), of_input, of_kernel), (y, *pull(cotangent))
+
+    for found, want in zip(*compute(*arrays(SIZES[size], pads)), strict=True):
+        assert away(found, want) < 1e-5
 
 
 @pytest.mark.parametrize(("part", "most", "parts"), [(1, 9, 5), (1, 2, 2), (2**20, 9, 1)])
 def test_the_parts_of_a_batch_give_the_result_of_the_whole(monkeypatch, part, most, parts):
     pads = PADS["one"]
     x, kernel, cotangent = arrays((8, 8), pads, count=5)
-    want = winograd.convolve(x, winograd.transform(kernel), pads), winograd.kernel_gradient(x, cotangent, pads)
+
+    def compute():
+        def both(x, kernel, cotangent):  # traced anew each time
+            convolved = winograd.convolve(x, winograd.transform(kernel), pads)
+            return convolved, winograd.kernel_gradient(x, cotangent, pads)
+
+        return jax.jit(both)(x, kernel, cotangent)
+
+    want = compute()
     monkeypatch.setattr(winograd, "PART", part)
     monkeypatch.setattr(winograd, "MOST_PARTS", most)
     assert len(winograd._parts(5, (8, 8), 6)) == parts
-    assert away(winograd.convolve(x, winograd.transform(kernel), pads), want[0]) < 1e-5
-    assert away(winograd.kernel_gradient(x, cotangent, pads), want[1]) < 1e-5
+    for found, whole in zip(compute(), want, strict=True):
+        assert away(found, whole) < 1e-5
 
 
 def test_its_rounding_is_a_few_times_that_of_the_definition():
