@@ -1,5 +1,7 @@
 """The oracle of the tests: a mixture with exact denoisers, schedules of both kinds, networks of every parameterization."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +49,7 @@ def reparameterized(denoise, parameterization):
     return wrapped
 
 
+@functools.partial(jax.jit, static_argnames="count")
 def points(key, level, count=16):
     """Draw x_t from the marginal law of the mixture at a level, (count, 2)."""
 

@@ -1,5 +1,7 @@
 """CLIP guidance with a CLIP that is exact: the one of the mixture, whose u . v / temperature is log p(y | x_t)."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -33,19 +35,22 @@ def assert_same(found, want, atol=2e-3):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=atol), found, want)
 
 
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(0, 0, 0, None))
+def by_both(x, label, scale, level):
+    """Return the predictions that a CLIP guides, that of classifier-free guidance, and the values of all criteria."""
+    one = criteria.similarity(embed, NAMES[label], temperature=COLD)
+    chosen = criteria.among(embed, NAMES, label, COLD)
+    found = [guidance.classifier(MIXTURE.denoiser(), each, scale)(x, level) for each in (one, chosen)]
+    values = jnp.stack([one(x, level), chosen(x, level), MIXTURE.log_prob(label)(x, level)])
+    return found, guidance.classifier_free(MIXTURE.denoiser(label), MIXTURE.denoiser(), scale)(x, level), values
+
+
 @places
 def test_a_noised_clip_guides_as_bayes_rule_says(name, position):
     """By the similarity and by the softmax among all names, at any scale: the prediction of classifier-free guidance."""
     level, x_t = drawn(name, position)
-
-    def both(x, label, scale):
-        one = criteria.similarity(embed, NAMES[label], temperature=COLD)
-        chosen = criteria.among(embed, NAMES, label, COLD)
-        found = [guidance.classifier(MIXTURE.denoiser(), each, scale)(x, level) for each in (one, chosen)]
-        values = jnp.stack([one(x, level), chosen(x, level), MIXTURE.log_prob(label)(x, level)])
-        return found, guidance.classifier_free(MIXTURE.denoiser(label), MIXTURE.denoiser(), scale)(x, level), values
-
-    found, want, values = jax.jit(jax.vmap(both))(x_t, jnp.arange(8) % 2, jnp.linspace(0.0, 3.0, 8))
+    found, want, values = by_both(x_t, jnp.arange(8) % 2, jnp.linspace(0.0, 3.0, 8), level)
     np.testing.assert_allclose(values[:, 0], values[:, 2], rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(values[:, 1], values[:, 2], rtol=1e-3, atol=1e-3)
     for each in found:
@@ -55,13 +60,19 @@ def test_a_noised_clip_guides_as_bayes_rule_says(name, position):
 def test_the_softmax_among_names_is_a_law_and_any_of_all_names_is_certain():
     level, x_t = drawn("cosine", 600)
     names = jax.random.normal(jax.random.key(0), (5, 3))
-    log_prob = jax.jit(lambda index: criteria.among(embed, names, index, 0.1)(x_t[0], level))
-    cosines = names @ embed(x_t[0], level) / jnp.linalg.norm(names, axis=1) / 7
-    want = jax.nn.log_softmax(cosines / 0.1)
-    np.testing.assert_allclose(jax.vmap(log_prob)(jnp.arange(5)), want, atol=1e-5)
-    np.testing.assert_allclose(log_prob(jnp.arange(5)), 0, atol=1e-5)
+
+    @jax.jit
+    def compute(x):
+        log_prob = lambda index: criteria.among(embed, names, index, 0.1)(x, level)  # noqa: E731
+        return jax.vmap(log_prob)(jnp.arange(5)), log_prob(jnp.arange(5)), embed(x, level)
+
+    each, any_of_all, embedding = map(np.asarray, compute(x_t[0]))
+    cosines = np.asarray(names) @ embedding / np.linalg.norm(names, axis=1) / 7
+    want = cosines / 0.1 - np.log(np.exp(cosines / 0.1).sum())
+    np.testing.assert_allclose(each, want, atol=1e-5)
+    np.testing.assert_allclose(any_of_all, 0, atol=1e-5)
     with pytest.raises(ValueError, match="label 5 is out of range"):
-        criteria.among(embed, names, 5)(x_t[0], level)
+        jax.eval_shape(lambda x: criteria.among(embed, names, 5)(x, level), x_t[0])
 
 
 U, V = jnp.array([3.0, 4.0]), jnp.array([[2.0, 0.0], [0.0, -5.0]])
@@ -99,8 +110,8 @@ def test_a_negative_prompt_draws_fewer_of_its_class():
     keys = jax.random.split(jax.random.key(0), 200)
     clean = schedule.at(LEVELS, 30)
     weights = jnp.array([[0.0, 0.0], [0.0, -1.0], [0.0, 1.0]])
-    x_0 = jax.jit(jax.vmap(jax.vmap(draw, (0, None)), (None, 0)))(keys, weights)
-    of_class_1 = jnp.exp(jax.vmap(jax.vmap(lambda x: MIXTURE.log_prob(1)(x, clean)))(x_0)).mean(1)
+    of_class_1 = lambda key, weights: jnp.exp(MIXTURE.log_prob(1)(draw(key, weights), clean))  # noqa: E731
+    of_class_1 = np.asarray(jax.jit(jax.vmap(jax.vmap(of_class_1, (0, None)), (None, 0)))(keys, weights)).mean(1)
     assert of_class_1[1] < 0.2 < 0.4 < of_class_1[0] < 0.6 < 0.8 < of_class_1[2]
 
 
@@ -128,10 +139,10 @@ def test_the_parameterization_of_the_network_does_not_matter(guide):
             lambda x: guide(reparameterized(MIXTURE.denoiser(), parameterization), criterion, 2.0)(x, level)
         )
 
-    by_v, by_eps = jax.jit(lambda x_t: [predict(each)(x_t) for each in ("v", "eps")])(x_t)
+    plain = jax.vmap(lambda x: MIXTURE.denoiser()(x, level))
+    by_v, by_eps, unguided = jax.jit(lambda x_t: [*(predict(each)(x_t) for each in ("v", "eps")), plain(x_t)])(x_t)
     assert_same(by_v, by_eps)
-    plain = jax.vmap(lambda x: MIXTURE.denoiser()(x, level))(x_t)
-    assert jnp.abs(by_v.x_0 - plain.x_0).max() > 0.1
+    assert np.abs(np.asarray(by_v.x_0) - np.asarray(unguided.x_0)).max() > 0.1
 
 
 def test_each_example_has_its_prompts_its_weights_and_its_crops():

@@ -21,8 +21,9 @@ LEVEL, OTHER = schedule.at(LEVELS, 2), schedule.at(LEVELS, 3)
 def test_the_largest_box_is_the_whole_picture_as_clip_resizes_it():
     square = PICTURE[:9]
     for size in (4, 9, 14):
-        whole = crop(square, Box(0.0, 0.0, 9.0), size)
-        np.testing.assert_allclose(whole, preprocess(square, size, (0.5,) * 3, (0.5,) * 3), atol=1e-5)
+        whole = jax.jit(lambda x, size=size: crop(x, Box(0.0, 0.0, 9.0), size))(square)
+        want = jax.jit(lambda x, size=size: preprocess(x, size, (0.5,) * 3, (0.5,) * 3))(square)
+        np.testing.assert_allclose(whole, want, atol=1e-5)
 
 
 def test_a_crop_is_that_part_of_the_picture():
@@ -38,7 +39,9 @@ def test_a_crop_is_that_part_of_the_picture():
 def test_boxes_lie_within_the_picture_and_fill_the_sides_and_places_that_they_may():
     keys = jax.random.split(jax.random.key(1), 4000)
     for power in (1.0, 2.0):
-        top, left, side = jax.vmap(lambda key, power=power: draw_box(key, 12, 9, 0.25, power))(keys)
+        top, left, side = map(
+            np.asarray, jax.jit(jax.vmap(lambda key, power=power: draw_box(key, 12, 9, 0.25, power)))(keys)
+        )
         assert float(side.min()) >= 9 * 0.25
         assert float(side.max()) <= 9
         # n is uniform and independent of the place
@@ -56,13 +59,13 @@ def of_pixels(crop, level):
 
 def test_it_is_the_mean_over_the_crops_of_its_level():
     key = jax.random.key(2)
-    found = over_cutouts(of_pixels, key, 3, 5, 0.4, 1.5)
-    keys = jax.random.split(schedule.fold_in(key, LEVEL), 3)
-    want = [of_pixels(crop(PICTURE, draw_box(each, 12, 9, 0.4, 1.5), 5), LEVEL) for each in keys]
-    np.testing.assert_allclose(found(PICTURE, LEVEL), np.mean(want), rtol=1e-5)
-    assert found(PICTURE, LEVEL) == found(PICTURE, LEVEL)
-    elsewhere = (found(PICTURE, OTHER), over_cutouts(of_pixels, jax.random.key(3), 3, 5, 0.4, 1.5)(PICTURE, LEVEL))
-    assert all(abs(found(PICTURE, LEVEL) - other) > 1e-3 for other in elsewhere)
+    found = jax.jit(lambda key, level: over_cutouts(of_pixels, key, 3, 5, 0.4, 1.5)(PICTURE, level))
+    of_one = jax.jit(lambda key: of_pixels(crop(PICTURE, draw_box(key, 12, 9, 0.4, 1.5), 5), LEVEL))
+    want = [of_one(each) for each in jax.random.split(schedule.fold_in(key, LEVEL), 3)]
+    np.testing.assert_allclose(found(key, LEVEL), np.mean(want), rtol=1e-5)
+    assert found(key, LEVEL) == found(key, LEVEL)
+    for other in (found(key, OTHER), found(jax.random.key(3), LEVEL)):
+        assert abs(found(key, LEVEL) - other) > 1e-3
 
 
 def test_its_gradient_is_that_of_differences_for_shrunk_and_enlarged_crops():

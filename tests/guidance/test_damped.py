@@ -51,9 +51,9 @@ def test_tangential_of_predictions_that_are_nearly_the_same_is_half_the_way():
     """Where c and u have the same length and nearly the same direction, as at high noise: u' = (c + u) / 2."""
     level = schedule.at(SCHEDULES["cosine"], -1)
     x_t = points(jax.random.key(0), level, 8)
-    found = jax.jit(jax.vmap(guidance.tangential(C, U, 0.0), (0, None)))(x_t, level)
-    c, u = (jax.vmap(one, (0, None))(x_t, level) for one in (C, U))
-    assert jnp.abs(c.x_0 - u.x_0).max() > 0.3
+    every = [jax.vmap(one, (0, None)) for one in (guidance.tangential(C, U, 0.0), C, U)]
+    found, c, u = jax.device_get(jax.jit(lambda x_t: [each(x_t, level) for each in every])(x_t))
+    assert np.abs(c.x_0 - u.x_0).max() > 0.3
     np.testing.assert_allclose(found.eps, (c.eps + u.eps) / 2, rtol=1e-4)
 
 
@@ -61,10 +61,11 @@ def test_magnitude_aware_guidance_shrinks_with_the_length_of_its_own_move():
     """The paper's w, of the flow velocity; 1 for a huge damping, the scale for none."""
     x_t = points(jax.random.key(0), LEVEL, 6)
 
+    @jax.jit
     def found(damping):
-        return jax.jit(jax.vmap(guidance.magnitude_aware(C, U, 5.0, damping), (0, None)))(x_t, LEVEL)
+        return jax.vmap(guidance.magnitude_aware(C, U, 5.0, damping), (0, None))(x_t, LEVEL)
 
-    c, u = (jax.vmap(one, (0, None))(x_t, LEVEL) for one in (C, U))
+    c, u = jax.device_get(jax.jit(lambda x_t: [jax.vmap(one, (0, None))(x_t, LEVEL) for one in (C, U)])(x_t))
     velocities = [np.float64(one.eps) - np.float64(one.x_0) for one in (c, u)]
     lengths = np.linalg.norm(velocities[0] - velocities[1], axis=1) / np.linalg.norm(velocities[1], axis=1)
     weights = 1 + 4 * np.exp(-3 * lengths)

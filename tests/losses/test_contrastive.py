@@ -113,7 +113,14 @@ def step_on(count, axis_name=AXIS, divided=False):
     return jax.tree.map(jnp.subtract, W, jax.device_get(state.params)), jax.device_get(metrics)
 
 
-@pytest.mark.parametrize("options", [{"count": 2}, {"count": 4}, {"count": 2, "axis_name": None, "divided": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"count": 2},
+        pytest.param({"count": 4}, marks=pytest.mark.slow),
+        {"count": 2, "axis_name": None, "divided": True},
+    ],
+)
 def test_several_devices_have_the_loss_and_the_gradient_of_one(options):
     one, several = step_on(1), step_on(**options)
     chex.assert_trees_all_close(one, several, rtol=1e-4, atol=1e-6)

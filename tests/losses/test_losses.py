@@ -1,5 +1,6 @@
 """Losses on the oracle: a perfect network has the loss that theory says, and learning one approaches it."""
 
+import functools
 import json
 import pathlib
 
@@ -15,18 +16,24 @@ from guided_jax.prediction import Prediction
 from tests.oracle import MIXTURE
 
 LEVELS = schedule.cosine(100)
+SAMPLE = jax.jit(jax.vmap(MIXTURE.sample))
 
 
 def examples(count, seed=0):
     """Keys, and examples drawn from other keys: the same ones would tie x_0 to its noise."""
     keys, others = jax.random.split(jax.random.key(seed), (2, count))
-    return keys, jax.vmap(MIXTURE.sample)(others)
+    return keys, SAMPLE(others)
+
+
+@jax.jit
+def corrupted(keys, x_0):
+    return losses.corrupt(keys, x_0, LEVELS)
 
 
 def test_corruption_is_the_forward_process():
     """x_t is made of its own truth, every level 1..T is as likely, eps is standard normal."""
     keys, x_0 = examples(20_000)
-    noisy = losses.corrupt(keys, x_0, LEVELS)
+    noisy = jax.device_get(corrupted(keys, x_0))
     made = noisy.level.alpha[:, None] * noisy.truth.x_0 + noisy.level.sigma[:, None] * noisy.truth.eps
     np.testing.assert_allclose(noisy.x_t, made, atol=1e-6)
     np.testing.assert_array_equal(noisy.truth.x_0, x_0)
@@ -42,15 +49,19 @@ def test_corruption_is_the_forward_process():
 def test_targets_are_what_the_denoiser_reads(target):
     """A network that says the target exactly is, through `from_network`, a denoiser that says the truth exactly."""
     keys, x_0 = examples(64)
-    noisy = losses.corrupt(keys, x_0, LEVELS)
-    output = jax.vmap(losses.TARGETS[target])(noisy.truth, noisy.level)
-    each = losses.diffusion(lambda x, t, condition, keys: output, keys, x_0, None, LEVELS, target)
-    np.testing.assert_allclose(each, 0, atol=1e-10)
 
     def read(output, x_t, level):
         return denoiser.from_network(lambda x, t: output, target)(x_t, level)
 
-    found = jax.vmap(read)(output, noisy.x_t, noisy.level)
+    @jax.jit
+    def compute(keys, x_0):
+        noisy = losses.corrupt(keys, x_0, LEVELS)
+        output = jax.vmap(losses.TARGETS[target])(noisy.truth, noisy.level)
+        each = losses.diffusion(lambda x, t, condition, keys: output, keys, x_0, None, LEVELS, target)
+        return noisy, each, jax.vmap(read)(output, noisy.x_t, noisy.level)
+
+    noisy, each, found = jax.device_get(compute(keys, x_0))
+    np.testing.assert_allclose(each, 0, atol=1e-10)
     alpha, sigma = noisy.level.alpha[:, None], noisy.level.sigma[:, None]
     np.testing.assert_allclose(alpha * (found.x_0 - x_0), 0, atol=1e-5)
     np.testing.assert_allclose(sigma * (found.eps - noisy.truth.eps), 0, atol=1e-5)
@@ -102,17 +113,18 @@ def test_the_exact_denoiser_of_a_normal_law_has_its_variance_as_loss_and_nothing
 def test_the_exact_classifier_has_the_entropy_of_its_posterior():
     keys, others = jax.random.split(jax.random.key(0), (2, 4000))
     labels = jnp.arange(4000) % 2
-    x_0 = jax.vmap(MIXTURE.sample)(others, labels)
+    x_0 = SAMPLE(others, labels)
 
     def network(x, t, keys):
         levels = schedule.at(LEVELS, (t + 1).astype(int))
         of = lambda x, *level: jnp.stack([MIXTURE.log_prob(y)(x, schedule.NoiseLevel(*level)) for y in (0, 1)])  # noqa: E731
         return jax.vmap(of)(x, *levels)
 
-    nll, right = losses.classification(network, keys, x_0, labels, LEVELS)
-    probability = jnp.exp(-nll)
+    found = jax.jit(lambda keys, x_0: losses.classification(network, keys, x_0, labels, LEVELS))(keys, x_0)
+    nll, right = jax.device_get(found)
+    probability = np.exp(-nll)
     np.testing.assert_allclose(
-        jnp.mean(right), jnp.mean(jnp.where(right == 1, probability, 1 - probability)), atol=0.02
+        np.mean(right), np.mean(np.where(right == 1, probability, 1 - probability)), atol=0.02
     )  # calibrated
     assert 0.3 < float(nll.mean()) < 0.6
     assert nll.shape == right.shape == (4000,)
@@ -128,20 +140,22 @@ def test_conditions_are_dropped_at_the_rate_and_by_the_example():
     keys, _ = examples(5000)
     condition = {"label": jnp.zeros(5000, jnp.int32), "low_res": jnp.ones((5000, 2, 2, 1))}
     null = {"label": jnp.int32(10), "low_res": jnp.float32(-5.0)}
-    found = losses.drop(keys, condition, null, 0.15)
+    drop = jax.jit(lambda keys, rate: losses.drop(keys, condition, null, rate), static_argnums=1)
+    found = jax.device_get(drop(keys, 0.15))
     gone = found["label"] == 10
     np.testing.assert_allclose(gone.mean(), 0.15, atol=0.02)
-    np.testing.assert_array_equal(found["low_res"], jnp.where(gone[:, None, None, None], -5.0, condition["low_res"]))
-    order = jax.random.permutation(jax.random.key(1), 5000)
-    np.testing.assert_array_equal(losses.drop(keys[order], condition, null, 0.15)["label"], found["label"][order])
-    assert (losses.drop(keys, condition, null, 0.0)["label"] == 0).all()
-    assert (losses.drop(keys, condition, null, 1.0)["label"] == 10).all()
+    np.testing.assert_array_equal(found["low_res"], np.where(gone[:, None, None, None], -5.0, condition["low_res"]))
+    order = np.random.default_rng(1).permutation(5000)
+    np.testing.assert_array_equal(drop(keys[order], 0.15)["label"], found["label"][order])
+    assert (np.asarray(drop(keys, 0.0)["label"]) == 0).all()
+    assert (np.asarray(drop(keys, 1.0)["label"]) == 10).all()
 
 
 def test_dropping_is_independent_of_the_noise():
     keys, x_0 = examples(5000)
-    gone = losses.drop(keys, jnp.zeros(5000, jnp.int32), jnp.int32(1), 0.5) == 1
-    noisy = losses.corrupt(keys, x_0, LEVELS)
+    drop = jax.jit(lambda keys: losses.drop(keys, jnp.zeros(5000, jnp.int32), jnp.int32(1), 0.5))
+    gone = np.asarray(drop(keys)) == 1
+    noisy = jax.device_get(corrupted(keys, x_0))
     np.testing.assert_allclose(noisy.truth.eps[gone].mean(0), noisy.truth.eps[~gone].mean(0), atol=0.1)
     np.testing.assert_allclose(noisy.level.t[gone].mean(), noisy.level.t[~gone].mean(), atol=3)
 
@@ -169,7 +183,7 @@ def test_a_tiny_network_approaches_the_oracle():
         key_label, key_data, key_loss = jax.random.split(key, 3)
         keys = jax.random.split(key_loss, count)
         labels = jax.random.bernoulli(key_label, 0.5, (count,)).astype(jnp.int32)
-        x_0 = jax.vmap(MIXTURE.sample)(jax.random.split(key_data, count), labels)
+        x_0 = SAMPLE(jax.random.split(key_data, count), labels)
         condition = losses.drop(keys, labels, jnp.int32(2), 0.3)
         network = lambda x, t, label, keys: net.apply(params, x, t, label)  # noqa: E731
         return losses.diffusion(network, keys, x_0, condition, LEVELS).mean()
@@ -205,10 +219,8 @@ def test_the_loss_is_the_mean_over_the_elements():
     """Of a network that says nothing: each example's own mean square of its noise."""
     keys, x_0 = examples(8)
     silent = lambda x_t, t, condition, keys: jnp.zeros_like(x_t)  # noqa: E731
-    each = losses.diffusion(silent, keys, x_0, None, LEVELS)
-    np.testing.assert_allclose(
-        each, np.mean(np.asarray(losses.corrupt(keys, x_0, LEVELS).truth.eps) ** 2, 1), rtol=1e-5
-    )
+    each = jax.jit(lambda keys, x_0: losses.diffusion(silent, keys, x_0, None, LEVELS))(keys, x_0)
+    np.testing.assert_allclose(each, np.mean(np.asarray(corrupted(keys, x_0).truth.eps) ** 2, 1), rtol=1e-5)
 
 
 # --- ADM's losses ----------------------------------------------------------------------------------------------------
@@ -230,6 +242,12 @@ def recorded(base, item, mean):
     return levels, noisy, take(f"model_output/{mean}"), take("model_var_output/learned_range")
 
 
+@functools.partial(jax.jit, static_argnums=3)
+def hybrid_with_gradient(output, noisy, levels, target):
+    found = losses.hybrid(output, noisy, levels, target)
+    return found, jax.grad(lambda output: sum(losses.hybrid(output, noisy, levels, target)))(output)
+
+
 @pytest.mark.parametrize("base", BASES, ids=lambda base: base["key"])
 @pytest.mark.parametrize("mean", ["epsilon", "start_x"])
 def test_the_hybrid_loss_is_adms_with_its_stopped_gradient(base, mean):
@@ -239,7 +257,7 @@ def test_the_hybrid_loss_is_adms_with_its_stopped_gradient(base, mean):
     for item in range(len(RECORDED[f"{base['key']}/t"])):
         levels, noisy, first, second = recorded(base, item, mean)
         output = jnp.concatenate([first, second], -1)
-        found = losses.hybrid(output, noisy, levels, target)
+        found, gradient = jax.device_get(hybrid_with_gradient(output, noisy, levels, target))
         np.testing.assert_allclose(found.mse, RECORDED[f"{row}/mse/mse"][item], rtol=2e-4)
         np.testing.assert_allclose(found.bits, RECORDED[f"{row}/mse/vb"][item], rtol=3e-3, atol=2e-5)
         np.testing.assert_allclose(sum(found), RECORDED[f"{row}/mse/loss"][item], rtol=2e-3, atol=2e-5)
@@ -247,7 +265,6 @@ def test_the_hybrid_loss_is_adms_with_its_stopped_gradient(base, mean):
         np.testing.assert_allclose(rescaled, RECORDED[f"{row}/rescaled_mse/loss"][item], rtol=2e-3, atol=2e-5)
         if mean != "epsilon":  # recorded for that alone
             continue
-        gradient = jax.grad(lambda out, n=noisy, lv=levels: sum(losses.hybrid(out, n, lv, target)))(output)
         want = np.moveaxis(RECORDED[f"{row}/mse/grad_model_output"][item], 0, -1)
         np.testing.assert_allclose(gradient, want, atol=5e-3 * np.abs(want).max())
 

@@ -84,8 +84,8 @@ def test_in_float64_it_is_exact_to_1e_10(position):
     joint = log_joint(x_t, level)
     with jax.enable_x64(True):
         mixture, x = MIXTURE._replace(means=np.asarray(MIXTURE.means, np.float64)), jnp.asarray(x_t)
-        found = mixture.denoiser(1)(x, level)
-        log_density, log_prob = mixture.log_density()(x, level), mixture.log_prob(1)(x, level)
+        say = (mixture.denoiser(1), mixture.log_density(), mixture.log_prob(1))
+        found, log_density, log_prob = jax.jit(lambda x: [each(x, level) for each in say])(x)
     np.testing.assert_allclose(found[:2], bayes(x_t, level, 1), rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(log_density, special.logsumexp(joint), rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(log_prob, special.logsumexp(special.log_softmax(joint)[2:]), rtol=1e-9, atol=1e-10)
@@ -117,7 +117,7 @@ def test_components_of_zero_width():
 
 
 def test_samples_follow_weights_means_and_stds():
-    x = jax.vmap(MIXTURE.sample)(jax.random.split(jax.random.key(0), 20_000))
+    x = jax.jit(jax.vmap(MIXTURE.sample))(jax.random.split(jax.random.key(0), 20_000))
     mean = np.asarray(MIXTURE.weights @ MIXTURE.means)
     second = MIXTURE.weights @ (MIXTURE.means**2 + MIXTURE.stds[:, None] ** 2)
     np.testing.assert_allclose(x.mean(0), mean, atol=0.03)
@@ -141,8 +141,9 @@ def test_a_mixture_of_ints_is_that_of_the_floats():
     parts = np.ones(2, int), np.array([[-1, 0], [2, 1]]), np.array([1, 2])
     ints, floats = GaussianMixture(*parts), GaussianMixture(*(np.float32(part) for part in parts))
     level, x, key = schedule.at(SCHEDULES["cosine"], 300), jnp.array([0.2, 0.1]), jax.random.key(0)
-    np.testing.assert_array_equal(ints.sample(key), floats.sample(key))
-    np.testing.assert_array_equal(ints.denoiser(1)(x, level).x_0, floats.denoiser(1)(x, level).x_0)
+    both = jax.jit(lambda key, x: [(m.sample(key), m.denoiser(1)(x, level).x_0) for m in (ints, floats)])(key, x)
+    for of_ints, of_floats in zip(*both, strict=True):
+        np.testing.assert_array_equal(of_ints, of_floats)
 
 
 def test_any_shape():
@@ -227,33 +228,46 @@ def test_samples_of_a_class_follow_its_covariances():
 def test_posterior_and_evidence_are_bayes_rule(mixture):
     """log p(x) + log p(y | x) = log p(y) + log p(x | y) everywhere, for all labels and for one, in float64."""
     with jax.enable_x64(True):
-        posterior, evidence = mixture.posterior(MATRIX, Y, NOISE), mixture.evidence(MATRIX, Y, NOISE)
-        assert posterior.means.shape == mixture.means.shape
-        for x in jnp.asarray(RNG.standard_normal((4, 3, 1))):
-            likelihood = stats.norm.logpdf(Y, MATRIX @ np.asarray(x).reshape(3), NOISE).sum()
-            want = mixture.log_density()(x, CLEAN) + likelihood - evidence
-            np.testing.assert_allclose(posterior.log_density()(x, CLEAN), want, rtol=1e-8)
-            # p(label | x, y) = p(label | x): y says nothing about the label that x does not
-            np.testing.assert_allclose(posterior.log_prob(1)(x, CLEAN), mixture.log_prob(1)(x, CLEAN), atol=5e-9)
+
+        @jax.jit
+        def compute(places):
+            posterior, evidence = mixture.posterior(MATRIX, Y, NOISE), mixture.evidence(MATRIX, Y, NOISE)
+            assert posterior.means.shape == mixture.means.shape
+            densities = [jax.vmap(lambda x, p=p: p.log_density()(x, CLEAN))(places) for p in (mixture, posterior)]
+            labels = [jax.vmap(lambda x, p=p: p.log_prob(1)(x, CLEAN))(places) for p in (mixture, posterior)]
+            return evidence, densities, labels
+
+        places = RNG.standard_normal((4, 3, 1))
+        evidence, (prior, posterior), (label, same) = compute(places)
+        likelihood = stats.norm.logpdf(Y, places.reshape(4, 3) @ np.asarray(MATRIX).T, NOISE).sum(1)
+        np.testing.assert_allclose(posterior, np.asarray(prior) + likelihood - evidence, rtol=1e-8)
+        # p(label | x, y) = p(label | x): y says nothing about the label that x does not
+        np.testing.assert_allclose(same, label, atol=5e-9)
 
 
 def test_measured_twice_is_measured_once_with_both():
-    with jax.enable_x64(True):
+
+    @jax.jit
+    def compute():
         first, second = (CORRELATED.posterior(MATRIX[i : i + 1], Y[i : i + 1], NOISE) for i in (0, 1))
-        both = CORRELATED.posterior(MATRIX, Y, NOISE)
-        in_turn = first.posterior(MATRIX[1:], Y[1:], NOISE)
+        both, in_turn = CORRELATED.posterior(MATRIX, Y, NOISE), first.posterior(MATRIX[1:], Y[1:], NOISE)
         total = CORRELATED.evidence(MATRIX[:1], Y[:1], NOISE) + first.evidence(MATRIX[1:], Y[1:], NOISE)
-        for one, other in zip(in_turn[:2], both[:2], strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-9)
-        np.testing.assert_allclose(in_turn.covariances, both.covariances, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(total, CORRELATED.evidence(MATRIX, Y, NOISE), rtol=1e-10)
-        assert np.abs(second.means - first.means).max() > 0.01
+        parts = [(each.weights, each.means, each.covariances) for each in (in_turn, both)]
+        return parts, (first.means, second.means), (total, CORRELATED.evidence(MATRIX, Y, NOISE))
+
+    with jax.enable_x64(True):
+        (in_turn, both), (first, second), evidence = jax.device_get(compute())
+    for one, other in zip(in_turn[:2], both[:2], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
+    np.testing.assert_allclose(in_turn[2], both[2], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(*evidence, rtol=1e-10)
+    assert np.abs(second - first).max() > 0.01
 
 
 def test_without_noise_the_posterior_agrees_with_the_measurement():
     posterior = CORRELATED.posterior(MATRIX, Y, 0.0)
-    x = jax.vmap(posterior.sample)(jax.random.split(jax.random.key(0), 50)).reshape(50, 3)
-    np.testing.assert_allclose(x @ MATRIX.T, np.broadcast_to(Y, (50, 2)), atol=5e-3)
+    x = np.asarray(jax.jit(jax.vmap(posterior.sample))(jax.random.split(jax.random.key(0), 50))).reshape(50, 3)
+    np.testing.assert_allclose(x @ np.asarray(MATRIX).T, np.broadcast_to(Y, (50, 2)), atol=5e-3)
     assert x.std(0).max() > 0.05
 
 
@@ -270,9 +284,9 @@ def test_problems_are_vmapped():
         return prior.evidence(matrix, y, noise), x, posterior.denoiser(0)(x, level).x_0
 
     given = (*(jnp.asarray(each, jnp.float32) for each in (weights, matrices, y, noise)), keys)
-    together = jax.jit(jax.vmap(solve))(*given)
+    together, alone = jax.jit(jax.vmap(solve))(*given), jax.jit(solve)
     for i in range(3):
-        for one, all_of_them in zip(solve(*(each[i] for each in given)), together, strict=True):
+        for one, all_of_them in zip(alone(*(each[i] for each in given)), together, strict=True):
             np.testing.assert_allclose(one, all_of_them[i], rtol=2e-4, atol=2e-4)
 
 

@@ -210,15 +210,15 @@ def test_a_noisy_classifier_is_the_twist_of_its_class():
 
     found = run(jax.random.split(jax.random.key(0), 150), jnp.repeat(jnp.array([1.0, 0.1]), 75))
     evidence = np.exp(np.asarray(found.log_evidence, np.float64))
-    x_0 = jax.vmap(MIXTURE.sample)(jax.random.split(jax.random.key(1), 20_000))
+    x_0 = jax.jit(jax.vmap(MIXTURE.sample))(jax.random.split(jax.random.key(1), 20_000))
     clean = schedule.at(FINE, 0)
-    powers = jax.vmap(lambda x: jnp.exp(0.1 * MIXTURE.log_prob(1)(x, clean)))(x_0)
+    powers = jax.jit(jax.vmap(lambda x: jnp.exp(0.1 * MIXTURE.log_prob(1)(x, clean))))(x_0)
     np.testing.assert_allclose(evidence[:75].mean(), 0.5, atol=0.02)
     np.testing.assert_allclose(evidence[75:].mean(), powers.mean(), atol=0.02)
     assert found.ess[75:].mean() > 14
     assert evidence[:75].std() < 0.1
     assert found.ess[:75].mean() > 14
-    weights = jax.vmap(shares)(jax.tree.map(lambda leaf: leaf[:75], found)).mean(0)
+    weights = jax.jit(jax.vmap(shares))(jax.tree.map(lambda leaf: leaf[:75], found)).mean(0)
     np.testing.assert_allclose(weights, [0, 0, 0.6, 0.4], atol=0.06)
 
 
@@ -309,8 +309,8 @@ def test_the_last_step_does_not_shift_what_it_cannot_move():
     denoise, top = MIXTURE.denoiser(), schedule.at(levels, 1)
     sample = lambda key, x_T, seen: particles.sample(key, denoise, reverse.ddpm(), x_T, levels, seen, 0)  # noqa: E731
     run = jax.jit(lambda key, x_T: [sample(key, x_T, seen) for seen in (SEEN, particles.twisted(normalised))])
-    x_0 = jax.vmap(lambda x: denoise(x, top).x_0)(x_T)
-    log_probs = jax.vmap(lambda x: normalised(x, None))(x_0)
+    x_0 = jax.jit(jax.vmap(lambda x: denoise(x, top).x_0))(x_T)
+    log_probs = jax.jit(jax.vmap(lambda x: normalised(x, None)))(x_0)
     for cloud in run(jax.random.key(1), x_T):
         np.testing.assert_allclose(cloud.x_0, x_0, atol=1e-5)
         np.testing.assert_allclose(cloud.log_weights, jax.nn.log_softmax(log_probs), atol=1e-4)

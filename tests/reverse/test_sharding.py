@@ -69,8 +69,8 @@ DRAWS = {name: sampled(stepper.make(TABLE)) for name, stepper in STEPPERS.items(
 }
 
 
-# One of each kind of memory; the others are slow, and compile only.
-FAST = {"ddim", "dpm-2m", "unipc-2", "deis-3", "with_state of projected", "repaint", "log_density"}
+# Without a memory, with those of a solver and of a guidance, and a likelihood; the others are slow, and compile only.
+FAST = {"ddim", "dpm-2m", "unipc-2", "with_state of projected", "log_density"}
 
 
 @pytest.mark.parametrize(

@@ -112,13 +112,14 @@ def test_the_mixture_is_recovered(name, kind, truth):
 
 def clusters(x_0):
     """Share, mean and std of what lies nearest to each component's mean."""
-    nearest = jnp.argmin(jnp.sum((x_0[:, None] - MIXTURE.means[None]) ** 2, -1), 1)
-    return [(jnp.mean(nearest == k), x_0[nearest == k].mean(0), x_0[nearest == k].std(0)) for k in range(4)]
+    x_0 = np.asarray(x_0)
+    nearest = np.argmin(np.sum((x_0[:, None] - np.asarray(MIXTURE.means)) ** 2, -1), 1)
+    return [(np.mean(nearest == k), x_0[nearest == k].mean(0), x_0[nearest == k].std(0)) for k in range(4)]
 
 
 @pytest.fixture(scope="module")
 def truth():
-    return clusters(jax.vmap(MIXTURE.sample)(jax.random.split(jax.random.key(2), 40_000)))
+    return clusters(jax.jit(jax.vmap(MIXTURE.sample))(jax.random.split(jax.random.key(2), 40_000)))
 
 
 @pytest.mark.parametrize("steps", [3, 10])
@@ -145,9 +146,9 @@ def test_the_spread_estimated_on_data_is_that_of_its_law():
     x_0 = jax.vmap(lambda key: 0.5 * jax.random.normal(key, (64,)))(jax.random.split(jax.random.key(0), 256))
     wide = GaussianMixture(jnp.ones(1), jnp.zeros((1, 64)), jnp.array([0.5]))
     estimated = reverse.estimated_spread(jax.random.key(1), wide.denoiser(), x_0, levels)
+    both = jax.jit(lambda level: (estimated(level), reverse.normal_spread(0.5)(level)))
     for position in (3, 8, 14, 20):
-        level = schedule.at(levels, position)
-        np.testing.assert_allclose(estimated(level), reverse.normal_spread(0.5)(level), rtol=0.05)
+        np.testing.assert_allclose(*both(schedule.at(levels, position)), rtol=0.05)
     assert float(estimated(schedule.at(levels, 0))) == 0
 
 
@@ -246,7 +247,7 @@ def test_encoded_examples_decode_to_themselves(name):
     """Up and down again, to the solver's order: order 1 within some percent, the others within some thousandths."""
     stepper, table = STEPPERS[name], TABLES["VP"]
     levels, step = spread(table, 80), STEPPERS[name].make(table)
-    x_0 = jax.vmap(MIXTURE.sample)(jax.random.split(jax.random.key(3), 16))
+    x_0 = jax.jit(jax.vmap(MIXTURE.sample))(jax.random.split(jax.random.key(3), 16))
 
     def there_and_back(x):
         noise = sampler.encode(MIXTURE.denoiser(), step, x, levels)
