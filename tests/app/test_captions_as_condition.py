@@ -125,7 +125,7 @@ def test_a_network_keeps_the_pictures_that_it_is_trained_on(place):
     source = made.data.make()
     run = runs.assemble(made, facts.of_source(source), place)
     given = networks.make_task(run, "diffusion", lambda held_out: source).given()
-    kept = networks.init_state(run, "diffusion", given).params["params"]["memory"]
+    kept = jax.jit(lambda: networks.init_state(run, "diffusion", given).params["params"]["memory"])()
     batch = source.read(np.arange(36))
     captions, pictures = jnp.asarray(batch["label"]), jnp.asarray(images.from_uint8(batch["image"]))
     expected = memory.remember(50, captions, pictures, len(WORDS))
@@ -190,6 +190,7 @@ def test_training_drops_captions(place, tmp_path):
     np.testing.assert_array_equal(found.model.null, np.zeros(4))
 
 
+@pytest.mark.slow  # in the fast suite tests/training/test_noised_clip_training.py and tests/losses/test_contrastive.py
 def test_the_classifier_of_captions_is_a_clip_of_noisy_pictures(place, tmp_path):
     """Trained on two devices, with the captions of both."""
     made = experiment(place)
@@ -242,6 +243,7 @@ def test_the_clip_of_a_run_as_a_criterion_of_clean_pictures(with_clip, tmp_path,
     ).any()
 
 
+@pytest.mark.slow  # in the fast suite that of labelled ones: tests/app/test_nll.py
 def test_the_likelihood_of_captioned_pictures(place, tmp_path, capsys):
     bits = {}
     for name, more in {"captions": [], "none": ["--unlabelled"]}.items():
@@ -250,6 +252,9 @@ def test_the_likelihood_of_captioned_pictures(place, tmp_path, capsys):
         assert code == 0, err
         bits[name] = json.loads((tmp_path / name / "bits.json").read_text())["bits_per_dim"]
     assert bits["captions"] != bits["none"]
+
+
+def test_the_likelihood_of_pictures_without_captions_is_refused(place, tmp_path, capsys):
     np.savez(tmp_path / "bare.npz", PICTURES[:2])
     code, _, err = run_script(nll.main, [place / "run", "--pictures", tmp_path / "bare.npz"], capsys)
     assert (code, "has no labels of the run's captions, which its network needs" in err) == (2, True), err
@@ -263,12 +268,10 @@ def test_the_logits_of_a_run_are_similarities_to_its_prompts(place):
     shapes = jax.eval_shape(lambda: networks.init_state(run, "classifier").params)
     params = jax.tree.map(lambda leaf: jnp.asarray((0.3 * rng.standard_normal(leaf.shape)).astype(jnp.float32)), shapes)
     given, level = ["a red disc", "a blue square", ""], schedule.at(run.model.levels, 7)
-    logits = run.text.classifier(run.text.tokenize(given, False, 1))
-    x = jnp.asarray(PICTURES[0] / 127.5 - 1, jnp.float32)
-    one_hot = jax.nn.one_hot(texts.encode(OWN, given) - 1, len(WORDS))
-    expected = [
-        clip.apply(params, x, 6.0, one_hot[i], jnp.asarray(texts.encode(OWN, given)[i] > 0)) for i in range(len(given))
-    ]
+    x, numbers = jnp.asarray(PICTURES[0] / 127.5 - 1, jnp.float32), texts.encode(OWN, given)
+    logits = jax.jit(run.text.classifier(run.text.tokenize(given, False, 1)))
+    similarity = jax.jit(lambda text, known: clip.apply(params, x, 6.0, text, known))
+    expected = [similarity(np.eye(len(WORDS) + 1, dtype=np.float32)[row][:, 1:], row > 0) for row in numbers]
     np.testing.assert_allclose(logits(params, x, level), expected, rtol=1e-4)
 
 

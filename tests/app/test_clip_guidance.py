@@ -86,14 +86,16 @@ def test_as_a_criterion_it_has_two_penalties(tiny, folder):
     request = Sampling(tiny, Method("universal", criterion="clip", clip_text=(TEXT,), cutouts=1))
     own = {"diffusion": None, "clip": clip_guide.params_of(request, run, jax.devices()[0])}
     x_0 = 1.5 * jnp.ones((8, 8, 1)).at[:, 4:].set(-1)
-    plain, smooth, bounded = (
-        float(
-            Parts(run, dataclasses.replace(request.method, **weights), own, key=jax.random.key(0)).clean_log_prob(
-                x_0, schedule.at(run.model.levels, 5)
-            )
-        )
-        for weights in ({}, {"tv_weight": 2.0}, {"range_weight": 0.5})
-    )
+    methods = [
+        dataclasses.replace(request.method, **weights) for weights in ({}, {"tv_weight": 2.0}, {"range_weight": 0.5})
+    ]
+
+    @jax.jit
+    def values(own, x_0):
+        parts = [Parts(run, method, own, key=jax.random.key(0)) for method in methods]
+        return [each.clean_log_prob(x_0, schedule.at(run.model.levels, 5)) for each in parts]
+
+    plain, smooth, bounded = map(float, values(own, x_0))
     np.testing.assert_allclose(smooth - plain, -2.0 * 8 * (1.5 + 1.5), rtol=1e-4)
     np.testing.assert_allclose(bounded - plain, -0.5 * 64 * 0.25, rtol=1e-4)
 

@@ -1,5 +1,6 @@
 """benchmarks.emoji on a tiny run of captions: the tables come from what was drawn, which is drawn once."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def test_the_judge_compares_pictures_with_captions_as_the_guide_of_its_run_would
     """Its features times its texts are the similarities that `--guidance classifier` of the judge's run goes along."""
     run = runs.load(place / "judge")
     pictures = noise(3, 8, 8, 1, seed=1)
-    logits = run.text.classifier(run.text.tokenize(judge.captions))
+    logits = jax.jit(run.text.classifier(run.text.tokenize(judge.captions)))
     level = schedule.at(run.model.levels, 1)
     ours = judge.features(pictures) @ judge.texts.T
     theirs = np.stack([logits(judge.params, jnp.asarray(images.from_uint8(each)), level) for each in pictures])

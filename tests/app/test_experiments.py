@@ -12,7 +12,13 @@ from guided_jax.app.train import checks, networks
 SHAPES = {"digits": (8, 8, 1), "emoji": (32, 32, 3), "emoji:64": (64, 64, 3), "npz:signals.npz": (64, 1, 2)}
 
 
-@pytest.mark.parametrize("name", experiments.names())
+# Its network is made in the fast suite by tests/pretrained/test_adm_weights.py.
+LONG = "imagenet64_adm"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == LONG else ()) for name in experiments.names()]
+)
 @pytest.mark.parametrize("text", ["words", "minilm"])
 def test_every_network_can_be_made(name, text):
     experiment = experiments.load(name)

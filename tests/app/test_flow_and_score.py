@@ -58,7 +58,10 @@ def run_of(name, output, **diffusion):
 CASES = [("flow", "flow"), ("cosine", "score"), ("karras", "flow"), ("geometric", "score")]
 
 
-@pytest.mark.parametrize(("name", "output"), CASES)
+@pytest.mark.parametrize(
+    ("name", "output"),
+    [pytest.param(*case, marks=pytest.mark.slow) if case == ("cosine", "score") else case for case in CASES],
+)
 def test_an_exact_network_makes_the_exact_denoiser_and_has_its_loss(name, output):
     run = run_of(name, output)
     positions = jnp.array([1, 7, 20, 33, 40])
@@ -87,8 +90,15 @@ def test_an_exact_network_makes_the_exact_denoiser_and_has_its_loss(name, output
     np.testing.assert_allclose(loss, each.mean(), rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["heun", "dpm++"])
-@pytest.mark.parametrize(("schedule_name", "output"), [("flow", "flow"), ("geometric", "score")])
+@pytest.mark.parametrize(
+    ("name", "schedule_name", "output"),
+    [
+        ("heun", "flow", "flow"),
+        ("dpm++", "geometric", "score"),
+        pytest.param("dpm++", "flow", "flow", marks=pytest.mark.slow),
+        pytest.param("heun", "geometric", "score", marks=pytest.mark.slow),
+    ],
+)
 def test_a_guided_sample_is_that_of_the_exact_denoisers(name, schedule_name, output):
     """Classifier-free guidance by the method of the command, from pure noise on and from sigma_max on."""
     run, method = run_of(schedule_name, output), Method("classifier-free", sampler=name, steps="6", clip=False)

@@ -1,6 +1,7 @@
 """Guidance of a run of latents that sees latents or, through the decoder, pixels: classifiers and measurements."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -55,9 +56,9 @@ def sampled(run, out, *words):
 
 @pytest.fixture(scope="module")
 def plain(published, tmp_path_factory):
-    """Samples without guidance, by the samplers of the two kinds of methods."""
+    """Samples without guidance, by a sampler of its name."""
     out = tmp_path_factory.mktemp("plain")
-    return {name: sampled(published, out / name, "--sampler", name) for name in ("dpm++", "ddim")}
+    return functools.cache(lambda name: sampled(published, out / name, "--sampler", name))
 
 
 MEASURED = {
@@ -70,11 +71,12 @@ MEASURED = {
 }
 
 
-@pytest.mark.parametrize("guidance", ["universal", pytest.param("off-the-shelf", marks=pytest.mark.slow)])
+@pytest.mark.slow  # in the fast suite a measurement of pixels guides through the decoder, below
+@pytest.mark.parametrize("guidance", ["universal", "off-the-shelf"])
 def test_a_judge_of_pictures_guides_latents(published, files, plain, tmp_path, guidance):
     words = ("--guidance", guidance, "--clean-classifier", files / "judge", "--in", "pixels", "--scale", "50")
     drawn = sampled(published, tmp_path, *words)
-    assert (drawn != plain["dpm++"]).any()
+    assert (drawn != plain("dpm++")).any()
     recorded = json.loads((tmp_path / "samples.json").read_text())
     assert recorded["method"]["space"] == "pixels"
 
@@ -90,7 +92,7 @@ def test_a_measurement_of_either_space_guides(published, files, plain, tmp_path,
     options = [files / word if word.endswith(".npz") else word for word in MEASURED[guidance]]
     words = ("--guidance", guidance, "--measure", files / "true.npz", *options, "--in", space)
     drawn = sampled(published, tmp_path, *words)
-    assert (drawn != plain["ddim"]).any()
+    assert (drawn != plain("ddim")).any()
     assert (tmp_path / "measured.png").exists()
     if guidance == "pigdm":
         recorded = json.loads((tmp_path / "samples.json").read_text())["method"]["measurement"]
@@ -187,10 +189,11 @@ def test_the_mask_is_where_the_network_attends_more_than_on_average(published):
     assert (null != mass).any()
 
 
+@pytest.mark.slow  # in the fast suite the mask itself, above
 def test_a_mask_of_attention_limits_the_blur(published, tmp_path, plain):
     words = ("--guidance", "self-attention", "--scale", "3", "--blur", "2")
     everywhere, masked = (
         sampled(published, tmp_path / name, *words, *more) for name, more in (("a", ()), ("b", ("--attention-mask",)))
     )
     assert (masked != everywhere).any()
-    assert (masked != plain["dpm++"]).any()
+    assert (masked != plain("dpm++")).any()

@@ -25,6 +25,7 @@ from guided_jax.storage import checkpoint, images, log, npz
 from tests.scripts import run_script
 
 EXPERIMENT = schema.Experiment(
+    devices=2,
     data=schema.Data(flip=True),
     schedule=schema.Schedule(num_steps=20),
     autoencoder=schema.Autoencoder(
@@ -62,11 +63,19 @@ SOURCE = f"from guided_jax.app.settings import *\n\nEXPERIMENT = {EXPERIMENT!r}\
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with an experiment of the user's, and its run; the tests copy what they change."""
+    """A folder with an experiment of the user's, and its run without a classifier; the tests copy what they change."""
     place = tmp_path_factory.mktemp("latent")
     (place / "mine.py").write_text(SOURCE)
-    train.main([str(word) for word in words(place, place / "run")])
+    less = ("--classifier.num-steps", "0", "--diffusion.sample-every", "0")
+    train.main([str(word) for word in words(place, place / "run", *less)])
     return place
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """A run of the whole experiment, of which the tests only read."""
+    train.main([str(word) for word in words(place, place / "whole")])
+    return place / "whole"
 
 
 def words(place, out, *more):
@@ -84,15 +93,21 @@ def copied(place, tmp_path):
 def test_a_run_holds_its_autoencoder_and_its_latents(place):
     run = runs.load(place / "run")
     assert (run.model.shape, run.facts.image_shape, run.bounded) == ((4, 4, 2), (8, 8, 1), False)
-    for part, steps in (("autoencoder", 4), ("diffusion", 4), ("classifier", 2)):
-        assert checkpoint.latest(place / "run" / part / "checkpoints") == steps
+    for part in ("autoencoder", "diffusion"):
+        assert checkpoint.latest(place / "run" / part / "checkpoints") == 4
         assert Image.open(place / "run" / part / "curves.png").size[0] > 100
     rows = log.read(place / "run" / "autoencoder" / "metrics.jsonl")
     held_out = {"loss", "reconstruction", "kl", "mse", "psnr"}
     assert {f"held_out_{name}" for name in held_out} | held_out <= set(rows[-1])
     assert rows[-1]["loss"] == pytest.approx(rows[-1]["reconstruction"] + 1e-6 * rows[-1]["kl"], rel=1e-5)
     assert Image.open(place / "run" / "autoencoder" / "reconstructions-000004.png").size == (16 * 50 + 2, 4 * 50 + 2)
-    assert Image.open(place / "run" / "diffusion" / "samples-000004.png").size[0] > 400
+
+
+@pytest.mark.slow  # in the fast suite those of pixels, of the run that tests/conftest.py makes
+def test_a_classifier_of_latents_is_trained_and_samples_are_drawn_on_the_way(whole):
+    assert checkpoint.latest(whole / "classifier" / "checkpoints") == 2
+    assert Image.open(whole / "classifier" / "curves.png").size[0] > 100
+    assert Image.open(whole / "diffusion" / "samples-000004.png").size[0] > 400
 
 
 def test_the_internal_head_is_trained_beside_the_last_one(place):
@@ -181,11 +196,12 @@ def test_each_step_draws_from_the_posterior_by_keys_of_its_own():
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("classifier", "perturbed-attention", "internal")),
     ],
 )
-def test_samples_are_pictures_and_repeat(place, tmp_path, capsys, guidance):
+def test_samples_are_pictures_and_repeat(place, tmp_path, capsys, guidance, request):
+    run = request.getfixturevalue("whole") if guidance == "classifier" else place / "run"
     options = ["--guidance", guidance, "--scale", "2", "--labels", "3", "7", "--num-samples", "4", "--steps", "3"]
     found = []
     for name in ("one", "two"):
-        code, _, err = run_script(sample.main, [place / "run", *options, "--out", tmp_path / name], capsys)
+        code, _, err = run_script(sample.main, [run, *options, "--out", tmp_path / name], capsys)
         assert code == 0, err
         found.append(images.load_npz(tmp_path / name / "samples.npz"))
     (one, labels), (two, _) = found
@@ -194,7 +210,7 @@ def test_samples_are_pictures_and_repeat(place, tmp_path, capsys, guidance):
 
 
 @pytest.mark.slow
-def test_stopped_anywhere_and_resumed_is_uninterrupted(place, tmp_path):
+def test_stopped_anywhere_and_resumed_is_uninterrupted(place, whole, tmp_path):
     """In the autoencoder, among the batches of latents, and in the diffusion model: the same weights, bit for bit."""
     out, experiment = tmp_path / "run", experiments.load(str(place / "mine.py"))
     experiment = dataclasses.replace(experiment, data=schema.Data(flip=True, dir=place / "data"))
@@ -212,7 +228,7 @@ def test_stopped_anywhere_and_resumed_is_uninterrupted(place, tmp_path):
     assert stopped_after(batches + 3) == (False, 4, 3)
     assert stopped_after(100) == (True, 4, 4)
     for part in schema.TRAINED:
-        chex.assert_trees_all_equal(*(runs.params(each, part) for each in (place / "run", out)))
+        chex.assert_trees_all_equal(*(runs.params(each, part) for each in (whole, out)))
     assert not (out / latents.WRITING).exists()
 
 
@@ -264,8 +280,7 @@ def test_an_autoencoder_that_was_trained_further_has_other_latents(place, tmp_pa
     assert (code, len(err.splitlines())) == (2, 1), err
     assert "was trained on the latents of step 4 of the autoencoder; give --autoencoder.num-steps 4" in err
     assert sorted(out.rglob("*")) == files
-    for part in ("diffusion", "classifier"):
-        shutil.rmtree(out / part)
+    shutil.rmtree(out / "diffusion")
     code, said, err = call(place, out, capsys, *more, "--classifier.num-steps", "0")
     assert code == 0, err
     assert "of step 6" in said
@@ -424,7 +439,7 @@ def test_the_perceptual_term_is_of_the_judge_that_is_named(place, tmp_path):
         autoencoder.make_perceptual(other)
 
 
-@pytest.mark.parametrize("part", ["autoencoder", "diffusion"])
+@pytest.mark.parametrize("part", [pytest.param("autoencoder", marks=pytest.mark.slow), "diffusion"])
 def test_a_network_starts_from_that_of_another_run(place, part):
     run = runs.load(place / "run")
     own = schema.from_dict(

@@ -18,13 +18,14 @@ from tests.scripts import ROOT, alone, run_script
 
 # The first differs without `replicated._without_constants` or the reciprocal in `numerics.ratio`, the second without the
 # attention's.
+@pytest.mark.slow  # in the fast suite up to a grey value, and the clouds of tests/particles to the bit
 @pytest.mark.parametrize(
     "method",
     [
         ["--guidance", "projected+ramp"],
-        pytest.param(["--guidance", "classifier", "--sampler", "ddpm"], marks=pytest.mark.slow),
-        pytest.param(["--guidance", "classifier-free", "--eta", 0.5], marks=pytest.mark.slow),
-        pytest.param(["--guidance", "universal"], marks=pytest.mark.slow),
+        ["--guidance", "classifier", "--sampler", "ddpm"],
+        ["--guidance", "classifier-free", "--eta", 0.5],
+        ["--guidance", "universal"],
     ],
     ids=lambda method: method[1],
 )

@@ -73,6 +73,7 @@ def test_a_posterior_and_its_evidence(run, mask):
     np.testing.assert_allclose(samples.mean(0), posterior.weights @ posterior.means, atol=0.15)
 
 
+@pytest.mark.slow  # in the fast suite rewards steer clouds in tests/particles, and the command draws by one below
 def test_one_particle_has_no_choice(run):
     """A reward moves nothing, and so a cloud of one is drawn without guidance, bit for bit; one of eight is not."""
     scales = np.repeat([0.0, 5.0], 20)
@@ -128,20 +129,29 @@ def test_gibbs_like_guidance_by_name(normal):
     np.testing.assert_allclose(np.square(samples).mean(), oracle.gibbs_like(3.0, 0.5), rtol=0.08)
 
 
+def check_drawn(tiny, out, capsys, size):
+    """Draw three clouds in batches of a size, check what the command says of them, and return the pictures."""
+    words = [tiny, *SHORT, "--batch-size", size, "--out", out, "--diagnose"]
+    code, printed, err = run_script(sample.main, words, capsys)
+    assert code == 0, err
+    assert "3 clouds of 3 particles: on average an effective size of " in printed
+    ess = np.load(out / "diagnostics.npz")["ess"]
+    assert ess.shape[1:] == (3,)
+    assert np.all((ess > 0.99) & (ess < 3.01))
+    return images.load_npz(out / "samples.npz")[0].astype(int)
+
+
 def test_the_command_draws_and_says_how_well(tiny, tmp_path, capsys):
-    """In batches of whole clouds, or a cloud in parts where it is larger than the batch: the same pictures."""
-    found = []
-    for size in (6, 2):
-        out = tmp_path / str(size)
-        words = [tiny, *SHORT, "--batch-size", size, "--out", out, "--diagnose"]
-        code, printed, err = run_script(sample.main, words, capsys)
-        assert code == 0, err
-        assert "3 clouds of 3 particles: on average an effective size of " in printed
-        found.append(images.load_npz(out / "samples.npz")[0].astype(int))
-        ess = np.load(out / "diagnostics.npz")["ess"]
-        assert ess.shape[1:] == (3,)
-        assert np.all((ess > 0.99) & (ess < 3.01))
-    assert np.abs(found[0] - found[1]).max() <= 1
+    check_drawn(tiny, tmp_path / "out", capsys, size=2)
+
+
+@pytest.mark.slow  # in the fast suite of `particles.sample` itself: tests/particles, by chunk
+def test_clouds_whole_and_in_parts_are_the_same_pictures(tiny, tmp_path, capsys):
+    one, other = (check_drawn(tiny, tmp_path / str(size), capsys, size) for size in (6, 2))
+    assert np.abs(one - other).max() <= 1
+
+
+def test_a_batch_holds_whole_clouds_or_a_part_of_one():
     assert (clouds.samples_at_once(asked(size=6)), clouds.chunk_of(asked(size=6))) == (2, None)
     assert (clouds.samples_at_once(asked(size=2)), clouds.chunk_of(asked(size=2))) == (1, 2)
 

@@ -34,6 +34,7 @@ def draw(run, out, *words):
     return images.load_npz(out / "samples.npz")
 
 
+@pytest.mark.slow  # in the fast suite a command with both draws what is recorded: tests/app/test_recorded_pictures.py
 def test_prompts_in_turn_and_a_negative_one(run, tmp_path):
     (tmp_path / "prompts.txt").write_text("\ntwo red apples\n")
     words = ("--prompt", "a photo of a cat", "--prompts", tmp_path / "prompts.txt", "--negative", "blurry")

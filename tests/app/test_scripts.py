@@ -87,12 +87,15 @@ FIVE = ["--steps", "ddim5", "--num-samples", 5, "--batch-size", 4]
 METHODS = [
     BY_CLASSIFIER,
     ["--guidance", "classifier-free", "--scale", 0, 3, "--labels", 1, 7],
-    ["--guidance", "classifier-free", "--scale", 3, "--eta", 0.5, "--steps", "2,3"],
     ["--guidance", "classifier-free+interval+rescale+ramp+dynamic", "--scale", 3],
+]
+# Labels are those of classifier-free guidance, and pictures without one, which are measured, those of repaint below.
+PLAIN = [
+    ["--guidance", "none"],
+    ["--guidance", "none", "--labels", 3, 7],
+    ["--guidance", "classifier-free", "--scale", 3, "--eta", 0.5, "--steps", "2,3"],
     ["--guidance", "mmps", "--iterations", 2, "--noise-std", 0.1, "--measure", "held-out", "--scale", 1, 0],
 ]
-# Labels are those of classifier-free guidance, and pictures without one those of repaint below.
-PLAIN = [["--guidance", "none"], ["--guidance", "none", "--labels", 3, 7]]
 # More of them, each with the options that it cannot do without.
 REST = {
     **dict.fromkeys(("zero-star", "independent", "off-the-shelf", "universal"), ()),
@@ -567,6 +570,7 @@ def test_data_that_changed_since_the_run_began_is_refused(tmp_path):
     config_file.create(tmp_path, experiment, known)  # a run from before it was written down
 
 
+@pytest.mark.slow  # in the fast suite the run that it is for is found without training, below
 def test_a_classifier_alone_for_somebody_elses_diffusion_run(tiny, tmp_path, capsys):
     """It takes the other run's schedule and network, trains only the classifier, and samples with both."""
     data_dir = ["--data.dir", tiny.parent / "data"]

@@ -9,6 +9,7 @@ import pytest
 
 from guided_jax.app import run as runs
 from guided_jax.app.sample import command as sample
+from guided_jax.app.sample import draw
 from guided_jax.app.sweep import command as sweep
 from guided_jax.app.sweep import search
 from guided_jax.storage import images
@@ -75,6 +76,10 @@ def test_a_search_is_written_and_its_last_line_draws_with_the_best(searched, tin
 
 
 def test_the_score_by_a_judge_is_its_accuracy_less_the_distance_over_that_without_guidance(tiny, monkeypatch):
+    blank = lambda params, indices, *given: draw.Drawn(  # noqa: E731
+        np.zeros((len(indices), 8, 8, 1), np.uint8), np.ones(len(indices), bool)
+    )
+    monkeypatch.setattr(draw, "make_sampler", lambda *given: blank)  # what is drawn is tested above
     fds = iter([40.0, 10.0])
     judged = lambda *given: lambda samples: {"accuracy": 0.75, "fd": next(fds)}  # noqa: E731
     monkeypatch.setattr(search, "_make_judge", judged)

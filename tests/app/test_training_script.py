@@ -88,6 +88,7 @@ def test_held_out_metrics_do_not_depend_on_when_they_are_computed(place, capsys)
     assert last[0] == last[1]
 
 
+@pytest.mark.slow  # in the fast suite of the loop itself: tests/training/test_training.py
 def test_divergence_is_one_sentence_with_the_step(place, tmp_path, capsys):
     rate = {"classifier__optimizer__learning_rate": 1e30, "classifier__optimizer__warmup_steps": 0}
     code, said = call(words(place, tmp_path / "run", **rate), capsys)
@@ -98,6 +99,7 @@ def test_divergence_is_one_sentence_with_the_step(place, tmp_path, capsys):
     assert not checkpoint.steps(tmp_path / "run" / "classifier" / "checkpoints")
 
 
+@pytest.mark.slow  # in the fast suite of the loop itself: tests/training/test_resume.py
 def test_a_damaged_checkpoint_is_one_line_of_warning(place, capsys):
     (data,) = (place / "run" / "classifier" / "checkpoints" / "6" / "state" / "d").glob("*")
     whole = (place / "run" / "classifier" / "metrics.jsonl").read_bytes()

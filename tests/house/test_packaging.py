@@ -155,6 +155,7 @@ def test_the_installed_command_shows_its_page_and_version(run):
     assert run("--version").stdout.split() == [guided_jax.__version__]
 
 
+@pytest.mark.slow  # the wheel holds every file; the next test starts a run with it, tests/app trains and samples
 def test_the_installed_command_trains_a_built_in_experiment_and_samples_it(run, folder):
     train = run("train", "digits", *SHORT)
     assert (folder / "runs" / "digits" / "config.json").is_file()

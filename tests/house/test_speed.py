@@ -25,7 +25,7 @@ def test_naive_jax_draws_the_same_pictures():
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("kind", ["classifier", "classifier-free"])
+@pytest.mark.parametrize("kind", ["classifier", pytest.param("classifier-free", marks=pytest.mark.slow)])
 def test_all_loops_of_jax_are_one(kind):
     """With networks that are the same and cheap: the schedule, the guidance, the steps."""
     expected = by_ours(kind)
