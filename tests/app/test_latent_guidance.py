@@ -71,7 +71,7 @@ MEASURED = {
 }
 
 
-@pytest.mark.slow  # in the fast suite a measurement of pixels guides through the decoder, below
+@pytest.mark.slow  # in the fast suite pixels are seen through the decoder by a measurement, below
 @pytest.mark.parametrize("guidance", ["universal", "off-the-shelf"])
 def test_a_judge_of_pictures_guides_latents(published, files, plain, tmp_path, guidance):
     words = ("--guidance", guidance, "--clean-classifier", files / "judge", "--in", "pixels", "--scale", "50")
@@ -84,10 +84,8 @@ def test_a_judge_of_pictures_guides_latents(published, files, plain, tmp_path, g
 PAIRS = [(name, space) for name in MEASURED for space in ("pixels", "latents") if (name, space) != ("ddnm", "pixels")]
 
 
-@pytest.mark.parametrize(
-    ("guidance", "space"),
-    [pytest.param(*pair, marks=() if pair == ("dps", "pixels") else pytest.mark.slow) for pair in PAIRS],
-)
+@pytest.mark.slow  # in the fast suite what it measures, below, and samples of this run: test_published_run.py
+@pytest.mark.parametrize(("guidance", "space"), PAIRS)
 def test_a_measurement_of_either_space_guides(published, files, plain, tmp_path, guidance, space):
     options = [files / word if word.endswith(".npz") else word for word in MEASURED[guidance]]
     words = ("--guidance", guidance, "--measure", files / "true.npz", *options, "--in", space)

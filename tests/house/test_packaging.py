@@ -174,7 +174,7 @@ def test_the_installed_command_trains_an_experiment_of_the_user(run, folder):
 
 def test_wrong_use_of_the_installed_command_is_one_sentence(run):
     """Also where the environment itself is in a folder called guided_jax."""
-    for words in (["train", "nothing"], ["sample", "nowhere"], ["dream"]):
+    for words in (["sample", "nowhere"], ["dream"]):
         err = run(*words, code=2).stderr
         assert err.startswith("error: ")
         assert len(err.strip().splitlines()) == 1

@@ -149,6 +149,7 @@ def test_only_the_attention_within_the_picture_is_perturbed(params, output, bloc
     assert seen == [((3, 3), True)] * 2 * len(blocks or [None])
 
 
+@pytest.mark.slow  # in the fast suite of another network: test_precision.py
 def test_the_fused_kernel_is_the_same(params, output):
     close(jax.jit(NET.clone(attention_kernel="xla").apply)(params, X, **CONDITIONS), output)
 
