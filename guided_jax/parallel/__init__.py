@@ -4,7 +4,13 @@
 """
 
 from guided_jax.parallel.chunks import chunk_size, map_in_chunks, padded_chunks
-from guided_jax.parallel.devices import choose_devices, dividing_prefix, local_devices, use_cpu_devices
+from guided_jax.parallel.devices import (
+    choose_devices,
+    compiler_options,
+    dividing_prefix,
+    local_devices,
+    use_cpu_devices,
+)
 from guided_jax.parallel.processes import (
     all_finite,
     exit_if_peer_lost,
@@ -27,6 +33,7 @@ __all__ = [
     "as_global",
     "choose_devices",
     "chunk_size",
+    "compiler_options",
     "data_parallel",
     "dividing_prefix",
     "exit_if_peer_lost",

@@ -1,6 +1,7 @@
 """Train steps, one or several in one call of a compiled program."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,22 @@ def scan_steps(step: Callable) -> Callable:
         return jax.lax.scan(lambda state, batch: step(state, batch, indices), state, batches)
 
     return scanned
+
+
+def compile_with(options: dict[str, Any], function: Any) -> Callable:
+    """Return a function of `jax.pmap` that XLA compiles with these options, once for the same shapes and types."""
+    if not options:
+        return function
+    programs: dict[Any, Callable] = {}
+
+    def call(*arguments):
+        leaves, structure = jax.tree.flatten(arguments)
+        key = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        if key not in programs:
+            programs[key] = function.lower(*arguments).compile(options)
+        return programs[key](*arguments)
+
+    return call
 
 
 def make_step(single: Callable, scanned: Callable, put: Callable, scan: bool) -> Callable:

@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from guided_jax.parallel.devices import compiler_options, local_devices
-from guided_jax.parallel.dispatch import make_step, scan_steps
+from guided_jax.parallel.dispatch import compile_with, make_step, scan_steps
 from guided_jax.parallel.processes import single_process
 from guided_jax.parallel.rows import gather_rows, own_rows
 
@@ -84,8 +84,12 @@ def data_parallel(
     own = len(local_devices(devices))
     one = functools.partial(train_step, average=functools.partial(jax.lax.pmean, axis_name=AXIS))
     donated = (0,) if donate else ()
-    wrap = functools.partial(jax.pmap, axis_name=AXIS, in_axes=(None, 0, 0), out_axes=(None, None), devices=devices)
-    mapped, scanned = wrap(one, donate_argnums=donated), wrap(scan_steps(one), donate_argnums=donated)
+
+    def wrap(step):
+        axes = functools.partial(jax.pmap, axis_name=AXIS, in_axes=(None, 0, 0), out_axes=(None, None), devices=devices)
+        return compile_with(compiler_options(devices), axes(step, donate_argnums=donated))
+
+    mapped, scanned = wrap(one), wrap(scan_steps(one))
 
     def shares(*batches):
         """Return (the batch, or the stack of several; the indices of its examples), a row for each device."""

@@ -10,6 +10,7 @@ import pytest
 
 from guided_jax import data, parallel, training
 from guided_jax.app.train import held_out
+from guided_jax.parallel import replicated
 from tests import tiny
 
 DEVICES = jax.devices()
@@ -98,8 +99,10 @@ def test_neither_the_order_of_the_devices_nor_the_position_of_an_example_changes
     assert abs(metrics["loss"] - other["loss"]) > 1e-4
 
 
-@pytest.mark.parametrize("count", [1, 4])
-def test_donation_survives_several_steps_and_compiles_once(count):
+@pytest.mark.parametrize(("count", "options"), [(1, {"xla_backend_optimization_level": 1}), (4, {})])
+def test_donation_survives_several_steps_and_compiles_once(count, options, monkeypatch):
+    """With the options of the commands on CPU, which the other tests leave out, too."""
+    monkeypatch.setattr(replicated, "compiler_options", lambda devices: options)
     devices = DEVICES[:count]
     chex.clear_trace_counter()
     traced = chex.assert_max_traces(lambda *a, **k: tiny.train_step(*a, **k), n=1)
@@ -179,7 +182,7 @@ def test_held_out_metrics_are_computed_on_one_device(monkeypatch):
         used.append(params["w"].devices())
         return params["w"].mean() * batch["image"].mean(), {}
 
-    monkeypatch.setattr(jax, "jit", lambda function: function)
+    monkeypatch.setattr(jax, "jit", lambda function, **options: function)
     evaluate = held_out.make_evaluation(loss, source, 8, 4, seed=0)
     monkeypatch.undo()
     state = SimpleNamespace(ema=parallel.place({"w": jnp.full(4, 0.5)}, jax.devices()[:4]))
