@@ -1,6 +1,6 @@
 """How well each method restores held-out pictures, and whether its samples vary as much as they are wrong.
 
-    guided-jax train digits
+    guided-jax train digits --diffusion.batch-size 128 --classifier.batch-size 128
     guided-jax judge runs/digits
     python -m benchmarks.restoration runs/digits --page
 

@@ -96,6 +96,7 @@ def experiment(name: str, seed: int, num_steps: int) -> schema.Experiment:
     """The digits with one variant's settings; checkpoints and held-out numbers at the end alone."""
     base, variant = experiments.load("digits"), VARIANTS[name]
     often = {"checkpoint_every": num_steps, "eval_every": num_steps, "sample_every": 0, "num_steps": num_steps}
+    often |= {"batch_size": 128}  # of the digits as they were when the tables were measured
     diffusion = dataclasses.replace(
         base.diffusion, **often, keep_best=False, snapshot_every=max(1, num_steps // 15), **variant.diffusion
     )
