@@ -81,12 +81,18 @@ def test_a_law_beyond_the_grid_is_refused():
 
 @pytest.mark.slow
 def test_a_posterior_and_a_conditional_law():
-    """DDPM draws the law of the label, classifier-free guidance not the tilted one, and mmps comes near the posterior."""
+    """DDPM draws the law of the label, particles alone the tilted one, and mmps comes near the posterior."""
     plain = run("--label", 1, "--sampler", "ddpm", "--steps", 200)
     assert plain["p(x | 1)"].holds
     tilted = run("--guidance", "classifier-free", "--scale", 3, "--sampler", "ddim", "--steps", 60)
     assert list(tilted) == ["p(x)^-2 p(x | 0)^3", "p(x | 0)"]
     assert not tilted["p(x)^-2 p(x | 0)^3"].holds
+    weighted = run(
+        *("--guidance", "classifier-free", "--scale", 3, "--particles", 32),
+        *("--sampler", "ddpm", "--variance", "large", "--steps", 60),
+    )["p(x)^-2 p(x | 0)^3"]
+    assert weighted.holds
+    assert weighted.found.sliced < 0.5 * tilted["p(x)^-2 p(x | 0)^3"].found.sliced
     measured = ("--noise-std", 0.5, "--sampler", "ddim", "--eta", 1, "--steps", 60)
     options = certify.complete(certify.Certify(Method("mmps", measurement=Measurement(noise_std=0.5))))
     (posterior,) = (certificate.law(each) for each in certify.claims_of(options).values())
