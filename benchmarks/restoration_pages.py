@@ -56,9 +56,10 @@ def table_of(rows: list[Row], passes: int, accuracy: float) -> str:
 
 def curves(rows: list[Row]) -> Any:
     """Return a figure: three of the numbers against the passes, a row of panels a measurement, a line a method."""
-    titles, shown = sampler_pages.names(rows, "measurement"), ("mean psnr", "perceptual", "coverage")
+    shown = {"mean psnr": "PSNR of the mean", "perceptual": "perceptual distance", "coverage": "coverage"}
+    titles = sampler_pages.names(rows, "measurement")
     figure, axes = pyplot.subplots(
-        len(titles), len(shown), figsize=(9.6, 2.5 * len(titles)), layout="constrained", squeeze=False
+        len(titles), len(shown), figsize=(9.6, 2.5 * len(titles) + 0.6), layout="constrained", squeeze=False
     )
     for line, title in zip(axes, titles, strict=True):
         for panel, number in zip(line, shown, strict=True):
@@ -76,7 +77,7 @@ def curves(rows: list[Row]) -> Any:
                 )  # fmt: skip
             if number == "coverage":
                 panel.axhline(0.9, color="0.4", linestyle="--", linewidth=1)
-            panel.set(xscale="log", title=f"{title}: {COLUMNS[number][0]}")
+            panel.set(xscale="log", title=f"{title}: {shown[number]}")
             panel.title.set_fontsize(8)
             panel.set_xticks(at, [str(passes) for passes in at])
             panel.minorticks_off()
@@ -84,7 +85,9 @@ def curves(rows: list[Row]) -> Any:
             panel.grid(alpha=0.3)
     for panel in axes[-1]:
         panel.set_xlabel("passes of the network", fontsize=8)
-    axes[0, 0].legend(fontsize=5.5)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=7, frameon=False
+    )
     return figure
 
 
