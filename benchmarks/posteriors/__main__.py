@@ -5,7 +5,8 @@
     python -m benchmarks.posteriors --quick              # to see that all works: no numbers to quote
     python -m benchmarks.posteriors --dims --laws        # draws tables and pictures from the files alone
 
-T1, mixtures whose posterior is a mixture: `mixtures`. T2, random walks of normal, Laplace and Student increments: `levy`.
+T1, mixtures whose posterior is a mixture: `mixtures`. T2, random walks of normal, Laplace, Bernoulli-Laplace and
+Student increments: `levy`.
 """
 
 import dataclasses
@@ -68,7 +69,7 @@ def of_mixtures(options: Options, dx: int) -> list[Case]:
     for name in mixtures.METHODS:
         add(name, options.steps)
     if (options.all or options.methods) and dx == 8:
-        add(BEST, (500,))
+        add(BEST, tuple({500} - {*options.steps}))
         for name in mixtures.CLOUDS:
             add(name, options.steps)
         for name in mixtures.VARIANTS:

@@ -11,6 +11,7 @@ from guided_jax.analytic import GaussianMixture
 
 FLOOR = "other exact draws"
 BEST = "`particles.measurement`, optimal variance"
+AT_ONCE = 8_000  # numbers of samples that are drawn side by side: what lies in the caches is several times as fast
 
 
 class Task(NamedTuple):
@@ -53,8 +54,8 @@ def alone(guide: Callable[[Task], tuple[Any, reverse.ReverseStep]]) -> Callable[
     def draw(task: Task) -> jax.Array:
         denoise, step = guide(task)
         keys = sampler.keys(task.key, jnp.arange(task.count))
-        run = lambda key, x_T: sampler.sample(key, denoise, step, x_T, task.levels)  # noqa: E731
-        return jax.vmap(run)(keys, task.noise(task.count))
+        run = lambda given: sampler.sample(given[0], denoise, step, given[1], task.levels)  # noqa: E731
+        return jax.lax.map(run, (keys, task.noise(task.count)), batch_size=max(1, AT_ONCE // task.dx))
 
     return draw
 
@@ -68,7 +69,8 @@ def together(potential: Callable[[Task], particles.Potential], size: int | None 
 
         def one(key: Any) -> jax.Array:
             x_T = task._replace(key=key).noise(each)
-            cloud = particles.sample(key, task.denoise, task.step, x_T, task.levels, potential(task))
+            part = max(1, AT_ONCE // task.dx)
+            cloud = particles.sample(key, task.denoise, task.step, x_T, task.levels, potential(task), chunk=part)
             x = particles.resample(jax.random.fold_in(key, 2), cloud)
             return x[jnp.arange(kept) * each // kept]
 

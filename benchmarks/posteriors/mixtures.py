@@ -133,12 +133,13 @@ VARIANTS = {
         '`ddpm("large")`': reverse.ddpm("large"),
         "`reverse_sde()`": reverse.reverse_sde(),
         "`dpm_solver(2, eta=1)`": reverse.dpm_solver(2, 1.0),
-        "`chain(langevin(0.3, 4), ddim(1))`": reverse.chain(reverse.langevin(0.3, 4), reverse.ddim(1.0)),
+        "`chain(langevin(0.7, 4), ddim(1))`, 20 levels": reverse.chain(reverse.langevin(0.7, 4), reverse.ddim(1.0)),
+        "`chain(langevin(0.7, 2), ddim(1))`": reverse.chain(reverse.langevin(0.7, 2), reverse.ddim(1.0)),
     }.items()
 }
 MANY = "mmps, `ddim(0.85)` again"  # of ten times as many problems
 VARIANTS[MANY] = METHODS[MMPS]
-FIVE_CALLS = "mmps, `chain(langevin(0.3, 4), ddim(1))`"  # of the network at each level
+FIVE_CALLS = "mmps, `chain(langevin(0.7, 4), ddim(1))`, 20 levels"  # five calls of the network at each
 ROWS: dict[str, Method | None] = {FLOOR: None, **METHODS, **CLOUDS, **VARIANTS}
 
 

@@ -50,14 +50,14 @@ def say(row: Row) -> str:
     """A line for the terminal."""
     score = "gap" if "law" in row else "distance"
     mean, bar = mean_and_bar(row[score])
-    rest = f"in the 0.9 set {np.mean(row['coverage']):.3f}, {row['seconds']:.0f} s"
-    return f"{', '.join(map(str, place(row)))}: {score} {mean:.2f} ± {bar:.2f}; {rest}"
+    covered = f"in the 0.9 set {np.mean(row['coverage']):.3f}, " if "coverage" in row else ""
+    return f"{', '.join(map(str, place(row)))}: {score} {mean:.2f} ± {bar:.2f}; {covered}{row['seconds']:.0f} s"
 
 
 def cell(rows: list[Row], column: str, digits: int, **wanted: Any) -> str:
     """Mean and error bar of the one row that has these values, or nothing."""
     found = sampler_pages.where(rows, **wanted)
-    if not found:
+    if not found or column not in found[0]:
         return ""
     mean, bar = mean_and_bar(found[0][column])
     if not mean < 1000:  # the data of T1 are within 50

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.posteriors import spikes
 from benchmarks.posteriors.laws import LENGTH, Law
 from guided_jax import prediction
 from guided_jax.denoiser import Denoiser
@@ -52,17 +53,23 @@ def visited(
     bits = jax.lax.bitcast_convert_type(seen.astype(jnp.float32), jnp.uint32)
     key = jax.random.fold_in(jax.random.key(0), jnp.sum(bits * jnp.arange(1, 2 * LENGTH, 2, dtype=jnp.uint32)))
 
-    def sweep(walk: jax.Array, key: Any) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    def sweep(
+        state: tuple[jax.Array, jax.Array], key: Any
+    ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, ...]]:
+        walk, kept = state
         key_z, key_e, key_walk = jax.random.split(key, 3)
         z, e = jax.random.normal(key_z, (2, LENGTH)), jax.random.uniform(key_e, (2, LENGTH), minval=1e-7)
-        variances = law.variance(jnp.diff(walk, prepend=0.0), z, e)
-        walk, *smoothed = smooth(variances, seen, noise, jax.random.normal(key_walk, (LENGTH,)))
-        return walk, tuple(smoothed)
+        variances = law.variance(jnp.diff(walk, prepend=0.0) * kept, z, e)
+        if law.share < 1:
+            uniforms = jax.random.uniform(jax.random.fold_in(key_e, 1), (LENGTH,))
+            kept = spikes.draw(law.share, kept, variances, seen, noise, uniforms)
+        walk, *smoothed = smooth(kept * variances, seen, noise, jax.random.normal(key_walk, (LENGTH,)))
+        return (walk, kept), tuple(smoothed)
 
     # It starts at the increments of what is seen, shrunk to no more than the law's own where the noise is large.
     start = jnp.cumsum(jnp.diff(seen, prepend=0.0) * ratio(1.0, 1.0 + noise))
-    walk, _ = jax.lax.scan(sweep, start, jax.random.split(jax.random.fold_in(key, 0), burn_in))
-    return jax.lax.scan(sweep, walk, jax.random.split(jax.random.fold_in(key, 1), sweeps))[1]
+    state, _ = jax.lax.scan(sweep, (start, jnp.ones_like(start)), jax.random.split(jax.random.fold_in(key, 0), burn_in))
+    return jax.lax.scan(sweep, state, jax.random.split(jax.random.fold_in(key, 1), sweeps))[1]
 
 
 def smooth(
@@ -119,12 +126,17 @@ def posterior_draws(
     matrix: A, (m, length). y: (n, m), one for each walk; give one several times for several chains.
     Of normal increments the draws need no chain, and are independent.
     """
-    u, found = np.zeros((len(y), LENGTH)), []
+    u, kept, found = np.zeros((len(y), LENGTH)), np.ones((len(y), LENGTH)), []
     if law.power is not None:
         return np.cumsum(given_variances(np.full_like(u[:1], law.power), matrix, y, noise_std, rng, sweeps), -1)
     for _ in range(burn_in + sweeps):
         z, e = rng.standard_normal((2, *u.shape)), 1 - rng.random((2, *u.shape))
-        u = given_variances(law.variance(u, z, e), matrix, y, noise_std, rng)[0]
+        variances = law.variance(u, z, e)
+        if law.share < 1:
+            kept = spikes.draw_given(
+                law.share, kept, variances, matrix @ np.tri(LENGTH), y, noise_std, rng.random(u.shape)
+            )
+        u = given_variances(kept * variances, matrix, y, noise_std, rng)[0]
         found.append(np.cumsum(u, 1))
     return np.stack(found[burn_in:])
 
