@@ -218,7 +218,7 @@ def measure(name: str, job: str, chips: int, options: Options) -> dict[str, Any]
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     row["temporaries"] = memory.temp_size_in_bytes
     row["peak"] = memory.argument_size_in_bytes + memory.temp_size_in_bytes + results
-    row["collectives"] = collectives.count(program.as_text())
+    row["collectives"] = collectives.count(program.as_text(), chips)
     return {**row, "seconds": round(time.monotonic() - start, 1)}
 
 

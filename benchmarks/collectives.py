@@ -8,14 +8,15 @@ KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8}
 ARRAY = re.compile(rf"\b({'|'.join(BYTES)})\[([\d,]*)\]")
 # One that is begun and ended apart counts where it begins.
-INSTRUCTION = re.compile(rf"\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ({'|'.join(KINDS)})(-start)?\((.*)")
+INSTRUCTION = re.compile(rf"\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ({'|'.join(KINDS)})(-start)?\(")
 
 
-def count(text: str) -> dict[str, tuple[int, int]]:
-    """Return kind -> (how many, bytes of the whole arrays that they gather, reduce or move), of a program's text.
+def count(text: str, chips: int) -> dict[str, tuple[int, int]]:
+    """Return kind -> (how many, bytes of what they make on a chip), of the text of a program for so many chips.
 
-    One stands for each instruction, also for one in a loop. XLA for TPUs writes a reduce-scatter as a fusion of an
-    all-reduce, whose name says so.
+    A reduce-scatter counts with the whole array that it reduces, of which a chip keeps its part. One stands for each
+    instruction, also for one in a loop. XLA for TPUs writes a reduce-scatter as a fusion of an all-reduce, whose name
+    says so.
     """
     found: dict[str, tuple[int, int]] = {}
     computation = ""
@@ -23,18 +24,13 @@ def count(text: str) -> dict[str, tuple[int, int]]:
         if begins := re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line):
             computation = begins[1]
         if made := INSTRUCTION.match(line):
+            sizes = [_size(array) for array in ARRAY.findall(made[1])]
+            size = max(sizes, default=0) if made[3] else sum(sizes)  # a start returns its operand beside the result
             scatters = made[2] == "all-reduce" and computation.startswith("all-reduce-scatter")
             kind = "reduce-scatter" if scatters else made[2]
-            number, size = found.get(kind, (0, 0))
-            found[kind] = number + 1, size + _bytes(made[1], made[4], started=bool(made[3]))
+            number, total = found.get(kind, (0, 0))
+            found[kind] = number + 1, total + size * (chips if made[2] == "reduce-scatter" else 1)
     return found
-
-
-def _bytes(result: str, operands: str, started: bool) -> int:
-    """Return the bytes of the larger of what goes in and what comes out."""
-    sides = [sum(map(_size, ARRAY.findall(side))) for side in (result, operands.partition("), ")[0])]
-    made = max(map(_size, ARRAY.findall(result)), default=0) if started else sides[0]  # a start returns its operand too
-    return max(made, sides[1])
 
 
 def _size(array: tuple[str, str]) -> int:

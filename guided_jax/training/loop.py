@@ -86,6 +86,7 @@ def fit(job: Job, stop: Callable[[], Any] = never) -> TrainState:
         report.write()
         if int(state.step) > (saved.last or 0):
             _save(job, report, int(state.step), state, evaluation)
+    parallel.wait_for_all()  # until the last checkpoint is there
     return state
 
 

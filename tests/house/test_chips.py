@@ -9,22 +9,23 @@ from benchmarks import chips, collectives
 
 PROGRAM = """HloModule jit_step
 %all-reduce-scatter.1 (param: bf16[64,8]) -> bf16[8,8] {
-  %all-reduce.3 = bf16[64,8]{1,0} all-reduce(bf16[64,8]{1,0} %param), replica_groups={{0,1}}, to_apply=%add
+  %all-reduce.3 = bf16[64,8]{1,0} all-reduce(%param), replica_groups={{0,1}}, to_apply=%add
 }
 %body (p: f32[8]) -> f32[8] {
-  %all-gather.2 = f32[16,8]{1,0:T(8,128)} all-gather(f32[2,8]{1,0} %x), dimensions={0}
-  %all-gather-start.1 = (f32[2,8]{1,0}, f32[16,8]{1,0}) all-gather-start(f32[2,8]{1,0} %x), dimensions={0}
-  %all-gather-done.1 = f32[16,8]{1,0} all-gather-done((f32[2,8]{1,0}, f32[16,8]{1,0}) %all-gather-start.1)
+  %all-gather.2 = f32[16,8]{1,0:T(8,128)} all-gather(%x), dimensions={0}
+  %reduce-scatter.4 = f32[2,8]{1,0} reduce-scatter(%y), dimensions={0}, to_apply=%add
+  %all-gather-start.1 = (f32[2,8]{1,0}, f32[16,8]{1,0}) all-gather-start(%x), dimensions={0}
+  %all-gather-done.1 = f32[16,8]{1,0} all-gather-done(%all-gather-start.1)
 }
 ENTRY %main (a: f32[]) -> f32[] {
-  ROOT %all-reduce.9 = (f32[4]{0}, f32[]) all-reduce(f32[4]{0} %a, f32[] %b), to_apply=%add
+  ROOT %all-reduce.9 = (f32[4]{0}, f32[]) all-reduce(%a, %b), to_apply=%add
 }
 """
 
 
 def test_collectives_are_counted_once_where_they_begin():
-    found = collectives.count(PROGRAM)
-    assert found == {"reduce-scatter": (1, 1024), "all-gather": (2, 1024), "all-reduce": (1, 20)}
+    found = collectives.count(PROGRAM, chips=8)
+    assert found == {"reduce-scatter": (2, 1024 + 512), "all-gather": (2, 1024), "all-reduce": (1, 20)}
     assert collectives.describe({"all-reduce": (2, 2**29)}) == "2 all-reduce of 0.50 GiB"
 
 
