@@ -159,22 +159,26 @@ def test_the_script_itself_in_two_processes(tmp_path):
         **{"classifier.batch-size": 8, "classifier.network.model-channels": 16, "data.dir": tmp_path / "data"},
         **{"diffusion.measure-every": 3, "diffusion.measure-samples": 20, "diffusion.keep-best-by": "samples_kid"},
     }
+    settings |= {"diffusion.power-ema": 0.05, "diffusion.snapshot-every": 3}
+    small = {"channel-mult": 1, "num-groups": 8, "num-head-channels": 16}
+    settings |= {f"{part}.network.{name}": n for part in ("diffusion", "classifier") for name, n in small.items()}
     words = ["train.py", "digits", *(f"--{name}={value}" for name, value in settings.items())]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
-    port, ends = free_port(), []
-    for count in (1, 2):
-        started = []
+    ends = []
+    for name, count, more in (("one", 1, []), ("two", 2, []), ("parts", 2, ["--shard-parameters"])):
+        started, port = [], free_port()
         for process in range(count):
             together = [f"--distributed.coordinator=localhost:{port}", f"--distributed.num-processes={count}"]
             together = [*together, f"--distributed.process-id={process}"] if count > 1 else []
-            started.append(processes.start(*words, *together, f"--out={tmp_path / str(count)}", env=environment))
+            started.append(processes.start(*words, *more, *together, f"--out={tmp_path / name}", env=environment))
         ended = [(*process.communicate(timeout=500), process.returncode) for process in started]
         assert [code for *_, code in ended] == [0] * count, ended
-        ends.append(
-            {part: log.read(tmp_path / str(count) / part / "metrics.jsonl") for part in ("diffusion", "classifier")}
-        )
+        ends.append({part: log.read(tmp_path / name / part / "metrics.jsonl") for part in ("diffusion", "classifier")})
     assert "samples_kid" in ends[1]["diffusion"][-1]
+    made = [{path.name for path in (tmp_path / name / "diffusion").iterdir()} for name in ("one", "two", "parts")]
+    assert {"curves.png", "power_ema", "samples-000003.png"} < made[0] == made[1] == made[2]
     for part, rows in ends[0].items():
-        for row, other in zip(rows, ends[1][part], strict=True):
-            assert row.keys() == other.keys()
-            np.testing.assert_allclose(list(row.values()), list(other.values()), rtol=1e-3, atol=1e-5)
+        for others in (end[part] for end in ends[1:]):
+            for row, other in zip(rows, others, strict=True):
+                assert row.keys() == other.keys()
+                np.testing.assert_allclose(list(row.values()), list(other.values()), rtol=1e-3, atol=1e-5)
