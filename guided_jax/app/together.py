@@ -61,7 +61,7 @@ def joined(command: str, settings: Distributed) -> Iterator[None]:
 
     parallel.use_cpu_devices()
     parallel.join(settings.coordinator, settings.num_processes, settings.process_id, settings.auto)
-    if command not in ("train", "judge"):  # training agrees on the step after which to stop; what is drawn is on disk
+    if command != "train":  # which agrees on the step after which to stop; the others go on from what is on disk
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with parallel.exit_if_peer_lost(), _quiet(not parallel.primary()):
         yield
