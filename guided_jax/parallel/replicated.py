@@ -87,7 +87,8 @@ def data_parallel(
 
     def wrap(step):
         axes = functools.partial(jax.pmap, axis_name=AXIS, in_axes=(None, 0, 0), out_axes=(None, None), devices=devices)
-        return compile_with(compiler_options(devices), axes(step, donate_argnums=donated))
+        # A `pmap` compiled ahead of time does not take the rows of one process of several.
+        return compile_with(compiler_options(devices) if single_process() else {}, axes(step, donate_argnums=donated))
 
     mapped, scanned = wrap(one), wrap(scan_steps(one))
 
