@@ -238,8 +238,9 @@ SLIPS = (
         ("(scale, level)) - 1", "(scale, level))"),
         ("state.steps % every != 0", "state.steps % every == 0"),
         ("state.steps + 1, state.saved + skips", "state.steps + 1, state.saved + 1 - skips"),
-        ("ReusedState(difference, state.steps + 1", "ReusedState(state.difference, state.steps + 1"),
-        ("(c.x_0 - unconditional(x_t, level).x_0)", "(c.eps - unconditional(x_t, level).eps)"),
+        ("ReusedState(eps, state.steps + 1", "ReusedState(state.difference, state.steps + 1"),
+        ("(-ratio(level.sigma, level.alpha) * eps)", "(ratio(level.sigma, level.alpha) * eps)"),
+        ("return c.x_0 - x_0, c.eps - eps", "return c.x_0 - x_0, eps - c.eps"),
     ),
     *slips(
         "guidance/ramp",

@@ -19,7 +19,7 @@ def run(x_T, every, unconditional=U):
     return x_0, guidance.saved_calls(memory)
 
 
-def test_the_difference_of_x_0_is_used_again_until_the_next_call():
+def test_the_difference_of_eps_is_used_again_until_the_next_call():
     """By a plain loop; at every step it is classifier-free guidance; and the calls that are saved are not made."""
     times = []
 
@@ -44,8 +44,8 @@ def test_the_difference_of_x_0_is_used_again_until_the_next_call():
     for position in range(8, 0, -1):
         now, then = (jax.tree.map(np.asarray, schedule.at(LEVELS, place)) for place in (position, position - 1))
         c, u = (np.asarray(x_0, np.float64) for x_0 in predicted(np.float32(x), now))
-        difference = c - u if position in (8, 5, 2) else difference
-        x_0 = c + 2 * difference
+        difference = (u - c) * now.alpha / now.sigma if position in (8, 5, 2) else difference  # of eps
+        x_0 = c - 2 * difference * now.sigma / now.alpha
         x = then.alpha * x_0 + then.sigma * (x - now.alpha * x_0) / now.sigma
     np.testing.assert_allclose(third, x, rtol=1e-3, atol=1e-3)
     assert np.abs(third - exact).max() > 0.01

@@ -1,5 +1,6 @@
 """The tables that the benchmarks draw into the documents have the right values and a place in their pages."""
 
+import dataclasses
 import json
 import re
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from scipy import stats
 from benchmarks import (
     chips,
     emoji,
+    fewer_calls,
     mixture,
     restoration_pages,
     results,
@@ -53,7 +55,7 @@ def test_the_tables_are_those_of_the_measurements(page, tables):
 
 
 PLACES = [
-    (sampler_pages.PAGE, list(SAMPLERS)),
+    (sampler_pages.PAGE, [*SAMPLERS, "fewer calls", "fewer calls, error"]),
     (tricks.PAGE, ["tricks, scale 1", "tricks, scale 2"]),
     (results.DOCS / "results.md", [*results.SWEEPS, "levels"]),
     (
@@ -321,3 +323,23 @@ def test_the_benchmark_of_posteriors_measures_only_what_there_is():
         posteriors.asked(posteriors.Options(laws=("cauchy",)))
     default, everything = (len(posteriors.asked(posteriors.Options(all=each))) for each in (False, True))
     assert default < everything
+
+
+def test_the_calls_of_the_guidances_that_make_fewer():
+    levels = schedule.karras(4, 0.5, 8.0, rho=1.0)  # sigma 0.5, 3, 5.5 and 8
+    interval = dataclasses.replace(fewer_calls.METHODS["interval"], interval_low=0.5, interval_high=5.5)
+    found = {name: fewer_calls.calls_of(method, levels, None) for name, method in fewer_calls.METHODS.items()}
+    assert {found[name] for name in ("conditional", "internal", "distilled")} == {4}
+    assert found["classifier-free"] == 8
+    assert fewer_calls.calls_of(interval, levels, None) == 6
+    assert fewer_calls.calls_of(fewer_calls.METHODS["adaptive"], levels, np.array([1, 2])) == 6.5
+
+
+def test_the_table_of_fewer_calls_has_each_method_at_its_best_scale():
+    common = {"method": "distilled", "steps": 15, "calls": 15, "error": 0.25}
+    rows = [
+        {**common, "scale": scale, "distance": distance, "accuracy": 0.9, "seconds": seconds}
+        for scale, distance, seconds in ((1.5, 0.02, 0.03), (2.0, 0.01, 0.05), (3.0, 0.03, 0.04))
+    ]
+    assert fewer_calls.quality_table(rows).splitlines()[2:] == ["| 15 | `distilled` | 15 | 40 | 2 | 0.900 | 0.01 |"]
+    assert fewer_calls.error_table(rows).splitlines()[2].startswith("| 15 | 0.250 |")

@@ -30,6 +30,7 @@ BENCHMARKS = {
     for name in (
         "emoji",
         "chips",
+        "fewer_calls",
         "restoration",
         "results",
         "samplers",

@@ -204,7 +204,7 @@ GUIDANCES: dict[str, Row] = {
         saves=True,
     ),
     "reused": Row(
-        "classifier-free, with u called at every --every steps and c - u used again in between [FC 2410.19355]",
+        "classifier-free, with u called at every --every steps and c - u of eps used again in between [FC 2410.19355]",
         lambda p: (
             p.conditional,
             lambda c: guidance.reused(c, p.unconditional, p.scale, p.request.every),
