@@ -262,7 +262,7 @@ SLIPS = (
         "distillation",
         ("Prediction(taught.x_0, taught.eps)", "Prediction(taught.x_0, noisy.truth.eps)"),
         ("jax.lax.stop_gradient(Prediction", "(Prediction"),
-        ("streams(key)[4]", "streams(key)[3]"),
+        ("jax.random.fold_in(streams(key)[4], 0)", "streams(key)[3]"),
         ("minval=low, maxval=high", "minval=low, maxval=low + high"),
         only="not one_call",
     ),
