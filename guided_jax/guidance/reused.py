@@ -31,8 +31,8 @@ def reused(conditional: Denoiser, unconditional: Denoiser, scale: Scale, every: 
 
     conditional, unconditional: denoisers, c and u.
     scale: number, traced value or function of the level.
-    every: at 1 it is `classifier_free`. The difference of eps, at the next level times -sigma / alpha for x_0, was measured
-        to be nearer than that of x_0; it is 0 after a level of alpha = 0.
+    every: at 1 it is `classifier_free`. The difference of eps, at the next level times -sigma / alpha for x_0, was nearer
+        than that of x_0 on Fashion-MNIST, by DPM-Solver++ in 15 steps; it is 0 after a level of alpha = 0.
     Returns a `Stateful`, for `reverse.with_state`, with the variance_fraction of c. Its state is a `ReusedState`;
         `saved_calls` reads it. Calls are saved by a `lax.cond`, in a batch too, as all examples leave out the same steps.
     Raises ValueError for every below 1.

@@ -30,6 +30,7 @@ BENCHMARKS = {
     for name in (
         "emoji",
         "chips",
+        "first",
         "fewer_calls",
         "restoration",
         "results",
