@@ -25,7 +25,7 @@ from guided_jax.app import cli
 from guided_jax.storage.files import replacing
 
 KNOWN = {"digits": SIZES["digits"], "32x32": SIZES["32x32"], "adm64": ADM64._replace(batch=2)}
-DRAWN = ("--guidance", "classifier-free", "--scale", "2", "--labels", "0", "1", "2", "3", "--sampler", "ddim")
+DRAWN = ("--guidance", "classifier-free", "--scale", "2", "--num-samples", "4", "--sampler", "ddim")
 
 
 @dataclasses.dataclass(frozen=True)

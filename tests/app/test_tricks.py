@@ -211,7 +211,7 @@ def test_every_variant_of_the_benchmark_changes_only_the_settings_it_names(monke
         assert sorted(".".join(field.split(".")[:2]) for field in found[name]) == sorted(named), name
     assert found["v-min-snr"] == {"diffusion.parameterization", "diffusion.weighting.name"}
     assert found["stratified"] == {"diffusion.times.stratified"}
-    often = ("num_steps", "checkpoint_every", "eval_every", "sample_every", "keep_best", "snapshot_every")
+    often = ("num_steps", "checkpoint_every", "eval_every", "sample_every", "keep_best", "snapshot_every", "batch_size")
     expected = {"seed", "classifier.num_steps", *(f"diffusion.{name}" for name in often)}
     assert fields(experiments.load("digits"), settings["nothing"]) == expected
 

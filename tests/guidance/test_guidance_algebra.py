@@ -362,16 +362,20 @@ def test_the_table_names_every_guidance():
         "blurred",
         "AdaptiveState",
         "LogProb",
+        "Pair",
+        "ReusedState",
         "Scale",
         "Stateful",
         "first_state",
         "lift",
         "likelihood",
         "observe",
+        "of_pair",  # of a network with two heads, as `two_heads`: tests/models/test_internal_head.py
         "saved_calls",
         "self_conditioned",  # of networks that take their own last answer: tests/guidance/test_self_conditioning.py
         "stateless",
         "strength",
+        "two_heads",
     }
     for name in set(guidance.__all__) - helpers:
         assert f"guidance.{name}(" in sources or f"guidance.{name}," in sources, name
