@@ -11,7 +11,7 @@ from guided_jax.app import cli
 PAGE = """usage: guided-jax demo [OPTIONS]
 
 Train a U-Net and a noisy classifier on 8x8 handwritten digits, draw guided ones at several scales,
-and judge them with a support vector machine that guided nothing. No download, no GPU. About six
+and judge them with a support vector machine that guided nothing. No download, no GPU. About four
 minutes on two CPU cores; the same command again resumes, or only draws.
 
   --out FOLDER         the run, with the table and the picture in FOLDER/demo (default: runs/digits)
@@ -83,7 +83,7 @@ def announce(options: Demo) -> None:
     print(
         f"guided-jax demo: train a U-Net and a classifier on {options.experiment} into {options.out}, draw "
         f"{options.num_samples} pictures with\nclassifier and with classifier-free guidance at the scales {scales}, and "
-        "judge them. With the defaults this takes about\nsix minutes on two CPU cores. Stop it at any time; the same "
+        "judge them. With the defaults this takes about\nfour minutes on two CPU cores. Stop it at any time; the same "
         "command goes on.",
         flush=True,
     )
