@@ -81,6 +81,7 @@ def share() -> tuple[int, int]:
 
 
 # In the errors of JAX, Gloo and Orbax when another process has ended.
+_STATUS = re.compile("[A-Z_]+: ")  # with which a message of XLA begins
 _PEER_LOST = re.compile("heartbeat|arrier|closed by peer|reset by peer|UNAVAILABLE|[Gg]loo|NCCL")
 
 
@@ -93,8 +94,9 @@ def exit_if_peer_lost() -> Iterator[None]:
     """
     try:
         yield
-    except (jax.errors.JaxRuntimeError, OSError) as error:
-        if single_process() or not _PEER_LOST.search(str(error)):
+    except (jax.errors.JaxRuntimeError, OSError, ValueError) as error:  # JAX makes a ValueError of some of XLA's
+        others = isinstance(error, ValueError) and not _STATUS.match(str(error))
+        if single_process() or others or not _PEER_LOST.search(str(error)):
             raise
         reason = (
             "another process has gone, so this one stops; start all of them again to go on from the last checkpoint"
