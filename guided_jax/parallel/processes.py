@@ -80,8 +80,8 @@ def share() -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
-# In the errors of JAX, Gloo and Orbax when another process has ended.
 _STATUS = re.compile("[A-Z_]+: ")  # with which a message of XLA begins
+# In the errors of JAX, Gloo and Orbax when another process has ended.
 _PEER_LOST = re.compile("heartbeat|arrier|closed by peer|reset by peer|UNAVAILABLE|[Gg]loo|NCCL")
 
 

@@ -201,7 +201,7 @@ class Experiment:
     tensorboard: bool = True
     """Write an event file for TensorBoard beside each metrics.jsonl."""
     shard_parameters: bool = False
-    """Divide parameters and optimizer over the devices, for networks that do not fit on one; one process only."""
+    """Divide parameters and optimizer over the devices of all processes, for networks that do not fit on one device."""
 
     @property
     def latent(self) -> bool:
