@@ -237,6 +237,10 @@ def test_the_problems_of_the_posteriors_are_those_of_the_paper_and_have_the_post
     density = mixtures.posterior(*given).log_density()
     found = np.array([density(jnp.asarray(each, jnp.float32), schedule.at(mixtures.TABLE, 0)) for each in x])
     np.testing.assert_allclose(np.diff(found), np.diff(law.log_density(x)), atol=2e-3)
+    precise = mixtures.problem(148, 8, 4)  # its noise squared, 1e-9, is no longer seen beside 1 in float32
+    widths = np.linalg.svd(mixtures.exact(148, 8, 4).root, compute_uv=False)
+    gains = np.linalg.svd(precise.matrix, compute_uv=False)
+    np.testing.assert_allclose(np.sort(widths)[:4], 1 / np.sqrt(1 + (gains / precise.noise_std) ** 2), rtol=1e-6)
     exact = mixtures.judge(law.draw(np.random.default_rng(1), 1000), law, np.random.default_rng(2))
     assert exact["distance"] < 0.5
     assert abs(exact["coverage"] - 0.9) < 0.04
