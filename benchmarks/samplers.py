@@ -283,7 +283,7 @@ class Trained(NamedTuple):
             return down(key_run, guidance.clip(guided), step, z, levels, count)
 
         compiled = parallel.parallel_map(one, self.devices, in_axes=(None, 0, 0, None, None))
-        placed = parallel.place(self.params, self.devices)
+        placed = parallel.replicate(self.params, self.devices)
 
         def call(indices: np.ndarray, levels: NoiseLevel) -> np.ndarray:
             keys = sampler.keys(jax.random.fold_in(jax.random.key(0), 0), indices)

@@ -144,7 +144,7 @@ def drawer(options: Options, run: runs.Run, seed: int) -> Callable[[Any, float],
     keys = sampler.keys(jax.random.key(1000 + seed), indices)
 
     def samples(params: Any, scale: float) -> sets.PictureSet:
-        placed = parallel.place({"diffusion": params}, devices)
+        placed = parallel.replicate({"diffusion": params}, devices)
         found = compiled(placed, keys, labels, np.full(len(indices), scale, np.float32))
         return sets.from_arrays("samples", images.to_uint8(found), labels)
 

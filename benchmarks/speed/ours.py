@@ -62,7 +62,7 @@ def sampling(size: Size, kind: str, how: str, devices: list) -> Callable[[], np.
     """A function that draws `size.images` pictures."""
     unet, classifier = networks(size)
     draw = parallel.parallel_map(drawing(size, kind, how, unet.apply, classifier.apply), devices, (None, 0, 0))
-    placed = parallel.place(jax.jit(functools.partial(prepared, size))(parameters(size)), devices)
+    placed = parallel.replicate(jax.jit(functools.partial(prepared, size))(parameters(size)), devices)
     return functools.partial(draw, placed, *start(size))
 
 

@@ -1,5 +1,7 @@
-"""Train steps, one or several in one call of a compiled program."""
+"""Programs that are compiled before they are first called; train steps, one or several in one call of such a program."""
 
+import ctypes
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,18 @@ def scan_steps(step: Callable) -> Callable:
     return scanned
 
 
+def compile_program(lowered: jax.stages.Lowered, options: dict[str, Any]) -> jax.stages.Compiled:
+    """Compile a program with these options of XLA, and give back the memory that compiling took.
+
+    The C library keeps for the next allocation what a compiler frees; here that is several hundred MiB, which would be
+    held while the program runs and makes its own large buffers beside it.
+    """
+    program = lowered.compile(options)
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # glibc has it
+        trim(0)
+    return program
+
+
 def compile_with(options: dict[str, Any], function: Any) -> Callable:
     """Return a function of `jax.pmap` that XLA compiles with these options, once for the same shapes and types."""
     if not options:
@@ -26,7 +40,7 @@ def compile_with(options: dict[str, Any], function: Any) -> Callable:
         leaves, structure = jax.tree.flatten(arguments)
         key = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         if key not in programs:
-            programs[key] = function.lower(*arguments).compile(options)
+            programs[key] = compile_program(function.lower(*arguments), options)
         return programs[key](*arguments)
 
     return call

@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from guided_jax.parallel.devices import compiler_options, local_devices
-from guided_jax.parallel.dispatch import compile_with, make_step, scan_steps
+from guided_jax.parallel.dispatch import compile_program, compile_with, make_step, scan_steps
 from guided_jax.parallel.processes import single_process
 from guided_jax.parallel.rows import gather_rows, own_rows
 
@@ -36,12 +36,21 @@ def place(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
     """
     # An explicit copy: `device_put` leaves the first replica in the memory of the original, even with `may_alias=False`.
     # And one compiled copy of the whole tree: leaf by leaf, every shape would be a program of its own.
-    return replicate(jax.jit(functools.partial(jax.tree.map, jnp.copy))(tree), devices)
+    return jax.device_put(jax.jit(functools.partial(jax.tree.map, jnp.copy))(tree), device_sharding(devices))
 
 
 def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
-    """Return the tree on every device of this process, for arguments that are never donated: it may share their memory."""
-    return jax.device_put(tree, device_sharding(devices))
+    """Return the tree on every device of this process, for arguments that are never donated: it may share their memory.
+
+    The devices of a CPU hold it together, once, however many they are.
+    """
+    on_cpu = all(device.platform == "cpu" for device in devices)
+    # An array of numpy, which here is a view, is shared by all devices; an array of jax is copied to all but one.
+    return jax.device_put(jax.tree.map(_host_view, tree) if on_cpu else tree, device_sharding(devices))
+
+
+def _host_view(leaf):
+    return leaf if jax.dtypes.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key) else jax.device_get(leaf)
 
 
 def first_copy(tree: PyTree) -> PyTree:
@@ -125,7 +134,7 @@ def parallel_map(fn: Callable, devices: Sequence[jax.Device], in_axes: tuple[int
             opened, constants = _without_constants(fn, *jax.tree.unflatten(structure, example))
             constants, axes = replicate(constants, devices), (None, *in_axes)
             mapped = jax.pmap(jax.vmap(opened, in_axes=axes), axis_name=AXIS, in_axes=axes, devices=own)
-            program = mapped.lower(constants, *shares).compile(compiler_options(devices))
+            program = compile_program(mapped.lower(constants, *shares), compiler_options(devices))
             programs[key] = functools.partial(program, constants)
         return programs[key]
 

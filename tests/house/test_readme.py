@@ -32,6 +32,7 @@ BENCHMARKS = {
         "chips",
         "first",
         "fewer_calls",
+        "memory",
         "restoration",
         "results",
         "samplers",

@@ -67,6 +67,13 @@ def test_a_placed_tree_is_a_copy_on_every_device():
     np.testing.assert_array_equal(b, [0, 1, 2])
 
 
+def test_the_devices_of_a_cpu_share_what_is_replicated_and_not_what_is_placed():
+    x = jnp.arange(64.0)
+    of = lambda tree: {shard.data.unsafe_buffer_pointer() for shard in tree["a"].addressable_shards}  # noqa: E731
+    assert len(of(parallel.replicate({"a": x}, DEVICES[:2]))) == 1
+    assert len(of(parallel.place({"a": x}, DEVICES[:2]))) == 2  # each is donated
+
+
 def test_shards_are_consecutive_rows_of_arrays_and_keys():
     keys = jax.random.split(jax.random.key(0), 6)
     rows, shards = parallel.shard((np.arange(12).reshape(6, 2), keys), 3)
