@@ -378,6 +378,7 @@ def test_latents_keep_the_captions_of_their_pictures(place, tmp_path, capsys):
     assert images.load_npz(tmp_path / "out" / "samples.npz")[0].shape == (2, 8, 8, 1)
 
 
+@pytest.mark.slow
 def test_the_demo_of_prompts_against_scales(place, tmp_path, capsys, monkeypatch):
     shutil.copytree(place / "run", tmp_path / "run")
     monkeypatch.setattr(train, "main", lambda args: None)  # trained already

@@ -102,6 +102,7 @@ def test_a_posterior_and_a_conditional_law():
     assert found.found.sliced < 0.5 * unguided.found.sliced
 
 
+@pytest.mark.slow
 def test_the_conditional_model_comes_near_the_law_of_its_label():
     """`certify` gives the guide the model of the label first, and each sample noise of its own."""
     found = certificate.certify(lambda c, u: c, reverse.ddpm(), LEVELS, label=1, count=500).found

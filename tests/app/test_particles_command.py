@@ -58,7 +58,7 @@ def test_the_sharpened_law_is_drawn_itself(normal):
     np.testing.assert_allclose(numbers["log_evidence"][1500:], 0, atol=1e-3)
 
 
-@pytest.mark.parametrize("mask", [(), ("holes.png",)])
+@pytest.mark.parametrize("mask", [pytest.param((), marks=pytest.mark.slow), ("holes.png",)])
 def test_a_posterior_and_its_evidence(run, mask):
     """Of the first coordinate: a hidden one is no part of y, whether all samples share the hole or each has its own."""
     method = Method("mmps", particles=32, steps="40", measurement=Measurement(("one",), mask=mask, noise_std=0.3))

@@ -308,7 +308,7 @@ def test_increments_that_may_be_0_have_their_prior_where_nothing_is_seen():
     assert stats.kstest(u[kept][::4], stats.laplace.cdf).pvalue > 0.001
 
 
-@pytest.mark.parametrize("name", ["t, 3", "Bernoulli-Laplace"])
+@pytest.mark.parametrize("name", ["t, 3", pytest.param("Bernoulli-Laplace", marks=pytest.mark.slow)])
 def test_of_other_increments_the_denoiser_is_the_mean_of_exact_draws(name):
     """E[x_0 | x_t] by the smoother of each Gibbs sweep, beside draws by dense algebra."""
     law = LAWS[name]

@@ -203,7 +203,9 @@ def test_published_unets(name):
     assert count_unet(json.dumps(config, sort_keys=True), low_res is not None) == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", adm.CLASSIFIERS)
+@pytest.mark.parametrize(
+    "name", [n if n.startswith("64") else pytest.param(n, marks=pytest.mark.slow) for n in adm.CLASSIFIERS]
+)
 def test_published_classifiers(name):
     config = adm.CLASSIFIERS[name].config
     assert count(adm.classifier_shapes(adm.classifier(config), config)) == PARAMETERS[name]
