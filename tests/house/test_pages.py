@@ -64,7 +64,7 @@ PLACES = [
     ),
     (training_free.PAGE, ["training-free"]),
     (chips.PAGE, ["chips"]),
-    (restoration_pages.PAGE, ["restoration, digits"]),
+    (restoration_pages.PAGE, ["restoration, digits", "restoration, fashion_mnist"]),
     (posterior_pages.PAGE, list(POSTERIORS)),
     (emoji.PAGE, ["emoji", "emoji, levels", "emoji, tuned"]),
 ]
