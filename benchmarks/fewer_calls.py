@@ -29,6 +29,7 @@ from guided_jax.app import cli
 from guided_jax.app import run as runs
 from guided_jax.app.sample import draw, samplers
 from guided_jax.app.sample.request import Method
+from guided_jax.guidance.interval import is_inside
 from guided_jax.metrics import feature_space, sets
 from guided_jax.storage.files import replacing
 
@@ -89,8 +90,8 @@ def calls_of(method: Method, levels: schedule.NoiseLevel, saved: np.ndarray | No
     if method.guidance in ("none", "internal", "distilled"):
         return steps
     if method.guidance == "classifier-free+interval":
-        sigma = np.asarray(levels.sigma[1:] / levels.alpha[1:])
-        return steps + int(((method.interval_low < sigma) & (sigma <= method.interval_high)).sum())
+        inside = is_inside(jax.tree.map(lambda column: column[1:], levels), method.interval_low, method.interval_high)
+        return steps + int(inside.sum())
     return 2 * steps - (0.0 if saved is None else float(np.mean(saved)))
 
 

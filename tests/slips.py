@@ -187,7 +187,7 @@ SLIPS = (
     *slips(
         "guidance/interval",
         "guidance_algebra",
-        ("low < sigma, sigma <= high", "low <= sigma, sigma < high"),
+        ("(low < sigma) & (sigma <= high)", "(low <= sigma) & (sigma < high)"),
         ("sigma = noise_ratio(level)", "sigma = level.sigma"),
         (
             "jax.lax.cond(inside, lambda: _state_type(guided(x_t, level), plain), lambda: _state_type(plain, plain))",
@@ -245,8 +245,6 @@ SLIPS = (
     *slips(
         "guidance/ramp",
         "fewer_calls",
-        ("(sigma <= high)", "(sigma < high)"),
-        ("(low < sigma)", "(low <= sigma)"),
         ("strength(scale, level), 1.0)", "strength(scale, level), 0.0)"),
         only="limited",
     ),

@@ -30,12 +30,16 @@ def interval(guide: Callable[[Denoiser], Denoiser], denoise: Denoiser, low: Arra
 
     def limited(x_t: Float[Array, "*shape"], level: NoiseLevel) -> Prediction:
         plain = denoise(x_t, level)
-        sigma = noise_ratio(level)
-        inside = jnp.logical_and(low < sigma, sigma <= high)
-        guided = guide(cached(plain, x_t, level, denoise))
+        guided, inside = guide(cached(plain, x_t, level, denoise)), is_inside(level, low, high)
         return jax.lax.cond(inside, lambda: _state_type(guided(x_t, level), plain), lambda: _state_type(plain, plain))
 
     return limited
+
+
+def is_inside(level: NoiseLevel, low: ArrayLike, high: ArrayLike) -> Array:
+    """low < sigma / alpha <= high, of a level or of each of several."""
+    sigma = noise_ratio(level)
+    return (low < sigma) & (sigma <= high)
 
 
 def _state_type(prediction: Prediction, plain: Prediction) -> Prediction:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from guided_jax.schedule import NoiseLevel, noise_ratio
+from guided_jax.guidance.interval import is_inside
+from guided_jax.schedule import NoiseLevel
 from guided_jax.strength import Scale, strength
 
 Value = float | int | Array
@@ -53,8 +54,7 @@ def limited(scale: Scale, low: ArrayLike, high: ArrayLike) -> Ramp:
     """
 
     def value(level: NoiseLevel) -> Array:
-        sigma = noise_ratio(level)
-        return jnp.where((low < sigma) & (sigma <= high), strength(scale, level), 1.0)
+        return jnp.where(is_inside(level, low, high), strength(scale, level), 1.0)
 
     return value
 
