@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from guided_jax.parallel.devices import compiler_options
 from guided_jax.parallel.dispatch import make_step, scan_steps
 from guided_jax.parallel.processes import to_host
 from guided_jax.parallel.replicated import AXIS
@@ -106,8 +107,8 @@ def jit_step(train_step: Callable, shardings: PyTree, devices: Sequence[jax.Devi
 
     Also for devices that are only described (`jax.experimental.topologies`): its `lower` takes shapes with shardings.
     """
-    back = (shardings, mesh_sharding(devices))
-    return jax.jit(train_step, donate_argnums=(0,) if donate else (), out_shardings=back)
+    back, options = (shardings, mesh_sharding(devices)), compiler_options(devices)
+    return jax.jit(train_step, donate_argnums=(0,) if donate else (), out_shardings=back, compiler_options=options)
 
 
 def _sharding_of(leaf):
@@ -117,7 +118,8 @@ def _sharding_of(leaf):
 
 def sharded_map(fn: Callable, devices: Sequence[jax.Device], in_axes: tuple[int | None, ...]) -> Callable:
     """Compile a function of one example as `parallel_map` does, with shared arguments divided as by `init_sharded`."""
-    compiled, row = jax.jit(jax.vmap(fn, in_axes=in_axes)), mesh_sharding(devices, AXIS)
+    row, options = mesh_sharding(devices, AXIS), compiler_options(devices)
+    compiled = jax.jit(jax.vmap(fn, in_axes=in_axes), compiler_options=options)
 
     def call(*arguments):
         pairs = zip(arguments, in_axes, strict=True)
