@@ -187,7 +187,7 @@ SLIPS = (
     *slips(
         "guidance/interval",
         "guidance_algebra",
-        ("(low < sigma) & (sigma <= high)", "(low <= sigma) & (sigma < high)"),
+        ("low < sigma, sigma <= high", "low <= sigma, sigma < high"),
         ("sigma = noise_ratio(level)", "sigma = level.sigma"),
         (
             "jax.lax.cond(inside, lambda: _state_type(guided(x_t, level), plain), lambda: _state_type(plain, plain))",

@@ -3,11 +3,10 @@
 import functools
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from guided_jax import models
+from guided_jax import models, parallel
 from guided_jax.app import texts
 from guided_jax.app.facts import Facts, count_labels
 from guided_jax.app.settings import Diffusion, Experiment
@@ -180,12 +179,14 @@ def prepare(experiment: Experiment, facts: Facts, networks: Networks, part: str,
 
 def init(experiment: Experiment, facts: Facts, networks: Networks, part: str, key: Any) -> Any:
     """Return the initial params of a network."""
-    return _init(getattr(networks, part), key, *example(experiment, facts, part))
+    return _compiled_init()(getattr(networks, part), key, *example(experiment, facts, part))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _init(network: nn.Module, *given: Any) -> Any:
-    return network.init(*given)
+@functools.cache
+def _compiled_init() -> Any:
+    # A draw for each parameter is much to compile: with XLA's own level of optimization, a quarter of a start.
+    options = parallel.compiler_options(jax.local_devices())
+    return jax.jit(lambda network, *given: network.init(*given), static_argnums=0, compiler_options=options)
 
 
 def settings_of(experiment: Experiment, part: str) -> Any:

@@ -39,7 +39,7 @@ def interval(guide: Callable[[Denoiser], Denoiser], denoise: Denoiser, low: Arra
 def is_inside(level: NoiseLevel, low: ArrayLike, high: ArrayLike) -> Array:
     """low < sigma / alpha <= high, of a level or of each of several."""
     sigma = noise_ratio(level)
-    return (low < sigma) & (sigma <= high)
+    return jnp.logical_and(low < sigma, sigma <= high)
 
 
 def _state_type(prediction: Prediction, plain: Prediction) -> Prediction:

@@ -131,11 +131,16 @@ def labels_of(indices: np.ndarray, labels: np.ndarray | None, facts: Facts, seed
     """Return the label of each sample: the given ones in turn, or classes drawn by their frequencies from the index."""
     if labels is not None:
         return labels[indices % len(labels)]
-    choose = jax.vmap(lambda key: jax.random.categorical(key, jnp.log(jnp.asarray(facts.class_frequencies))))
-    return np.asarray(choose(_keys(seed, indices)))
+    frequencies = np.asarray(facts.class_frequencies, np.float32)
+    return np.asarray(_classes(np.uint32(seed), np.asarray(indices, np.int32), frequencies))
 
 
-def _keys(seed: int, indices: np.ndarray) -> jax.Array:
+@jax.jit  # one program, and not one for each of its operations
+def _classes(seed: jax.Array, indices: jax.Array, frequencies: jax.Array) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.categorical(key, jnp.log(frequencies)))(_keys(seed, indices))
+
+
+def _keys(seed: Any, indices: Any) -> jax.Array:
     return sampler.keys(jax.random.fold_in(jax.random.key(seed), 1), indices)
 
 
