@@ -51,8 +51,8 @@ class Options:
 class Worker:
     """The parent's end of a process."""
 
-    def __init__(self, size: str, job: str, who: str):
-        command = [sys.executable, "-m", "benchmarks.speed.worker", size, job, who]
+    def __init__(self, size: str, job: str, who: str, module: str = "benchmarks.speed.worker"):
+        command = [sys.executable, "-m", module, size, job, who]
         self.name = f"{who}, {size}, {job}"
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 

@@ -92,7 +92,7 @@ def held(size: Size) -> float:
 
 def versions() -> dict[str, str]:
     """Of the packages that this process has loaded."""
-    names = ("jax", "jaxlib", "flax", "optax", "torch", "diffusers", "numpy")
+    names = ("jax", "jaxlib", "flax", "optax", "torch", "diffusers", "numpy", "hackable_diffusion", "dew")
     return {name: sys.modules[name].__version__ for name in names if name in sys.modules}
 
 
