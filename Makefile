@@ -1,5 +1,5 @@
 # make demo: from nothing to guided digits.  make test: the whole suite.  make check: format, lint, types.
-# make docs: the site, into site/.  make bench: speed, beside naive JAX and PyTorch, which it installs.
+# make docs: the site, into site/.  make bench: speed, beside naive JAX and PyTorch, which it installs, and other libraries.
 # make demo PYTHON=python3.12: with another interpreter. The first one is installed into .venv, and is the one of every later
 # call; PYTHON of another version is installed beside it, for example into .venv-3.13.
 PYTHON ?= $(or $(wildcard .venv/bin/python),python3)
@@ -16,6 +16,7 @@ demo: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -e '.[bench]' || echo "PyTorch could not be installed and is left out"
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.speed.peers
 
 # The site, into site/: site/index.html opens without a server, only its search needs one (python3 -m http.server -d site).
 docs: $(INSTALLED)

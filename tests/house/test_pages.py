@@ -60,7 +60,12 @@ PLACES = [
     (results.DOCS / "results.md", [*results.SWEEPS, "levels"]),
     (
         sampler_pages.PAGE.parent / speed.PAGE.name,
-        ["first", "memory", *(f"{part}, {each}" for part in ("machine", "operations") for each in ("cpu", "gpu"))],
+        [
+            "first",
+            "memory",
+            "peers",
+            *(f"{part}, {each}" for part in ("machine", "operations") for each in ("cpu", "gpu")),
+        ],
     ),
     (training_free.PAGE, ["training-free"]),
     (chips.PAGE, ["chips"]),

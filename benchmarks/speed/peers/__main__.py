@@ -43,7 +43,7 @@ class Options:
     """Measure, print the table."""
 
     sizes: tuple[Literal["digits", "32x32"], ...] = ("digits", "32x32")
-    """Of 32x32 only one scale is measured, unless `--jobs` says otherwise."""
+    """Of 32x32 only one scale is measured, unless `--jobs` says otherwise. With nothing after it nothing is measured."""
     jobs: tuple[Job, ...] = ()
     """All when none is given."""
     rounds: int = 5
@@ -141,7 +141,7 @@ def main(args: Any) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     known, order = kept(path), [(size, job) for size in SIZES for job in JOBS]
     with tqdm(total=len(plan(options)) + 1, desc="peers", unit="part") as bar:
-        for who in filter(here, WHO):
+        for who in filter(here, WHO if plan(options) else ()):
             known["counts"][who] = Worker(CHECKED, "check", who, WORKER).ready
         bar.update()
         for size, job in plan(options):
