@@ -45,7 +45,7 @@ class Options:
     sizes: tuple[Literal["digits", "32x32"], ...] = ("digits", "32x32")
     """Of 32x32 only one scale is measured, unless `--jobs` says otherwise. With nothing after it nothing is measured."""
     jobs: tuple[Job, ...] = ()
-    """All when none is given."""
+    """All when none is given. Calls and pictures are checked with one scale of digits."""
     rounds: int = 5
     out: Path = Path("runs/speed")
     page: bool = False
@@ -141,7 +141,7 @@ def main(args: Any) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     known, order = kept(path), [(size, job) for size in SIZES for job in JOBS]
     with tqdm(total=len(plan(options)) + 1, desc="peers", unit="part") as bar:
-        for who in filter(here, WHO if plan(options) else ()):
+        for who in filter(here, WHO if (CHECKED, "one scale") in plan(options) else ()):
             known["counts"][who] = Worker(CHECKED, "check", who, WORKER).ready
         bar.update()
         for size, job in plan(options):
