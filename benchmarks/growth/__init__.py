@@ -1,0 +1,1 @@
+"""Cost against batch, steps, side, classes, particles and devices: `python -m benchmarks.growth`."""
