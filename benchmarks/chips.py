@@ -67,9 +67,14 @@ class Case(NamedTuple):
     diffuse: Callable[..., Any]  # (x_0, eps, u) -> (input, time, target), u uniform in (0, 1)
 
 
-def _edm2(size: str) -> Case:
-    config = {"img_resolution": 64, "img_channels": 4, "label_dim": 1000, "model_channels": WIDTHS[size]}
-    module = edm2.make_network(config, jnp.bfloat16).clone(remat=True)
+def edm2_config(size: str) -> dict[str, int]:
+    """The arguments of the networks of 512 pixels."""
+    return {"img_resolution": 64, "img_channels": 4, "label_dim": 1000, "model_channels": WIDTHS[size]}
+
+
+def edm2_case(config: dict[str, Any], **fields: Any) -> Case:
+    """EDM2 of these arguments. fields: of the network, such as remat."""
+    module = edm2.make_network(config, jnp.bfloat16).clone(**fields)
 
     def network(params: Any, x: Any, c_noise: Any, label: Any) -> Any:
         return module.apply(params, x, c_noise, label)
@@ -85,16 +90,25 @@ def _edm2(size: str) -> Case:
         target = (x_0 - x_t * (SIGMA_DATA / norm) ** 2) * norm / (sigma * SIGMA_DATA)
         return x_t / norm, jnp.log(sigma) / 4, target
 
-    x, label = jax.ShapeDtypeStruct((64, 64, 4), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
+    side = config["img_resolution"]
+    x, label = jax.ShapeDtypeStruct((side, side, 4), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
     return Case(edm2.shapes(module), x, label, network, denoise, schedule.karras(32, 0.002, 80.0), diffuse)
 
 
-def _sdxl() -> Case:
-    module = unet.make_unet(XL["unet"], jnp.bfloat16).clone(remat=True)
-    levels = schedule.linear(1000)
+def text_case(config: dict[str, Any], text: dict[str, tuple[int, ...]], **fields: Any) -> Case:
+    """A U-Net of Stable Diffusion. text: the shapes of what it is told; fields: of the network."""
+    module = unet.make_unet(config, jnp.bfloat16).clone(**fields)
 
     def network(params: Any, x: Any, time: Any, condition: Any) -> Any:
         return module.apply(params, x, time, **condition)
+
+    condition = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in text.items()}
+    return eps_case(unet.shapes(module), config["sample_size"], network, condition)
+
+
+def eps_case(params: Any, side: int, network: Callable[..., Any], condition: Any) -> Case:
+    """A network that predicts eps of latents (side, side, 4)."""
+    levels = schedule.linear(1000)
 
     def denoise(params: Any, condition: Any) -> Any:
         return denoiser.from_network(lambda x, time: network(params, x, time, condition))
@@ -104,13 +118,15 @@ def _sdxl() -> Case:
         level = schedule.at(levels, 1 + jnp.int32(u * 1000))
         return level.alpha * x_0 + level.sigma * eps, denoiser.network_time(level), eps
 
-    text = {"context": (77, 2048), "pooled": (1280,), "time_ids": (6,)}
-    condition = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in text.items()}
-    x = jax.ShapeDtypeStruct((128, 128, 4), jnp.float32)
-    return Case(unet.shapes(module), x, condition, network, denoise, schedule.respace(levels, 30), diffuse)
+    x = jax.ShapeDtypeStruct((side, side, 4), jnp.float32)
+    return Case(params, x, condition, network, denoise, schedule.respace(levels, 30), diffuse)
 
 
-CASES = {**{f"edm2-{size}": functools.partial(_edm2, size) for size in WIDTHS}, "sdxl": _sdxl}
+XL_TEXT = {"context": (77, 2048), "pooled": (1280,), "time_ids": (6,)}
+CASES: dict[str, Callable[[], Case]] = {
+    **{f"edm2-{size}": functools.partial(edm2_case, edm2_config(size), remat=True) for size in WIDTHS},
+    "sdxl": functools.partial(text_case, XL["unet"], XL_TEXT, remat=True),
+}
 
 
 @dataclasses.dataclass(frozen=True)

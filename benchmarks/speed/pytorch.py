@@ -115,29 +115,45 @@ def prepared(network: torch.nn.Module, size: Size, who: str) -> Any:
     return torch.compile(network) if who == "torch compiled" else network
 
 
-def sampling(size: Size, kind: str, who: str) -> Callable[[], Any]:
-    """A function that draws `size.images` pictures, with the parameters too in the type that is computed in."""
+def output(network: Any, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """What a U-Net says."""
+    return network(x, t, labels).sample
+
+
+def sampling(
+    size: Size, kind: str, who: str, make: Callable[[Size], Any] = make_unet, call: Callable[..., Any] = output
+) -> Callable[[], Any]:
+    """A function that draws `size.images` pictures, with the parameters too in the type that is computed in.
+
+    make: of the network; call: (network, x, t, labels) -> eps.
+    """
     torch.manual_seed(0)
     dtype = getattr(torch, size.dtype)
-    made = (make(size).eval().requires_grad_(False) for make in (make_unet, Encoder))
+    makes = (make, Encoder) if kind == "classifier" else (make,)
+    made = (each(size).eval().requires_grad_(False) for each in makes)
     halved = (each.bfloat16() if size.dtype == "bfloat16" else each for each in made)
-    unet, classifier = (prepared(network, size, who) for network in halved)
+    unet, *classifier = (prepared(network, size, who) for network in halved)
     x_T = torch.randn(size.images, size.channels, size.side, size.side, device=place(size))
     x_T = x_T.to(memory_format=layout(who))
     labels = torch.arange(size.images, device=place(size)) % size.num_classes
 
     @torch.no_grad()
     def run() -> torch.Tensor:
-        eps = lambda x, t, y: unet(x.to(dtype), t, y).sample.float()  # noqa: E731
-        return draw(size, kind, eps, lambda x, t: classifier(x.to(dtype), t).float(), x_T, labels).cpu()
+        eps = lambda x, t, y: call(unet, x.to(dtype), t, y).float()  # noqa: E731
+        return draw(size, kind, eps, lambda x, t: classifier[0](x.to(dtype), t).float(), x_T, labels).cpu()
 
     return run
 
 
-def train(size: Size, who: str) -> Callable[[], Any]:
-    """A function that makes `size.train_steps` steps of training the U-Net: AdamW and an average of the weights."""
+def train(
+    size: Size, who: str, make: Callable[[Size], Any] = make_unet, call: Callable[..., Any] = output
+) -> Callable[[], Any]:
+    """A function that makes `size.train_steps` steps of training the network: AdamW and an average of the weights.
+
+    make, call: as of `sampling`.
+    """
     torch.manual_seed(0)
-    unet, where = make_unet(size).train().to(place(size)).to(memory_format=layout(who)), place(size)
+    unet, where = make(size).train().to(place(size)).to(memory_format=layout(who)), place(size)
     network = torch.compile(unet) if who == "torch compiled" else unet
     average = [parameter.detach().clone() for parameter in unet.parameters()]
     optimizer = torch.optim.AdamW(unet.parameters(), LEARNING_RATE, weight_decay=0.0)
@@ -152,8 +168,8 @@ def train(size: Size, who: str) -> Callable[[], Any]:
         told = torch.where(torch.rand(size.batch, device=where) < LABEL_DROPOUT, size.num_classes, labels)
         x_t = bar.sqrt() * pictures + (1 - bar).sqrt() * eps
         with torch.autocast(where, torch.bfloat16, enabled=size.dtype == "bfloat16"):
-            output = network(x_t, t, told).sample
-        loss = functional.mse_loss(output.float(), eps)
+            found = call(network, x_t, t, told)
+        loss = functional.mse_loss(found.float(), eps)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)

@@ -114,13 +114,19 @@ def parameters(size: Size, seed: int = 0):
 
     rng = np.random.default_rng(seed)
     x, found = jnp.zeros((1, size.side, size.side, size.channels)), {}
+    for name, network in zip(("unet", "classifier"), networks(size, attention_kernel="plain"), strict=True):
+        shapes = jax.eval_shape(network.init, jax.random.key(0), x, jnp.zeros(1))
+        found[name] = drawn(shapes, rng)
+    return found
+
+
+def drawn(shapes, rng: np.random.Generator):
+    """Weights of these shapes, of a spread that keeps activations in range, none of them 0."""
+    import jax
+    import jax.numpy as jnp
 
     def draw(path, leaf):
         spread = 1 / math.sqrt(math.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.1
-        drawn = spread * rng.standard_normal(leaf.shape, np.float32)
-        return jnp.asarray(drawn + (path[-1].key == "scale"))
+        return jnp.asarray(spread * rng.standard_normal(leaf.shape, np.float32) + (path[-1].key == "scale"))
 
-    for name, network in zip(("unet", "classifier"), networks(size, attention_kernel="plain"), strict=True):
-        shapes = jax.eval_shape(network.init, jax.random.key(0), x, jnp.zeros(1))
-        found[name] = jax.tree_util.tree_map_with_path(draw, shapes)
-    return found
+    return jax.tree_util.tree_map_with_path(draw, shapes)

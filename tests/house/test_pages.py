@@ -64,6 +64,8 @@ PLACES = [
             "first",
             "memory",
             "peers",
+            "growth",
+            "accelerator",
             *(f"{part}, {each}" for part in ("machine", "operations") for each in ("cpu", "gpu")),
         ],
     ),

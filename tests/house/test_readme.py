@@ -41,7 +41,10 @@ BENCHMARKS = {
         "speed.stable_diffusion",
     )
 }
-BENCHMARKS |= {f"benchmarks.{name}": f"benchmarks.{name}.__main__" for name in ("speed", "speed.peers", "posteriors")}
+BENCHMARKS |= {
+    f"benchmarks.{name}": f"benchmarks.{name}.__main__"
+    for name in ("speed", "speed.peers", "posteriors", "growth", "accelerator")
+}
 # What a command checks beyond its options' types, before it reads a run; a preset is read from the run.
 CHECKS = {
     "sample": lambda options: None if options.preset else checks.check_readers(options),

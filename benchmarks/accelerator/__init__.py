@@ -1,0 +1,1 @@
+"""Published networks at full size on one accelerator: `python -m benchmarks.accelerator`."""
