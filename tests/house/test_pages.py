@@ -71,7 +71,7 @@ PLACES = [
     ),
     (training_free.PAGE, ["training-free"]),
     (chips.PAGE, ["chips"]),
-    (restoration_pages.PAGE, ["restoration, digits", "restoration, fashion_mnist"]),
+    (restoration_pages.PAGE, [f"restoration, {run}" for run in ("digits", "fashion_mnist", "emoji")]),
     (posterior_pages.PAGE, list(POSTERIORS)),
     (emoji.PAGE, ["emoji", "emoji, levels", "emoji, tuned"]),
 ]
