@@ -549,7 +549,16 @@ def test_wrong_sampling_is_told_in_one_sentence(words, arguments, tiny, tmp_path
 
 def test_another_configuration_in_the_same_place_is_refused_by_its_fields(tiny, tmp_path, capsys):
     (tmp_path / "config.json").write_bytes((tiny / "config.json").read_bytes())
-    arguments = ["digits", "--out", tmp_path, "--data.dir", tiny.parent / "data", *SMALL, "--diffusion.ema-decay", "0.5"]
+    arguments = [
+        "digits",
+        "--out",
+        tmp_path,
+        "--data.dir",
+        tiny.parent / "data",
+        *SMALL,
+        "--diffusion.ema-decay",
+        "0.5",
+    ]
     code, _, err = run_script(train.main, arguments, capsys)
     assert (code, "diffusion.ema_decay: 0.995 -> 0.5" in err) == (2, True)
 
