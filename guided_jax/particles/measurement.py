@@ -8,13 +8,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, ArrayLike, Float
 
 from guided_jax.checks import check_number
 from guided_jax.denoiser import Denoiser
 from guided_jax.forward import Normal
-from guided_jax.numerics import LOG_TWO_PI, is_traced, ratio, root
+from guided_jax.numerics import LOG_TWO_PI, cholesky, eigh, is_traced, ratio, root, solve_lower, solve_positive
 from guided_jax.operators import Operator
 from guided_jax.particles.potentials import Evaluation, Potential
 from guided_jax.prediction import Prediction
@@ -67,7 +66,7 @@ def measurement(operator: Operator, y: Float[Array, "..."], noise_std: ArrayLike
 
     def evaluate(denoise: Denoiser, x_t: Float[Array, "*shape"], level: NoiseLevel, due: ArrayLike) -> Evaluation:
         prediction, seen = _look(denoise, operator, y, x_t, level)
-        factor = jnp.linalg.cholesky(_total(seen, seen.spread, noise_std))
+        factor = cholesky(_total(seen, seen.spread, noise_std))
         return Evaluation((prediction,), None, _log_normal(seen.residual, factor), seen)
 
     def propose(key, law: Normal, seen: _Seen, now: NoiseLevel, then: NoiseLevel) -> tuple[Array, Array]:
@@ -99,12 +98,12 @@ def _look(denoise: Denoiser, operator: Operator, y: Array, x_t: Array, level: No
     (pulled,) = jax.vmap(back)(rows)
     gain = jnp.asarray(ratio(jnp.square(level.sigma), level.alpha), forward.dtype)
     rows, pulled = rows.reshape(size, -1), gain * pulled.reshape(size, -1)
-    powers, turn = jnp.linalg.eigh(_times(rows, rows.T))
+    powers, turn = eigh(_times(rows, rows.T))
     widths = root(jnp.where(powers > FLAT * powers[-1], powers, 0.0))
     inward = ratio(1.0, widths)[:, None] * turn.T
     along = _times(inward, pulled)
     between = _times(along, _times(inward, rows).T)
-    spread, turn_x = jnp.linalg.eigh((between + between.T) / 2)
+    spread, turn_x = eigh((between + between.T) / 2)
     mixing = _times(turn * widths[None], turn_x)
     residual = jnp.ravel(y - forward)
     return prediction, _Seen(residual, mixing, jnp.maximum(spread, 0.0), _times(turn_x.T, along))
@@ -136,17 +135,17 @@ def _draw(key, mean: Array, std: Array, residual: Array, slope: Array, own: Arra
     """
     key_x, key_y = jax.random.split(key)
     noise = jax.random.normal(key_x, mean.shape, mean.dtype)
-    factor = jnp.linalg.cholesky(own)
-    whole = jnp.linalg.cholesky(own + _times(slope, slope.T))
+    factor = cholesky(own)
+    whole = cholesky(own + _times(slope, slope.T))
     missed = _times(slope, noise.reshape(-1)) + _times(factor, jax.random.normal(key_y, residual.shape, mean.dtype))
-    z = noise.reshape(-1) + _times(cho_solve((whole, True), residual - missed), slope)
+    z = noise.reshape(-1) + _times(solve_positive(whole, residual - missed), slope)
     log_ratio = _log_normal(residual, whole) - _log_normal(residual - _times(slope, z), factor)
     return mean + std * z.reshape(mean.shape), log_ratio
 
 
 def _log_normal(residual: Array, factor: Array) -> Array:
     """log N(residual; 0, factor factor^T)."""
-    white = solve_triangular(factor, residual, lower=True)
+    white = solve_lower(factor, residual)
     return -jnp.sum(jnp.square(white) + LOG_TWO_PI) / 2 - jnp.sum(jnp.log(jnp.diagonal(factor)))
 
 

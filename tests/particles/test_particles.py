@@ -363,3 +363,12 @@ def test_wrong_use_is_refused():
     ):
         with pytest.raises(ValueError, match="is one number for one example"):
             broken()
+
+
+def test_on_cpu_matrices_are_decomposed_one_by_one():
+    """A batch is handed to XLA's threads by one of them, which waits: on two cores two batches wait for ever."""
+    seen = particles.measurement(operators.matrix(jnp.array([[1.0, 0.5], [0.0, 1.0]])), jnp.array([0.6, 0.1]), NOISE)
+    text = jax.jit(lambda key: cloud_of(key, 64, seen, reverse.ddpm()).x_0).lower(jax.random.key(0)).as_text()
+    calls = [line for line in text.splitlines() if "@lapack_" in line]
+    assert len(calls) >= 4  # two bases and two factors at least
+    assert not [line for line in calls if "tensor<64x" in line]
