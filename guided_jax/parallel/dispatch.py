@@ -25,9 +25,14 @@ def compile_program(lowered: jax.stages.Lowered, options: dict[str, Any]) -> jax
     held while the program runs and makes its own large buffers beside it.
     """
     program = lowered.compile(options)
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # glibc has it
-        trim(0)
+    give_back_memory()
     return program
+
+
+def give_back_memory() -> None:
+    """Return to the system what this process has freed, where the C library is glibc; else do nothing."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
 
 def compile_with(options: dict[str, Any], function: Any) -> Callable:

@@ -10,7 +10,7 @@ import pytest
 
 from guided_jax import data, parallel, training
 from guided_jax.app.train import held_out
-from guided_jax.parallel import replicated
+from guided_jax.parallel import dispatch, replicated
 from tests import tiny
 
 DEVICES = jax.devices()
@@ -195,3 +195,10 @@ def test_held_out_metrics_are_computed_on_one_device(monkeypatch):
     state = SimpleNamespace(ema=parallel.place({"w": jnp.full(4, 0.5)}, jax.devices()[:4]))
     assert evaluate(state) == {"held_out_loss": -0.5}
     assert used == [{jax.devices()[0]}] * 2
+
+
+def test_what_compiling_took_is_given_back(monkeypatch):
+    given = []
+    monkeypatch.setattr(dispatch, "give_back_memory", lambda: given.append(True))
+    parallel.parallel_map(lambda w, x: w * x, DEVICES[:2], (None, 0))(np.float32(2), np.ones(4, np.float32))
+    assert given == [True]
