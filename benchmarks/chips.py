@@ -34,7 +34,7 @@ import tyro
 from jax.experimental import topologies
 
 from benchmarks import collectives
-from benchmarks.sampler_pages import fill, table
+from benchmarks.sampler_pages import fill_page, table
 from guided_jax import denoiser, guidance, reverse, sampler, schedule, training
 from guided_jax.app import cli
 from guided_jax.parallel import sharded
@@ -295,7 +295,7 @@ def main(args: Any) -> None:
     text = lines(measure_all(options))
     print(f"\n{text}")
     if options.page:
-        PAGE.write_text(fill(PAGE.read_text(), {"chips": text}))
+        fill_page(PAGE, {"chips": text})
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import numpy as np
 import tyro
 
 from benchmarks.emoji_judge import NUMBERS, Judge, captions_of, check
-from benchmarks.sampler_pages import fill, table
+from benchmarks.sampler_pages import fill_page, table
 from benchmarks.tricks import spread
 from guided_jax import parallel
 from guided_jax.app import cli
@@ -239,8 +239,7 @@ def write_page(run: runs.Run, tables: Mapping[str, str], figures: Mapping[str, A
     for name, figure in figures.items():
         with replacing(DOCS / "images" / f"{name}.png") as file:
             figure.savefig(file, format="png", dpi=110)
-    with replacing(PAGE) as file:
-        file.write(fill(PAGE.read_text(), dict(tables)).encode())
+    fill_page(PAGE, dict(tables))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import matplotlib
 import numpy as np
 import tyro
 
-from benchmarks.sampler_pages import PAGE, fill, lines, table, where
+from benchmarks.sampler_pages import PAGE, fill_page, lines, table, where
 from guided_jax import parallel, schedule
 from guided_jax.app import cli
 from guided_jax.app import run as runs
@@ -247,8 +247,7 @@ def main(args: Any) -> None:
     for name, text in tables.items():
         print(f"\n{name}\n\n{text}")
     if out == OUT:
-        with replacing(PAGE) as file:
-            file.write(fill(PAGE.read_text(), tables).encode())
+        fill_page(PAGE, tables)
 
 
 if __name__ == "__main__":

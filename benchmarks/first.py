@@ -18,11 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.sampler_pages import fill, table
+from benchmarks.sampler_pages import fill_page, table
 from benchmarks.speed.__main__ import PAGE
 from benchmarks.speed.sizes import ADM64, SIZES, Size
 from guided_jax.app import cli
-from guided_jax.storage.files import replacing
 
 KNOWN = {"digits": SIZES["digits"], "32x32": SIZES["32x32"], "adm64": ADM64._replace(batch=2)}
 DRAWN = ("--guidance", "classifier-free", "--scale", "2", "--num-samples", "4", "--sampler", "ddim")
@@ -100,8 +99,7 @@ def main(args: Sequence[str]) -> None:
     text = table(head, rows)
     print(f"\n{text}")
     if options.page:
-        with replacing(PAGE) as file:
-            file.write(fill(PAGE.read_text(), {"first": text}).encode())
+        fill_page(PAGE, {"first": text})
 
 
 if __name__ == "__main__":

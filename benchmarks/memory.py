@@ -17,12 +17,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.sampler_pages import fill, table
+from benchmarks.sampler_pages import fill_page, table
 from benchmarks.speed import worker
 from benchmarks.speed.__main__ import PAGE, Job, SizeName
 from benchmarks.speed.sizes import SIZES
 from guided_jax.app import cli
-from guided_jax.storage.files import replacing
 
 STAGES = ("weights", "compiling", "first call", "further calls")
 WHO = ("ours", "torch channels-last")
@@ -109,8 +108,7 @@ def main(args: Sequence[str]) -> None:
     drawn = table(["size", "job", "program", "arrays", *STAGES, "peak"], rows)
     print(drawn)
     if options.page:
-        with replacing(PAGE) as file:
-            file.write(fill(PAGE.read_text(), {"memory": drawn}).encode())
+        fill_page(PAGE, {"memory": drawn})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from PIL import Image
 
 from benchmarks import sampler_pages
 from guided_jax.storage import images
-from guided_jax.storage.files import replacing
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -108,5 +107,4 @@ def write(run: str, table: str, rows: list[Row], blocks: dict[str, dict[str, np.
         figure.savefig(path, dpi=100)
         pyplot.close(figure)
         Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)
-    with replacing(PAGE) as file:
-        file.write(sampler_pages.fill(PAGE.read_text(), {f"restoration, {run}": table}).encode())
+    sampler_pages.fill_page(PAGE, {f"restoration, {run}": table})

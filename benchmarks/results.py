@@ -18,7 +18,7 @@ import matplotlib
 import numpy as np
 import tyro
 
-from benchmarks.sampler_pages import fill, table
+from benchmarks.sampler_pages import fill_page, table
 from guided_jax import data, denoiser, forward, parallel, sampler, schedule
 from guided_jax.app import cli
 from guided_jax.app import run as runs
@@ -164,8 +164,7 @@ def main(args: Any) -> None:
         grid = pictures(options.run, name)
         if grid is not None:
             images.save_png(DOCS / "images" / f"results-{name}.png", grid)
-    with replacing(DOCS / "results.md") as file:
-        file.write(fill((DOCS / "results.md").read_text(), tables).encode())
+    fill_page(DOCS / "results.md", tables)
 
 
 if __name__ == "__main__":

@@ -22,11 +22,25 @@ CALLS = 15  # of the tables of one number: odd, which methods of two calls a ste
 
 def lines(known: dict[str, Rows]) -> str:
     """JSON, a row a line, numbers of four digits."""
-    parts = [
-        f'"{part}": [\n' + ",\n".join(json.dumps({k: short(v) for k, v in row.items()}) for row in rows) + "\n]"
-        for part, rows in known.items()
-    ]
-    return "{" + ",\n".join(parts) + "}\n"
+    return "{" + ",\n".join(f'"{part}": {row_lines(rows)}' for part, rows in known.items()) + "}\n"
+
+
+def row_lines(rows: Rows) -> str:
+    """A list of JSON, a row a line, numbers of four digits."""
+    return "[\n" + ",\n".join(json.dumps({k: short(v) for k, v in row.items()}) for row in rows) + "\n]"
+
+
+def known_rows(path: Path) -> Rows:
+    """The rows of a file of `row_lines`; none where it is not there."""
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def keep_rows(path: Path, rows: Rows, place: Callable[[dict[str, Any]], Any], ordered: bool = False) -> None:
+    """Write the rows into a file of `row_lines`, instead of those that have the same place; ordered: by it."""
+    places = [place(row) for row in rows]
+    found = [row for row in known_rows(path) if place(row) not in places] + rows
+    with replacing(path) as file:
+        file.write(f"{row_lines(sorted(found, key=place) if ordered else found)}\n".encode())
 
 
 def short(value: Any) -> Any:
@@ -260,6 +274,12 @@ def fill(page: str, tables: dict[str, str]) -> str:
     return page
 
 
+def fill_page(path: Path, tables: dict[str, str]) -> None:
+    """Put each table into the page, as `fill` does."""
+    with replacing(path) as file:
+        file.write(fill(path.read_text(), tables).encode())
+
+
 def write(known: dict[str, Rows], own: dict[str, str], out: Path, into_page: bool) -> None:
     """Pictures of all parts that are known, and their tables: printed, and put into the page."""
     tables: dict[str, str] = {}
@@ -278,5 +298,4 @@ def write(known: dict[str, Rows], own: dict[str, str], out: Path, into_page: boo
     for name, text in tables.items():
         print(f"\n{name}\n\n{text}")
     if into_page:
-        with replacing(PAGE) as file:
-            file.write(fill(PAGE.read_text(), tables).encode())
+        fill_page(PAGE, tables)

@@ -146,7 +146,7 @@ def main(arguments: list[str]) -> None:
     table = sampler_pages.table(head, rows())
     print(table)
     if "--page" in arguments:
-        PAGE.write_text(sampler_pages.fill(PAGE.read_text(), {"training-free": table}))
+        sampler_pages.fill_page(PAGE, {"training-free": table})
 
 
 if __name__ == "__main__":

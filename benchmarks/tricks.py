@@ -263,8 +263,7 @@ def main(args: Sequence[str]) -> None:
     for name, text in texts.items():
         print(f"\n{name}\n\n{text}")
     if options.page:
-        with replacing(PAGE) as file:
-            file.write(sampler_pages.fill(PAGE.read_text(), texts).encode())
+        sampler_pages.fill_page(PAGE, texts)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ to one process: give `--at-once 1`, and --programs ours.
 """
 
 import dataclasses
-import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -22,10 +21,9 @@ from typing import Any, Literal
 
 from benchmarks.accelerator import pages
 from benchmarks.accelerator.sizes import PROGRAMS, ROWS, TINY, Row, wanted
-from benchmarks.sampler_pages import fill
+from benchmarks.sampler_pages import fill_page, keep_rows, known_rows
 from benchmarks.speed.__main__ import PAGE, Worker
 from guided_jax.app import cli
-from guided_jax.storage.files import replacing
 
 MODULE = "benchmarks.accelerator.worker"
 FILE = "accelerator.json"
@@ -149,19 +147,6 @@ def timings(workers: dict[str, Worker], row: Row, products: list[Worker], option
     ]
 
 
-def known_rows(path: Path) -> list[dict[str, Any]]:
-    """What was measured before."""
-    return json.loads(path.read_text()) if path.exists() else []
-
-
-def keep(path: Path, row: dict[str, Any]) -> None:
-    """Write the row into the file, in the place of an older one."""
-    place = lambda each: [each[name] for name in ("network", "job", "who")]  # noqa: E731
-    others = [each for each in known_rows(path) if place(each) != place(row)]
-    with replacing(path) as file:
-        file.write(json.dumps([*others, row], indent=1).encode())
-
-
 def main(args: Any) -> None:
     """Measure what is missing or named, and print everything that is known."""
     options = cli.parse(Options, "python -m benchmarks.accelerator", args, description=__doc__ or "")
@@ -182,14 +167,13 @@ def main(args: Any) -> None:
             print(f"the budget of {options.budget:g} s is spent; start again for the rest")
             break
         for row in measure(wave, options, torch, end):
-            keep(path, row)
+            keep_rows(path, [row], lambda each: [each[name] for name in ("network", "job", "who")])
             print(pages.say(row), flush=True)
     rows = known_rows(path)
     text = pages.text(rows)
     print(f"\n{text}\n\n{path}")
     if options.page and rows:
-        with replacing(PAGE) as file:
-            file.write(fill(PAGE.read_text(), {"accelerator": text}).encode())
+        fill_page(PAGE, {"accelerator": text})
 
 
 if __name__ == "__main__":

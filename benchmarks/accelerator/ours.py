@@ -93,15 +93,7 @@ def training_run(network: Network, case: chips.Case) -> Callable[[], Any]:
     step, params = parallel.data_parallel(one, devices), weights({"good": case}, jnp.float32)["good"]
     state = parallel.place(training.init(jax.random.key(0), params, chips.OPTIMIZER), devices)
     given = ours.training_batch(size)
-    batch = {"image": given["image"], "condition": given["label"]}
-
-    def run() -> Any:
-        nonlocal state
-        for _ in range(size.train_steps):
-            state, metrics = step(state, batch)
-        return jax.block_until_ready(metrics)["loss"]
-
-    return run
+    return ours.stepping(step, state, {"image": given["image"], "condition": given["label"]}, size.train_steps)
 
 
 def build(row: Row, attention: str) -> Callable[[], Any]:

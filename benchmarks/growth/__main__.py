@@ -11,7 +11,6 @@ cores without other load.
 """
 
 import dataclasses
-import json
 import os
 import resource
 import time
@@ -32,9 +31,8 @@ import numpy as np
 
 from benchmarks.growth import knobs, pages
 from benchmarks.mixture import OUT
-from benchmarks.sampler_pages import fill, short
+from benchmarks.sampler_pages import fill_page, keep_rows, known_rows
 from benchmarks.speed.__main__ import PAGE, machine
-from guided_jax.storage.files import replacing
 
 FILE = "growth.json"
 
@@ -94,17 +92,9 @@ def measure(knob: str, rounds: int, values: tuple[int, ...]) -> list[dict[str, A
     return rows
 
 
-def known(path: Path) -> list[dict[str, Any]]:
-    """The rows that were measured before."""
-    return json.loads(path.read_text()) if path.exists() else []
-
-
 def keep(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write the rows of a knob into the file, in the place of its older ones."""
-    others = [row for row in known(path) if row["knob"] != rows[0]["knob"]]
-    text = ",\n".join(json.dumps({k: short(v) for k, v in row.items()}) for row in [*others, *rows])
-    with replacing(path) as file:
-        file.write(f"[\n{text}\n]\n".encode())
+    keep_rows(path, rows, lambda row: row["knob"])
 
 
 def turned(knob: str, quick: bool) -> tuple[int, ...]:
@@ -134,13 +124,12 @@ def main(args: Any) -> None:
         keep(out / FILE, rows)
         times = (f"{row['value']:,} {1000 * median(row['seconds']):.3g} ms" for row in rows)
         print(f"{knob}: {', '.join(times)}", flush=True)
-    rows = known(out / FILE)
+    rows = known_rows(out / FILE)
     pages.picture(rows, out / "growth.png")
     text = pages.growth(rows)
     print(f"\n{text}\n\nmeasured in {time.monotonic() - start:.0f} s: {out / FILE}")
     if options.page:
-        with replacing(PAGE) as file:
-            file.write(fill(PAGE.read_text(), {"growth": text}).encode())
+        fill_page(PAGE, {"growth": text})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Student increments: `levy`.
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from benchmarks import mixture
 from benchmarks.posteriors import levy, mixtures, pages, pictures
 from benchmarks.posteriors.laws import LAWS
 from benchmarks.posteriors.methods import BEST, FLOOR
+from benchmarks.sampler_pages import keep_rows, known_rows
 from guided_jax.app import cli
-from guided_jax.storage.files import replacing
 
 Case = tuple[str, Callable[[], dict[str, Any]]]  # the name of the method, what measures a row
 FILE = "posteriors.json"
@@ -101,18 +100,6 @@ def asked(options: Options) -> list[Case]:
     return [case for case in cases if not options.methods or case[0] in options.methods]
 
 
-def known(path: Path) -> list[dict[str, Any]]:
-    """The rows that were measured before."""
-    return json.loads(path.read_text()) if path.exists() else []
-
-
-def keep(path: Path, row: dict[str, Any]) -> None:
-    """Write the row into the file, in the place of an older one of the same cell."""
-    others = [each for each in known(path) if pages.place(each) != pages.place(row)]
-    with replacing(path) as file:
-        file.write(pages.lines(sorted([*others, row], key=pages.place)).encode())
-
-
 def main(args: list[str]) -> None:
     """Measures what is asked for, and draws everything that is known."""
     options = cli.parse(Options, "python -m benchmarks.posteriors", args, description=__doc__ or "")
@@ -120,11 +107,11 @@ def main(args: list[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for _, measure in asked(options):
         row = measure()
-        keep(out / FILE, row)
+        keep_rows(out / FILE, [row], pages.place, ordered=True)
         print(pages.say(row), flush=True)
     if not options.methods:
         pictures.draw(out, options.quick)
-    pages.write(known(out / FILE), into_page=out == mixture.OUT)
+    pages.write(known_rows(out / FILE), into_page=out == mixture.OUT)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The tables of docs/posteriors.md, of what was measured."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from benchmarks import sampler_pages
 from benchmarks.posteriors import levy, mixtures
 from benchmarks.posteriors.laws import LAWS
 from benchmarks.posteriors.methods import BEST, FLOOR
-from guided_jax.storage.files import replacing
 
 Row = dict[str, Any]
 PAGE = Path(__file__).parents[2] / "docs" / "posteriors.md"
@@ -33,11 +31,6 @@ def place(row: Row) -> tuple[Any, ...]:
     if "law" in row:
         return "T2", row["law"], row["operator"], row["method"], row["steps"]
     return "T1", row["dx"], row["method"], row["dy"], row["steps"]
-
-
-def lines(rows: list[Row]) -> str:
-    """JSON, a row a line, numbers of four digits."""
-    return "[\n" + ",\n".join(json.dumps({k: sampler_pages.short(v) for k, v in row.items()}) for row in rows) + "\n]\n"
 
 
 def mean_and_bar(values: list[float]) -> tuple[float, float]:
@@ -153,6 +146,4 @@ def write(rows: list[Row], into_page: bool) -> None:
     for name, text in found.items():
         print(f"\n{name}\n\n{text}")
     if into_page:
-        text = sampler_pages.fill(PAGE.read_text(), found)
-        with replacing(PAGE) as file:
-            file.write(text.encode())
+        sampler_pages.fill_page(PAGE, found)

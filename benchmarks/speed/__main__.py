@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from benchmarks.sampler_pages import fill
+from benchmarks.sampler_pages import fill_page
 from benchmarks.speed import tables
 from benchmarks.speed.sizes import SIZES, jobs
 from benchmarks.speed.worker import CORES
@@ -179,8 +179,7 @@ def report(known: dict[str, Any], options: Options) -> None:
     for name, text in found.items():
         print(f"\n{name}\n\n{text}")
     if options.page:
-        with replacing(PAGE) as file:
-            file.write(fill(PAGE.read_text(), found).encode())
+        fill_page(PAGE, found)
 
 
 if __name__ == "__main__":

@@ -98,10 +98,15 @@ def train(size: Size, devices: list) -> Callable[[], Any]:
     one = functools.partial(training.train_step, loss=diffusion_loss(size), optimizer=optimizer, ema_decay=EMA_DECAY)
     step, batch = parallel.data_parallel(one, devices), training_batch(size)
     state = parallel.place(training.init(jax.random.key(0), parameters(size)["unet"], optimizer), devices)
+    return stepping(step, state, batch, size.train_steps)
+
+
+def stepping(step: Callable, state: Any, batch: Any, count: int) -> Callable[[], Any]:
+    """A function that makes `count` further steps on the same batch and returns the loss."""
 
     def run() -> Any:
         nonlocal state
-        for _ in range(size.train_steps):
+        for _ in range(count):
             state, metrics = step(state, batch)
         return jax.block_until_ready(metrics)["loss"]
 

@@ -9,8 +9,9 @@ import pytest
 from benchmarks.growth import __main__ as growth
 from benchmarks.growth import knobs, pages
 from benchmarks.mixture import OUT
+from benchmarks.sampler_pages import known_rows
 
-MEASURED = growth.known(OUT / growth.FILE)
+MEASURED = known_rows(OUT / growth.FILE)
 
 
 def row(knob, value, milliseconds, **others):
@@ -91,8 +92,8 @@ def test_rows_are_kept_a_knob_at_a_time(tmp_path):
     growth.keep(path, fixed_cost("batch"))
     growth.keep(path, fixed_cost("steps"))
     growth.keep(path, fixed_cost("batch")[:2])
-    assert [(each["knob"], each["value"]) for each in growth.known(path)][-2:] == [("batch", 1), ("batch", 4)]
-    assert len(growth.known(path)) == 7
+    assert [(each["knob"], each["value"]) for each in known_rows(path)][-2:] == [("batch", 1), ("batch", 4)]
+    assert len(known_rows(path)) == 7
     assert json.loads(path.read_text())[0]["seconds"] == pytest.approx([0.007, 0.0063, 0.021])
 
 

@@ -41,7 +41,7 @@ SAMPLERS = {
     "digits": sampler_pages.digits_table(MEASURED["digits"]),
     "quality": sampler_pages.quality_table(MEASURED["quality"]),
 }
-POSTERIORS = posterior_pages.tables(posteriors.known(mixture.OUT / posteriors.FILE))
+POSTERIORS = posterior_pages.tables(sampler_pages.known_rows(mixture.OUT / posteriors.FILE))
 
 
 @pytest.mark.parametrize(

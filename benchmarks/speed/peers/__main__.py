@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from benchmarks.sampler_pages import fill, table
+from benchmarks.sampler_pages import fill_page, table
 from benchmarks.speed.__main__ import PAGE, Worker, kept, machine
 from benchmarks.speed.sizes import SIZES
 from benchmarks.speed.tables import gain, three
@@ -153,8 +153,7 @@ def main(args: Any) -> None:
             bar.update()
     print(f"\npeers\n\n{lines(known)}\n\nmeasured in {time.monotonic() - start:.0f} s: {path}")
     if options.page:
-        with replacing(PAGE) as file:
-            file.write(fill(PAGE.read_text(), {"peers": lines(known)}).encode())
+        fill_page(PAGE, {"peers": lines(known)})
 
 
 if __name__ == "__main__":
