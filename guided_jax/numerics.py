@@ -1,13 +1,10 @@
 """Arithmetic that stays finite, in its values and in its gradients, at both ends of a noise schedule."""
 
-import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, ArrayLike, Float
 
 TINY = 1e-12  # whose root has finite derivatives
@@ -94,31 +91,3 @@ def is_traced(tree: Any) -> bool:
 
 def _is_float(leaf: Any) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-
-
-def eigh(a: Float[Array, "m m"]) -> tuple[Float[Array, " m"], Float[Array, "m m"]]:
-    """Return the eigenvalues, ascending, and the eigenvectors as columns of a symmetric matrix.
-
-    On CPU a batch is computed one by one. JAX would hand it to XLA's threads and wait, on one of these threads; two such
-    batches at a time wait for each other for ever where there are two threads.
-    """
-    return _one_by_one(lambda a: tuple(jnp.linalg.eigh(a)))(a)
-
-
-def cholesky(a: Float[Array, "m m"]) -> Float[Array, "m m"]:
-    """Return the lower L with a = L L^T of a positive definite matrix; on CPU a batch one by one, as for `eigh`."""
-    return _one_by_one(jnp.linalg.cholesky)(a)
-
-
-def solve_lower(factor: Float[Array, "m m"], b: Float[Array, "m ..."]) -> Float[Array, "m ..."]:
-    """Return L^-1 b for the lower L that `factor` is; on CPU a batch one by one, as for `eigh`."""
-    return _one_by_one(functools.partial(solve_triangular, lower=True))(factor, b)
-
-
-def solve_positive(factor: Float[Array, "m m"], b: Float[Array, "m ..."]) -> Float[Array, "m ..."]:
-    """Return (L L^T)^-1 b for the L that `factor` is, of `cholesky`; on CPU a batch one by one, as for `eigh`."""
-    return _one_by_one(lambda factor, b: cho_solve((factor, True), b))(factor, b)
-
-
-def _one_by_one(function: Callable) -> Callable:
-    return jax.custom_batching.sequential_vmap(function) if jax.default_backend() == "cpu" else function

@@ -11,7 +11,7 @@ import optax
 import tyro
 
 from guided_jax import data, parallel, training
-from guided_jax.app import cli, facts, limits
+from guided_jax.app import cli, facts, limits, networks
 from guided_jax.app import run as runs
 from guided_jax.app import settings as schema
 from guided_jax.app.sample.request import DataDir
@@ -140,7 +140,8 @@ def _task(options: Judging, run: runs.Run, network: Judge) -> job.Task:
     optimizer, example = _settings(options).make_optimizer(), jnp.zeros((1, *run.facts.image_shape))
 
     def init() -> training.TrainState:
-        return job.init_state(jax.random.key(options.seed), lambda key: jax.jit(network.init)(key, example), optimizer)
+        init_params = lambda key: networks.init_network(network, key, example)  # noqa: E731
+        return job.init_state(jax.random.key(options.seed), init_params, optimizer)
 
     return job.Task(
         label="judge",

@@ -13,8 +13,9 @@ from jaxtyping import Array, ArrayLike, Float
 from guided_jax.checks import check_number
 from guided_jax.denoiser import Denoiser
 from guided_jax.forward import Normal
-from guided_jax.numerics import LOG_TWO_PI, cholesky, eigh, is_traced, ratio, root, solve_lower, solve_positive
+from guided_jax.numerics import LOG_TWO_PI, is_traced, ratio, root
 from guided_jax.operators import Operator
+from guided_jax.particles.matrices import cholesky, eigh, solve_lower, solve_positive
 from guided_jax.particles.potentials import Evaluation, Potential
 from guided_jax.prediction import Prediction
 from guided_jax.schedule import NoiseLevel
