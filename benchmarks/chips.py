@@ -34,7 +34,7 @@ import tyro
 from jax.experimental import topologies
 
 from benchmarks import collectives
-from benchmarks.sampler_pages import fill_page, table
+from benchmarks.measured import fill_page, table
 from guided_jax import denoiser, guidance, reverse, sampler, schedule, training
 from guided_jax.app import cli
 from guided_jax.parallel import sharded

@@ -25,7 +25,7 @@ import numpy as np
 import tyro
 
 from benchmarks.emoji_judge import NUMBERS, Judge, captions_of, check
-from benchmarks.sampler_pages import fill_page, table
+from benchmarks.measured import fill_page, table
 from benchmarks.tricks import spread
 from guided_jax import parallel
 from guided_jax.app import cli

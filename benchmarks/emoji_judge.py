@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.sampler_pages import table
+from benchmarks.measured import table
 from guided_jax import forward, metrics, parallel, schedule
 from guided_jax.app import networks, texts, trained_model
 from guided_jax.app import run as runs

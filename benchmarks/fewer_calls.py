@@ -23,7 +23,8 @@ import matplotlib
 import numpy as np
 import tyro
 
-from benchmarks.sampler_pages import PAGE, fill_page, lines, table, where
+from benchmarks.measured import fill_page, table, where
+from benchmarks.sampler_pages import PAGE, lines
 from guided_jax import parallel, schedule
 from guided_jax.app import cli
 from guided_jax.app import run as runs

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.sampler_pages import fill_page, table
+from benchmarks.measured import fill_page, table
 from benchmarks.speed.__main__ import PAGE
 from benchmarks.speed.sizes import ADM64, SIZES, Size
 from guided_jax.app import cli

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.sampler_pages import fill_page, table
+from benchmarks.measured import fill_page, table
 from benchmarks.speed import worker
 from benchmarks.speed.__main__ import PAGE, Job, SizeName
 from benchmarks.speed.sizes import SIZES

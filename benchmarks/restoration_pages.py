@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from benchmarks import sampler_pages
+from benchmarks import measured, sampler_pages
 from guided_jax.storage import images
 
 matplotlib.use("Agg")
@@ -40,30 +40,30 @@ def cell(values: list[float], digits: int) -> str:
 
 def table_of(rows: list[Row], passes: int, accuracy: float) -> str:
     """Return a row for each measurement and method at a number of passes. accuracy: of the judge on the true pictures."""
-    found = sampler_pages.where(rows, passes=passes)
+    found = measured.where(rows, passes=passes)
     body = []
-    for title in sampler_pages.names(found, "measurement"):
-        for name in sampler_pages.names(found, "method"):
-            mine = sampler_pages.where(found, measurement=title, method=name)
+    for title in measured.names(found, "measurement"):
+        for name in measured.names(found, "method"):
+            mine = measured.where(found, measurement=title, method=name)
             if not mine:
                 continue
             cells = [cell([row[each] for row in mine], digits) for each, (_, digits) in COLUMNS.items()]
             body.append([title, name, mine[0]["setting"], mine[0]["calls"], *cells])
     head = ["measurement", "method", "setting", "calls", *(head for head, _ in COLUMNS.values())]
-    return sampler_pages.table(head, [*body, ["", "the true pictures", "", "", "", "", "", f"{accuracy:.2f}", ""]])
+    return measured.table(head, [*body, ["", "the true pictures", "", "", "", "", "", f"{accuracy:.2f}", ""]])
 
 
 def curves(rows: list[Row]) -> Any:
     """Return a figure: three of the numbers against the passes, a row of panels a measurement, a line a method."""
     shown = {"mean psnr": "PSNR of the mean", "perceptual": "perceptual distance", "coverage": "coverage"}
-    titles = sampler_pages.names(rows, "measurement")
+    titles = measured.names(rows, "measurement")
     figure, axes = pyplot.subplots(
         len(titles), len(shown), figsize=(9.6, 2.5 * len(titles) + 0.6), layout="constrained", squeeze=False
     )
     for line, title in zip(axes, titles, strict=True):
         for panel, number in zip(line, shown, strict=True):
-            for place, name in enumerate(sampler_pages.names(rows, "method")):
-                mine = sampler_pages.where(rows, measurement=title, method=name)
+            for place, name in enumerate(measured.names(rows, "method")):
+                mine = measured.where(rows, measurement=title, method=name)
                 if not mine:
                     continue
                 at = sorted({row["passes"] for row in mine})
@@ -107,4 +107,4 @@ def write(run: str, table: str, rows: list[Row], blocks: dict[str, dict[str, np.
         figure.savefig(path, dpi=100)
         pyplot.close(figure)
         Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)
-    sampler_pages.fill_page(PAGE, {f"restoration, {run}": table})
+    measured.fill_page(PAGE, {f"restoration, {run}": table})

@@ -18,7 +18,7 @@ import matplotlib
 import numpy as np
 import tyro
 
-from benchmarks.sampler_pages import fill_page, table
+from benchmarks.measured import fill_page, table
 from guided_jax import data, denoiser, forward, parallel, sampler, schedule
 from guided_jax.app import cli
 from guided_jax.app import run as runs

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import sampler_pages
+from benchmarks import measured
 from benchmarks.mixture import LEVELS, MIXTURE
 from guided_jax import guidance, reverse, sampler, schedule
 from guided_jax.reverse import ReverseStep
@@ -143,10 +143,10 @@ def main(arguments: list[str]) -> None:
     if set(arguments) - {"--page"}:
         raise SystemExit(f"{arguments[0]} is not known; give --page or nothing")
     head = ["method", "rho", "mu", "smoothing", "mean p(class \\| x_0)", "distance"]
-    table = sampler_pages.table(head, rows())
+    table = measured.table(head, rows())
     print(table)
     if "--page" in arguments:
-        sampler_pages.fill_page(PAGE, {"training-free": table})
+        measured.fill_page(PAGE, {"training-free": table})
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import sampler_pages
+from benchmarks import measured
 from guided_jax import metrics, parallel, sampler
 from guided_jax.app import cli, experiments, judge, posthoc
 from guided_jax.app import run as runs
@@ -238,7 +238,7 @@ def tables(found: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Markdown by the mark of its place in the page."""
     scales = sorted({row["scale"] for each in found for row in each["rows"]})
     head = ["run", "seeds", "held-out loss", *NUMBERS.values()]
-    return {f"tricks, scale {scale:g}": sampler_pages.table(head, body(found, scale)) for scale in scales}
+    return {f"tricks, scale {scale:g}": measured.table(head, body(found, scale)) for scale in scales}
 
 
 def main(args: Sequence[str]) -> None:
@@ -263,7 +263,7 @@ def main(args: Sequence[str]) -> None:
     for name, text in texts.items():
         print(f"\n{name}\n\n{text}")
     if options.page:
-        sampler_pages.fill_page(PAGE, texts)
+        measured.fill_page(PAGE, texts)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from benchmarks.accelerator import pages
 from benchmarks.accelerator.sizes import PROGRAMS, ROWS, TINY, Row, wanted
-from benchmarks.sampler_pages import fill_page, keep_rows, known_rows
+from benchmarks.measured import fill_page, keep_rows, known_rows
 from benchmarks.speed.__main__ import PAGE, Worker
 from guided_jax.app import cli
 

@@ -4,7 +4,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.accelerator.sizes import IN_TORCH, NETWORKS, PROGRAMS, ROWS, TINY
-from benchmarks.sampler_pages import table, where
+from benchmarks.measured import table, where
 from benchmarks.speed.sizes import matmul_flops
 from benchmarks.speed.tables import gain, three
 

@@ -30,8 +30,8 @@ import jax
 import numpy as np
 
 from benchmarks.growth import knobs, pages
+from benchmarks.measured import fill_page, keep_rows, known_rows
 from benchmarks.mixture import OUT
-from benchmarks.sampler_pages import fill_page, keep_rows, known_rows
 from benchmarks.speed.__main__ import PAGE, machine
 
 FILE = "growth.json"

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.growth.knobs import KNOBS
-from benchmarks.sampler_pages import table, where
+from benchmarks.measured import table, where
 from guided_jax.storage.files import replacing
 
 matplotlib.use("Agg")

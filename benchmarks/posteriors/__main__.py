@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import mixture
+from benchmarks.measured import keep_rows, known_rows
 from benchmarks.posteriors import levy, mixtures, pages, pictures
 from benchmarks.posteriors.laws import LAWS
 from benchmarks.posteriors.methods import BEST, FLOOR
-from benchmarks.sampler_pages import keep_rows, known_rows
 from guided_jax.app import cli
 
 Case = tuple[str, Callable[[], dict[str, Any]]]  # the name of the method, what measures a row

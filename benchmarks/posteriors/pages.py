@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import sampler_pages
+from benchmarks import measured
 from benchmarks.posteriors import levy, mixtures
 from benchmarks.posteriors.laws import LAWS
 from benchmarks.posteriors.methods import BEST, FLOOR
@@ -49,7 +49,7 @@ def say(row: Row) -> str:
 
 def cell(rows: list[Row], column: str, digits: int, **wanted: Any) -> str:
     """Mean and error bar of the one row that has these values, or nothing."""
-    found = sampler_pages.where(rows, **wanted)
+    found = measured.where(rows, **wanted)
     if not found or column not in found[0]:
         return ""
     mean, bar = mean_and_bar(found[0][column])
@@ -63,43 +63,43 @@ def distances(rows: list[Row], dx: int, labels: dict[str, str], steps: tuple[int
 
     labels: of the rows, by method.
     """
-    rows = sampler_pages.where(rows, dx=dx)
+    rows = measured.where(rows, dx=dx)
     columns = [(dy, n) for dy in sorted({row["dy"] for row in rows}) for n in steps]
     body = []
-    for name in [each for each in labels if sampler_pages.where(rows, method=each)]:
+    for name in [each for each in labels if measured.where(rows, method=each)]:
         cells = [cell(rows, "distance", 2, method=name, dy=dy, steps=n) for dy, n in columns]
-        body.append([labels[name], sampler_pages.where(rows, method=name)[0]["calls"], *cells])
+        body.append([labels[name], measured.where(rows, method=name)[0]["calls"], *cells])
     floor = [cell(rows, "distance", 2, method=FLOOR, dy=dy) for dy, _ in columns]
-    return sampler_pages.table(
+    return measured.table(
         ["method", "calls", *(f"dy {dy}, {n} steps" for dy, n in columns)], [*body, [FLOOR, "", *floor]]
     )
 
 
 def modes(rows: list[Row], dx: int, methods: Iterable[str], steps: int = 20) -> str:
     """Probability at the wrong mode, and coverage of the 0.9 set, at one number of steps."""
-    rows = sampler_pages.where(rows, dx=dx)
-    measured = sorted({row["dy"] for row in rows})
+    rows = measured.where(rows, dx=dx)
+    given_dy = sorted({row["dy"] for row in rows})
     body = []
-    for name in [each for each in (*methods, FLOOR) if sampler_pages.where(rows, method=each)]:
+    for name in [each for each in (*methods, FLOOR) if measured.where(rows, method=each)]:
         at = 0 if name == FLOOR else steps
-        given = [{"method": name, "dy": dy, "steps": at} for dy in measured]
+        given = [{"method": name, "dy": dy, "steps": at} for dy in given_dy]
         body.append([name, *(cell(rows, c, 2, **each) for c in ("modes", "coverage") for each in given)])
-    head = [f"{word}, dy {dy}" for word in ("wrong mode", "in the 0.9 set") for dy in measured]
-    return sampler_pages.table(["method", *head], body)
+    head = [f"{word}, dy {dy}" for word in ("wrong mode", "in the 0.9 set") for dy in given_dy]
+    return measured.table(["method", *head], body)
 
 
 def variants(rows: list[Row]) -> str:
     """Distance and wrong modes of `guidance.mmps` with each step at 8 dimensions; the range of the means of 20 problems."""
-    rows = sampler_pages.where(rows, dx=8)
+    rows = measured.where(rows, dx=8)
     body = []
-    for name in [each for each in VARIANTS if sampler_pages.where(rows, method=each)]:
+    for name in [each for each in VARIANTS if measured.where(rows, method=each)]:
         steps = 20 if name == mixtures.FIVE_CALLS else 100
         given = [{"method": name, "dy": dy, "steps": steps} for dy in mixtures.MEASURED]
         cells = [cell(rows, column, 2, **each) for column in ("distance", "modes") for each in given]
-        found = [row["distance"] for row in sampler_pages.where(rows, **given[0])]
+        found = [row["distance"] for row in measured.where(rows, **given[0])]
         body.append([VARIANTS[name], str(len(found[0])) if found else "", *cells, twenties(found[0] if found else [])])
     head = [f"{word}, dy {dy}" for word in ("distance", "wrong mode") for dy in mixtures.MEASURED]
-    return sampler_pages.table(["step", "problems", *head, "means of twenty, dy 1"], body)
+    return measured.table(["step", "problems", *head, "means of twenty, dy 1"], body)
 
 
 def twenties(values: list[float]) -> str:
@@ -111,14 +111,14 @@ def twenties(values: list[float]) -> str:
 def walks(rows: list[Row], column: str, digits: int) -> str:
     """One score of T2: a block of rows for each operator, a column for each law."""
     rows = [row for row in rows if "law" in row]
-    laws = [law for law in LAWS if sampler_pages.where(rows, law=law)]
+    laws = [law for law in LAWS if measured.where(rows, law=law)]
     body = []
     for operator in levy.matrices():
-        here = sampler_pages.where(rows, operator=operator)
-        for name in [each for each in (*levy.METHODS, FLOOR) if sampler_pages.where(here, method=each)]:
+        here = measured.where(rows, operator=operator)
+        for name in [each for each in (*levy.METHODS, FLOOR) if measured.where(here, method=each)]:
             cells = [cell(rows, column, digits, law=law, operator=operator, method=name) for law in laws]
             body.append([operator, name, *cells])
-    return sampler_pages.table(["what is seen", "method", *laws], body)
+    return measured.table(["what is seen", "method", *laws], body)
 
 
 def tables(rows: list[Row]) -> dict[str, str]:
@@ -127,7 +127,7 @@ def tables(rows: list[Row]) -> dict[str, str]:
     main = {name: name for name in mixtures.METHODS}
     for dx in sorted({row["dx"] for row in rows if "dx" in row}):
         found[f"T1, dx = {dx}"] = distances(rows, dx, main, STEPS if dx == 8 else (20,))
-    eight = sampler_pages.where(rows, dx=8)
+    eight = measured.where(rows, dx=8)
     if eight:
         found["T1, dx = 8, modes"] = modes(rows, 8, mixtures.METHODS)
     if any(row["method"] in mixtures.CLOUDS for row in eight):
@@ -146,4 +146,4 @@ def write(rows: list[Row], into_page: bool) -> None:
     for name, text in found.items():
         print(f"\n{name}\n\n{text}")
     if into_page:
-        sampler_pages.fill_page(PAGE, found)
+        measured.fill_page(PAGE, found)

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from benchmarks.sampler_pages import fill_page
+from benchmarks.measured import fill_page
 from benchmarks.speed import tables
 from benchmarks.speed.sizes import SIZES, jobs
 from benchmarks.speed.worker import CORES
@@ -183,4 +183,5 @@ def report(known: dict[str, Any], options: Options) -> None:
 
 
 if __name__ == "__main__":
+    cli.start_again()  # with large pages, as `guided-jax` starts; its workers have them too, those of PyTorch among them
     cli.script(main)

@@ -23,7 +23,7 @@ if __name__ == "__main__":  # before JAX looks: nothing here runs on a device
 import jax
 import jax.numpy as jnp
 
-from benchmarks.sampler_pages import table
+from benchmarks.measured import table
 from benchmarks.speed import flops, kernels
 from guided_jax import guidance, model, reverse, schedule
 from guided_jax.app import cli

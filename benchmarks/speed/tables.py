@@ -3,7 +3,7 @@
 from statistics import median
 from typing import Any
 
-from benchmarks.sampler_pages import table
+from benchmarks.measured import table
 from benchmarks.speed.sizes import MATMUL, SIZES, jobs, matmul_flops
 
 Rows = list[dict[str, Any]]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import sampler_pages
+from benchmarks import measured
 from benchmarks import tricks as benchmark
 from guided_jax import data, losses, model, parallel, sampler, schedule, training
 from guided_jax.app import experiments, facts, nll, posthoc, trained_model
@@ -230,7 +230,7 @@ def test_the_tables_of_the_benchmark_have_means_and_deviations():
     (text,) = benchmark.tables(found).values()
     assert "| eps, P2 | 3 | 0.2000 ± 0.1000 | 0.9000 ± 0.0000 | 0.1000 ± 0.0000 |" in text
     assert "| held-out digits |  |  | 0.9 |" in text
-    filled = sampler_pages.fill(benchmark.PAGE.read_text(), benchmark.tables(found))
+    filled = measured.fill(benchmark.PAGE.read_text(), benchmark.tables(found))
     assert text in filled
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.growth import __main__ as growth
 from benchmarks.growth import knobs, pages
+from benchmarks.measured import known_rows
 from benchmarks.mixture import OUT
-from benchmarks.sampler_pages import known_rows
 
 MEASURED = known_rows(OUT / growth.FILE)
 

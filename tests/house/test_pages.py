@@ -15,6 +15,7 @@ from benchmarks import (
     chips,
     emoji,
     fewer_calls,
+    measured,
     mixture,
     restoration_pages,
     results,
@@ -41,7 +42,7 @@ SAMPLERS = {
     "digits": sampler_pages.digits_table(MEASURED["digits"]),
     "quality": sampler_pages.quality_table(MEASURED["quality"]),
 }
-POSTERIORS = posterior_pages.tables(sampler_pages.known_rows(mixture.OUT / posteriors.FILE))
+POSTERIORS = posterior_pages.tables(measured.known_rows(mixture.OUT / posteriors.FILE))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ POSTERIORS = posterior_pages.tables(sampler_pages.known_rows(mixture.OUT / poste
 )
 def test_the_tables_are_those_of_the_measurements(page, tables):
     text = page.read_text()
-    assert sampler_pages.fill(text, tables) == text
+    assert measured.fill(text, tables) == text
 
 
 PLACES = [
@@ -82,13 +83,13 @@ def test_every_table_has_one_place_in_its_page(place, names):
     text = place.read_text()
     for name in names:
         assert text.count(f"<!-- measured: {name} -->") == 1
-        assert "the new table" in sampler_pages.fill(text, {name: "the new table"})
+        assert "the new table" in measured.fill(text, {name: "the new table"})
     assert text.count("<!-- measured: ") == text.count("<!-- end -->") >= len(names)
 
 
 def test_a_table_without_a_place_is_an_error_that_names_its_mark():
     with pytest.raises(ValueError, match="no mark <!-- measured: absent -->"):
-        sampler_pages.fill("<!-- measured: there -->\n<!-- end -->", {"absent": ""})
+        measured.fill("<!-- measured: there -->\n<!-- end -->", {"absent": ""})
 
 
 def test_every_timing_of_the_page_is_one_that_the_benchmark_measures():

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from benchmarks.sampler_pages import fill_page, table
+from benchmarks.measured import fill_page, table
 from benchmarks.speed.__main__ import PAGE, Worker, kept, machine
 from benchmarks.speed.sizes import SIZES
 from benchmarks.speed.tables import gain, three
