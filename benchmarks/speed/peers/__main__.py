@@ -157,4 +157,5 @@ def main(args: Any) -> None:
 
 
 if __name__ == "__main__":
+    cli.start_again()  # with large pages, as `guided-jax` starts; its workers have them too, those of the others among them
     cli.script(main)
