@@ -71,10 +71,11 @@ def measurement(operator: Operator, y: Float[Array, "..."], noise_std: ArrayLike
         return Evaluation((prediction,), None, _log_normal(seen.residual, factor), seen)
 
     def propose(key, law: Normal, seen: _Seen, now: NoiseLevel, then: NoiseLevel) -> tuple[Array, Array]:
-        slope, spread = _ahead(seen, now, then)
+        rows, spread = _ahead(seen, now, then)
         std = jnp.broadcast_to(root(law.variance), law.mean.shape)
-        slope = slope * std.reshape(1, -1)
-        own = _total(seen, spread, noise_std)
+        slope = _times(seen.mixing, _limited(rows * std.reshape(1, -1), seen.spread))
+        # Of a V that is wrong, `own` may be so small beside the slope that float32 loses it, and finds no Cholesky factor.
+        own = _total(seen, spread, noise_std, FLAT * jnp.sum(jnp.square(slope)))
         return _draw(key, law.mean, std, seen.residual, slope, own)
 
     def log_end(x_0: Float[Array, "*shape"], level: NoiseLevel) -> Float[Array, ""]:
@@ -86,7 +87,11 @@ def measurement(operator: Operator, y: Float[Array, "..."], noise_std: ArrayLike
 
 
 def _look(denoise: Denoiser, operator: Operator, y: Array, x_t: Array, level: NoiseLevel) -> tuple[Prediction, _Seen]:
-    """Return the prediction at x_t, and what y says there; J is symmetric, so that its rows are backward passes."""
+    """Return the prediction at x_t, and what y says there; J is symmetric, so that its rows are backward passes.
+
+    At high noise sigma^2 / alpha makes of a network's small error a variance that is large and of any sign: its size is
+    taken, since a direction without any variance would be one in which the twist is sure of its x_0.
+    """
 
     def of(x: Array) -> tuple[Array, Prediction]:
         prediction = denoise(x, level)
@@ -106,26 +111,36 @@ def _look(denoise: Denoiser, operator: Operator, y: Array, x_t: Array, level: No
     between = _times(along, _times(inward, rows).T)
     spread, turn_x = eigh((between + between.T) / 2)
     mixing = _times(turn * widths[None], turn_x)
-    residual = jnp.ravel(y - forward)
-    return prediction, _Seen(residual, mixing, jnp.maximum(spread, 0.0), _times(turn_x.T, along))
+    residual, pulled = jnp.ravel(y - forward), _times(turn_x.T, along)
+    return prediction, _Seen(residual, mixing, jnp.abs(spread), jnp.where(spread < 0, -1, 1)[:, None] * pulled)
 
 
 def _ahead(seen: _Seen, now: NoiseLevel, then: NoiseLevel) -> tuple[Array, Array]:
-    """Return A dx_0 / dx_s and the spread given x_s, as for normal data.
+    """Return the rows dx_0 / dx_s along the directions and the spread given x_s, as for normal data.
 
     V_s^-1 = V_t^-1 + (alpha_s / sigma_s)^2 - (alpha_t / sigma_t)^2, with the directions of V_t, as far as A sees them.
     """
     power = jnp.square(then.sigma)
     fresh = jnp.square(then.alpha) - power * jnp.square(ratio(now.alpha, now.sigma))
     shrink = jnp.where(seen.spread > 0, ratio(jnp.ones_like(seen.spread), power + fresh * seen.spread), 0.0)
-    return _times(seen.mixing * (then.alpha * shrink)[None], seen.pulled), power * shrink * seen.spread
+    return (then.alpha * shrink)[:, None] * seen.pulled, power * shrink * seen.spread
 
 
-def _total(seen: _Seen, spread: Array, noise_std: ArrayLike) -> Array:
-    """noise_std^2 I + A V A^T, and on the diagonal what float32 may lose: the twist and the draw may be any."""
+def _limited(rows: Array, spread: Array) -> Array:
+    """Return each row shortened to a squared length of its spread at most.
+
+    What a step adds to x_0 along a direction varies by that length squared, and no more than x_0 does. A V that is wrong
+    says more, and the draw would hold on to pixels that y says nothing of.
+    """
+    length = jnp.sum(jnp.square(rows), 1)
+    return rows * root(jnp.where(length > spread, ratio(spread, length), 1.0))[:, None]
+
+
+def _total(seen: _Seen, spread: Array, noise_std: ArrayLike, least: ArrayLike = 0.0) -> Array:
+    """(noise_std^2 + least) I + A V A^T, and what float32 may lose on the diagonal: the twist and the draw may be any."""
     covariance = _times(seen.mixing * spread[None], seen.mixing.T)
     noise = jnp.asarray(jnp.square(jnp.asarray(noise_std)), covariance.dtype)
-    return covariance + (noise + FLAT * jnp.trace(covariance)) * jnp.eye(len(spread), dtype=covariance.dtype)
+    return covariance + (noise + least + FLAT * jnp.trace(covariance)) * jnp.eye(len(spread), dtype=covariance.dtype)
 
 
 def _draw(key, mean: Array, std: Array, residual: Array, slope: Array, own: Array) -> tuple[Array, Array]:
