@@ -105,10 +105,10 @@ def timed(run: Callable[[], Any]) -> float:
 
 
 def timed_again(run: Callable[[], Any]) -> float:
-    """Seconds of one call, the mean of `REPEATS` right after an untimed one, as a process that goes on has them.
+    """Seconds of a call: the mean of `REPEATS`, after one call that is not timed.
 
-    While the others have their turns, the memory that a call has freed goes back to the system, which on a virtual machine
-    can need twice as long to hand it out again as a training step takes.
+    While the others have their turns the system takes back the memory that the last call freed. On a virtual machine, to
+    allocate it again can take twice as long as a training step.
     """
     run()
     return timed(lambda: [run() for _ in range(REPEATS)]) / REPEATS

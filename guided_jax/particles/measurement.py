@@ -74,7 +74,7 @@ def measurement(operator: Operator, y: Float[Array, "..."], noise_std: ArrayLike
         rows, spread = _ahead(seen, now, then)
         std = jnp.broadcast_to(root(law.variance), law.mean.shape)
         slope = _times(seen.mixing, _limited(rows * std.reshape(1, -1), seen.spread))
-        # Of a V that is wrong, `own` may be so small beside the slope that float32 loses it, and finds no Cholesky factor.
+        # With a wrong V the slope can exceed `own` so far that float32 loses `own` in their sum: no Cholesky factor exists.
         own = _total(seen, spread, noise_std, FLAT * jnp.sum(jnp.square(slope)))
         return _draw(key, law.mean, std, seen.residual, slope, own)
 
@@ -89,8 +89,8 @@ def measurement(operator: Operator, y: Float[Array, "..."], noise_std: ArrayLike
 def _look(denoise: Denoiser, operator: Operator, y: Array, x_t: Array, level: NoiseLevel) -> tuple[Prediction, _Seen]:
     """Return the prediction at x_t, and what y says there; J is symmetric, so that its rows are backward passes.
 
-    At high noise sigma^2 / alpha makes of a network's small error a variance that is large and of any sign: its size is
-    taken, since a direction without any variance would be one in which the twist is sure of its x_0.
+    At high noise sigma^2 / alpha multiplies the small error of a network, and the variances are large and of either sign.
+    Their absolute values are used: a negative variance taken as 0 would make the twist sure of x_0 along that direction.
     """
 
     def of(x: Array) -> tuple[Array, Prediction]:
@@ -127,10 +127,10 @@ def _ahead(seen: _Seen, now: NoiseLevel, then: NoiseLevel) -> tuple[Array, Array
 
 
 def _limited(rows: Array, spread: Array) -> Array:
-    """Return each row shortened to a squared length of its spread at most.
+    """Return the rows, each scaled down to a squared length of at most its spread.
 
-    What a step adds to x_0 along a direction varies by that length squared, and no more than x_0 does. A V that is wrong
-    says more, and the draw would hold on to pixels that y says nothing of.
+    The squared length is the variance that a step adds to x_0 along a direction, at most the variance of x_0 given x_t.
+    With longer rows, of a wrong V, the draw would fix pixels that y says nothing of.
     """
     length = jnp.sum(jnp.square(rows), 1)
     return rows * root(jnp.where(length > spread, ratio(spread, length), 1.0))[:, None]
