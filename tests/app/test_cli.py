@@ -412,3 +412,18 @@ def test_a_command_starts_again_with_large_pages_and_the_same_words(monkeypatch)
     cli.start_again()
     assert started == [(sys.executable, [sys.executable, *sys.orig_argv[1:]])]
     assert os.environ[cli.TUNABLES] == "x"
+
+
+SPY = """
+import gc, sys, types
+from guided_jax.app import cli
+seen = lambda: (gc.isenabled(), gc.get_freeze_count() > 1000, gc.get_threshold()[0] == 10_000)
+sys.modules["guided_jax.app.spy"] = types.SimpleNamespace(main=lambda args: print(*seen()))
+cli.COMMANDS["spy"], cli.start_again, sys.argv = ("spy", ""), lambda: None, ["guided-jax", "spy"]
+cli.main()
+"""
+
+
+def test_a_command_collects_garbage_again_but_not_in_what_was_imported():
+    seen = subprocess.run([sys.executable, "-c", SPY], capture_output=True, text=True, check=True).stdout
+    assert seen == "True True True\n"
