@@ -184,15 +184,17 @@ def init(experiment: Experiment, facts: Facts, networks: Networks, part: str, ke
 
 
 def init_network(network: nn.Module, key: Any, *example: Any) -> Any:
-    """Return network.init(key, *example), compiled once for the same network and shapes."""
-    return _compiled_init()(network, key, *example)
+    """Return network.init(key, *example), compiled once for the same network and shapes.
+
+    Inside another compiled function it is part of that one, which has options of its own.
+    """
+    return (network.init if isinstance(key, jax.core.Tracer) else _compiled_init(network))(key, *example)
 
 
 @functools.cache
-def _compiled_init() -> Any:
+def _compiled_init(network: nn.Module) -> Any:
     # Each parameter is drawn by operations of its own. With XLA's default options, compiling them all takes twice as long.
-    options = parallel.compiler_options(jax.local_devices())
-    return jax.jit(lambda network, *given: network.init(*given), static_argnums=0, compiler_options=options)
+    return jax.jit(network.init, compiler_options=parallel.compiler_options(jax.local_devices()))
 
 
 def settings_of(experiment: Experiment, part: str) -> Any:
