@@ -174,9 +174,8 @@ def rows_of(tree: Any, count: int, devices: Any) -> Any:
 
 def lower_training(case: Case, devices: Any, batch: int) -> Any:
     """The lowered step of `--shard-parameters`."""
-    step = functools.partial(
-        training.train_step, loss=functools.partial(loss, case), optimizer=OPTIMIZER, ema_decay=0.999
-    )
+    of_whole = sharded.gathered(functools.partial(loss, case), devices)
+    step = functools.partial(training.train_step, loss=of_whole, optimizer=OPTIMIZER, ema_decay=0.999)
     state = placed(state_of(case, "train"), sharded.leaf_sharding(devices))
     count = batch * len(devices)
     given = rows_of({"image": case.x, "condition": case.condition}, count, devices)

@@ -26,7 +26,7 @@ from guided_jax.parallel.processes import (
     wait_for_all,
 )
 from guided_jax.parallel.replicated import as_global, data_parallel, first_copy, parallel_map, place, replicate, shard
-from guided_jax.parallel.sharded import fully_sharded, init_sharded, leaf_sharding, place_leaves, sharded_map
+from guided_jax.parallel.sharded import fully_sharded, gathered, init_sharded, leaf_sharding, place_leaves, sharded_map
 
 __all__ = [
     "all_finite",
@@ -40,6 +40,7 @@ __all__ = [
     "first_copy",
     "from_primary",
     "fully_sharded",
+    "gathered",
     "init_sharded",
     "join",
     "leaf_sharding",

@@ -102,6 +102,23 @@ def fully_sharded(
     return make_step(wrap(train_step), wrap(scan_steps(train_step)), shares, scan)
 
 
+def gathered(loss: Callable, devices: Sequence[jax.Device]) -> Callable:
+    """Return loss(params, ...) for the params of `init_sharded`, each of which is gathered whole before it is used.
+
+    Between the steps a device still holds its part of the state, but during one all of the weights, in the type that the
+    network computes in. Where XLA decides itself, it moves the activations of some layers between the devices instead:
+    three times the bytes, and more memory, for the networks of docs/howto/machines.md.
+
+    loss: (params, ...) -> anything; the gradients with respect to params are divided by `fully_sharded` again.
+    """
+    whole = mesh_sharding(devices)
+
+    def loss_of_whole(params, *arguments):
+        return loss(jax.lax.with_sharding_constraint(params, whole), *arguments)
+
+    return loss_of_whole
+
+
 def jit_step(train_step: Callable, shardings: PyTree, devices: Sequence[jax.Device], donate: bool = True) -> Any:
     """Return the jitted (state, batch, indices) -> (state, metrics) of `fully_sharded`, of a state with these shardings.
 

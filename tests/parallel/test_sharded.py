@@ -1,5 +1,6 @@
 """A state of which every device holds a part is the state that every device holds whole; nothing moves unasked."""
 
+import functools
 import shutil
 
 import chex
@@ -8,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from guided_jax import parallel
+from benchmarks import collectives
+from guided_jax import parallel, training
 from guided_jax.app import run as runs
 from guided_jax.app.sample import command as sample
 from guided_jax.app.train import command as train
+from guided_jax.parallel import sharded
 from guided_jax.storage import checkpoint, images
 from tests import tiny as dense
 from tests.parallel.test_parallel import BATCH, DEVICES
@@ -42,6 +45,27 @@ def test_a_step_on_parts_is_the_step_on_the_whole():
     )
     chex.assert_trees_all_close(together.params, parts.params, atol=1e-6)
     assert metrics["loss"].shape == (3,)
+
+
+def test_a_gathered_loss_moves_weights_and_the_loss_alone_activations_that_are_smaller():
+    weights = {"in": jnp.ones((16, 64)), "out": jnp.full((64, 128), 0.01)}
+    make, rows = lambda: training.init(jax.random.key(0), weights, dense.OPTIMIZER), np.ones((8, 16), np.float32)
+    state = parallel.init_sharded(make, DEVICES)
+
+    def loss(params, keys, x):
+        return jnp.mean((x @ params["in"] @ params["out"]) ** 2), {}
+
+    def compiled(loss):
+        step = functools.partial(training.train_step, loss=loss, optimizer=dense.OPTIMIZER, ema_decay=0.9)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+        given = jax.device_put((rows, np.arange(8)), sharded.mesh_sharding(DEVICES, sharded.AXIS))
+        program = sharded.jit_step(step, shardings, DEVICES, donate=False).lower(state, *given).compile()
+        return collectives.count(program.as_text(), 8)["all-gather"][1], program(state, *given)
+
+    (alone, one), (gathered, other) = compiled(loss), compiled(parallel.gathered(loss, DEVICES))
+    assert alone < gathered == sum(leaf.nbytes for leaf in jax.tree.leaves(weights))
+    chex.assert_trees_all_close(one[1], other[1], rtol=1e-5)
+    chex.assert_trees_all_close(one[0].params, other[0].params, rtol=1e-5)
 
 
 def test_leaves_are_divided_along_their_longest_axis_that_divides():

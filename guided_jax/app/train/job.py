@@ -74,7 +74,7 @@ def _compile(task: Task, settings: schema.Training, devices: list[jax.Device]) -
     """Return the compiled step."""
     step: Callable[..., Any] = functools.partial(
         training.train_step,
-        loss=task.loss,
+        loss=parallel.gathered(task.loss, devices) if task.shard_parameters else task.loss,
         optimizer=settings.make_optimizer(),
         ema_decay=settings.ema_decay,
         microbatches=settings.microbatches,
