@@ -1,8 +1,9 @@
 """A part of the state and of the batch on every device, for networks that do not fit on one: `jax.jit`, `NamedSharding`.
 
-XLA gathers the parameters of a layer where it needs them and divides their gradients again. The functions mirror those of
-`replicated`, with the same results but for rounding. The devices of several processes are one mesh: each process holds
-the parts of its own devices, is given its own rows of every batch, and calls the same functions in the same order.
+`gathered` brings the parameters together for a step of training, and XLA those of a layer in sampling, where it needs
+them; gradients are divided again. The functions mirror those of `replicated`, with the same results but for rounding. The
+devices of several processes are one mesh: each process holds the parts of its own devices, is given its own rows of every
+batch, and calls the same functions in the same order.
 """
 
 import functools
@@ -105,9 +106,9 @@ def fully_sharded(
 def gathered(loss: Callable, devices: Sequence[jax.Device]) -> Callable:
     """Return loss(params, ...) for the params of `init_sharded`, each of which is gathered whole before it is used.
 
-    Between the steps a device still holds its part of the state, but during one all of the weights, in the type that the
-    network computes in. Where XLA decides itself, it moves the activations of some layers between the devices instead:
-    three times the bytes, and more memory, for the networks of docs/howto/machines.md.
+    Between the steps a device still holds its part of the state, but during one all of the weights. Where XLA decides itself,
+    it moves the activations of some layers between the devices instead, by many more and larger transfers:
+    docs/howto/machines.md has the numbers.
 
     loss: (params, ...) -> anything; the gradients with respect to params are divided by `fully_sharded` again.
     """
