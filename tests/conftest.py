@@ -69,8 +69,8 @@ from guided_jax.storage import log  # noqa: E402
 from tests import economy  # noqa: E402
 
 if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1":
-    # The commands ask for a level of optimization of their own, which would take twice the time to compile. Not for none:
-    # JAX refuses options inside of another compiled function, whichever they are.
+    # The commands ask for a level of optimization of their own, which would take twice the time to compile. These options
+    # change nothing, but as with those a test fails where a function that is compiled with options is part of another.
     unoptimized = {"xla_backend_optimization_level": 0}
     replicated.compiler_options = sharded.compiler_options = parallel.compiler_options = lambda devices: unoptimized
 dispatch.give_back_memory = lambda: None  # for each of thousands of programs, in a process that has held them all

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> None:
     """
     if argv is None:
         start_again()
-        gc.disable()  # until the command is imported: nothing that an import makes is garbage
+        gc.disable()  # until the command is imported: next to nothing that an import makes is garbage
     open_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     name, *rest = ([command] if command else []) + words or ["--help"]
@@ -74,13 +74,13 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> None:
 
             print(__version__)
         else:
-            dispatch(name, args)
+            dispatch(name, args, alone=argv is None)
 
     script(run, rest)
 
 
-def dispatch(name: str, args: Sequence[str]) -> None:
-    """Import a command and run it. Raises ValueError for a name that is no command."""
+def dispatch(name: str, args: Sequence[str], alone: bool = False) -> None:
+    """Import a command and run it; alone: in a process of its own. Raises ValueError for a name that is no command."""
     if name not in COMMANDS:
         raise ValueError(f"there is no command {name!r}; there is {', '.join(COMMANDS)}")
     cache, rest = compilation_cache.take_option(args)
@@ -90,7 +90,7 @@ def dispatch(name: str, args: Sequence[str]) -> None:
     settings = parse(together.Options, f"guided-jax {name}", shared).distributed if shared else together.Distributed()
     with together.joined(name, settings):
         command = importlib.import_module(f"guided_jax.app.{COMMANDS[name][0]}")
-        if not gc.isenabled():
+        if alone:
             collect_less()
         command.main(rest)
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from guided_jax import models, parallel
+from guided_jax import models, numerics, parallel
 from guided_jax.app import texts
 from guided_jax.app.facts import Facts, count_labels
 from guided_jax.app.settings import Diffusion, Experiment
@@ -184,11 +184,11 @@ def init(experiment: Experiment, facts: Facts, networks: Networks, part: str, ke
 
 
 def init_network(network: nn.Module, key: Any, *example: Any) -> Any:
-    """Return network.init(key, *example), compiled once for the same network and shapes.
+    """Return network.init(key, *example), compiled once for equal networks and shapes.
 
-    Inside another compiled function it is part of that one, which has options of its own.
+    With a key that is traced it is a part of what is compiled there, which has options of its own: JAX takes none inside.
     """
-    return (network.init if isinstance(key, jax.core.Tracer) else _compiled_init(network))(key, *example)
+    return (network.init if numerics.is_traced((key, example)) else _compiled_init(network))(key, *example)
 
 
 @functools.cache

@@ -106,11 +106,11 @@ def fully_sharded(
 def gathered(loss: Callable, devices: Sequence[jax.Device]) -> Callable:
     """Return loss(params, ...) for the params of `init_sharded`, each of which is gathered whole before it is used.
 
-    Between the steps a device still holds its part of the state, but during one all of the weights. Where XLA decides itself,
-    it moves the activations of some layers between the devices instead, by many more and larger transfers:
-    docs/howto/machines.md has the numbers.
+    Between the steps a device still holds its part of the state, but during one all of the weights and of their gradients.
+    Where XLA decides itself, it moves the activations of some layers between the devices instead, by many more and larger
+    transfers: docs/howto/machines.md has the numbers.
 
-    loss: (params, ...) -> anything; the gradients with respect to params are divided by `fully_sharded` again.
+    loss: (params, ...) -> anything; `fully_sharded` divides what the optimizer makes of the gradients again.
     """
     whole = mesh_sharding(devices)
 

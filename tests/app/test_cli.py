@@ -421,9 +421,13 @@ seen = lambda: (gc.isenabled(), gc.get_freeze_count() > 1000, gc.get_threshold()
 sys.modules["guided_jax.app.spy"] = types.SimpleNamespace(main=lambda args: print(*seen()))
 cli.COMMANDS["spy"], cli.start_again, sys.argv = ("spy", ""), lambda: None, ["guided-jax", "spy"]
 cli.main()
+gc.disable()  # a caller's own choices stay
+gc.unfreeze()
+gc.set_threshold(700)
+cli.main(["spy"])
 """
 
 
 def test_a_command_collects_garbage_again_but_not_in_what_was_imported():
-    seen = subprocess.run([sys.executable, "-c", SPY], capture_output=True, text=True, check=True).stdout
-    assert seen == "True True True\n"
+    done = subprocess.run([sys.executable, "-c", SPY], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("True True True\n" + "False False False\n", "")
