@@ -64,13 +64,14 @@ ROOMS = sorted(
 install_import_hook([f"guided_jax.{room}" for room in ROOMS], "beartype.beartype")
 
 from guided_jax import parallel  # noqa: E402
+from guided_jax.app import cli  # noqa: E402
 from guided_jax.parallel import dispatch, replicated, sharded  # noqa: E402
 from guided_jax.storage import log  # noqa: E402
 from tests import economy  # noqa: E402
 
 if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1":
     # The commands ask for a level of optimization of their own, which would take twice the time to compile. These options
-    # change nothing, but as with those a test fails where a function that is compiled with options is part of another.
+    # change nothing; with them a test fails where a function with compiler options calls another, which JAX refuses.
     unoptimized = {"xla_backend_optimization_level": 0}
     replicated.compiler_options = sharded.compiler_options = parallel.compiler_options = lambda devices: unoptimized
 dispatch.give_back_memory = lambda: None  # for each of thousands of programs, in a process that has held them all
@@ -84,9 +85,7 @@ economy.remember_options()
 
 def pytest_collection_finish():
     """Collect garbage from here on, less often, and without looking through all that was imported each time."""
-    gc.freeze()
-    gc.set_threshold(10_000, 10, 10)
-    gc.enable()
+    cli.collect_less()
 
 
 def pytest_sessionfinish():

@@ -186,7 +186,7 @@ def init(experiment: Experiment, facts: Facts, networks: Networks, part: str, ke
 def init_network(network: nn.Module, key: Any, *example: Any) -> Any:
     """Return network.init(key, *example), compiled once for equal networks and shapes.
 
-    With a key that is traced it is a part of what is compiled there, which has options of its own: JAX takes none inside.
+    When an argument is traced, the caller is being compiled: JAX accepts compiler options on the outermost function only.
     """
     return (network.init if numerics.is_traced((key, example)) else _compiled_init(network))(key, *example)
 

@@ -1,9 +1,9 @@
-"""A part of the state and of the batch on every device, for networks that do not fit on one: `jax.jit`, `NamedSharding`.
+"""A part of the state and of the batch on every device, where the whole does not fit on one: `jax.jit`, `NamedSharding`.
 
-`gathered` brings the parameters together for a step of training, and XLA those of a layer in sampling, where it needs
-them; gradients are divided again. The functions mirror those of `replicated`, with the same results but for rounding. The
-devices of several processes are one mesh: each process holds the parts of its own devices, is given its own rows of every
-batch, and calls the same functions in the same order.
+In training, `gathered` gives each device all parameters during a step. In sampling, XLA gathers those of a layer where it
+needs them. The functions mirror those of `replicated`, with the same results but for rounding. The devices
+of several processes are one mesh: each process holds the parts of its own devices, is given its own rows of every batch,
+and calls the same functions in the same order.
 """
 
 import functools
@@ -75,6 +75,8 @@ def fully_sharded(
 ) -> Callable:
     """Compile a train step as `data_parallel` does, for a state of `init_sharded`; `step(state, batch_1, ..., batch_k)`.
 
+    Let the loss of the step be `gathered`, unless the parameters alone are too large for a device.
+
     ValueError when the rows of all processes together do not divide over the devices.
     """
 
@@ -104,11 +106,11 @@ def fully_sharded(
 
 
 def gathered(loss: Callable, devices: Sequence[jax.Device]) -> Callable:
-    """Return loss(params, ...) for the params of `init_sharded`, each of which is gathered whole before it is used.
+    """Return loss(params, ...) with params, which are divided over the devices, gathered whole on each of them first.
 
-    Between the steps a device still holds its part of the state, but during one all of the weights and of their gradients.
-    Where XLA decides itself, it moves the activations of some layers between the devices instead, by many more and larger
-    transfers: docs/howto/machines.md has the numbers.
+    During a step each device then holds all weights and their gradients, between steps only its part of the state. Without
+    this XLA moves the activations of some layers between devices instead, in more and larger transfers, which
+    docs/howto/machines.md compares.
 
     loss: (params, ...) -> anything; `fully_sharded` divides what the optimizer makes of the gradients again.
     """
