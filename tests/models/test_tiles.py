@@ -22,17 +22,18 @@ SMALL = AutoencoderKL(block_out_channels=(8, 16, 16), layers_per_block=1, norm_n
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.5, 0.9])
 def test_a_network_of_single_positions_is_computed_exactly(name, size, overlap):
-    """And its gradient; whatever the overlaps, of two tiles and of more."""
-    x = jax.random.normal(jax.random.key(0), (2, *size, 3))
+    """And its gradient; whatever the overlaps, of two tiles and of more; in float64, where rounding hides nothing."""
     network = POINTWISE[name]
 
     def in_tiles(x):
         return tiles.apply_in_tiles(network, x, 8, overlap)
 
-    want, pull = jax.vjp(network, x)
-    found, pull_tiles = jax.vjp(in_tiles, x)
-    np.testing.assert_allclose(found, want, atol=1e-6)
-    np.testing.assert_allclose(pull_tiles(want)[0], pull(want)[0], atol=1e-6)
+    with jax.enable_x64(True):
+        x = jax.random.normal(jax.random.key(0), (2, *size, 3), jnp.float64)
+        want, pull = jax.vjp(network, x)
+        found, pull_tiles = jax.vjp(in_tiles, x)
+        np.testing.assert_allclose(found, want, atol=1e-14)
+        np.testing.assert_allclose(pull_tiles(want)[0], pull(want)[0], atol=1e-14)
 
 
 def test_tiles_are_blended_linearly():
