@@ -172,7 +172,7 @@ def attention_weights(
     q: Float[Array, "*batch length heads ch"], k: Float[Array, "*batch length heads ch"]
 ) -> Float[Array, "*batch heads length length"]:
     """softmax_s(q_t . k_s / sqrt(ch)), float32; q and k each scaled by ch^(-1/4), which keeps half precision in range."""
-    weights = _unnormalised(q, k)
+    weights = _unnormalised(_logits(q, k))
     return weights * (1 / weights.sum(-1, keepdims=True))  # not a division: see `numerics.ratio`
 
 
@@ -187,20 +187,27 @@ def attend(
     bias: added to the logits, float32, (..., heads or 1, length or 1, keys): of a mask, or of the distance.
 
     The sum is divided by the sum of the weights afterwards, and in every product the heads come before the positions: on
-    CPU the products in the order of the arguments, with the weights divided first, take five times as long.
+    CPU the products in the order of the arguments, with the weights divided first, take five times as long. On a GPU the
+    softmax is one kernel, and dividing afterwards would be one more and its transpose another.
     """
-    weights = _unnormalised(q, k, bias)
+    logits = _logits(q, k, bias)
+    if jax.default_backend() == "gpu":
+        return jnp.einsum("...hts,...shc->...thc", jax.nn.softmax(logits).astype(v.dtype), v)
+    weights = _unnormalised(logits)
     total = jnp.matmul(weights.astype(v.dtype), jnp.moveaxis(v, -2, -3), preferred_element_type=jnp.float32)
     return jnp.moveaxis(total * (1 / weights.sum(-1, keepdims=True)), -3, -2).astype(v.dtype)
 
 
-def _unnormalised(q: Array, k: Array, bias: Any = None) -> Array:
-    """exp(logits - max of the logits), (*batch, heads, length, keys), float32."""
+def _logits(q: Array, k: Array, bias: Any = None) -> Array:
+    """q_t . k_s / sqrt(ch) + bias, (*batch, heads, length, keys), float32."""
     scale = q.shape[-1] ** -0.25
     q, k = (jnp.moveaxis(each * scale, -2, -3) for each in (q, k))
     logits = jnp.matmul(q, jnp.swapaxes(k, -1, -2)).astype(jnp.float32)
-    if bias is not None:
-        logits = logits + bias.reshape((1,) * (logits.ndim - bias.ndim) + bias.shape)
+    return logits if bias is None else logits + bias.reshape((1,) * (logits.ndim - bias.ndim) + bias.shape)
+
+
+def _unnormalised(logits: Array) -> Array:
+    """exp(logits - max of the logits)."""
     return jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
 
 
