@@ -14,9 +14,9 @@ VARIABLE = "GUIDED_JAX_TRACEBACK"
 def sentence(error: BaseException, own: Path) -> str | None:
     """Return what to tell the user, or None for an error that is a bug and needs its traceback.
 
-    A ValueError is meant for the user if the package, or the file `own` of the command, raised it: wherever either is
-    installed. A missing package is the user's to install if it is one of an extra. None for every error when the variable
-    GUIDED_JAX_TRACEBACK is set.
+    A ValueError is meant for the user if this package raised it, or the package of the command's file `own`, or that file
+    alone where it is in none: wherever either is installed. A missing package is the user's to install if it is one of an
+    extra. None for every error when the variable GUIDED_JAX_TRACEBACK is set.
     """
     if os.environ.get(VARIABLE):
         return None
@@ -26,7 +26,7 @@ def sentence(error: BaseException, own: Path) -> str | None:
         return str(error) if _raised_in(error) == Path(extras.__file__).resolve() else None
     if isinstance(error, (ValueError, FloatingPointError)):
         file = _raised_in(error)
-        return str(error) if file.is_relative_to(PACKAGE) or file == own.resolve() else None
+        return str(error) if file.is_relative_to(PACKAGE) or file.is_relative_to(_package(own)) else None
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return f"out of memory ({_first_line(error)}); make it smaller, for example with a smaller --batch-size"
     if isinstance(error, (RuntimeError, AssertionError)) and (failure := _device_failure()) is not None:
@@ -61,6 +61,14 @@ def _no_accelerator(error: BaseException) -> str:
 def _raised_in(error: BaseException) -> Path:
     frames = traceback.extract_tb(error.__traceback__)
     return Path(frames[-1].filename).resolve() if frames else Path()
+
+
+def _package(file: Path) -> Path:
+    """Return the folder of the outermost package that a file is in, the file itself where it is in none."""
+    place = file.resolve()
+    while (place.parent / "__init__.py").is_file():
+        place = place.parent
+    return place
 
 
 def _first_line(error: BaseException) -> str:

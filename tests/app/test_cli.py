@@ -1,6 +1,7 @@
 """The command line around every command: the compilation cache, and whose error it is."""
 
 import contextlib
+import importlib
 import io
 import os
 import re
@@ -259,6 +260,24 @@ def test_an_error_of_the_package_is_a_sentence_and_of_others_a_traceback(monkeyp
     monkeypatch.setenv("GUIDED_JAX_TRACEBACK", "1")
     with pytest.raises(ValueError, match="wrong"):
         cli.script(run, [])
+
+
+@pytest.mark.parametrize("is_package", [True, False])
+def test_an_error_of_the_package_of_the_command_is_a_sentence(is_package, monkeypatch, tmp_path):
+    """One of a package inside that of the command; where the command is in no package, only one of its own file."""
+    place = tmp_path / f"command_{is_package}"
+    (place / "inside").mkdir(parents=True)
+    (place / "inside" / "__init__.py").touch()
+    (place / ("__init__.py" if is_package else "other.py")).touch()
+    (place / "inside" / "parts.py").write_text("def fail(args):\n    raise ValueError('wrong')\n")
+    (place / "run.py").write_text(f"from {place.name}.inside import parts\ndef main(args):\n    parts.fail(args)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    main = importlib.import_module(f"{place.name}.run").main
+    if is_package:
+        assert outcome(main) == (2, "error: wrong\n")
+    else:
+        with pytest.raises(ValueError, match="wrong"):
+            cli.script(main, [])
 
 
 def test_a_missing_extra_is_a_sentence_and_a_missing_dependency_a_traceback():
