@@ -105,17 +105,12 @@ def test_both_are_trained_and_drawn(place, tmp_path, capsys):
         assert (code, error in err) == (2, True), err
 
 
-# The transformer, with the U-Net's options at their defaults, which the digits' own are not.
-DIT = ["--diffusion.architecture", "dit", "--diffusion.network.resblock-updown"]
-DIT += ["--diffusion.network.channel-mult", "1", "2", "2", "--diffusion.network.attention-resolutions", "2", "4"]
-
-
 @pytest.mark.parametrize(
     ("words", "error"),
     [
         (["--diffusion.distill-scales", 1, 3], "has no effect without --diffusion.distill-from"),
         (["--diffusion.distill-from", "RUN", "--diffusion.distill-scales", 3, 1], "is 3 1; give the lower one first"),
-        (["--diffusion.distill-from", "RUN", *DIT], "does not go with --diffusion.archit"),
+        (["--diffusion.distill-from", "RUN", "--diffusion.architecture", "dit"], "does not go with --diffusion.archit"),
         (["--diffusion.distill-from", "RUN", "--diffusion.low-res", 4], "does not go with --diffusion.low-res"),
         (["--diffusion.network.internal-head", "out"], "internal_head has 'out', but the network has middle_block, "),
     ],

@@ -355,13 +355,10 @@ WRONG = {
     "--diffusion.self-conditioning does not go with": ["--diffusion.self-conditioning"],
     "--diffusion.low-res is for an upsampler": ["--diffusion.low-res", "4"],
     "--diffusion.low-res does not go with an autoencoder": [
-        *("--diffusion.low-res", "2", "--diffusion.architecture", "unet", "--diffusion.transformer.patch-size", "2"),
-        *("--diffusion.transformer.hidden-size", "192", "--diffusion.transformer.depth", "6"),
-        *("--diffusion.transformer.num-heads", "6", "--diffusion.transformer.internal-head", "None"),
+        *("--diffusion.low-res", "2", "--diffusion.architecture", "unet"),
     ],
-    "--diffusion.transformer.hidden-size has no effect with --diffusion.architecture unet": [
-        "--diffusion.architecture",
-        "unet",
+    "--diffusion.transformer.depth has no effect with --diffusion.architecture unet": [
+        *("--diffusion.architecture", "unet", "--diffusion.transformer.depth", "3")
     ],
     "--diffusion.network.dropout has no effect with --diffusion.architecture dit": [
         "--diffusion.network.dropout",

@@ -158,7 +158,7 @@ def main(args: Sequence[str]) -> None:
     # Among several processes SIGTERM belongs to JAX, which has them agree on the step after which to stop.
     deferred = signals.STOP if parallel.single_process() else ()
     with signals.defer(*deferred) as received:
-        finished = train(options.experiment, out, received)
+        finished = train(checks.leave_out_ignored(options.experiment, default.experiment), out, received)
     if not finished:
         print(f"{out}: stopped and saved; the same command resumes it")
         raise SystemExit(130 if received() == signal.SIGINT else 0)
