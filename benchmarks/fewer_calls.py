@@ -216,8 +216,12 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
                 y = [row[what] for row in found]
                 label = name if steps == STEPS[0] else None
                 axis.plot(x, y, line, color=f"C{i}", marker="o", markersize=3, linewidth=1, label=label)
+    scales = f"{SCALES[0]:g} to {SCALES[-1]:g}"
     for axis, what in zip(axes, ("distance", "accuracy"), strict=True):
-        axis.set(xlabel="processor milliseconds a picture", title=f"{what}, scales {SCALES[0]:g} to {SCALES[-1]:g}")
+        axis.set(
+            xlabel="processor milliseconds a picture",
+            title=f"{what}, scales {scales}; full: {STEPS[0]} steps, dotted: {STEPS[1]}",
+        )
         axis.grid(alpha=0.3)
     axes[0].set_yscale("log")
     axes[1].legend(fontsize="small")
