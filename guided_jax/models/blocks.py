@@ -187,8 +187,8 @@ def attend(
     bias: added to the logits, float32, (..., heads or 1, length or 1, keys): of a mask, or of the distance.
 
     The sum is divided by the sum of the weights afterwards, and in every product the heads come before the positions: on
-    CPU the products in the order of the arguments, with the weights divided first, take five times as long. On a GPU the
-    softmax is one kernel, and dividing afterwards would be one more and its transpose another.
+    CPU the products in the order of the arguments, with the weights divided first, take five times as long. On a GPU,
+    where the whole softmax is one kernel, the weights are divided first: the sum afterwards would be another kernel.
     """
     logits = _logits(q, k, bias)
     if jax.default_backend() == "gpu":

@@ -98,7 +98,7 @@ def test_data_of_other_words_is_not_that_of_a_run(place, tmp_path):
 
 def test_what_captions_cannot_be_used_for(place, capsys):
     made = experiment(place)
-    with pytest.raises(ValueError, match=r"--data.text words is what the network is told; leave it out"):
+    with pytest.raises(ValueError, match=r"with --diffusion.no-conditional give --data.text none"):
         train.train(dataclasses.replace(made, diffusion=dataclasses.replace(made.diffusion, conditional=False)), place)
     line = [
         place / "run",

@@ -18,7 +18,8 @@ def check(experiment: schema.Experiment) -> None:
     _check_autoencoder(experiment)
     if experiment.data.text != "none" and not experiment.diffusion.conditional:
         raise ValueError(
-            f"--data.text {experiment.data.text} is what the network is told; leave it out with --diffusion.no-conditional"
+            f"--data.text {experiment.data.text} is what the network is told; "
+            "with --diffusion.no-conditional give --data.text none"
         )
     lengths = experiment.diffusion.power_ema
     if len(set(lengths)) < len(lengths):
