@@ -22,7 +22,7 @@ SMALL = AutoencoderKL(block_out_channels=(8, 16, 16), layers_per_block=1, norm_n
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.5, 0.9])
 def test_a_network_of_single_positions_is_computed_exactly(name, size, overlap):
-    """And its gradient; whatever the overlaps, of two tiles and of more; in float64, where rounding hides nothing."""
+    """And its gradient; whatever the overlaps, of two tiles and of more; but for the tiles' weights, float32."""
     network = POINTWISE[name]
 
     def in_tiles(x):
@@ -32,8 +32,8 @@ def test_a_network_of_single_positions_is_computed_exactly(name, size, overlap):
         x = jax.random.normal(jax.random.key(0), (2, *size, 3), jnp.float64)
         want, pull = jax.vjp(network, x)
         found, pull_tiles = jax.vjp(in_tiles, x)
-        np.testing.assert_allclose(found, want, atol=1e-14)
-        np.testing.assert_allclose(pull_tiles(want)[0], pull(want)[0], atol=1e-14)
+        np.testing.assert_allclose(found, want, rtol=0, atol=2e-7)
+        np.testing.assert_allclose(pull_tiles(want)[0], pull(want)[0], rtol=0, atol=2e-7)
 
 
 def test_tiles_are_blended_linearly():

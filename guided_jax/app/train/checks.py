@@ -44,7 +44,7 @@ def leave_out_ignored(experiment: schema.Experiment, of_file: schema.Experiment)
     """Return the experiment without what its file says of the network that the command line replaced by the other one.
 
     Where only the command line chooses the architecture, the file's sizes of the other network have no effect, and the user
-    cannot leave them out. Those that the command line gives too stay, and `check` refuses them.
+    cannot leave them out. Those that the command line changes stay, and `check` refuses them.
     """
     chosen = experiment.diffusion.architecture
     if chosen == of_file.diffusion.architecture:
