@@ -12,13 +12,13 @@ NETWORKS = [
     *("--classifier.network.model-channels", "16", "--classifier.network.channel-mult", "1"),
     *("--classifier.network.num-groups", "8", "--classifier.network.num-head-channels", "16"),
 ]
-SMALL = [
+STEPS = [
     *("--diffusion.num-steps", "4", "--diffusion.batch-size", "8", "--diffusion.checkpoint-every", "2"),
     *("--diffusion.log-every", "1", "--diffusion.sample-every", "4", "--schedule.num-steps", "20"),
     *("--classifier.num-steps", "3", "--classifier.batch-size", "8", "--classifier.log-every", "1"),
     *("--diffusion.eval-examples", "16", "--classifier.eval-examples", "16"),
-    *NETWORKS,
 ]
+SMALL = [*STEPS, *NETWORKS]
 
 
 def run_script(main, argv, capsys):

@@ -14,8 +14,8 @@ VARIABLE = "GUIDED_JAX_TRACEBACK"
 def sentence(error: BaseException, own: Path) -> str | None:
     """Return what to tell the user, or None for an error that is a bug and needs its traceback.
 
-    A ValueError is meant for the user if this package raised it, or the package of the command's file `own`, or that file
-    alone where it is in none: wherever either is installed. A missing package is the user's to install if it is one of an
+    A ValueError is meant for the user if it was raised in this package, or in the package that contains `own`, the file of
+    the command; where no package contains it, in that file. A missing package is the user's to install if it is one of an
     extra. None for every error when the variable GUIDED_JAX_TRACEBACK is set.
     """
     if os.environ.get(VARIABLE):

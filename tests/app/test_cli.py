@@ -268,7 +268,8 @@ def test_an_error_of_the_package_of_the_command_is_a_sentence(is_package, monkey
     place = tmp_path / f"command_{is_package}"
     (place / "inside").mkdir(parents=True)
     (place / "inside" / "__init__.py").touch()
-    (place / ("__init__.py" if is_package else "other.py")).touch()
+    if is_package:
+        (place / "__init__.py").touch()
     (place / "inside" / "parts.py").write_text("def fail(args):\n    raise ValueError('wrong')\n")
     (place / "run.py").write_text(f"from {place.name}.inside import parts\ndef main(args):\n    parts.fail(args)\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,4 +1,4 @@
-"""Every kind of training as a user starts it: in a process of its own, compiled with the options of the commands.
+"""Fourteen kinds of training as a user starts them: in a process of their own, compiled with the options of the commands.
 
 The fast tests compile with others, for less time; a fault between JAX and the commands' own once passed them all.
 """
@@ -6,9 +6,11 @@ The fast tests compile with others, for less time; a fault between JAX and the c
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from tests.scripts import NETWORKS, ROOT, SMALL, alone
+from guided_jax.storage import log
+from tests.scripts import NETWORKS, ROOT, STEPS, alone
 
 ONE_STEP = [
     *("--diffusion.num-steps", "1", "--diffusion.sample-every", "0", "--diffusion.eval-examples", "8"),
@@ -39,8 +41,8 @@ KINDS = {
 
 def train(words, out):
     """Run `guided-jax train digits` for one step; the last words win."""
-    small = SMALL[: -len(NETWORKS)] if "dit" in words else SMALL  # the sizes of a U-Net, which come last
-    command = [sys.executable, "-m", "guided_jax", "train", "digits", "--out", str(out), *small, *ONE_STEP, *words]
+    small = [*STEPS, *([] if "dit" in words else NETWORKS), *ONE_STEP]
+    command = [sys.executable, "-m", "guided_jax", "train", "digits", "--out", str(out), *small, *words]
     return subprocess.run(command, env=alone(PYTHONPATH=str(ROOT)), capture_output=True, text=True)
 
 
@@ -55,10 +57,10 @@ def trained(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_step(kind, trained, tmp_path):
+def test_it_trains(kind, trained, tmp_path):
     done = train(KINDS[kind].replace(FROM, str(trained)).split(), tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    trained_networks = {path.parent.name for path in (tmp_path / "run").glob("*/metrics.jsonl")}
-    assert trained_networks == {"classifier" if "--classifier.num-steps 1" in KINDS[kind] else "diffusion"} | (
-        {"autoencoder"} if kind == "latents" else set()
-    )
+    losses = {path.parent.name: log.read(path)[0]["loss"] for path in (tmp_path / "run").glob("*/metrics.jsonl")}
+    expected = {"classifier" if "--classifier.num-steps 1" in KINDS[kind] else "diffusion"}
+    assert losses.keys() == expected | ({"autoencoder"} if kind == "latents" else set())
+    assert np.all(np.isfinite(list(losses.values())))

@@ -22,7 +22,7 @@ SMALL = AutoencoderKL(block_out_channels=(8, 16, 16), layers_per_block=1, norm_n
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.5, 0.9])
 def test_a_network_of_single_positions_is_computed_exactly(name, size, overlap):
-    """And its gradient; whatever the overlaps, of two tiles and of more; but for the tiles' weights, float32."""
+    """And its gradient; whatever the overlaps, of two tiles and of more, to the rounding of their float32 weights."""
     network = POINTWISE[name]
 
     def in_tiles(x):

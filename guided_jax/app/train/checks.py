@@ -1,12 +1,10 @@
 """Settings of an experiment that do not go together, each refused in one sentence before anything is written."""
 
-import dataclasses
-
 from guided_jax.app import limits
 from guided_jax.app import settings as schema
 
 READ_BY = {"sigma_min": ("karras", "geometric"), "sigma_max": ("karras", "geometric"), "rho": ("karras",)}
-IGNORED = {"unet": "transformer", "dit": "network"}  # the field of the other network
+IGNORED = {"unet": "transformer", "dit": "network"}  # by the architecture, the settings of the other network
 USUAL = schema.Diffusion()
 
 
@@ -40,22 +38,6 @@ def _check_signals(experiment: schema.Experiment) -> None:
         raise ValueError(f"{options[0]} is for pictures; leave it out with --data.signals")
 
 
-def leave_out_ignored(experiment: schema.Experiment, of_file: schema.Experiment) -> schema.Experiment:
-    """Return the experiment without what its file says of the network that the command line replaced by the other one.
-
-    Where only the command line chooses the architecture, the file's sizes of the other network have no effect, and the user
-    cannot leave them out. Those that the command line changes stay, and `check` refuses them.
-    """
-    chosen = experiment.diffusion.architecture
-    if chosen == of_file.diffusion.architecture:
-        return experiment
-    own, given, usual = (getattr(each, IGNORED[chosen]) for each in (experiment.diffusion, of_file.diffusion, USUAL))
-    same = [name for name, value in vars(own).items() if value == getattr(given, name)]
-    network = dataclasses.replace(own, **{name: getattr(usual, name) for name in same})
-    diffusion = dataclasses.replace(experiment.diffusion, **{IGNORED[chosen]: network})
-    return dataclasses.replace(experiment, diffusion=diffusion)
-
-
 def _check_architecture(diffusion: schema.Diffusion) -> None:
     """Raise ValueError for options of the network that was not chosen, or that a transformer does not have."""
     ignored = IGNORED[diffusion.architecture]
@@ -77,7 +59,7 @@ def _check_distillation(experiment: schema.Experiment) -> None:
     own = experiment.diffusion
     low, high = own.distill_scales
     if own.distill_from is None:
-        if own.distill_scales != schema.Diffusion().distill_scales:
+        if own.distill_scales != USUAL.distill_scales:
             raise ValueError("--diffusion.distill-scales has no effect without --diffusion.distill-from; leave it out")
         return
     if not low < high:

@@ -158,12 +158,28 @@ def main(args: Sequence[str]) -> None:
     # Among several processes SIGTERM belongs to JAX, which has them agree on the step after which to stop.
     deferred = signals.STOP if parallel.single_process() else ()
     with signals.defer(*deferred) as received:
-        finished = train(checks.leave_out_ignored(options.experiment, default.experiment), out, received)
+        finished = train(leave_out_ignored(options.experiment, default.experiment), out, received)
     if not finished:
         print(f"{out}: stopped and saved; the same command resumes it")
         raise SystemExit(130 if received() == signal.SIGINT else 0)
     draw = f"; now draw: guided-jax sample {out} --help" if runs.step_of(out, "diffusion", "last") else ""
     print(f"{out}: trained in {time.monotonic() - start:.0f} s{draw}")
+
+
+def leave_out_ignored(experiment: schema.Experiment, of_file: schema.Experiment) -> schema.Experiment:
+    """Return the experiment with the network that the command line replaced at its defaults, where the file had set it.
+
+    No option could take the file's settings of that network away. Those that an option changed stay, and `checks.check`
+    refuses them.
+    """
+    chosen = experiment.diffusion.architecture
+    if chosen == of_file.diffusion.architecture:
+        return experiment
+    name = checks.IGNORED[chosen]
+    own, given, usual = (getattr(each, name) for each in (experiment.diffusion, of_file.diffusion, checks.USUAL))
+    defaults = {field: getattr(usual, field) for field, value in vars(own).items() if value == getattr(given, field)}
+    diffusion = dataclasses.replace(experiment.diffusion, **{name: dataclasses.replace(own, **defaults)})
+    return dataclasses.replace(experiment, diffusion=diffusion)
 
 
 def overview() -> str:
