@@ -11,6 +11,7 @@ of many cores; `--uncompiled` leaves that out.
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import os
@@ -139,6 +140,8 @@ class Options:
     chips: tuple[Literal[8, 64], ...] = (8, 64)
     batch: int = 8
     """Pictures on a chip in a step of training, and one eighth of it in sampling."""
+    groups: tuple[int, ...] = (0, 8)
+    """Divide the parameters over so many neighbouring chips, as --shard-group does; 0 for all of them."""
     uncompiled: tuple[Literal[tuple(CASES)], ...] = ()  # type: ignore[valid-type]
     """Networks of which only the arithmetic is done: the share of the state that a chip holds."""
     out: Path | None = None
@@ -164,27 +167,27 @@ def placed(tree: Any, sharding: Callable[[Any], Any]) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding(leaf)), tree)
 
 
-def rows_of(tree: Any, count: int, devices: Any) -> Any:
+def rows_of(tree: Any, count: int, devices: Any, group: int | None) -> Any:
     """The shapes of so many examples, divided over the devices."""
-    row = sharded.mesh_sharding(devices, sharded.AXIS)
+    row = sharded.mesh_sharding(devices, sharded.ROWS, group=group)
     return placed(
         jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), tree), lambda leaf: row
     )
 
 
-def lower_training(case: Case, devices: Any, batch: int) -> Any:
+def lower_training(case: Case, devices: Any, batch: int, group: int | None) -> Any:
     """The lowered step of `--shard-parameters`."""
-    of_whole = sharded.gathered(functools.partial(loss, case), devices)
+    of_whole = sharded.gathered(functools.partial(loss, case), devices, group)
     step = functools.partial(training.train_step, loss=of_whole, optimizer=OPTIMIZER, ema_decay=0.999)
-    state = placed(state_of(case, "train"), sharded.leaf_sharding(devices))
+    state = placed(state_of(case, "train"), sharded.leaf_sharding(devices, group))
     count = batch * len(devices)
-    given = rows_of({"image": case.x, "condition": case.condition}, count, devices)
-    indices = rows_of(jax.ShapeDtypeStruct((), jnp.int32), count, devices)
+    given = rows_of({"image": case.x, "condition": case.condition}, count, devices, group)
+    indices = rows_of(jax.ShapeDtypeStruct((), jnp.int32), count, devices, group)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return sharded.jit_step(step, shardings, devices).lower(state, given, indices)
+    return sharded.jit_step(step, shardings, devices, group=group).lower(state, given, indices)
 
 
-def lower_sampling(case: Case, devices: Any, batch: int) -> Any:
+def lower_sampling(case: Case, devices: Any, batch: int, group: int | None) -> Any:
     """The lowered sampler, classifier-free guidance with DDIM, as `sharded_map` compiles it."""
 
     def draw(params: Any, key: Any, condition: Any, null: Any, scale: Any) -> Any:
@@ -194,10 +197,10 @@ def lower_sampling(case: Case, devices: Any, batch: int) -> Any:
         return sampler.sample(key, denoise, reverse.ddim(), x_T, case.levels)
 
     count = batch * len(devices)
-    params = placed(state_of(case, "sample"), sharded.leaf_sharding(devices))
+    params = placed(state_of(case, "sample"), sharded.leaf_sharding(devices, group))
     key = jax.eval_shape(lambda: jax.random.key(0))
     number = jax.ShapeDtypeStruct((), jnp.float32)
-    rows = [rows_of(each, count, devices) for each in (key, case.condition, case.condition, number)]
+    rows = [rows_of(each, count, devices, group) for each in (key, case.condition, case.condition, number)]
     return jax.jit(jax.vmap(draw, (None, 0, 0, 0, 0))).lower(params, *rows)
 
 
@@ -215,7 +218,7 @@ def state_of(case: Case, job: str) -> Any:
     return jax.eval_shape(lambda params: training.init(jax.random.key(0), params, OPTIMIZER), case.params)
 
 
-def lower(case: Case, job: str, chip: str, chips: int, batch: int) -> Any:
+def lower(case: Case, job: str, chip: str, chips: int, batch: int, group: int | None = None) -> Any:
     """The lowered program for so many described chips; ValueError where they cannot be described."""
     try:
         described = topologies.get_topology_desc(f"{chip}:{TOPOLOGIES[chip][chips]}", "tpu")
@@ -223,19 +226,20 @@ def lower(case: Case, job: str, chip: str, chips: int, batch: int) -> Any:
         raise ValueError(f"TPUs cannot be described ({str(error).splitlines()[0]}); pip install libtpu") from None
     make = {"train": lower_training, "sample": lower_sampling}[job]
     with mock.patch.object(jax, "default_backend", return_value="tpu"):  # the networks ask which forms are fast
-        return make(case, list(described.devices), batch)
+        return make(case, list(described.devices), batch, group)
 
 
-def measure(name: str, job: str, chips: int, options: Options) -> dict[str, Any]:
+def measure(name: str, job: str, chips: int, group: int, options: Options) -> dict[str, Any]:
     """A row: what a chip holds and does, in bytes."""
     case, batch = CASES[name](), options.batch if job == "train" else max(1, options.batch // 8)
     row: dict[str, Any] = {"network": name, "job": job, "chip": options.chip, "chips": chips, "batch": batch}
     row["parameters"] = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(case.params))
-    row["state"] = share(state_of(case, job), chips)
+    row |= {"group": group} if group else {}
+    row["state"] = share(state_of(case, job), group or chips)
     if name in options.uncompiled:
         return row
     start = time.monotonic()
-    program = lower(case, job, options.chip, chips, batch).compile(QUICK)
+    program = lower(case, job, options.chip, chips, batch, group or None).compile(QUICK)
     memory = program.memory_analysis()
     # The new state takes the place of the old one: `alias` are the bytes of the output that do.
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -249,17 +253,17 @@ def measure_all(options: Options) -> list[dict[str, Any]]:
     """The rows, those of the file as they are."""
     kept = json.loads(options.out.read_text()) if options.out and options.out.is_file() else []
     found = []
-    for name in options.networks:
-        for job in options.jobs:
-            for chips in options.chips:
-                asked = {"network": name, "job": job, "chip": options.chip, "chips": chips}
-                same = [row for row in kept if asked.items() <= row.items() and "peak" in row]
-                found.append(same[0] if same else measure(name, job, chips, options))
-                print(json.dumps(found[-1]), flush=True)
-                if options.out and not same and "peak" in found[-1]:
-                    kept.append(found[-1])
-                    with replacing(options.out) as file:
-                        file.write(json.dumps(kept, indent=1).encode())
+    for name, job, chips, group in itertools.product(options.networks, options.jobs, options.chips, options.groups):
+        if group >= chips:  # all of them, which is a row of its own
+            continue
+        asked = {"network": name, "job": job, "chip": options.chip, "chips": chips, "group": group}
+        same = [row for row in kept if asked.items() <= {"group": 0, **row}.items() and "peak" in row]
+        found.append(same[0] if same else measure(name, job, chips, group, options))
+        print(json.dumps(found[-1]), flush=True)
+        if options.out and not same and "peak" in found[-1]:
+            kept.append(found[-1])
+            with replacing(options.out) as file:
+                file.write(json.dumps(kept, indent=1).encode())
     return found
 
 
@@ -279,13 +283,18 @@ def lines(rows: list[Mapping[str, Any]]) -> str:
     body = [
         [
             f"{row['network']}, {row['parameters'] / 1e6:.0f} M",
-            *(row["job"], f"{row['chips']} {row['chip']}", str(row["batch"])),
+            *(row["job"], f"{row['chips']} {row['chip']}{in_groups(row)}", str(row["batch"])),
             *(gib(row, name) for name in ("state", "temporaries", "peak")),
             collectives.describe(row["collectives"]) if "collectives" in row else "not compiled",
         ]
         for row in rows
     ]
     return table(head, body)
+
+
+def in_groups(row: Mapping[str, Any]) -> str:
+    """What a row of --group says of its chips: in groups of 8."""
+    return f", in groups of {row['group']}" if "group" in row else ""
 
 
 def main(args: Any) -> None:

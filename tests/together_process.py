@@ -2,7 +2,7 @@
 
 python -m tests.together_process RUN OUT DIVIDED [COORDINATOR PROCESSES ID]
 
-DIVIDED: --shard-parameters for what is drawn, or - for weights that are whole on every device.
+DIVIDED: --shard-parameters for what is drawn, with its options, or - for weights that are whole on every device.
 """
 
 import importlib
@@ -30,7 +30,7 @@ def main(run: str, out: str, divided: str, *where: str) -> None:
     if where:
         settings = together.Distributed(False, where[0], int(where[1]), int(where[2]))
     with together.joined("sample", settings):
-        for name, *words in commands(Path(run), Path(out), [] if divided == "-" else [divided]):
+        for name, *words in commands(Path(run), Path(out), [] if divided == "-" else divided.split()):
             importlib.import_module(f"guided_jax.app.{cli.COMMANDS[name][0]}").main(words)
         print(f"process {parallel.share()[0]} is done")
 

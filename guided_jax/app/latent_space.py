@@ -104,10 +104,8 @@ def complete(
     whitening, place = read_whitening(directory), home(directory, experiment)
     if whitening is None or not (_checkpoints(place) / str(whitening.step)).is_dir():
         raise ValueError(f"{directory} has no trained autoencoder; the command that trained it resumes it")
-    found = jax.tree.leaves(weights)[0].devices()
-    devices = sorted(found, key=lambda device: (device.process_index, device.id))  # in the order of training's
-    if sharding is None and len(devices) > 1:  # weights that are divided over them
-        sharding = parallel.leaf_sharding(devices)
+    if sharding is None and len(jax.tree.leaves(weights)[0].devices()) > 1:  # weights that are divided over them
+        sharding = parallel.same_sharding(weights)
     own = load_weights(place, whitening.step, sharding)
     return {"network": weights, "autoencoder": own, "whitening": whitening.arrays()}
 

@@ -62,7 +62,7 @@ MOST_SAMPLES = 2**31 - 1  # JAX numbers them by 32 bits: beyond, it would draw a
 # Field -> its range; Class.field where a name means different things in different commands.
 RANGES: dict[str, Range] = {
     # all commands. jax.random.key takes 32 bits of a seed: a larger one would draw what a smaller one draws.
-    **{"seed": Range(0, 2**32 - 1), "devices": COUNT, "batch_size": COUNT},
+    **{"seed": Range(0, 2**32 - 1), "devices": COUNT, "shard_group": COUNT, "batch_size": COUNT},
     "num_samples": Range(1, MOST_SAMPLES),
     # sample and sweep
     **dict.fromkeys(

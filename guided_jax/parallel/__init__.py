@@ -26,7 +26,15 @@ from guided_jax.parallel.processes import (
     wait_for_all,
 )
 from guided_jax.parallel.replicated import as_global, data_parallel, first_copy, parallel_map, place, replicate, shard
-from guided_jax.parallel.sharded import fully_sharded, gathered, init_sharded, leaf_sharding, place_leaves, sharded_map
+from guided_jax.parallel.sharded import (
+    fully_sharded,
+    gathered,
+    init_sharded,
+    leaf_sharding,
+    place_leaves,
+    same_sharding,
+    sharded_map,
+)
 
 __all__ = [
     "all_finite",
@@ -53,6 +61,7 @@ __all__ = [
     "primary",
     "replicate",
     "same_everywhere",
+    "same_sharding",
     "shard",
     "sharded_map",
     "share",

@@ -21,19 +21,33 @@ from guided_jax.parallel.processes import to_host
 from guided_jax.parallel.replicated import AXIS
 from guided_jax.parallel.rows import own_rows, rank
 
+COPIES = "copies"  # the axis of the mesh along which parameters are repeated; along `AXIS` they are divided
+ROWS = (COPIES, AXIS)  # the axes that a batch is divided over
 
-def leaf_sharding(devices: Sequence[jax.Device]) -> Callable[[Any], NamedSharding]:
-    """Return the function leaf -> its sharding, along its longest axis that the number of devices divides.
 
-    devices: of all processes, as `choose_devices` returns them. Of several longest axes it is the last; a leaf without
-    such an axis is whole on every device.
+def leaf_sharding(devices: Sequence[jax.Device], group: int | None = None) -> Callable[[Any], NamedSharding]:
+    """Return the function leaf -> its sharding, along its longest axis that the size of a group of devices divides.
+
+    devices: of all processes, as `choose_devices` returns them. group: so many neighbours hold a leaf together, and every
+    group of them holds a copy; all devices if None. Of several longest axes it is the last; a leaf without such an axis is
+    whole on every device.
+
+    ValueError when the devices do not form groups of that size.
     """
+    mesh = device_mesh(devices, group)
 
     def sharding(leaf):
-        divided = divided_axis(leaf.shape, len(devices))
-        return mesh_sharding(devices, *(AXIS if axis == divided else None for axis in range(len(leaf.shape))))
+        divided = divided_axis(leaf.shape, mesh.shape[AXIS])
+        spec = (AXIS if axis == divided else None for axis in range(len(leaf.shape)))
+        return NamedSharding(mesh, PartitionSpec(*spec))
 
     return sharding
+
+
+def same_sharding(tree: PyTree) -> Callable[[Any], NamedSharding]:
+    """Return the `leaf_sharding` that a divided tree has; its devices are in the order of training's."""
+    mesh = jax.tree.leaves(tree)[0].sharding.mesh
+    return leaf_sharding(list(mesh.devices.flat), mesh.shape[AXIS])
 
 
 def divided_axis(shape: Sequence[int], count: int) -> int | None:
@@ -61,28 +75,35 @@ def _put_whole(leaf, there):
     return jax.make_array_from_callback(leaf.shape, there, lambda part: np.asarray(leaf)[part])
 
 
-def init_sharded(make: Callable[..., PyTree], devices: Sequence[jax.Device], *arguments: PyTree) -> PyTree:
-    """Return make(*arguments), a part on each device, computed there: no device ever holds the whole.
+def init_sharded(
+    make: Callable[..., PyTree], devices: Sequence[jax.Device], *arguments: PyTree, group: int | None = None
+) -> PyTree:
+    """Return make(*arguments), a part on each device, computed there: no device ever holds what its group does.
 
-    arguments: arrays, divided by `leaf_sharding` themselves where they are large.
+    arguments: arrays, divided by `leaf_sharding` themselves where they are large. group: as of `leaf_sharding`.
     """
-    shardings = jax.tree.map(leaf_sharding(devices), jax.eval_shape(make, *arguments))
+    shardings = jax.tree.map(leaf_sharding(devices, group), jax.eval_shape(make, *arguments))
     return jax.jit(make, out_shardings=shardings)(*arguments)
 
 
 def fully_sharded(
-    train_step: Callable, devices: Sequence[jax.Device], donate: bool = True, scan: bool | None = None
+    train_step: Callable,
+    devices: Sequence[jax.Device],
+    donate: bool = True,
+    scan: bool | None = None,
+    group: int | None = None,
 ) -> Callable:
     """Compile a train step as `data_parallel` does, for a state of `init_sharded`; `step(state, batch_1, ..., batch_k)`.
 
-    Let the loss of the step be `gathered`, unless the parameters alone are too large for a device.
+    Let the loss of the step be `gathered`, unless the parameters alone are too large for a device. group: that of the
+    state.
 
     ValueError when the rows of all processes together do not divide over the devices.
     """
 
     @functools.cache
     def compiled(function, structure, shardings):
-        return jit_step(function, jax.tree.unflatten(structure, shardings), devices, donate)
+        return jit_step(function, jax.tree.unflatten(structure, shardings), devices, donate, group)
 
     def wrap(function):
         def call(state, batch, indices):
@@ -91,30 +112,33 @@ def fully_sharded(
 
         return call
 
+    row, row_of_several = mesh_sharding(devices, ROWS, group=group), mesh_sharding(devices, None, ROWS, group=group)
+
     def shares(*batches):
         count, (first, groups) = len(jax.tree.leaves(batches[0])[0]), rank(devices)
         if count * groups % len(devices):
             raise ValueError(f"{count * groups} examples do not divide over {len(devices)} devices")
-        indices = _put_rows(np.arange(count, dtype=np.int32) + first * count, mesh_sharding(devices, AXIS))
+        indices = _put_rows(np.arange(count, dtype=np.int32) + first * count, row)
         if len(batches) == 1:
-            return _put_rows(batches[0], mesh_sharding(devices, AXIS)), indices
+            return _put_rows(batches[0], row), indices
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
-        return _put_rows(stacked, mesh_sharding(devices, None, AXIS)), indices
+        return _put_rows(stacked, row_of_several), indices
 
     scan = devices[0].platform != "cpu" if scan is None else scan
     return make_step(wrap(train_step), wrap(scan_steps(train_step)), shares, scan)
 
 
-def gathered(loss: Callable, devices: Sequence[jax.Device]) -> Callable:
+def gathered(loss: Callable, devices: Sequence[jax.Device], group: int | None = None) -> Callable:
     """Return loss(params, ...) with params, which are divided over the devices, gathered whole on each of them first.
 
     During a step each device then holds all weights and their gradients, between steps only its part of the state. Without
     this XLA moves the activations of some layers between devices instead, in more and larger transfers, which
     docs/howto/machines.md compares.
 
-    loss: (params, ...) -> anything; `fully_sharded` divides what the optimizer makes of the gradients again.
+    loss: (params, ...) -> anything; `fully_sharded` divides what the optimizer makes of the gradients again. group: that of
+    the params.
     """
-    whole = mesh_sharding(devices)
+    whole = mesh_sharding(devices, group=group)
 
     def loss_of_whole(params, *arguments):
         return loss(jax.lax.with_sharding_constraint(params, whole), *arguments)
@@ -122,12 +146,18 @@ def gathered(loss: Callable, devices: Sequence[jax.Device]) -> Callable:
     return loss_of_whole
 
 
-def jit_step(train_step: Callable, shardings: PyTree, devices: Sequence[jax.Device], donate: bool = True) -> Any:
+def jit_step(
+    train_step: Callable,
+    shardings: PyTree,
+    devices: Sequence[jax.Device],
+    donate: bool = True,
+    group: int | None = None,
+) -> Any:
     """Return the jitted (state, batch, indices) -> (state, metrics) of `fully_sharded`, of a state with these shardings.
 
     Also for devices that are only described (`jax.experimental.topologies`): its `lower` takes shapes with shardings.
     """
-    back, options = (shardings, mesh_sharding(devices)), compiler_options(devices)
+    back, options = (shardings, mesh_sharding(devices, group=group)), compiler_options(devices)
     return jax.jit(train_step, donate_argnums=(0,) if donate else (), out_shardings=back, compiler_options=options)
 
 
@@ -136,9 +166,14 @@ def _sharding_of(leaf):
     return NamedSharding(leaf.sharding.mesh, PartitionSpec(*leaf.sharding.spec[: leaf.ndim]))
 
 
-def sharded_map(fn: Callable, devices: Sequence[jax.Device], in_axes: tuple[int | None, ...]) -> Callable:
-    """Compile a function of one example as `parallel_map` does, with shared arguments divided as by `init_sharded`."""
-    row, options = mesh_sharding(devices, AXIS), compiler_options(devices)
+def sharded_map(
+    fn: Callable, devices: Sequence[jax.Device], in_axes: tuple[int | None, ...], group: int | None = None
+) -> Callable:
+    """Compile a function of one example as `parallel_map` does, with shared arguments divided as by `init_sharded`.
+
+    group: that of the shared arguments.
+    """
+    row, options = mesh_sharding(devices, ROWS, group=group), compiler_options(devices)
     compiled = jax.jit(jax.vmap(fn, in_axes=in_axes), compiler_options=options)
 
     def call(*arguments):
@@ -148,9 +183,22 @@ def sharded_map(fn: Callable, devices: Sequence[jax.Device], in_axes: tuple[int 
     return call
 
 
-def mesh_sharding(devices: Sequence[jax.Device], *axes: str | None) -> NamedSharding:
-    """Return the sharding of an array on all devices, those of other processes too, with `AXIS` along an axis of it."""
-    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(*axes))
+def mesh_sharding(
+    devices: Sequence[jax.Device], *axes: str | tuple[str, ...] | None, group: int | None = None
+) -> NamedSharding:
+    """Return the sharding of an array on all devices, those of other processes too, with these axes of the mesh."""
+    return NamedSharding(device_mesh(devices, group), PartitionSpec(*axes))
+
+
+def device_mesh(devices: Sequence[jax.Device], group: int | None = None) -> Mesh:
+    """Return the mesh (`COPIES`, `AXIS`) of groups of so many neighbours, of one group if None.
+
+    ValueError when the devices do not form groups of that size.
+    """
+    size = len(devices) if group is None else group
+    if size < 1 or len(devices) % size:
+        raise ValueError(f"{len(devices)} devices do not form groups of {size}; give a size that divides them")
+    return Mesh(np.array(devices).reshape(-1, size), (COPIES, AXIS))
 
 
 def _put_rows(tree, sharding):

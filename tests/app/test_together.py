@@ -37,7 +37,10 @@ def by_one(tiny, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "devices", "divided"), [(2, 1, "-"), (2, 2, "--shard-parameters"), (4, 1, "-")])
+@pytest.mark.parametrize(
+    ("count", "devices", "divided"),
+    [(2, 1, "-"), (2, 2, "--shard-parameters"), (2, 2, "--shard-parameters --shard-group 2"), (4, 1, "-")],
+)
 def test_several_processes_write_one_file_with_the_samples_of_one(by_one, tmp_path, count, devices, divided):
     run, expected = by_one
     out = tmp_path / "out"

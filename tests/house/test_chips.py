@@ -40,13 +40,7 @@ def test_a_chip_holds_its_part_of_weights_average_and_moments(name, millions):
 
 
 def test_a_row_that_was_not_compiled_says_so():
-    row = {
-        "network": "edm2-xs",
-        "parameters": 125e6,
-        "job": "train",
-        "chips": 8,
-        "chip": "v5p",
-        "batch": 8,
-        "state": 2**30,
-    }
-    assert "| 1.00 GiB | not compiled | not compiled | not compiled |" in chips.lines([row])
+    row = {"network": "edm2-xs", "parameters": 125e6, "job": "train", "chips": 64, "chip": "v5p", "batch": 8}
+    row |= {"state": 2**30}
+    assert "| 64 v5p | 8 | 1.00 GiB | not compiled | not compiled | not compiled |" in chips.lines([row])
+    assert "| 64 v5p, in groups of 8 | 8 |" in chips.lines([{**row, "group": 8}])

@@ -64,8 +64,8 @@ def _unread(options: Sampling, run: runs.Run | None = None) -> dict[str, list[st
     """Return each non-default option that the chosen method ignores -> what reads it; run: as of `check_readers`."""
     given, defaults = flatten(options), flatten(Sampling(options.run))
     chosen = _chosen(options.method) | ({"--sweep"} if options.sweep.sweep else set())
-    if options.prompt or options.prompts:
-        chosen.add("--prompt")
+    chosen |= {"--shard-parameters"} if options.shard_parameters else set()
+    chosen |= {"--prompt"} if options.prompt or options.prompts else set()
     if run is None or labels.are_of_data(options, run):
         chosen.add(OF_DATA)
     changed = {name: readers for name, readers in _readers().items() if given[name] != defaults[name]}
@@ -118,6 +118,7 @@ def _readers() -> dict[str, list[str]]:
             "--sweep": ("sweep_seeds", "reference", "judge", "inception", "dino", "data_dir", "search"),
             **dict.fromkeys(("--measure held-out", "--image held-out", OF_DATA), ("data_dir",)),
             "--control": ("control_image", "control_scale"),
+            "--shard-parameters": ("shard_group",),
             "--image": ("strength", "mask"),
             "--prompt": ("negative", *vars(Text())),
         }

@@ -163,11 +163,11 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
     """
     at_once = clouds.samples_at_once(options)
     devices = parallel.choose_devices(at_once, options.devices)
-    params = load_params(options, run, parallel.leaf_sharding(devices) if options.shard_parameters else None)
+    params = load_params(options, run, sharding_of(options, devices))
     if not options.shard_parameters:
         params = draw.place(run, params, devices)
     count, labelled = options.num_samples or NUM_SAMPLES, given_labels(options, run) is not None
-    kinds = options.diagnose, options.shard_parameters, clouds.chunk_of(options)
+    kinds = options.diagnose, draw.choose_map(options), clouds.chunk_of(options)
     sample = draw.make_sampler(run, options.method, labelled, devices, *kinds)
     chunk, steps = parallel.chunk_size(count, at_once, devices), trained_steps(options, run)
     levels = samplers.levels_of(options.method, run.model.levels, run.scheduler)
@@ -204,6 +204,11 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
         return out
 
     return write
+
+
+def sharding_of(options: Sampling, devices: list[jax.Device]) -> Callable[[Any], Any] | None:
+    """Return leaf -> where it goes; None for parameters that every device has whole."""
+    return parallel.leaf_sharding(devices, options.shard_group) if options.shard_parameters else None
 
 
 def load_params(options: Sampling, run: runs.Run, sharding: Any = None) -> dict[str, Any]:

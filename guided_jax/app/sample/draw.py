@@ -82,11 +82,18 @@ def start(run: runs.Run, key: Any, level: schedule.NoiseLevel, x_0: Any = None, 
     return (level.sigma if std is None else std) * eps if x_0 is None else forward.diffuse(x_0, eps, level)
 
 
+def choose_map(settings: Any) -> Callable[..., Callable[..., Any]]:
+    """Return `parallel.parallel_map`, or with the shard_parameters of a request or an experiment `parallel.sharded_map`."""
+    if settings.shard_parameters:
+        return functools.partial(parallel.sharded_map, group=settings.shard_group)
+    return parallel.parallel_map
+
+
 def in_chunks(
-    fn: Callable[..., Any], devices: list[jax.Device], in_axes: tuple[int | None, ...], size: int, sharded: bool
+    fn: Callable[..., Any], devices: list[jax.Device], in_axes: tuple[int | None, ...], size: int, mapping: Any
 ) -> Callable[..., np.ndarray]:
     """Return fn of N examples, `size` at once on each device; in_axes: as of `parallel.parallel_map`."""
-    mapped = (parallel.sharded_map if sharded else parallel.parallel_map)(fn, devices, in_axes)
+    mapped = mapping(fn, devices, in_axes)
 
     def call(*arguments: Any) -> np.ndarray:
         count = next(len(argument) for argument, axis in zip(arguments, in_axes, strict=True) if axis == 0)
@@ -188,21 +195,19 @@ def make_sampler(
     labelled: bool,
     devices: list[jax.Device],
     diagnose: bool = False,
-    sharded: bool = False,
+    mapping: Callable[..., Callable[..., Any]] = parallel.parallel_map,
     chunk: int | None = None,
 ) -> Callable[..., Drawn]:
     """Return (params, indices, labels, scales, seed, pictures=NONE) -> `Drawn`, compiled once for a chunk.
 
     seed: one, or one for each example, which with its index determines the sample. The params have to be on the devices, as
-    `place` puts them. sharded: every device has a part of the params, as `parallel.leaf_sharding` says. chunk: as of
-    `clouds.draw`.
+    `place` puts them, or divided over them, as the other `mapping` takes them. chunk: as of `clouds.draw`.
     """
     draw = make_draw(run, request, labelled, diagnose, chunk)
-    mapped = parallel.sharded_map if sharded else parallel.parallel_map
-    compiled = mapped(draw, devices, in_axes=(None, 0, 0, 0, 0))
+    compiled = mapping(draw, devices, in_axes=(None, 0, 0, 0, 0))
     size = run.decode_size or 0
-    decode = in_chunks(run.model.decode, devices, (None, 0), size, sharded)
-    encoded = in_chunks(functools.partial(encode, run), devices, (None, 0, 0), size, sharded)
+    decode = in_chunks(run.model.decode, devices, (None, 0), size, mapping)
+    encoded = in_chunks(functools.partial(encode, run), devices, (None, 0, 0), size, mapping)
 
     def call(params: Any, indices: Any, labels: Any, scales: Any, seed: Any, pictures: Pictures = NONE) -> Drawn:
         keys = _keys(np.broadcast_to(np.asarray(seed, np.uint32), np.shape(indices)), np.asarray(indices))

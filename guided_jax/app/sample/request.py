@@ -226,6 +226,9 @@ class Sampling:
     """How many devices to use. Default: the largest count that divides the batch."""
     shard_parameters: bool = False
     """Divide the parameters over the devices, for networks that do not fit on one."""
+    shard_group: int | None = None
+    """With --shard-parameters: divide them over so many neighbouring devices, and let each group of them hold a copy.
+    Default: over all devices."""
     attention_kernel: Literal["plain", "xla", "cudnn"] | None = None
     """How the network computes the attention within the picture: cudnn is flash attention, on an NVIDIA GPU in bfloat16;
     plain stores the weights of all pairs of pixels. Default: as the run was made."""
@@ -247,6 +250,7 @@ NOT_RECORDED = (
         "devices",
         "batch_size",
         "shard_parameters",
+        "shard_group",
         "attention_kernel",
         "remat",
         "allow_non_finite",

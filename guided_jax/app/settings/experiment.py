@@ -202,6 +202,9 @@ class Experiment:
     """Write an event file for TensorBoard beside each metrics.jsonl."""
     shard_parameters: bool = False
     """Divide parameters and optimizer over the devices of all processes, for networks that do not fit on one device."""
+    shard_group: int | None = None
+    """With --shard-parameters: divide them over so many neighbouring devices, such as those of one machine, and let each
+    group of them hold a copy. Default: over all devices."""
 
     @property
     def latent(self) -> bool:
@@ -214,8 +217,8 @@ TRAINED = ("autoencoder", *PARTS)  # the networks of an experiment, in the order
 
 # Settings that may change between two starts of a run: they change neither the network nor what it has learned.
 MAY_CHANGE = (
-    *("devices", "shard_parameters", "tensorboard", "data.dir", "data.corrupt", "data.held_out", "diffusion.from_run"),
-    *("autoencoder.from_run", "autoencoder.latent_dtype"),
+    *("devices", "shard_parameters", "shard_group", "tensorboard", "data.dir", "data.corrupt", "data.held_out"),
+    *("diffusion.from_run", "autoencoder.from_run", "autoencoder.latent_dtype"),
     *(
         f"{part}.{name}"
         for part in TRAINED

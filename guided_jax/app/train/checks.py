@@ -22,6 +22,8 @@ def check(experiment: schema.Experiment) -> None:
     lengths = experiment.diffusion.power_ema
     if len(set(lengths)) < len(lengths):
         raise ValueError(f"--diffusion.power-ema is {' '.join(map(str, lengths))}; give each length once")
+    if experiment.shard_group is not None and not experiment.shard_parameters:
+        raise ValueError("--shard-group has no effect without --shard-parameters; add that or leave it out")
     _check_schedule(experiment.schedule)
     _check_distillation(experiment)
     if experiment.diffusion.num_steps:

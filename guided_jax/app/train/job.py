@@ -23,8 +23,8 @@ class Task(NamedTuple):
     data, without augmentation, dropout and weighting. init: (weights to start from, if any) -> the state before the first
     step. source, test: the data to train with, and the held-out data or None. seed: of the order of the data and of the
     held-out noise. flip: mirror half of the images. devices: how many, None for as many as divide the batch.
-    shard_parameters: divide the state over the devices. config, may_change: as in `loop.Job`. given: sharding -> the
-    weights to start from, None for random ones.
+    shard_parameters: divide the state over the devices. shard_group: over groups of so many; all if None. config,
+    may_change: as in `loop.Job`. given: sharding -> the weights to start from, None for random ones.
     """
 
     label: str
@@ -37,6 +37,7 @@ class Task(NamedTuple):
     flip: bool = False
     devices: int | None = None
     shard_parameters: bool = False
+    shard_group: int | None = None
     config: Mapping[str, Any] | None = None
     may_change: tuple[str, ...] = ()
     given: Callable[[Any], Any] | None = None
@@ -74,23 +75,26 @@ def _compile(task: Task, settings: schema.Training, devices: list[jax.Device]) -
     """Return the compiled step."""
     step: Callable[..., Any] = functools.partial(
         training.train_step,
-        loss=parallel.gathered(task.loss, devices) if task.shard_parameters else task.loss,
+        loss=parallel.gathered(task.loss, devices, task.shard_group) if task.shard_parameters else task.loss,
         optimizer=settings.make_optimizer(),
         ema_decay=settings.ema_decay,
         microbatches=settings.microbatches,
         learning_rate=settings.optimizer.schedule(settings.num_steps),
     )
     step = objective.with_indices(step)
-    return (parallel.fully_sharded if task.shard_parameters else parallel.data_parallel)(step, devices)
+    if task.shard_parameters:
+        return parallel.fully_sharded(step, devices, group=task.shard_group)
+    return parallel.data_parallel(step, devices)
 
 
 def _initial(task: Task, devices: list[jax.Device]) -> tuple[Init, Init | None]:
     """Return (init, start) of `loop.Job`: the initial state on its devices, with random and with the given weights."""
-    sharding = parallel.leaf_sharding(devices) if task.shard_parameters else None
+    group = task.shard_group
+    sharding = parallel.leaf_sharding(devices, group) if task.shard_parameters else None
 
     def place(*given: Any) -> training.TrainState:
         if task.shard_parameters:
-            return parallel.init_sharded(task.init, devices, *given)
+            return parallel.init_sharded(task.init, devices, *given, group=group)
         return parallel.place(task.init(*given), devices)
 
     load = task.given

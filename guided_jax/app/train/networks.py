@@ -38,6 +38,7 @@ def make_task(run: runs.Run, part: str, sources: Sources) -> job.Task:
         flip=experiment.data.flip and part in pictures_of(experiment),
         devices=experiment.devices,
         shard_parameters=experiment.shard_parameters,
+        shard_group=experiment.shard_group,
         config=schema.to_dict(experiment),
         may_change=schema.MAY_CHANGE,
         given=functools.partial(_given, run, part) if settings.init_from or memory.size(run, part) else None,

@@ -148,7 +148,7 @@ def _make_sampler(run: runs.Run, devices: list[jax.Device]) -> Callable[[Any], d
     experiment, labels = run.experiment, labels_of(run)
     settings, sharded = experiment.diffusion, experiment.shard_parameters
     method = grids.default_method(run, settings.measure_scale)
-    draw_rows = draw.make_sampler(run, method, run.conditional, devices, sharded=sharded)
+    draw_rows = draw.make_sampler(run, method, run.conditional, devices, mapping=draw.choose_map(experiment))
     scales = np.full(len(labels), settings.measure_scale)
     chunk = parallel.chunk_size(len(labels), settings.batch_size, devices)
 
