@@ -8,9 +8,10 @@ from flax.core import meta, scope
 from PIL import Image
 
 from guided_jax.models import prepare
+from guided_jax.parallel import devices
 from guided_jax.storage import log
 
-PLOT = log.plot
+PLOT, OPTIONS = log.plot, devices.compiler_options
 
 
 def blank_curves(path, png, shared=None):

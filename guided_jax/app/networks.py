@@ -4,7 +4,6 @@ import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from guided_jax import models, numerics, parallel
@@ -194,7 +193,7 @@ def init_network(network: nn.Module, key: Any, *example: Any) -> Any:
 @functools.cache
 def _compiled_init(network: nn.Module) -> Any:
     # Each parameter is drawn by operations of its own. With XLA's default options, compiling them all takes twice as long.
-    return jax.jit(network.init, compiler_options=parallel.compiler_options(jax.local_devices()))
+    return parallel.jit(network.init)
 
 
 def settings_of(experiment: Experiment, part: str) -> Any:

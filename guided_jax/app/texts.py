@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guided_jax import data
+from guided_jax import data, parallel
 from guided_jax.pretrained import bert, readers, tokens
 
 Encoder = Literal["none", "words", "minilm"]
@@ -97,7 +97,7 @@ def minilm(length: int) -> Callable[[list[str]], np.ndarray]:
     """
     folder = bert.minilm()
     network, params = bert.load(*readers.read_component(folder))
-    tokenize, read = tokens.tokenizer(folder, length), jax.jit(network.apply)
+    tokenize, read = tokens.tokenizer(folder, length), parallel.jit(network.apply)
 
     def states(texts: list[str]) -> np.ndarray:
         ids, mask = map(np.asarray, tokenize(texts + [""] * (-len(texts) % 8)))

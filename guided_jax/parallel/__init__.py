@@ -8,6 +8,7 @@ from guided_jax.parallel.devices import (
     choose_devices,
     compiler_options,
     dividing_prefix,
+    jit,
     local_devices,
     use_cpu_devices,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "fully_sharded",
     "gathered",
     "init_sharded",
+    "jit",
     "join",
     "leaf_sharding",
     "local_devices",

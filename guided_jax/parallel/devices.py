@@ -1,8 +1,9 @@
-"""The choice of devices: how many the CPU counts as, and which of them share a batch."""
+"""The choice of devices: how many the CPU counts as, which of them share a batch, and XLA's options for their programs."""
 
 import contextlib
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -78,3 +79,16 @@ def compiler_options(devices: Sequence[jax.Device]) -> dict[str, int]:
     in sampling and in training alike.
     """
     return {"xla_backend_optimization_level": 1} if devices[0].platform == "cpu" else {}
+
+
+def jit(fn: Callable) -> Callable:
+    """Return `jax.jit(fn)` with `compiler_options` of the devices of this process, which are looked up at the first call.
+
+    fn: of arrays alone. What is compiled itself must not call the result: JAX takes options on the outermost function only.
+    """
+
+    @functools.cache
+    def compiled():
+        return jax.jit(fn, compiler_options=compiler_options(jax.local_devices()))
+
+    return functools.wraps(fn)(lambda *arguments: compiled()(*arguments))

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from guided_jax.app.sample import command as sample
-from guided_jax.parallel import devices, replicated
+from guided_jax.parallel import replicated
 from guided_jax.storage import images
-from tests import processes
+from tests import economy, processes
 from tests.scripts import ROOT, alone, run_script
 
 
@@ -34,7 +34,7 @@ def test_the_number_of_devices_changes_no_bit_of_an_image(tiny, tmp_path, capsys
 
     Compiled as for users, not as the other tests.
     """
-    monkeypatch.setattr(replicated, "compiler_options", devices.compiler_options)
+    monkeypatch.setattr(replicated, "compiler_options", economy.OPTIONS)
     rounded, exact, files = images.to_uint8, {1: [], 4: []}, {}
     for count, found in exact.items():
         monkeypatch.setattr(images, "to_uint8", lambda x, found=found: found.append(x) or rounded(x))

@@ -189,7 +189,7 @@ def test_held_out_metrics_are_computed_on_one_device(monkeypatch):
         used.append(params["w"].devices())
         return params["w"].mean() * batch["image"].mean(), {}
 
-    monkeypatch.setattr(jax, "jit", lambda function, **options: function)
+    monkeypatch.setattr(parallel, "jit", lambda function: function)
     evaluate = held_out.make_evaluation(loss, source, 8, 4, seed=0)
     monkeypatch.undo()
     state = SimpleNamespace(ema=parallel.place({"w": jnp.full(4, 0.5)}, jax.devices()[:4]))
@@ -202,3 +202,12 @@ def test_what_compiling_took_is_given_back(monkeypatch):
     monkeypatch.setattr(dispatch, "give_back_memory", lambda: given.append(True))
     parallel.parallel_map(lambda w, x: w * x, DEVICES[:2], (None, 0))(np.float32(2), np.ones(4, np.float32))
     assert given == [True]
+
+
+def test_jit_compiles_with_the_options_of_the_devices_at_the_first_call(monkeypatch):
+    given = []
+    monkeypatch.setattr(parallel.devices, "compiler_options", lambda devices: given.append(devices) or {})
+    double = parallel.jit(lambda x, y: 2 * x + y)
+    assert not given
+    assert [float(double(1.0, y)) for y in (0.0, 3.0)] == [2.0, 5.0]
+    assert given == [jax.local_devices()]

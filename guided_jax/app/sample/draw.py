@@ -176,13 +176,13 @@ class Drawn(NamedTuple):
     cloud: dict[str, np.ndarray] | None = None
 
 
-@jax.jit  # one program, and not one for each of its operations
+@parallel.jit  # one program, and not one for each of its operations
 @jax.vmap
 def _keys(seed: jax.Array, index: jax.Array) -> jax.Array:
     return sampler.keys(jax.random.fold_in(jax.random.key(seed), 0), index[None])[0]
 
 
-@jax.jit
+@parallel.jit
 @jax.vmap
 def _other(key: jax.Array) -> jax.Array:
     """Return a key of its own for the encoder's noise of a masked picture."""
@@ -231,4 +231,4 @@ def make_sampler(
 
 def place(run: runs.Run, params: Any, devices: list[jax.Device]) -> Any:
     """Return the params on every device, prepared once for all chunks."""
-    return parallel.replicate(jax.jit(functools.partial(prepare, run))(params), devices)
+    return parallel.replicate(parallel.jit(functools.partial(prepare, run))(params), devices)

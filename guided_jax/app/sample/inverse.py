@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guided_jax import data, operators, sampler
+from guided_jax import data, operators, parallel, sampler
 from guided_jax.app import preview
 from guided_jax.app import run as runs
 from guided_jax.app.facts import Facts
@@ -166,7 +166,7 @@ def make_measure(request: Method, run: runs.Run, seed: int) -> Callable[[np.ndar
         _with_hole(thin(masks, run), "--mask")
     truth = named_pictures.read(settings.measure, run, "--measure")
 
-    @jax.jit
+    @parallel.jit
     @jax.vmap
     def measured(key: jax.Array, x_0: jax.Array, mask: jax.Array | None) -> jax.Array:
         operator, seen = (common, known) if mask is None else (operators.mask(mask), mask)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guided_jax import sampler
+from guided_jax import parallel, sampler
 from guided_jax.app import run as runs
 from guided_jax.app.facts import Facts, count_labels
 from guided_jax.app.sample import guidances
@@ -135,7 +135,7 @@ def labels_of(indices: np.ndarray, labels: np.ndarray | None, facts: Facts, seed
     return np.asarray(_classes(np.uint32(seed), np.asarray(indices, np.int32), frequencies))
 
 
-@jax.jit  # one program, and not one for each of its operations
+@parallel.jit  # one program, and not one for each of its operations
 def _classes(seed: jax.Array, indices: jax.Array, frequencies: jax.Array) -> jax.Array:
     return jax.vmap(lambda key: jax.random.categorical(key, jnp.log(frequencies)))(_keys(seed, indices))
 

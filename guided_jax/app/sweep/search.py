@@ -139,7 +139,7 @@ def _make_judge(options: Sampling, run: runs.Run, labels: np.ndarray) -> Callabl
 def _make_criterion(run: runs.Run) -> Callable[[np.ndarray], Numbers]:
     clean, criterion = schedule.at(run.model.levels, 1), run.criterion
     assert criterion is not None
-    mean = jax.jit(lambda pictures: jax.lax.map(lambda picture: criterion(picture, clean), pictures).mean())
+    mean = parallel.jit(lambda pictures: jax.lax.map(lambda picture: criterion(picture, clean), pictures).mean())
     return lambda samples: {"criterion": float(mean(data.scale(samples)))}
 
 

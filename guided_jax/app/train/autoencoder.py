@@ -79,7 +79,7 @@ def make_hooks(run: runs.Run, out: Path, source: data.Source) -> list[tuple[int,
     columns = min(len(source), COLUMNS)
     count = columns * min(len(source) // columns, PAIRS)
     image = data.scale(source.read(np.arange(count))["image"])
-    reconstruct = jax.jit(run.networks.autoencoder.apply)
+    reconstruct = parallel.jit(run.networks.autoencoder.apply)
 
     def save_grid(done: int, state: Any) -> None:
         output = parallel.to_host(reconstruct(parallel.first_copy(state.ema), image))

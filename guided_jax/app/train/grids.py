@@ -57,7 +57,7 @@ def make_hooks(run: runs.Run, out: Path) -> list[tuple[int, loop.Hook]]:
     method = default_method(run, 2.0, str(min(25, run.model.levels.t.size - 1)))
     whole = run._replace(decode_size=None)  # pictures, and no latents that are decoded afterwards
     drawn = jax.vmap(draw.make_draw(whole, method, run.conditional), (None, 0, 0, None))
-    draw_grid = jax.jit(drawn, compiler_options=parallel.compiler_options(jax.local_devices()))
+    draw_grid = parallel.jit(drawn)
 
     def save_grid(done: int, state: Any) -> None:
         indices = np.arange(ROWS * len(labels))

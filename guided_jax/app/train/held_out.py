@@ -23,7 +23,7 @@ def make_evaluation(
     count = min(len(source), examples)
     chunks = np.array_split(np.arange(count), -(-count // batch_size))
     size, key = len(chunks[-1]), jax.random.key(seed)  # of one size: at most a few are left out
-    compiled = jax.jit(loss, compiler_options=parallel.compiler_options(jax.local_devices()))
+    compiled = parallel.jit(loss)
 
     def evaluate_chunk(params: Any, rows: np.ndarray) -> Any:
         batch = source.read(rows)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from guided_jax import data, parallel, training
+from guided_jax import data, numerics, parallel, training
 from guided_jax.app import best_checkpoint
 from guided_jax.app import settings as schema
 from guided_jax.app.train import held_out, objective
@@ -111,4 +111,6 @@ def _evaluations(task: Task, settings: schema.Training) -> list[tuple[int, loop.
 def init_state(key: jax.Array, init_params: Callable[[jax.Array], Any], optimizer: Any) -> training.TrainState:
     """Return the state before the first step, a function of the key alone. init_params: key -> parameters."""
     key_params, key_noise = jax.random.split(key)
-    return training.init(key_noise, init_params(key_params), optimizer)
+    params, begin = init_params(key_params), lambda key, params: training.init(key, params, optimizer)
+    # In one program: eagerly, average and moments of each shape of a parameter would be programs of their own.
+    return (begin if numerics.is_traced(params) else parallel.jit(begin))(key_noise, params)
