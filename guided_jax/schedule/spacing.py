@@ -5,6 +5,7 @@ import operator
 import jax.numpy as jnp
 import numpy as np
 
+from guided_jax.numerics import is_traced
 from guided_jax.schedule.level import NoiseLevel
 
 
@@ -25,7 +26,10 @@ def respace(levels: NoiseLevel, spec: int | str | list[int] | tuple[int, ...]) -
         steps = _strided(num_steps, spec)
     else:
         steps = _sectioned(num_steps, _counts(spec))
-    return NoiseLevel(*(jnp.asarray(column)[np.append(0, np.asarray(steps, int) + 1)] for column in levels))
+    rows = np.append(0, np.asarray(steps, int) + 1)
+    # By NumPy where it can: eagerly, JAX would compile five programs for each pair of lengths.
+    array = jnp.asarray if is_traced(levels) else np.asarray
+    return NoiseLevel(*(jnp.asarray(array(column)[rows]) for column in levels))
 
 
 def spaced(levels: NoiseLevel, num_steps: int, spacing: str = "leading", offset: int = 0) -> NoiseLevel:

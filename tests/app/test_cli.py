@@ -356,6 +356,7 @@ def test_text_that_the_output_cannot_encode_is_escaped():
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
+@pytest.mark.slow
 def test_names_of_files_are_utf_8_whatever_the_locale():
     """Orbax and others, which are written in C++, take no other names."""
     done = shell("guided_jax train ./größe.py", **C_LOCALE)

@@ -52,6 +52,7 @@ def test_a_lora_changes_what_is_drawn(run, tmp_path):
     assert "lora" not in json.loads((tmp_path / "plain" / "samples.json").read_text())
 
 
+@pytest.mark.slow
 def test_several_are_merged_one_after_the_other(run):
     """The same adapter in two layouts: by halves, what the first alone makes of the weights."""
     halves = (f"{KOHYA}:1.5", f"{golden.FOLDER / 'lora' / 'pytorch_lora_weights.safetensors'}:1.5")

@@ -257,7 +257,7 @@ def whole_request(tiny, tmp_path_factory):
     return images.load_npz(out / "samples.npz")
 
 
-@pytest.mark.parametrize("trained_on", [False, True])
+@pytest.mark.parametrize("trained_on", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_killed_request_goes_on_without_repeating_or_losing_an_image(
     tiny, whole_request, tmp_path, capsys, monkeypatch, trained_on
 ):

@@ -27,6 +27,7 @@ def train(data_dir):
     return data.load("digits", "train", data_dir)
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_the_same_place_without_tensorflow(tmp_path):
     command = [sys.executable, "-c", PREPARE, str(tmp_path / "data")]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]

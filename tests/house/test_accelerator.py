@@ -62,6 +62,7 @@ def test_a_training_row_makes_steps(name):
     assert run() != first
 
 
+@pytest.mark.slow
 def test_operations_of_the_full_networks_are_those_of_their_papers():
     """A call of DiT-XL/2 is 118.6 G multiplications ([DiT] table 4), of EDM2-S 102 G ([EDM2] table 2)."""
     for name, giga in (("dit-xl2", 118.6), ("edm2-s", 102.0)):

@@ -51,6 +51,7 @@ def test_the_share_of_attention_is_that_of_the_fourth_power():
     assert pages.powers(sides, counted) == pytest.approx((7, 3, 0.25))
 
 
+@pytest.mark.slow
 def test_counted_operations_of_the_side_are_such_a_sum():
     values = (8, 16, 32, 64)
     counted = [knobs.operations("side", value) for value in values]

@@ -288,6 +288,7 @@ def test_a_variance_given_an_increment_and_an_increment_of_it_leave_the_law_as_i
         )
 
 
+@pytest.mark.slow
 def test_of_normal_increments_the_walks_have_the_closed_form():
     """The smoother, its covariance as the derivative, and the draws given y, beside those of the library's mixture."""
     law, level = LAWS["normal"], schedule.NoiseLevel(*jnp.array([1.0, 0.8, 0.6]))

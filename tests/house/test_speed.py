@@ -104,11 +104,13 @@ def test_operations_are_counted_by_torchs_rules():
     assert flops.by_torch_rules(either, a) == 2 * (2 * 3 * 5 * 7)
 
 
+@pytest.mark.slow
 def test_a_training_step_is_about_three_passes():
     counted = flops.of_networks(TINY, flops.by_torch_rules)
     assert 2.8 < counted["train"] / counted["unet"] <= 3
 
 
+@pytest.mark.slow
 def test_passes_are_those_of_the_loops():
     steps = TINY.steps
     for who in ("ours", "loop", "scan"):

@@ -129,7 +129,7 @@ def test_hutchinson_is_right_on_average():
     np.testing.assert_allclose(fewer.std() / found.std(), 8**-0.5, rtol=0.25)
 
 
-@pytest.mark.parametrize("variance", ["small", "large", "optimal"])
+@pytest.mark.parametrize("variance", [pytest.param("small", marks=pytest.mark.slow), "large", "optimal"])
 def test_the_bound_is_an_upper_bound_that_closes_with_more_steps(variance):
     """-log p(x_0) from above on average, by less the more steps; closed from the first step on by the optimal variance."""
     rule = reverse.optimal_variance(reverse.normal_spread(0.35)) if variance == "optimal" else variance

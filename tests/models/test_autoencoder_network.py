@@ -23,6 +23,7 @@ def params():
     )
 
 
+@pytest.mark.slow
 def test_any_batch_axes_give_the_same(params):
     """One example, and two batch axes; with `remat` too, whose parameters have the same names."""
     images = jax.random.normal(jax.random.key(1), (2, 3, 8, 12, 3))

@@ -78,6 +78,7 @@ def test_a_fresh_network_returns_0(params_of_one_level):
     assert inside["kernel"].any()
 
 
+@pytest.mark.slow
 def test_any_batch_axes(params, output):
     """One example, and two axes, are what the batch is."""
     twice = {name: value.reshape(2, 2, *value.shape[1:]) for name, value in CONDITIONS.items()}

@@ -209,6 +209,7 @@ def test_no_shift_or_scale(config, message):
 # --- half precision, and the published sizes -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_half_precision():
     meta, arrays, groups = golden.read("vae_eps_probe")
     module, params = autoencoder.load(meta["config"], groups["sd"], jnp.bfloat16)

@@ -281,6 +281,7 @@ def test_inputs_that_do_not_fit_are_refused():
 # --- batch axes, given vectors, half precision -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_any_batch_axes_and_vectors_in_place_of_ids():
     meta, arrays, groups = golden.read("clip_text_sdxl_2")
     module, params = pretrained.clip.load_text(meta["config"], groups["sd"])

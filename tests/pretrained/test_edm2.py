@@ -79,6 +79,7 @@ def test_outputs_and_gradients(name):
         assert golden.error(unlabelled, arrays["denoised"]) > 0.01
 
 
+@pytest.mark.slow
 def test_any_leading_axes_and_sizes_of_its_own(conditional):
     """One picture, a batch of batches, and sides that differ; None and the label beyond the classes say the same."""
     module, params = conditional
@@ -119,6 +120,7 @@ def test_a_network_without_classes_takes_no_label():
         jax.eval_shape(functools.partial(module.apply, params, jnp.zeros((8, 8, 3)), 0.0, 0))
 
 
+@pytest.mark.slow
 def test_half_precision(conditional):
     """The weights take half of the memory, except those of the embeddings and of the last convolution."""
     module, params = edm2.load(CONFIG, STATE, dtype=jnp.bfloat16)

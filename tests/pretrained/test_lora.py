@@ -136,7 +136,7 @@ def test_every_kind_of_layer(sd1, names):
     check(plain, expected)
 
 
-@pytest.mark.parametrize("names", [diffusers, kohya_xl])
+@pytest.mark.parametrize("names", [pytest.param(diffusers, marks=pytest.mark.slow), kohya_xl])
 def test_both_towers_of_xl(names):
     description, weights = published.read(golden.FOLDER / "checkpoints" / "sdxl")
     params, drawn = published.import_weights(description, weights), random_lora(weights, XL)

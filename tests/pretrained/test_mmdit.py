@@ -50,6 +50,7 @@ def test_a_fresh_table_of_positions_is_that_of_the_files(name):
     np.testing.assert_allclose(ours.reshape(1, -1, module.hidden_size), params["params"]["positions"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_any_batch_axes_and_the_network_without_blocks():
     module, params, arrays = read("sd3_mmdit")
     x, given = golden.nhwc(arrays["x"]), (arrays["t"], arrays["ctx"], arrays["pooled"])

@@ -70,7 +70,7 @@ DRAWS = {name: sampled(stepper.make(TABLE)) for name, stepper in STEPPERS.items(
 
 
 # Without a memory, with those of a solver and of a guidance, and a likelihood; the others are slow, and compile only.
-FAST = {"ddim", "dpm-2m", "unipc-2", "with_state of projected", "log_density"}
+FAST = {"ddim", "unipc-2", "with_state of projected", "log_density"}
 
 
 @pytest.mark.parametrize(
