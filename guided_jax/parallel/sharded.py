@@ -34,20 +34,17 @@ def leaf_sharding(devices: Sequence[jax.Device], group: int | None = None) -> Ca
 
     ValueError when the devices do not form groups of that size.
     """
-    mesh = device_mesh(devices, group)
-
-    def sharding(leaf):
-        divided = divided_axis(leaf.shape, mesh.shape[AXIS])
-        spec = (AXIS if axis == divided else None for axis in range(len(leaf.shape)))
-        return NamedSharding(mesh, PartitionSpec(*spec))
-
-    return sharding
+    return functools.partial(_along_longest, device_mesh(devices, group))
 
 
 def same_sharding(tree: PyTree) -> Callable[[Any], NamedSharding]:
-    """Return the `leaf_sharding` that a divided tree has; its devices are in the order of training's."""
-    mesh = jax.tree.leaves(tree)[0].sharding.mesh
-    return leaf_sharding(list(mesh.devices.flat), mesh.shape[AXIS])
+    """Return the `leaf_sharding` that a divided tree has, on its own mesh: JAX computes with arrays of one mesh only."""
+    return functools.partial(_along_longest, jax.tree.leaves(tree)[0].sharding.mesh)
+
+
+def _along_longest(mesh, leaf):
+    divided = divided_axis(leaf.shape, mesh.shape[AXIS])
+    return NamedSharding(mesh, PartitionSpec(*(AXIS if axis == divided else None for axis in range(len(leaf.shape)))))
 
 
 def divided_axis(shape: Sequence[int], count: int) -> int | None:

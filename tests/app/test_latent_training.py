@@ -463,8 +463,9 @@ def test_an_average_after_training_has_the_same_decoder(place, tmp_path, capsys)
 
 @pytest.mark.slow
 def test_parameters_divided_over_devices_are_trained_measured_and_drawn(place, tmp_path, capsys):
-    more = ["--shard-parameters", "--devices", "2", "--classifier.num-steps", "0", "--diffusion.measure-every", "4"]
-    code, _, err = call(place, tmp_path / "run", capsys, *more, "--diffusion.measure-samples", "10")
+    more = ["--shard-parameters", "--devices", "4", "--shard-group", "2", "--classifier.num-steps", "0"]
+    more += ["--diffusion.measure-every", "4", "--diffusion.measure-samples", "10"]
+    code, _, err = call(place, tmp_path / "run", capsys, *more)
     assert code == 0, err
     chex.assert_trees_all_close(
         *(jax.device_get(runs.params(out, "autoencoder")) for out in (place / "run", tmp_path / "run")), atol=1e-5

@@ -85,6 +85,8 @@ def test_leaves_are_divided_along_their_longest_axis_that_divides():
     assert tuple(grouped(jnp.zeros((6, 3))).spec) == ("devices", None)
     held = [(grouped(jnp.zeros((6,))).devices_indices_map((6,))[device])[0].start or 0 for device in DEVICES]
     assert held == [0, 3] * 4  # neighbours hold the halves
+    tree = parallel.init_sharded(lambda: {"w": jnp.ones((6, 3)), "b": jnp.ones(3)}, DEVICES, group=2)
+    assert jax.tree.map(parallel.same_sharding(tree), tree) == jax.tree.map(lambda leaf: leaf.sharding, tree)
     for group in (0, 3, 16):
         with pytest.raises(ValueError, match=f"8 devices do not form groups of {group}; give a size that divides them"):
             parallel.leaf_sharding(DEVICES, group)
