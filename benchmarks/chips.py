@@ -252,9 +252,11 @@ def measure(name: str, job: str, chips: int, group: int, options: Options) -> di
 def measure_all(options: Options) -> list[dict[str, Any]]:
     """The rows, those of the file as they are."""
     kept = json.loads(options.out.read_text()) if options.out and options.out.is_file() else []
+    if wrong := [(n, size) for n, size in itertools.product(options.chips, options.groups) if size and n % size]:
+        raise ValueError("--groups {1} does not divide {0} chips; give a size that does".format(*wrong[0]))
     found = []
     for name, job, chips, group in itertools.product(options.networks, options.jobs, options.chips, options.groups):
-        if group >= chips:  # all of them, which is a row of its own
+        if group == chips and 0 in options.groups:  # all of them, which is a row already
             continue
         asked = {"network": name, "job": job, "chip": options.chip, "chips": chips, "group": group}
         same = [row for row in kept if asked.items() <= {"group": 0, **row}.items() and "peak" in row]
@@ -293,7 +295,7 @@ def lines(rows: list[Mapping[str, Any]]) -> str:
 
 
 def in_groups(row: Mapping[str, Any]) -> str:
-    """What a row of --group says of its chips: in groups of 8."""
+    """Return what a row of --groups says of its chips: in groups of 8."""
     return f", in groups of {row['group']}" if "group" in row else ""
 
 

@@ -63,6 +63,7 @@ ROOMS = sorted(
 )
 install_import_hook([f"guided_jax.{room}" for room in ROOMS], "beartype.beartype")
 
+from guided_jax import parallel  # noqa: E402
 from guided_jax.app import cli  # noqa: E402
 from guided_jax.parallel import devices, dispatch, replicated, sharded  # noqa: E402
 from guided_jax.storage import log  # noqa: E402
@@ -72,7 +73,8 @@ if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1":
     # The commands ask for a level of optimization of their own, which would take twice the time to compile. These options
     # change nothing; with them a test fails where a function with compiler options calls another, which JAX refuses.
     unoptimized = {"xla_backend_optimization_level": 0}
-    replicated.compiler_options = sharded.compiler_options = devices.compiler_options = lambda of: unoptimized
+    for each in (parallel, devices, replicated, sharded):
+        each.compiler_options = lambda of: unoptimized
 dispatch.give_back_memory = lambda: None  # for each of thousands of programs, in a process that has held them all
 log.plot = economy.blank_curves  # `curves` is the fixture of the tests that look at them
 economy.share_contexts()

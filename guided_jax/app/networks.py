@@ -192,7 +192,6 @@ def init_network(network: nn.Module, key: Any, *example: Any) -> Any:
 
 @functools.cache
 def _compiled_init(network: nn.Module) -> Any:
-    # Each parameter is drawn by operations of its own. With XLA's default options, compiling them all takes twice as long.
     return parallel.jit(network.init)
 
 

@@ -84,7 +84,8 @@ def compiler_options(devices: Sequence[jax.Device]) -> dict[str, int]:
 def jit(fn: Callable) -> Callable:
     """Return `jax.jit(fn)` with `compiler_options` of the devices of this process, which are looked up at the first call.
 
-    fn: of arrays alone. What is compiled itself must not call the result: JAX takes options on the outermost function only.
+    fn: of arrays alone, by position. JAX takes options on the outermost function only, so the result may not be called
+    under `jax.jit`, `jax.grad` or another transformation.
     """
 
     @functools.cache

@@ -11,9 +11,12 @@ from jaxtyping import PyTree
 def rank(devices: Sequence[jax.Device]) -> tuple[int, int]:
     """Return (i, n): of every batch on these devices, this process computes the i-th of n equal parts.
 
-    ValueError when none of the devices belongs to this process.
+    ValueError when none of the devices belongs to this process, and when those of a process are not neighbours.
     """
-    processes = sorted({device.process_index for device in devices})
+    owners = [device.process_index for device in devices]
+    processes = sorted(set(owners))
+    if owners != sorted(owners):
+        raise ValueError("the devices of a process have to be neighbours; give them as choose_devices returns them")
     if jax.process_index() not in processes:
         raise ValueError(f"process {jax.process_index()} has none of the {len(devices)} devices of a batch")
     return processes.index(jax.process_index()), len(processes)

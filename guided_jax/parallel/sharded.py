@@ -38,7 +38,7 @@ def leaf_sharding(devices: Sequence[jax.Device], group: int | None = None) -> Ca
 
 
 def same_sharding(tree: PyTree) -> Callable[[Any], NamedSharding]:
-    """Return the `leaf_sharding` that a divided tree has, on its own mesh: JAX computes with arrays of one mesh only."""
+    """Return the `leaf_sharding` that a divided tree has, on its own mesh: not every operation takes arrays of two."""
     return functools.partial(_along_longest, jax.tree.leaves(tree)[0].sharding.mesh)
 
 
@@ -75,7 +75,7 @@ def _put_whole(leaf, there):
 def init_sharded(
     make: Callable[..., PyTree], devices: Sequence[jax.Device], *arguments: PyTree, group: int | None = None
 ) -> PyTree:
-    """Return make(*arguments), a part on each device, computed there: no device ever holds what its group does.
+    """Return make(*arguments), a part on each device, computed there: no device ever holds more than its part.
 
     arguments: arrays, divided by `leaf_sharding` themselves where they are large. group: as of `leaf_sharding`.
     """
@@ -153,6 +153,7 @@ def jit_step(
     """Return the jitted (state, batch, indices) -> (state, metrics) of `fully_sharded`, of a state with these shardings.
 
     Also for devices that are only described (`jax.experimental.topologies`): its `lower` takes shapes with shardings.
+    group: that of the state.
     """
     back, options = (shardings, mesh_sharding(devices, group=group)), compiler_options(devices)
     return jax.jit(train_step, donate_argnums=(0,) if donate else (), out_shardings=back, compiler_options=options)
@@ -183,12 +184,15 @@ def sharded_map(
 def mesh_sharding(
     devices: Sequence[jax.Device], *axes: str | tuple[str, ...] | None, group: int | None = None
 ) -> NamedSharding:
-    """Return the sharding of an array on all devices, those of other processes too, with these axes of the mesh."""
+    """Return the sharding of an array on all devices, those of other processes too, with these axes of the mesh.
+
+    axes: for each axis of the array the axes of the mesh, such as `ROWS`, that divide it. group: as of `device_mesh`.
+    """
     return NamedSharding(device_mesh(devices, group), PartitionSpec(*axes))
 
 
 def device_mesh(devices: Sequence[jax.Device], group: int | None = None) -> Mesh:
-    """Return the mesh (`COPIES`, `AXIS`) of groups of so many neighbours, of one group if None.
+    """Return the mesh (`COPIES`, `AXIS`) of the devices, in groups of so many neighbours, or in one if group is None.
 
     ValueError when the devices do not form groups of that size.
     """

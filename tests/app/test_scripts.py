@@ -338,7 +338,21 @@ WRONG_TRAINING = {
     "'float8'": ["digits", "--diffusion.network.dtype", "float8"],
     "--devices is 0": ["digits", "--devices", "0"],
     "--shard-group has no effect without --shard-parameters": ["digits", "--shard-group", "2"],
-    "8 devices do not form groups of 3": ["digits", "--devices", 8, "--shard-parameters", "--shard-group", "3"],
+    "--shard-group is 3, which does not divide the 8 devices": [
+        *("digits", "--devices", 8, "--shard-parameters", "--shard-group", "3")
+    ],
+    "--shard-group is 8, which does not divide the 6 devices of a batch": [
+        *(
+            "digits",
+            "--diffusion.batch-size",
+            8,
+            "--classifier.batch-size",
+            12,
+            "--shard-parameters",
+            "--shard-group",
+            "8",
+        )
+    ],
     "--seed": ["digits", "--seed", "lucky"],
     "--schedule.num-steps is -7": ["digits", "--schedule.num-steps", "-7"],
     "cannot be split into 7 norm groups": ["digits", *NETWORKS, "--diffusion.network.num-groups", "7"],
@@ -366,6 +380,7 @@ def test_wrong_training_is_told_in_one_sentence(words, arguments, tiny, tmp_path
     assert "Traceback" not in err
     assert len(err.strip().splitlines()) == 1
     assert not list(tmp_path.glob("run/*/checkpoints/*"))
+    assert "--shard-group" not in words or not (tmp_path / "run").exists()
 
 
 SEEN = ("--measure", "held-out")
@@ -386,7 +401,13 @@ WRONG_SAMPLING = {
     "--num-samples is -5": ["--num-samples", "-5"],
     "--batch-size is 0": ["--batch-size", "0"],
     "--shard-group has no effect here; it goes with --shard-parameters": ["--shard-group", "2"],
-    "4 devices do not form groups of 3": ["--shard-parameters", "--shard-group", "3", "--devices", "4"],
+    "--shard-group is 3, which does not divide the 4 devices": [
+        "--shard-parameters",
+        "--shard-group",
+        "3",
+        "--devices",
+        "4",
+    ],
     "--eta is -0.5": ["--eta", "-0.5"],
     "cannot read the steps 'few'": ["--steps", "few"],
     "50 steps": ["--sampler", "ddim", "--steps", "50"],

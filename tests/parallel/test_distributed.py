@@ -165,7 +165,8 @@ def test_the_script_itself_in_two_processes(tmp_path):
     words = ["train.py", "digits", *(f"--{name}={value}" for name, value in settings.items())]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
     ends = []
-    for name, count, more in (("one", 1, []), ("two", 2, []), ("parts", 2, ["--shard-parameters"])):
+    parts, copies = ["--shard-parameters"], ["--shard-parameters", "--shard-group", 1]
+    for name, count, more in (("one", 1, []), ("two", 2, []), ("parts", 2, parts), ("copies", 2, copies)):
         started, port = [], free_port()
         for process in range(count):
             together = [f"--distributed.coordinator=localhost:{port}", f"--distributed.num-processes={count}"]
@@ -175,8 +176,10 @@ def test_the_script_itself_in_two_processes(tmp_path):
         assert [code for *_, code in ended] == [0] * count, ended
         ends.append({part: log.read(tmp_path / name / part / "metrics.jsonl") for part in ("diffusion", "classifier")})
     assert "samples_kid" in ends[1]["diffusion"][-1]
-    made = [{path.name for path in (tmp_path / name / "diffusion").iterdir()} for name in ("one", "two", "parts")]
-    assert {"curves.png", "power_ema", "samples-000003.png"} < made[0] == made[1] == made[2]
+    made = [
+        {path.name for path in (tmp_path / name / "diffusion").iterdir()} for name in ("one", "two", "parts", "copies")
+    ]
+    assert {"curves.png", "power_ema", "samples-000003.png"} < made[0] == made[1] == made[2] == made[3]
     for part, rows in ends[0].items():
         for others in (end[part] for end in ends[1:]):
             for row, other in zip(rows, others, strict=True):

@@ -205,9 +205,12 @@ def test_what_compiling_took_is_given_back(monkeypatch):
 
 
 def test_jit_compiles_with_the_options_of_the_devices_at_the_first_call(monkeypatch):
-    given = []
-    monkeypatch.setattr(parallel.devices, "compiler_options", lambda devices: given.append(devices) or {})
+    options, given = {}, []
+    monkeypatch.setattr(parallel.devices, "compiler_options", lambda devices: given.append(devices) or options)
     double = parallel.jit(lambda x, y: 2 * x + y)
     assert not given
     assert [float(double(1.0, y)) for y in (0.0, 3.0)] == [2.0, 5.0]
     assert given == [jax.local_devices()]
+    options["no_such_option"] = True
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no_such_option"):
+        parallel.jit(lambda x: x + 1)(1.0)

@@ -101,7 +101,6 @@ def test_classifier(name, gradients):
     assert not gradients or error(gradient, arrays["grad"]) < 3e-4
 
 
-@pytest.mark.slow
 def test_half_precision():
     meta, arrays, state_dict = read("unet_classcond_updown_neworder")
     module, params = adm.load_unet(meta["config"] | {"use_fp16": True}, state_dict)

@@ -89,7 +89,6 @@ def test_sit():
         assert error(x, sample) < 2e-4
 
 
-@pytest.mark.slow
 def test_any_batch_axes():
     """One example, and two axes, are what the batch is; t and label may be scalars."""
     meta, arrays, groups = read("dit_learned_sigma")

@@ -163,7 +163,7 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
     """
     at_once = clouds.samples_at_once(options)
     devices = parallel.choose_devices(at_once, options.devices)
-    params = load_params(options, run, sharding_of(options, devices))
+    params = load_params(options, run, draw.choose_sharding(options, devices))
     if not options.shard_parameters:
         params = draw.place(run, params, devices)
     count, labelled = options.num_samples or NUM_SAMPLES, given_labels(options, run) is not None
@@ -204,11 +204,6 @@ def make_writer(options: Sampling, run: runs.Run) -> Callable[..., Path]:
         return out
 
     return write
-
-
-def sharding_of(options: Sampling, devices: list[jax.Device]) -> Callable[[Any], Any] | None:
-    """Return leaf -> where it goes; None for parameters that every device has whole."""
-    return parallel.leaf_sharding(devices, options.shard_group) if options.shard_parameters else None
 
 
 def load_params(options: Sampling, run: runs.Run, sharding: Any = None) -> dict[str, Any]:

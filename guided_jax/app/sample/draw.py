@@ -82,8 +82,23 @@ def start(run: runs.Run, key: Any, level: schedule.NoiseLevel, x_0: Any = None, 
     return (level.sigma if std is None else std) * eps if x_0 is None else forward.diffuse(x_0, eps, level)
 
 
+def check_group(settings: Any, devices: list[jax.Device]) -> None:
+    """Raise ValueError for a shard_group, of a request or an experiment, that does not divide the devices of a batch."""
+    group = settings.shard_group
+    if group is not None and len(devices) % group:
+        raise ValueError(
+            f"--shard-group is {group}, which does not divide the {len(devices)} devices of a batch; give a size that does"
+        )
+
+
+def choose_sharding(settings: Any, devices: list[jax.Device]) -> Callable[[Any], Any] | None:
+    """Return leaf -> where it goes; None for parameters that every device has whole. settings: as of `check_group`."""
+    check_group(settings, devices)
+    return parallel.leaf_sharding(devices, settings.shard_group) if settings.shard_parameters else None
+
+
 def choose_map(settings: Any) -> Callable[..., Callable[..., Any]]:
-    """Return `parallel.parallel_map`, or with the shard_parameters of a request or an experiment `parallel.sharded_map`."""
+    """Return the map for parameters that are where `choose_sharding` says. settings: as of `check_group`."""
     if settings.shard_parameters:
         return functools.partial(parallel.sharded_map, group=settings.shard_group)
     return parallel.parallel_map
@@ -92,7 +107,10 @@ def choose_map(settings: Any) -> Callable[..., Callable[..., Any]]:
 def in_chunks(
     fn: Callable[..., Any], devices: list[jax.Device], in_axes: tuple[int | None, ...], size: int, mapping: Any
 ) -> Callable[..., np.ndarray]:
-    """Return fn of N examples, `size` at once on each device; in_axes: as of `parallel.parallel_map`."""
+    """Return fn of N examples, `size` at once on each device. in_axes: as of `parallel.parallel_map`.
+
+    mapping: `parallel.parallel_map`, or `parallel.sharded_map` for divided parameters.
+    """
     mapped = mapping(fn, devices, in_axes)
 
     def call(*arguments: Any) -> np.ndarray:
@@ -201,7 +219,7 @@ def make_sampler(
     """Return (params, indices, labels, scales, seed, pictures=NONE) -> `Drawn`, compiled once for a chunk.
 
     seed: one, or one for each example, which with its index determines the sample. The params have to be on the devices, as
-    `place` puts them, or divided over them, as the other `mapping` takes them. chunk: as of `clouds.draw`.
+    `place` puts them, or divided over them. mapping: as `choose_map` returns it. chunk: as of `clouds.draw`.
     """
     draw = make_draw(run, request, labelled, diagnose, chunk)
     compiled = mapping(draw, devices, in_axes=(None, 0, 0, 0, 0))

@@ -18,6 +18,7 @@ from guided_jax.app import settings as schema
 from guided_jax.app.facts import check_classes, describe_labels
 from guided_jax.app.facts import describe as describe_facts
 from guided_jax.app.facts import of_source as facts_of
+from guided_jax.app.sample import draw
 from guided_jax.app.train import (
     autoencoder,
     checks,
@@ -78,6 +79,8 @@ def train(experiment: schema.Experiment, out: Path, stop: Callable[[], Any] = lo
     run, parts = runs.assemble(experiment, facts, out)._replace(source=sources), networks.trained_parts(experiment)
     if "classifier" in parts and facts.labelling != "text":
         check_classes(facts, f"--classifier.num-steps {experiment.classifier.num_steps}", "give 0")
+    for part in parts:  # each before the first is trained: batches of other sizes are for other numbers of devices
+        draw.check_group(experiment, parallel.choose_devices(getattr(experiment, part).batch_size, experiment.devices))
     measured = sample_metrics.make(run, functools.partial(sources, True))
     for part in parts:
         names = measured.names if measured and part == "diffusion" else ()

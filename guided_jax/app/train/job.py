@@ -111,6 +111,9 @@ def _evaluations(task: Task, settings: schema.Training) -> list[tuple[int, loop.
 def init_state(key: jax.Array, init_params: Callable[[jax.Array], Any], optimizer: Any) -> training.TrainState:
     """Return the state before the first step, a function of the key alone. init_params: key -> parameters."""
     key_params, key_noise = jax.random.split(key)
-    params, begin = init_params(key_params), lambda key, params: training.init(key, params, optimizer)
-    # In one program: eagerly, average and moments of each shape of a parameter would be programs of their own.
-    return (begin if numerics.is_traced(params) else parallel.jit(begin))(key_noise, params)
+    params = init_params(key_params)
+    # In one program: eagerly, average and moments of each shape of a parameter would be programs of their own. Without the
+    # parameters, which a program would return as a copy.
+    begin = lambda key, params: training.init(key, params, optimizer)._replace(params=None)  # noqa: E731
+    compiled = begin if numerics.is_traced((key_noise, params)) else parallel.jit(begin)
+    return compiled(key_noise, params)._replace(params=params)

@@ -153,7 +153,8 @@ def _make_sampler(run: runs.Run, devices: list[jax.Device]) -> Callable[[Any], d
     chunk = parallel.chunk_size(len(labels), settings.batch_size, devices)
 
     def sample(ema: Any) -> draw.Drawn:
-        weights = run.complete(parallel.first_copy(ema))
+        # Divided weights stay where they are, also those that every device holds whole because a group is one device.
+        weights = run.complete(ema if sharded else parallel.first_copy(ema))
         params = {"diffusion": weights if sharded else parallel.place(weights, devices)}
         rows = lambda i: draw_rows(params, i, labels[i], scales[i], experiment.seed)  # noqa: E731
         chunks = list(parallel.map_in_chunks(rows, len(labels), chunk))
