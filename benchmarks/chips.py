@@ -184,7 +184,7 @@ def lower_training(case: Case, devices: Any, batch: int, group: int | None) -> A
     given = rows_of({"image": case.x, "condition": case.condition}, count, devices, group)
     indices = rows_of(jax.ShapeDtypeStruct((), jnp.int32), count, devices, group)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return sharded.jit_step(step, shardings, devices, group=group).lower(state, given, indices)
+    return sharded.jit_step(step, shardings, devices).lower(state, given, indices)
 
 
 def lower_sampling(case: Case, devices: Any, batch: int, group: int | None) -> Any:

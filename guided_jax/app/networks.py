@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from guided_jax import models, numerics, parallel
+from guided_jax import models, parallel
 from guided_jax.app import texts
 from guided_jax.app.facts import Facts, count_labels
 from guided_jax.app.settings import Diffusion, Experiment
@@ -183,11 +183,8 @@ def init(experiment: Experiment, facts: Facts, networks: Networks, part: str, ke
 
 
 def init_network(network: nn.Module, key: Any, *example: Any) -> Any:
-    """Return network.init(key, *example), compiled once for equal networks and shapes.
-
-    When an argument is traced, the caller is being compiled: JAX accepts compiler options on the outermost function only.
-    """
-    return (network.init if numerics.is_traced((key, example)) else _compiled_init(network))(key, *example)
+    """Return network.init(key, *example), compiled once for equal networks and shapes."""
+    return _compiled_init(network)(key, *example)
 
 
 @functools.cache

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 import jax
 
+from guided_jax.numerics import is_traced
+
 
 def use_cpu_devices(count: int | None = None) -> None:
     """Split the CPU into `count` devices, by default one for each core that this process may use.
@@ -84,12 +86,12 @@ def compiler_options(devices: Sequence[jax.Device]) -> dict[str, int]:
 def jit(fn: Callable) -> Callable:
     """Return `jax.jit(fn)` with `compiler_options` of the devices of this process, which are looked up at the first call.
 
-    fn: of arrays alone, by position. JAX takes options on the outermost function only, so the result may not be called
-    under `jax.jit`, `jax.grad` or another transformation.
+    fn: of arrays alone, by position. It is called as it is where an argument is traced, as under `jax.jit` and `jax.grad`:
+    JAX takes compiler options on the outermost function only.
     """
 
     @functools.cache
     def compiled():
         return jax.jit(fn, compiler_options=compiler_options(jax.local_devices()))
 
-    return functools.wraps(fn)(lambda *arguments: compiled()(*arguments))
+    return functools.wraps(fn)(lambda *arguments: (fn if is_traced(arguments) else compiled())(*arguments))

@@ -100,7 +100,7 @@ def fully_sharded(
 
     @functools.cache
     def compiled(function, structure, shardings):
-        return jit_step(function, jax.tree.unflatten(structure, shardings), devices, donate, group)
+        return jit_step(function, jax.tree.unflatten(structure, shardings), devices, donate)
 
     def wrap(function):
         def call(state, batch, indices):
@@ -143,19 +143,13 @@ def gathered(loss: Callable, devices: Sequence[jax.Device], group: int | None = 
     return loss_of_whole
 
 
-def jit_step(
-    train_step: Callable,
-    shardings: PyTree,
-    devices: Sequence[jax.Device],
-    donate: bool = True,
-    group: int | None = None,
-) -> Any:
+def jit_step(train_step: Callable, shardings: PyTree, devices: Sequence[jax.Device], donate: bool = True) -> Any:
     """Return the jitted (state, batch, indices) -> (state, metrics) of `fully_sharded`, of a state with these shardings.
 
     Also for devices that are only described (`jax.experimental.topologies`): its `lower` takes shapes with shardings.
-    group: that of the state.
     """
-    back, options = (shardings, mesh_sharding(devices, group=group)), compiler_options(devices)
+    whole = NamedSharding(jax.tree.leaves(shardings)[0].mesh, PartitionSpec())
+    back, options = (shardings, whole), compiler_options(devices)
     return jax.jit(train_step, donate_argnums=(0,) if donate else (), out_shardings=back, compiler_options=options)
 
 

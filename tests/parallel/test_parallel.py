@@ -211,6 +211,7 @@ def test_jit_compiles_with_the_options_of_the_devices_at_the_first_call(monkeypa
     assert not given
     assert [float(double(1.0, y)) for y in (0.0, 3.0)] == [2.0, 5.0]
     assert given == [jax.local_devices()]
+    assert (float(jax.grad(double)(1.0, 3.0)), float(jax.jit(double)(1.0, 3.0))) == (2.0, 5.0)
     options["no_such_option"] = True
     with pytest.raises(jax.errors.JaxRuntimeError, match="no_such_option"):
         parallel.jit(lambda x: x + 1)(1.0)

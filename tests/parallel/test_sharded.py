@@ -115,17 +115,8 @@ def test_the_scripts_train_and_draw_on_parts(tiny, tmp_path, capsys):
     """A run that was begun whole goes on in parts, and what is drawn of it is the same."""
     out = shutil.copytree(tiny, tmp_path / "run")
     shutil.rmtree(out / "diffusion" / "checkpoints" / "4")  # back to step 2
-    words = [
-        "digits",
-        "--out",
-        out,
-        "--data.dir",
-        tiny.parent / "data",
-        *SMALL,
-        "--shard-parameters",
-        "--shard-group",
-        2,
-    ]
+    groups = ["--shard-parameters", "--shard-group", 2]
+    words = ["digits", "--out", out, "--data.dir", tiny.parent / "data", *SMALL, *groups]
     code, _, err = run_script(train.main, words, capsys)
     assert code == 0, err
     assert checkpoint.steps(out / "diffusion" / "checkpoints") == [2, 4]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from guided_jax import data, numerics, parallel, training
+from guided_jax import data, parallel, training
 from guided_jax.app import best_checkpoint
 from guided_jax.app import settings as schema
 from guided_jax.app.train import held_out, objective
@@ -115,5 +115,4 @@ def init_state(key: jax.Array, init_params: Callable[[jax.Array], Any], optimize
     # In one program: eagerly, average and moments of each shape of a parameter would be programs of their own. Without the
     # parameters, which a program would return as a copy.
     begin = lambda key, params: training.init(key, params, optimizer)._replace(params=None)  # noqa: E731
-    compiled = begin if numerics.is_traced((key_noise, params)) else parallel.jit(begin)
-    return compiled(key_noise, params)._replace(params=params)
+    return parallel.jit(begin)(key_noise, params)._replace(params=params)
